@@ -1,0 +1,220 @@
+"""The bookkeeping of `run_bm.sh`: what to measure, whether a level counts, and the manifest.
+
+    python -m pdbench.bench begin FOLDER ...     prints one line per level that is still to be measured
+    python -m pdbench.bench finish FOLDER ...    checks a level; it gets its name only if it counts
+"""
+
+import argparse
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+from pdbench import client, stack, workload
+from pdbench.configs import ROOT
+from pdbench.gates import now
+from pdbench.manifest import FILENAME, Deployment, LevelRecord, Machine, Manifest, first_line, read_json
+
+# The bench client writes here; only a level that counts gets a name that plots read.
+PARTIAL = ".part"
+BAD = ".bad"
+
+
+class BenchError(ValueError):
+    """The sweep cannot begin, or a level does not count; one line."""
+
+
+def problems_of(result: dict, asked: int, osl: int) -> list[str]:
+    """Why a level's result does not count; empty if it does.
+
+    Args:
+        result: what `vllm bench serve --save-result --save-detailed` wrote.
+        asked: requests that were to be sent.
+        osl: output tokens of each request.
+    """
+    numbers = {}
+    for key in ("completed", "failed", "total_output_tokens", "duration"):
+        value = result.get(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+            return [f"{key} is {value!r}, not a number"]
+        numbers[key] = value
+    found = []
+    if numbers["completed"] != asked:
+        found.append(f"{numbers['completed']} of {asked} requests completed")
+    if numbers["failed"]:
+        reason = next((e for e in result.get("errors", []) if e), "the client gives no reason")
+        found.append(f"{numbers['failed']} requests failed: {' '.join(str(reason).split())[-300:]}")
+    expected = numbers["completed"] * osl
+    if numbers["total_output_tokens"] != expected:
+        found.append(f"{numbers['total_output_tokens']} output tokens instead of {expected}")
+    return found
+
+
+def describe_deployment(base_url: str) -> Deployment | None:
+    """What runs at `base_url` by its own account; None if the server was not launched by this repository.
+
+    Raises:
+        client.ServerError: nothing answers there.
+    """
+
+    async def ask():
+        async with client.session(base_url, total_s=30) as opened:
+            await client.first_model(opened)  # a dead server is told from one of another kind
+            try:
+                return await client.get(opened, "/pdbench/deployment")
+            except client.ServerError:
+                return None
+
+    answer = asyncio.run(ask())
+    return Deployment.model_validate(answer) if answer else None
+
+
+def begin(args: argparse.Namespace) -> None:
+    """Check server and folder, write the manifest, print the levels to measure.
+
+    Prints `MODEL<tab>TOKENIZER`, then for each level `stem value num_prompts seed warmup_seed`.
+    """
+    levels = workload.parse_levels(args.type, args.levels)
+    deployment = describe_deployment(args.base_url)
+    model, tokenizer = args.model, args.tokenizer
+    if deployment:
+        model, tokenizer = model or deployment.model_id, tokenizer or deployment.model_source
+    elif not model:
+        raise BenchError(f"{args.base_url} does not describe itself: name the model with -m")
+    else:
+        warn(f"{args.base_url} was not launched by launch_gptoss.py: the manifest will not say what ran there")
+    name = workload.RunName(model.rsplit("/", 1)[-1], args.isl, args.osl, args.mode, args.exp_name)
+    folder = Path(args.results_dir) / str(name)
+    manifest = _manifest(folder, name, args, deployment)
+    todo = [level for level in levels if args.force or not _measured(folder, level, manifest, args)]
+    asyncio.run(client.smoke(args.base_url, model, max_tokens=4))
+    manifest.write(folder)
+    warn(f"{folder}: {len(todo)} of {len(levels)} levels to measure")
+    print(folder)
+    print(model, tokenizer or model, *workload.phase_lengths(args.mode, args.isl, args.osl), sep="\t")
+    for level in todo:
+        for old in (folder / level.filename, folder / (level.filename + BAD)):
+            old.unlink(missing_ok=True)
+        prompts = args.num_prompts or level.num_prompts()
+        seeds = [workload.level_seed(args.seed, level, purpose) for purpose in ("measure", "warm-up")]
+        print(level.stem, f"{level.value:g}", prompts, *seeds, sep="\t")
+
+
+def _manifest(folder: Path, name: workload.RunName, args: argparse.Namespace, deployment: Deployment | None) -> Manifest:
+    fields = {
+        "name": name.name, "model": name.model, "phase": name.phase, "isl": name.isl, "osl": name.osl,
+        "base_seed": args.seed, "deployment": deployment,
+        "client": Machine(**stack.machine()), "repository": stack.repository(ROOT),
+    }  # fmt: skip
+    if not (folder / FILENAME).exists():
+        return Manifest(**fields, commands=[args.typed])
+    old = Manifest.read(folder)
+    for what, was, is_now in _identity(old, deployment, args.seed):
+        if was != is_now and not args.force:
+            raise BenchError(f"{folder} holds results of {what} {was}, but this is {what} {is_now}: "
+                             "choose another --exp-name, or --force to measure anew")  # fmt: skip
+    levels = [] if args.force else old.levels
+    return Manifest(**fields, commands=[*old.commands, args.typed], levels=levels)
+
+
+def _identity(old: Manifest, deployment: Deployment | None, seed: int):
+    yield "base seed", old.base_seed, seed
+    for what in ("layout", "mode", "model_checksum", "transport"):
+        yield what, getattr(old.deployment, what, None), getattr(deployment, what, None)
+
+
+def _measured(folder: Path, level: workload.Level, manifest: Manifest, args: argparse.Namespace) -> bool:
+    record = next((r for r in manifest.levels if r.level == level.stem and r.ok), None)
+    wanted = args.num_prompts or level.num_prompts()
+    return record is not None and record.num_prompts == wanted and (folder / level.filename).is_file()
+
+
+def finish(args: argparse.Namespace) -> None:
+    """Check a level's result file and name it: `conc8.json` if it counts, else `conc8.json.bad`.
+
+    Raises:
+        BenchError: the level does not count.
+    """
+    folder = Path(args.folder)
+    level = workload.Level.from_filename(f"{args.level}.json")
+    partial = folder / (level.filename + PARTIAL)
+    manifest = Manifest.read(folder)
+    _, osl = workload.phase_lengths(manifest.phase, manifest.isl, manifest.osl)
+    if args.status:
+        problems = [f"the bench client exited with code {args.status}"]
+    else:
+        try:
+            problems = problems_of(read_json(partial), args.num_prompts, osl)
+        except ValueError as error:
+            problems = [str(error)]
+    record = LevelRecord(
+        level=level.stem, command=args.command, seed=args.seed, warmup_seed=args.warmup_seed,
+        num_prompts=args.num_prompts, started=args.started, ended=now(), ok=not problems, problems=problems,
+        launched=manifest.deployment.launched if manifest.deployment else None,
+    )  # fmt: skip
+    manifest.levels = [r for r in manifest.levels if r.level != level.stem] + [record]
+    manifest.write(folder)
+    if partial.exists():
+        os.replace(partial, folder / (level.filename + (BAD if problems else "")))
+    if problems:
+        raise BenchError(f"level {level.stem} does not count: {'; '.join(problems)}")
+    print(_summary(read_json(folder / level.filename)))
+
+
+def _summary(result: dict) -> str:
+    return (f"{result['request_throughput']:.2f} requests/s, TTFT {result['median_ttft_ms']:.0f} ms, "
+            f"TPOT {result['median_tpot_ms']:.1f} ms, inter-token p99 {result['p99_itl_ms']:.1f} ms")  # fmt: skip
+
+
+def warn(line: str) -> None:
+    print(f"run_bm: {line}", file=sys.stderr, flush=True)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pdbench.bench", description=__doc__.splitlines()[0])
+    actions = parser.add_subparsers(dest="action", required=True)
+    first = actions.add_parser("begin")
+    first.add_argument("--exp-name", required=True)
+    first.add_argument("--type", choices=["concurrency", "request-rate"], default="concurrency")
+    first.add_argument("--levels", default="all")
+    first.add_argument("--isl", type=_positive, required=True)
+    first.add_argument("--osl", type=_positive, required=True)
+    first.add_argument("--mode", choices=workload.PHASES, default="mixed")
+    first.add_argument("--base-url", required=True)
+    first.add_argument("--model")
+    first.add_argument("--tokenizer")
+    first.add_argument("--num-prompts", type=_positive)
+    first.add_argument("--seed", type=int, default=0)
+    first.add_argument("--results-dir", required=True)
+    first.add_argument("--typed", required=True, help="run_bm.sh's own command line")
+    first.add_argument("--force", action="store_true")
+    last = actions.add_parser("finish")
+    last.add_argument("folder")
+    last.add_argument("level")
+    last.add_argument("--status", type=int, required=True, help="exit status of the bench client")
+    last.add_argument("--command", required=True)
+    last.add_argument("--started", required=True)
+    for number in ("num-prompts", "seed", "warmup-seed"):
+        last.add_argument(f"--{number}", type=int, required=True)
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def main() -> int:
+    args = parse_args()
+    try:
+        begin(args) if args.action == "begin" else finish(args)
+    except (BenchError, client.ServerError, ValueError) as error:
+        warn(f"error: {first_line(error)}")
+        return 2 if args.action == "begin" else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

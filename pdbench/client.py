@@ -1,0 +1,161 @@
+"""A small OpenAI-completions client for checks, warm-up and the smoke test; measuring is `vllm bench serve`'s.
+
+    python -m pdbench.client smoke  --base-url URL [--model NAME]
+    python -m pdbench.client warmup --base-url URL --model NAME --isl N --osl N --requests K --seed S
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+CONNECT_TIMEOUT_S = 5.0
+# Ids that every vocabulary has: prompts are sent as ids, so that no tokenizer is needed here.
+TOKEN_IDS = range(300, 1000)
+
+
+class ServerError(RuntimeError):
+    """The server cannot be reached or answered with an error; one line."""
+
+
+@dataclass
+class Completion:
+    """One streamed answer: its text and when each piece came, in seconds since the request was sent."""
+
+    text: str = ""
+    times: list[float] = field(default_factory=list)
+
+    @property
+    def ttft_ms(self) -> float:
+        return self.times[0] * 1e3
+
+    @property
+    def inter_token_ms(self) -> list[float]:
+        """Times between pieces: tokens, where the server does not batch its stream."""
+        return [(b - a) * 1e3 for a, b in zip(self.times, self.times[1:])]
+
+
+def random_prompt(rng: random.Random, length: int) -> list[int]:
+    """`length` random token ids."""
+    return rng.choices(TOKEN_IDS, k=length)
+
+
+@contextlib.asynccontextmanager
+async def session(base_url: str, total_s: float | None = None):
+    """An HTTP session that turns connection troubles into one-line ServerErrors."""
+    timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_TIMEOUT_S)
+    try:
+        async with aiohttp.ClientSession(base_url, timeout=timeout) as opened:
+            yield opened
+    except asyncio.TimeoutError:
+        raise ServerError(f"{base_url} did not answer in time") from None
+    except (aiohttp.ClientError, ValueError) as error:
+        raise ServerError(f"no server answers at {base_url}: {error}") from None
+
+
+async def post(opened: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> Any:
+    """POST JSON and return the answer's JSON.
+
+    Raises:
+        ServerError: the status is not 200.
+    """
+    async with opened.post(path, json=body) as response:
+        await _check(response)
+        return await response.json()
+
+
+async def get(opened: aiohttp.ClientSession, path: str) -> Any:
+    """GET JSON; raises ServerError like `post`."""
+    async with opened.get(path) as response:
+        await _check(response)
+        return await response.json()
+
+
+async def _check(response: aiohttp.ClientResponse) -> None:
+    if response.status != 200:
+        text = " ".join((await response.text()).split())
+        raise ServerError(f"{response.url} answered {response.status}: {text[:300]}")
+
+
+async def stream(opened: aiohttp.ClientSession, model: str, prompt: str | list[int], max_tokens: int) -> Completion:
+    """Stream one greedy completion of exactly `max_tokens` tokens."""
+    body = {
+        "model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0,
+        "ignore_eos": True, "stream": True,
+    }  # fmt: skip
+    done, start = Completion(), time.perf_counter()
+    async with opened.post("/v1/completions", json=body) as response:
+        await _check(response)
+        async for line in response.content:
+            data = line.decode().removeprefix("data: ").strip()
+            if not data or data == "[DONE]":
+                continue
+            event = json.loads(data)
+            if "error" in event:
+                raise ServerError(f"{response.url} answered with an error: {event['error']}")
+            done.text += "".join(choice["text"] for choice in event["choices"])
+            done.times.append(time.perf_counter() - start)
+    if not done.times:
+        raise ServerError(f"{response.url} sent no tokens")
+    return done
+
+
+async def first_model(opened: aiohttp.ClientSession) -> str:
+    """The served model's name, from /v1/models."""
+    models = (await get(opened, "/v1/models"))["data"]
+    if not models:
+        raise ServerError("the server serves no model")
+    return models[0]["id"]
+
+
+async def smoke(base_url: str, model: str | None, max_tokens: int = 32, prompt_tokens: int = 64) -> tuple[str, Completion]:
+    """Stream one completion; returns the model's name and the answer."""
+    async with session(base_url, total_s=300) as opened:
+        model = model or await first_model(opened)
+        prompt = random_prompt(random.Random(time.time_ns()), prompt_tokens)
+        return model, await stream(opened, model, prompt, max_tokens)
+
+
+async def warm_up(base_url: str, model: str, isl: int, osl: int, requests: int, seed: int) -> None:
+    """Send `requests` at once, of the level's shape, with prompts of their own."""
+    rng = random.Random(seed)
+    async with session(base_url, total_s=3600) as opened:
+        await asyncio.gather(*(stream(opened, model, random_prompt(rng, isl), osl) for _ in range(requests)))
+
+
+def _print_smoke(model: str, done: Completion) -> None:
+    gaps = sorted(done.inter_token_ms) or [0.0]
+    print(f"{model}: {done.text!r}")
+    p99 = gaps[min(len(gaps) - 1, round(0.99 * (len(gaps) - 1)))]
+    print(f"TTFT {done.ttft_ms:.1f} ms, inter-token time mean {sum(gaps) / len(gaps):.2f} ms, p99 {p99:.2f} ms, "
+          f"{len(done.times)} pieces")  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m pdbench.client", description=__doc__.splitlines()[0])
+    parser.add_argument("action", choices=["smoke", "warmup"])
+    parser.add_argument("--base-url", required=True)
+    parser.add_argument("--model")
+    for name, default in (("isl", 64), ("osl", 32), ("requests", 1), ("seed", 0)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    args = parser.parse_args()
+    try:
+        if args.action == "smoke":
+            _print_smoke(*asyncio.run(smoke(args.base_url, args.model, args.osl, args.isl)))
+        else:
+            asyncio.run(warm_up(args.base_url, args.model, args.isl, args.osl, args.requests, args.seed))
+    except ServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

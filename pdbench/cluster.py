@@ -1,0 +1,175 @@
+"""The nodes of a Ray cluster: which of them a layout is put on, and what runs there."""
+
+import contextlib
+import math
+import os
+from dataclasses import dataclass
+
+from pdbench import local_cluster
+from pdbench.configs import HardwareConfig
+from pdbench.layout import Layout
+
+
+class PlacementError(ValueError):
+    """The layout does not fit the nodes; says what there is and what is needed."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node: `accelerators` is how many engine ranks it can hold in all."""
+
+    ip: str
+    accelerators: int
+    node_id: str = ""
+    is_head: bool = False
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Node of each pool; None means that the pool needs several nodes and Ray chooses them."""
+
+    decode: Node | None
+    prefill: Node | None = None
+
+
+def place(layout: Layout, mode: str, nodes: list[Node], unit: str = "GPU") -> Placement:
+    """Choose nodes by what they have: the fullest pools first, on the largest nodes.
+
+    A replica never crosses nodes. P and D share one node (pd-pack) or have one each (pd-spread); a
+    collocated layout takes one node if it fits there, so that it meets the same memory and links as
+    the packed arms, and otherwise as many as it needs.
+
+    Raises:
+        PlacementError: too few nodes, or too few accelerators on them.
+    """
+    if layout.is_pd == (mode == "collocated"):
+        raise PlacementError(f"layout {layout} does not go with mode {mode}: "
+                             f"{'use pd-pack or pd-spread' if layout.is_pd else 'use collocated'}")  # fmt: skip
+    nodes = sorted(nodes, key=lambda n: (-n.accelerators, n.is_head, n.ip))
+    have = ", ".join(f"{n.ip}: {n.accelerators}" for n in nodes) or "no nodes"
+    if mode == "pd-pack":
+        node = _first_fit(layout.gpus, nodes, f"{layout} packed needs {layout.gpus} {unit}s on one node", have)
+        return Placement(decode=node, prefill=node)
+    if mode == "pd-spread":
+        return _spread(layout, nodes, unit, have)
+    if nodes and nodes[0].accelerators >= layout.gpus:
+        return Placement(decode=nodes[0])
+    tp = layout.decode.tp
+    if sum(n.accelerators // tp for n in nodes) < layout.decode.num:
+        raise PlacementError(f"{layout} needs {layout.gpus} {unit}s in groups of {tp} on a node; there are {have}")
+    return Placement(decode=None)
+
+
+def _spread(layout: Layout, nodes: list[Node], unit: str, have: str) -> Placement:
+    need = f"{layout} spread needs {layout.prefill.gpus} {unit}s on one node and {layout.decode.gpus} on another"
+    if len(nodes) < 2:
+        raise PlacementError(f"{need}; there {'is one node' if nodes else 'are no nodes'} ({have})")
+    larger, smaller = sorted((layout.prefill.gpus, layout.decode.gpus), reverse=True)
+    first = _first_fit(larger, nodes, need, have)
+    second = _first_fit(smaller, [n for n in nodes if n is not first], need, have)
+    if layout.prefill.gpus >= layout.decode.gpus:
+        return Placement(prefill=first, decode=second)
+    return Placement(prefill=second, decode=first)
+
+
+def _first_fit(gpus: int, nodes: list[Node], need: str, have: str) -> Node:
+    for node in nodes:
+        if node.accelerators >= gpus:
+            return node
+    raise PlacementError(f"{need}; there are {have}")
+
+
+def planned_nodes(hardware: HardwareConfig, layout: Layout, mode: str) -> list[Node]:
+    """Nodes as `hardware` describes them, for a dry run without a cluster; named node1, node2, ..."""
+    replicas_per_node = max(1, hardware.accelerators_per_node // layout.decode.tp)
+    count = 2 if mode == "pd-spread" else max(1, math.ceil(layout.decode.num / replicas_per_node))
+    return [Node(f"<node{i + 1}>", hardware.accelerators_per_node) for i in range(count if mode != "pd-pack" else 1)]
+
+
+def connect(address: str | None = None):
+    """Connect to the cluster at `address`, RAY_ADDRESS, this checkout's local one, or one that runs here.
+
+    Returns the `ray` module, connected.
+
+    Raises:
+        ConnectionError: there is no cluster, or it refuses this driver.
+    """
+    found = None if address or os.environ.get("RAY_ADDRESS") else local_cluster.state()
+    if found:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": found["token_path"]}
+        address = found["address"]
+    import ray
+
+    if ray.is_initialized():
+        return ray
+    try:
+        # A runtime_env of the driver would reach every engine: what engines get is in the plan alone.
+        ray.init(address=address or "auto", log_to_driver=False, logging_level="WARNING", namespace="pdbench")
+    except Exception as error:  # Ray raises several unrelated kinds here
+        where = address or os.environ.get("RAY_ADDRESS") or "this machine"
+        hint = "" if os.environ.get("RAY_AUTH_MODE") else " (one that demands a token needs RAY_AUTH_MODE=token here too)"
+        raise ConnectionError(f"no Ray cluster at {where}: {str(error).splitlines()[0]}{hint}") from None
+    return ray
+
+
+def read_nodes(ray, accelerator: str) -> list[Node]:
+    """Living nodes of the connected cluster, with their total of "GPU" or "CPU"."""
+    return [
+        Node(
+            ip=node["NodeManagerAddress"],
+            accelerators=int(node["Resources"].get(accelerator, 0)),
+            node_id=node["NodeID"],
+            is_head="node:__internal_head__" in node["Resources"],
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def on_every_node(ray, function, *args) -> dict[str, object]:
+    """Run `function(*args)` once on each living node and return {node IP: its result}.
+
+    `function` travels by value, so nodes need Ray and what it imports, not this repository.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    import pdbench
+
+    ray.cloudpickle.register_pickle_by_value(pdbench)
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    futures = {}
+    for node in (n for n in ray.nodes() if n["Alive"]):
+        here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        futures[node["NodeManagerAddress"]] = task.options(scheduling_strategy=here).remote(*args)
+    return {ip: ray.get(future) for ip, future in futures.items()}
+
+
+def engine_errors(since: float) -> list[str]:
+    """Error lines that engines on this node have printed since `since` (Unix time), root cause first.
+
+    Runs as a Ray task: its own standard output is a file in Ray's log folder, beside the engines'.
+    """
+    import pathlib
+    import re
+
+    error = re.compile(r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception): .+)")
+    found: dict[str, None] = {}
+    logs = pathlib.Path(os.readlink("/proc/self/fd/1")).parent
+    for path in sorted(logs.glob("worker-*.[oe]*"), key=lambda p: p.stat().st_mtime):
+        if path.stat().st_mtime >= since:
+            for line in path.read_text(errors="replace").splitlines():
+                if match := error.search(line):
+                    found.setdefault(match[1][:500])
+    return list(found)
+
+
+def process_tree(pids: list[int]) -> list[int]:
+    """Those of `pids`, and of their descendants, that live on this node."""
+    import psutil
+
+    tree = set()
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            tree |= {p.pid for p in (process, *process.children(recursive=True)) if p.status() != psutil.STATUS_ZOMBIE}
+    return sorted(tree)

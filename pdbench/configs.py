@@ -1,0 +1,98 @@
+"""Typed configuration files: `configs/models/*.yaml` and `configs/hardware/*.yaml`."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pdbench.manifest import first_line
+from pdbench.tiny import TinySpec
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class ConfigError(ValueError):
+    """A configuration file is missing or wrong; one line that names the file and the key."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class ModelConfig(_Strict):
+    """A model and how its engine is started."""
+
+    model_id: str = Field(min_length=1, description="name that clients send")
+    model_source: str | None = Field(default=None, description="hub id or folder; model_id if absent")
+    tiny: TinySpec | None = Field(default=None, description="make the model here with these sizes")
+    kv_heads: int = Field(ge=1, description="bounds the prefill TP when it exceeds the decode TP")
+    max_model_len: int = Field(ge=1, description="tokens of prompt and output together")
+    stream_batching_interval_ms: float = Field(default=0, ge=0)
+    engine_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """Hub id, or the absolute path of a folder of this repository."""
+        source = self.model_source or self.model_id
+        return str(ROOT / source) if self.tiny else source
+
+
+class HardwareConfig(_Strict):
+    """One kind of node and what engines need there."""
+
+    name: str
+    accelerator: Literal["GPU", "CPU"]
+    accelerators_per_node: int = Field(ge=1, description="also the node of per-node throughput")
+    accelerator_type: str | None = Field(default=None, description="Ray's name, for example H100")
+    kv_buffer_device: Literal["cuda", "cpu"]
+    kv_connector_extra_config: dict[str, Any] = Field(default_factory=dict, description="further NixlConnector options")
+    ingress_replicas: int = Field(ge=1, description="the same in every arm, so that arms compare fairly")
+    engine_kwargs: dict[str, Any] = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict, description="environment of every engine")
+
+
+def load_model(path: str | Path) -> ModelConfig:
+    """Read a model file.
+
+    Raises:
+        ConfigError: it is missing, not YAML, or a key is unknown, missing or wrong.
+    """
+    return _load(ModelConfig, path, "configs/models")
+
+
+def load_hardware(path: str | Path) -> HardwareConfig:
+    """Read a hardware file; raises ConfigError like `load_model`."""
+    return _load(HardwareConfig, path, "configs/hardware")
+
+
+def _load(kind, path: str | Path, folder: str):
+    path = Path(path)
+    if not path.is_file():
+        have = ", ".join(sorted(f"{folder}/{p.name}" for p in (ROOT / folder).glob("*.yaml")))
+        raise ConfigError(f"no such file: {path} (there are: {have})")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {type(data).__name__}")
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error, kind)}") from None
+
+
+def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
+    first = error.errors()[0]
+    if first["type"] != "extra_forbidden":
+        return first_line(error)
+    *parents, key = first["loc"]
+    for parent in parents:
+        annotation = kind.model_fields[parent].annotation
+        kind = next(a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields"))
+    known = list(kind.model_fields)
+    near = difflib.get_close_matches(str(key), known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(known)}"
+    return f"unknown key {'.'.join(map(str, first['loc']))!r}: {hint}"

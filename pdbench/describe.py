@@ -1,0 +1,77 @@
+"""A small Serve app beside the model's: `GET /pdbench/deployment` says what is running.
+
+Results learn their provenance from here, over the same address that they are measured at, and not
+from what a caller claims. Idle while nobody asks.
+"""
+
+from typing import Any
+
+NAME = "pdbench-describe"
+ROUTE = "/pdbench"
+
+# Engine counters by the name under which Ray exports them (vLLM's, with ":" as "_").
+COUNTERS = {
+    "kv_bytes": "ray_vllm_nixl_bytes_transferred_sum",
+    "kv_transfers": "ray_vllm_nixl_bytes_transferred_count",
+    "kv_seconds": "ray_vllm_nixl_xfer_time_seconds_sum",
+    "kv_failed": "ray_vllm_nixl_num_failed_transfers_total",
+    "kv_expired": "ray_vllm_nixl_num_kv_expired_reqs_total",
+    "prompt_tokens": "ray_vllm_prompt_tokens_total",
+    "prefix_cache_queries": "ray_vllm_prefix_cache_queries_total",
+    "prefix_cache_hits": "ray_vllm_prefix_cache_hits_total",
+}
+
+
+class Describe:
+    """The deployment's description as given at launch, with the replicas as they are now."""
+
+    def __init__(self, record: dict[str, Any], find_replicas, counters: dict[str, str]):
+        self.record, self.find_replicas, self.counters = record, find_replicas, counters
+
+    async def __call__(self, request):
+        from starlette.responses import JSONResponse
+
+        what = (request.method, request.url.path.rstrip("/").rsplit("/", 1)[-1])
+        if what == ("GET", "deployment"):
+            return JSONResponse(self.record | {"replicas": self._replicas()})
+        if what == ("GET", "counters"):
+            return JSONResponse(await self._counters())
+        if what == ("POST", "gates"):
+            self.record["gates"].append(await request.json())
+            return JSONResponse({})
+        return JSONResponse({"error": "ask for deployment or counters"}, status_code=404)
+
+    def _replicas(self) -> list[dict]:
+        keep = ("role", "replica_id", "node_id", "node_ip", "pid")
+        return [{k: r[k] for k in keep} for r in self.find_replicas() if r["state"] == "RUNNING"]
+
+    async def _counters(self) -> dict[str, dict[str, float]]:
+        """Counters of every living replica since it started: {replica_id: {name: value}}."""
+        import re
+
+        import aiohttp
+        import ray
+
+        names = {exported: name for name, exported in self.counters.items()}
+        line = re.compile(r'^(ray_vllm_\w+)\{.*?ReplicaId="(\w+)".*\} (\S+)$', re.MULTILINE)
+        # Ray goes on exporting the counters of replicas that are gone.
+        found: dict[str, dict[str, float]] = {r["replica_id"]: {} for r in self._replicas() if r["role"] != "ingress"}
+        async with aiohttp.ClientSession() as session:
+            for node in (n for n in ray.nodes() if n["Alive"]):
+                url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+                async with session.get(url) as response:
+                    for exported, replica, value in line.findall(await response.text()):
+                        if (name := names.get(exported)) and replica in found:
+                            found[replica][name] = found[replica].get(name, 0.0) + float(value)
+        return found
+
+
+def application(record: dict[str, Any], find_replicas):
+    """The Serve application; on the head, where it shares no node with the engines of a cluster."""
+    from ray import serve
+
+    from pdbench.serving import HEAD_RESOURCE, PIN
+
+    options = {"num_cpus": 0, "resources": {HEAD_RESOURCE: PIN}}
+    deployment = serve.deployment(Describe, name="Describe", num_replicas=1, ray_actor_options=options)
+    return deployment.bind(record, find_replicas, COUNTERS)

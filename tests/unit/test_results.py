@@ -1,0 +1,446 @@
+"""Result folders -> table: numbers worked out by hand, and strictness about what is not whole."""
+
+import json
+import math
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from pdbench.manifest import LevelRecord
+from pdbench.results import ResultError, read_results
+
+COLLOCATED = "tiny_itl100_otl11_mixed_2xtp1"
+PD = "tiny_itl100_otl11_mixed_p1xtp1-d1xtp2"
+
+
+def read_one(write_folder, root, content, name=COLLOCATED, filename="conc4.json", **options):
+    """The only row of a folder with one level."""
+    table = read_results([write_folder(root, name, {filename: content})], **options)
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+# -- numbers --
+
+
+def test_throughput_is_tokens_over_duration(tmp_path, write_folder, level_content):
+    row = read_one(write_folder, tmp_path, level_content(requests=20, isl=100, osl=11, duration=2.0))
+    assert (row["input_throughput"], row["output_throughput"], row["total_throughput"]) == (1000, 110, 1110)
+    assert (row["completed"], row["duration"]) == (20, 2.0)
+
+
+def test_per_node_is_scaled_by_the_gpus_of_the_layout(tmp_path, write_folder, level_content):
+    collocated = read_one(write_folder, tmp_path, level_content())  # 2xtp1: 2 of 8 GPUs
+    assert (collocated["gpus"], collocated["gpus_per_node"]) == (2, 8)
+    assert collocated["input_throughput_per_node"] == 4000
+    pd = read_one(write_folder, tmp_path, level_content(), name=PD)  # P 1xTP1 + D 1xTP2: 3 of 8 GPUs
+    assert pd["gpus"] == 3
+    assert pd["output_throughput_per_node"] == pytest.approx(110 * 8 / 3)
+    assert pd["total_throughput_per_node"] == pytest.approx(1110 * 8 / 3)
+
+
+def test_interactivity_and_chunk_latency_come_from_the_medians(tmp_path, write_folder, level_content):
+    content = level_content(median_ttft_ms=50.0, median_tpot_ms=10.0, mean_ttft_ms=70.0, mean_tpot_ms=12.0)
+    row = read_one(write_folder, tmp_path, content)
+    assert row["interactivity"] == 100  # tokens/s/user
+    assert row["chunk_latency_ms"] == 50 + 15 * 10
+    assert read_one(write_folder, tmp_path, content, chunk_size=4)["chunk_latency_ms"] == 50 + 3 * 10
+    assert read_one(write_folder, tmp_path, content, chunk_size=1)["chunk_latency_ms"] == 50
+
+
+def test_the_clients_statistics_are_passed_on(tmp_path, write_folder, level_content):
+    content = level_content()
+    row = read_one(write_folder, tmp_path, content)
+    for metric in ("ttft", "tpot", "itl"):
+        for statistic in ("mean", "median", "p99", "std"):
+            assert row[f"{statistic}_{metric}_ms"] == content[f"{statistic}_{metric}_ms"] > 0
+
+
+def test_one_output_token_has_no_tpot(tmp_path, write_folder, level_content):
+    row = read_one(write_folder, tmp_path, level_content(osl=1), name="tiny_itl100_otl1_mixed_2xtp1")
+    for column in ("median_tpot_ms", "p99_tpot_ms", "p99_itl_ms", "interactivity", "chunk_latency_ms"):
+        assert math.isnan(row[column])
+    assert row["median_ttft_ms"] == 50
+
+
+def test_prefill_only_has_one_output_token_whatever_the_name_says(tmp_path, write_folder, level_content):
+    name = "tiny_itl100_otl11_prefill-only_2xtp1"
+    assert math.isnan(read_one(write_folder, tmp_path, level_content(osl=1), name=name)["median_tpot_ms"])
+    with pytest.raises(ResultError, match="total_output_tokens is 220, not 20"):
+        read_one(write_folder, tmp_path, level_content(osl=11), name=name)
+
+
+@pytest.mark.parametrize("isl", [1, 100])
+def test_decode_only_sends_one_token_or_a_whole_prompt(tmp_path, write_folder, level_content, isl):
+    name = "tiny_itl100_otl11_decode-only_2xtp1"
+    assert read_one(write_folder, tmp_path, level_content(isl=isl), name=name)["input_throughput"] == 10 * isl
+
+
+# -- rows and labels --
+
+
+def test_a_row_for_each_level_and_repeat_in_order(tmp_path, write_folder, level_content):
+    levels = {name: level_content(concurrency=int(name[4:].split("_")[0].split(".")[0]))
+              for name in ("conc16.json", "conc4_rep2.json", "conc4.json", "conc8.json")}  # fmt: skip
+    table = read_results([write_folder(tmp_path, COLLOCATED, levels)])
+    assert list(zip(table["level"], table["repeat"], strict=True)) == [(4, 1), (4, 2), (8, 1), (16, 1)]
+    assert set(table["kind"]) == {"concurrency"}
+    identity = ["folder", "arm", "model", "layout", "placement", "isl", "osl", "phase"]
+    expected = [str(tmp_path / COLLOCATED), "2xtp1", "tiny", "2xtp1", "", 100, 11, "mixed"]
+    assert list(table[identity].iloc[0]) == expected
+
+
+@pytest.mark.parametrize("filename", ["rr2.5.json", "conc4_rr2.5.json"])
+def test_request_rate_levels(tmp_path, write_folder, level_content, filename):
+    row = read_one(write_folder, tmp_path, level_content(rate=2.5), filename=filename)
+    assert (row["kind"], row["level"]) == ("request-rate", 2.5)
+
+
+def test_other_files_are_not_read(tmp_path, write_folder, level_content):
+    others = {"a.png": "x", "conc8.json.bad": "{", "conc8.json.part": "{", "b.txt": "x", ".conc9.json": "{"}
+    assert read_one(write_folder, tmp_path, level_content())["level"] == 4
+    write_folder(tmp_path, COLLOCATED, others)
+    assert len(read_results([tmp_path / COLLOCATED])) == 1
+
+
+def labels(root, write_folder, level_content, *names, **content):
+    folders = [write_folder(root, name, {"conc4.json": level_content(**content)}) for name in names]
+    return list(read_results(folders)["arm"])
+
+
+def test_arm_labels_are_layout_and_placement(tmp_path, write_folder, level_content):
+    names = (COLLOCATED, PD, "tiny_itl100_otl11_mixed_pack_p1xtp1-d1xtp2")
+    found = labels(tmp_path, write_folder, level_content, *names)
+    assert found == ["2xtp1", "p1xtp1-d1xtp2", "p1xtp1-d1xtp2 pack"]
+
+
+def test_arm_labels_take_more_of_the_name_where_two_would_collide(tmp_path, write_folder, level_content):
+    names = [f"tiny_itl100_otl11_mixed_spread_{net}_1xtp4-1xtp4" for net in ("srd", "tcp")]
+    found = labels(tmp_path, write_folder, level_content, COLLOCATED, *names)
+    assert found == ["2xtp1", "p1xtp4-d1xtp4 spread srd", "p1xtp4-d1xtp4 spread tcp"]
+
+
+def test_arm_labels_say_the_workload_where_it_differs(tmp_path, write_folder, level_content):
+    one = write_folder(tmp_path, COLLOCATED, {"conc4.json": level_content()})
+    other = write_folder(tmp_path, "tiny_itl50_otl11_mixed_2xtp1", {"conc4.json": level_content(isl=50)})
+    assert list(read_results([one, other])["arm"]) == ["2xtp1 100:11", "2xtp1 50:11"]
+
+
+def test_folders_of_one_name_are_told_apart_by_their_place(tmp_path, write_folder, level_content):
+    places = [write_folder(tmp_path / place, COLLOCATED, {"conc4.json": level_content()}) for place in "ab"]
+    assert list(read_results(places)["arm"]) == [f"2xtp1 {COLLOCATED} {place}" for place in places]
+
+
+# -- manifest --
+
+
+def with_manifest(root, write_folder, level_content, manifest, name=COLLOCATED):
+    folder = write_folder(root, name, {"conc4.json": level_content()})
+    manifest.write(folder)
+    return folder
+
+
+def test_the_manifest_says_what_ran_not_the_name(tmp_path, write_folder, level_content, make_manifest):
+    folder = with_manifest(tmp_path, write_folder, level_content, make_manifest("p1xtp2-d1xtp2", "pd-spread"))
+    row = read_results([folder]).iloc[0]
+    assert (row["layout"], row["placement"]) == ("p1xtp2-d1xtp2", "spread")
+    assert row["arm"] == "p1xtp2-d1xtp2 spread"
+    assert (row["gpus"], row["gpus_per_node"], row["accelerator"]) == (4, 4, "CPU")
+    assert row["input_throughput_per_node"] == 1000
+
+
+def test_gpus_per_node_asked_for_wins_over_the_manifest(tmp_path, write_folder, level_content, make_manifest):
+    folder = with_manifest(tmp_path, write_folder, level_content, make_manifest())
+    row = read_results([folder], gpus_per_node=16).iloc[0]
+    assert (row["gpus_per_node"], row["input_throughput_per_node"]) == (16, 4000)
+
+
+def test_a_manifest_without_deployment_leaves_the_name(tmp_path, write_folder, level_content, make_manifest):
+    manifest = make_manifest().model_copy(update={"deployment": None})
+    row = read_results([with_manifest(tmp_path, write_folder, level_content, manifest)]).iloc[0]
+    assert (row["layout"], row["gpus_per_node"]) == ("2xtp1", 8)
+
+
+def test_a_name_without_layout_needs_a_manifest(tmp_path, write_folder, level_content, make_manifest):
+    name = "tiny_itl100_otl11_mixed_first-try"
+    with pytest.raises(ResultError, match=f"{name}: no single layout in 'first-try'"):
+        read_one(write_folder, tmp_path, level_content(), name=name)
+    folder = with_manifest(tmp_path, write_folder, level_content, make_manifest("2xtp2", "collocated"), name)
+    assert list(read_results([folder])["arm"]) == ["2xtp2"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"isl": 99}, r"is of \(99, 11, 'mixed'\), but the folder's name says \(100, 11, 'mixed'\)"),
+        ({"layout": "two"}, "cannot read the layout 'two'"),
+        ({"gpus_per_node": 0}, "gpus_per_node is 0: give --gpus-per-node"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(
+    tmp_path, write_folder, level_content, make_manifest, change, reason
+):
+    folder = with_manifest(tmp_path, write_folder, level_content, make_manifest(**change))
+    with pytest.raises(ResultError, match=f"manifest.json: {reason}"):
+        read_results([folder])
+
+
+def test_a_truncated_manifest_is_refused_and_named_once(tmp_path, write_folder, level_content):
+    folder = write_folder(tmp_path, COLLOCATED, {"conc4.json": level_content(), "manifest.json": '{"schema'})
+    with pytest.raises(ResultError) as caught:
+        read_results([folder])
+    assert str(caught.value).count("manifest.json") == 1
+
+
+def test_a_level_that_the_manifest_disowns_is_refused(tmp_path, write_folder, level_content, make_manifest):
+    manifest = make_manifest()
+    what = {"level": "conc4", "ok": False, "problems": ["a replica died"], "command": "c", "num_prompts": 20}
+    when = {"launched": None, "started": "a", "ended": "b", "seed": 1, "warmup_seed": None}
+    manifest.levels = [LevelRecord(**what, **when)]
+    with pytest.raises(ResultError, match="manifest.json: conc4 does not count: a replica died"):
+        read_results([with_manifest(tmp_path, write_folder, level_content, manifest)])
+
+
+# -- folders and files that cannot be read --
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(ResultError, match=f"{COLLOCATED}: no such folder"):
+        read_results([tmp_path / COLLOCATED])
+
+
+def test_a_file_is_not_a_folder(tmp_path):
+    (tmp_path / COLLOCATED).write_text("x")
+    with pytest.raises(ResultError, match=f"{COLLOCATED}: is not a folder"):
+        read_results([tmp_path / COLLOCATED])
+
+
+@pytest.mark.parametrize("others", [{}, {"conc4.json.bad": "{}"}, {"manifest.json": "{}"}])
+def test_a_folder_without_levels_is_empty(tmp_path, write_folder, others):
+    with pytest.raises(ResultError, match=f"{COLLOCATED}: holds no level"):
+        read_results([write_folder(tmp_path, COLLOCATED, others)])
+
+
+def test_a_folder_of_another_name_is_refused(tmp_path, write_folder, level_content):
+    with pytest.raises(ResultError, match="'results' is not a result folder"):
+        read_one(write_folder, tmp_path, level_content(), name="results")
+
+
+def test_an_unknown_json_file_is_reported(tmp_path, write_folder, level_content):
+    folder = write_folder(tmp_path, COLLOCATED, {"conc4.json": level_content(), "conc_8.json": "{}"})
+    with pytest.raises(ResultError, match=f"{COLLOCATED}: 'conc_8.json' is not a level"):
+        read_results([folder])
+
+
+def test_two_files_of_one_level_are_refused(tmp_path, write_folder, level_content):
+    content = level_content(rate=2.0)
+    folder = write_folder(tmp_path, COLLOCATED, {"rr2.json": content, "conc4_rr2.json": content})
+    with pytest.raises(ResultError, match=r"conc4_rr2\.json and rr2\.json are the same level"):
+        read_results([folder])
+
+
+def test_a_folder_given_twice_is_refused(tmp_path, write_folder, level_content):
+    folder = write_folder(tmp_path, COLLOCATED, {"conc4.json": level_content()})
+    with pytest.raises(ResultError, match="given 2 times"):
+        read_results([folder, f"{folder}/../{COLLOCATED}"])
+
+
+def test_a_level_that_is_a_folder_is_refused(tmp_path):
+    (tmp_path / COLLOCATED / "conc4.json").mkdir(parents=True)
+    with pytest.raises(ResultError, match=r"conc4\.json: Is a directory"):
+        read_results([tmp_path / COLLOCATED])
+
+
+# -- levels that do not count --
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"failed": 1}, "20 of 20 requests completed, 1 counted as failed"),
+        ({"completed": 19}, "19 of 20 requests completed, 0 counted as failed"),
+        ({"completed": 21}, "21 of 20 requests completed"),
+        ({"num_prompts": 0, "completed": 0}, "num_prompts must be finite and above 0, not 0"),
+        ({"num_prompts": 20.0}, "num_prompts must be a whole number, not 20.0"),
+        ({"total_output_tokens": 219}, "total_output_tokens is 219, not 220: 20 requests of 11"),
+        ({"total_input_tokens": 4000}, "prompts have 200 tokens on average, but the folder's name says 100"),
+        ({"max_concurrency": 8}, "max_concurrency is 8, but the file's name says 4"),
+        ({"duration": 0}, "duration must be finite and above 0, not 0"),
+        ({"median_tpot_ms": 0.0}, "median_tpot_ms must be finite and above 0, not 0.0"),
+        ({"std_ttft_ms": -1.0}, "std_ttft_ms must be finite and at least 0, not -1.0"),
+        ({"p99_itl_ms": math.nan}, "p99_itl_ms must be finite and at least 0, not nan"),
+        ({"mean_ttft_ms": math.inf}, "mean_ttft_ms must be finite and at least 0, not inf"),
+        ({"mean_ttft_ms": 10**400}, "mean_ttft_ms must be finite"),
+        ({"completed": True}, "completed must be a number, not True"),
+        ({"duration": "2.0"}, "duration must be a number, not '2.0'"),
+        ({"duration": None}, "duration must be a number, not None"),
+        ({"output_throughput": 220.0}, "output_throughput is 220, but tokens / duration is 110"),
+        ({"total_token_throughput": 1000.0}, "total_token_throughput is 1000, but tokens / duration is 1110"),
+    ],
+)
+def test_a_level_that_does_not_count_says_why(tmp_path, write_folder, level_content, change, reason):
+    with pytest.raises(ResultError) as caught:
+        read_one(write_folder, tmp_path, level_content() | change)
+    assert str(caught.value).startswith(f"{tmp_path / COLLOCATED / 'conc4.json'}: {reason}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_rate_other_than_the_file_names_is_refused(tmp_path, write_folder, level_content):
+    with pytest.raises(ResultError, match="request_rate is 3.0, but the file's name says 2"):
+        read_one(write_folder, tmp_path, level_content(rate=3.0), filename="rr2.json")
+
+
+def test_a_client_that_does_not_count_failures_is_read(tmp_path, write_folder, level_content):
+    content = level_content()
+    del content["failed"]
+    assert read_one(write_folder, tmp_path, content)["completed"] == 20
+
+
+def test_a_prompt_may_be_a_few_tokens_off(tmp_path, write_folder, level_content):
+    content = level_content(total_input_tokens=2040, total_token_throughput=1130.0)
+    assert read_one(write_folder, tmp_path, content)["input_throughput"] == 1020
+
+
+# -- per-request details --
+
+
+def test_whole_details_are_read(tmp_path, write_folder, level_content):
+    assert read_one(write_folder, tmp_path, level_content(detailed=True))["completed"] == 20
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("ttfts", [0.05] * 19, "ttfts must be a list of 20 entries"),
+        ("generated_texts", "abc", "generated_texts must be a list of 20 entries, not 'abc'"),
+        ("output_lens", [11] * 19 + [10], "a request has 10 output tokens, not 11"),
+        ("output_lens", [11] * 19 + ["11"], "an entry of output_lens must be a number, not '11'"),
+        ("errors", [""] * 19 + ["timed out"], "a request failed: 'timed out'"),
+        ("ttfts", [0.05] * 19 + [math.nan], "an entry of ttfts must be finite"),
+        ("itls", [[0.01]] * 19 + [0.01], "an entry of itls must be a list, not 0.01"),
+        ("itls", [[0.01]] * 19 + [[-0.01]], "an entry of itls must be finite and at least 0, not -0.01"),
+        ("input_lens", [100] * 19 + [99], "input_lens add up to 1999, not to total_input_tokens"),
+        ("start_times", [None] * 20, "an entry of start_times must be a number, not None"),
+    ],
+)
+def test_details_that_do_not_fit_are_refused(tmp_path, write_folder, level_content, key, value, reason):
+    with pytest.raises(ResultError, match=rf"conc4\.json: {reason}"):
+        read_one(write_folder, tmp_path, level_content(detailed=True) | {key: value})
+
+
+# -- any damage is a ResultError that names the file, never another exception and never a row --
+
+STATISTICS = [f"{s}_{m}_ms" for m in ("ttft", "tpot", "itl") for s in ("mean", "median", "std", "p99")]
+REQUIRED = [
+    "num_prompts", "completed", "max_concurrency", "duration", "total_input_tokens", "total_output_tokens",
+    "output_throughput", "total_token_throughput", *STATISTICS,
+]  # fmt: skip
+DETAILS = ["input_lens", "output_lens", "ttfts", "itls", "start_times", "generated_texts", "errors"]
+numbers_that_are_none = st.sampled_from([math.nan, math.inf, -math.inf, -1, -0.5, 10**400])
+no_numbers = st.none() | st.booleans() | st.text() | st.lists(st.floats()) | st.just({"mean": 1})
+any_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=5,
+)
+# Each example writes the same file anew, so that one folder for all of them does no harm.
+on_files = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
+
+
+def refused(tmp_path, write_folder, content):
+    with pytest.raises(ResultError) as caught:
+        read_one(write_folder, tmp_path, content)
+    assert str(caught.value).startswith(f"{tmp_path / COLLOCATED / 'conc4.json'}: ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("key", REQUIRED)
+def test_damage_missing_key(tmp_path, write_folder, level_content, key):
+    content = level_content()
+    del content[key]
+    refused(tmp_path, write_folder, content)
+
+
+@on_files
+@given(st.sampled_from(REQUIRED), no_numbers | numbers_that_are_none)
+def test_damage_value_that_is_no_number(tmp_path, write_folder, level_content, key, value):
+    refused(tmp_path, write_folder, level_content() | {key: value})
+
+
+@on_files
+@given(st.sampled_from(DETAILS), no_numbers | st.integers() | st.lists(st.integers(), max_size=19))
+def test_damage_details_that_are_no_list_of_all_requests(tmp_path, write_folder, level_content, key, value):
+    refused(tmp_path, write_folder, level_content(detailed=True) | {key: value})
+
+
+@on_files
+@given(st.data(), st.booleans())
+def test_damage_truncated(tmp_path, write_folder, level_content, data, detailed):
+    text = json.dumps(level_content(detailed=detailed))
+    refused(tmp_path, write_folder, text[: data.draw(st.integers(0, len(text) - 1))])
+
+
+@on_files
+@given(st.text(st.characters(codec="utf-8")) | st.lists(any_json).map(json.dumps))
+@example("[" * 100_000)
+@example("9" * 5000)
+def test_damage_other_content(tmp_path, write_folder, text):
+    refused(tmp_path, write_folder, text)
+
+
+@on_files
+@given(st.binary())
+@example("{}".encode("utf-16"))
+@example(b"\xff\xfe\x00")
+def test_damage_bytes(tmp_path, write_folder, data):
+    folder = write_folder(tmp_path, COLLOCATED, {})
+    (folder / "conc4.json").write_bytes(data)
+    with pytest.raises(ResultError, match=r"conc4\.json: "):
+        read_results([folder])
+
+
+@on_files
+@given(st.dictionaries(st.sampled_from([*REQUIRED, *DETAILS, "failed"]), any_json, min_size=1))
+def test_whatever_a_file_holds_a_row_has_finite_numbers(tmp_path, write_folder, level_content, changes):
+    try:
+        row = read_one(write_folder, tmp_path, level_content(detailed=True) | changes)
+    except ResultError as error:
+        assert str(error).startswith(f"{tmp_path / COLLOCATED / 'conc4.json'}: ")
+    else:
+        assert all(math.isfinite(value) and value >= 0 for value in row if not isinstance(value, str))
+
+
+# -- the public study --
+
+
+@pytest.mark.parametrize(("part", "folders"), [("bm_results", 12), ("archive", 51)])
+def test_every_published_folder_is_read(published, part, folders):
+    table = read_results(sorted((published / part).iterdir()))
+    assert table["folder"].nunique() == table["arm"].nunique() == folders
+    assert len(table) == len(list((published / part).glob("*/*.json")))
+    one_token = (table["phase"] == "prefill-only") | (table["osl"] == 1)
+    assert one_token.equals(table["median_tpot_ms"].isna())
+
+
+def test_published_numbers(published):
+    names = ["baseline_2xtp4", "pd_p1xtp2-d1xtp2", "spread_srd_1xtp4-1xtp4"]
+    folders = [published / "bm_results" / f"gptoss_itl5000_otl250_mixed_{name}" for name in names]
+    table = read_results(folders)
+    rows = table[table["level"] == 4].set_index("arm")
+    assert list(rows.index) == ["2xtp4", "p1xtp2-d1xtp2", "p1xtp4-d1xtp4 spread"]
+    # (100000 + 5000) tokens in 7.752615866999804 s on 8 GPUs, a whole node
+    assert rows.loc["2xtp4", "total_throughput"] == pytest.approx(13543.815636080793)
+    assert rows.loc["2xtp4", "total_throughput_per_node"] == pytest.approx(13543.815636080793)
+    assert rows.loc["2xtp4", "interactivity"] == pytest.approx(1000 / 5.367349182731221)
+    assert rows.loc["2xtp4", "chunk_latency_ms"] == pytest.approx(144.75281749969326 + 15 * 5.367349182731221)
+    # 4 of the node's 8 GPUs: twice
+    pd = rows.loc["p1xtp2-d1xtp2"]
+    assert pd["gpus"] == 4
+    assert pd["input_throughput_per_node"] == pytest.approx(2 * 100_000 / pd["duration"])
+
+
+def test_published_request_rates_are_not_taken_for_concurrencies(published):
+    table = read_results([published / "archive" / "gptoss_itl10000_otl500_8xtp1"])
+    assert set(table["kind"]) == {"request-rate"}
+    assert list(table["level"]) == [1, 2, 4, 8, 16]

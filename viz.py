@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""Result folders -> the three-panel figure and tables. Needs only requirements-viz.txt: no Ray, no vLLM.
+
+    python viz.py --exps bm_results/exp1 bm_results/exp2
+    python viz.py --exps bm_results/* --show-tables --plot-path tradeoff.pdf --log-latency
+
+With neither --plot nor --show-tables it draws figure.png. Input tokens are counted by default, as in
+the public study, so that its figures compare; where prompts are short, count output or total.
+"""
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LATENCY_MODES = ("token", "first_token", "chunk")
+THROUGHPUT_METRICS = ("input", "output", "total")
+FORMATS = (".png", ".pdf", ".svg")
+DEFAULT_PATH = Path("figure.png")
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells what is wrong in one line, without the usage in front."""
+
+    def error(self, message: str):
+        self.exit(2, f"viz.py: error: {message}\n")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    # Imported only now: --help and a wrong flag answer at once.
+    from pdbench.results import ResultError, read_results
+
+    try:
+        table = read_results(args.exps, gpus_per_node=args.gpus_per_node, chunk_size=args.chunk_size)
+        if args.show_tables:
+            print_tables(table, args)
+        if args.plot or args.plot_path or not args.show_tables:
+            plot(table, args, args.plot_path or DEFAULT_PATH)
+    except ResultError as error:
+        parser.error(str(error))
+
+
+def build_parser() -> Parser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="viz.py", description=__doc__, formatter_class=raw, allow_abbrev=False)
+    add = parser.add_argument
+    add("--exps", nargs="+", action="extend", required=True, metavar="FOLDER", help="folders to compare")
+    add("--latency-mode", choices=LATENCY_MODES, default="token",
+        help="latency of the trade-off panel, from medians: TPOT, TTFT, or of the first chunk,"
+        " TTFT + (chunk-1) x TPOT (default: %(default)s)")  # fmt: skip
+    add("--chunk-size", type=positive, default=16, help="tokens of the first chunk (default: %(default)s)")
+    add("--use-interactivity", action="store_true", help="show 1000 / latency, per second and user, instead")
+    add("--use-normalized", action=argparse.BooleanOptionalAction, default=True,
+        help="throughput per node, that is x GPUs per node / GPUs of the layout (default: on)")  # fmt: skip
+    add("--throughput-metric", choices=THROUGHPUT_METRICS, default="input",
+        help="tokens counted (default: %(default)s)")  # fmt: skip
+    add("--log-latency", action="store_true", help="log scale for latencies")
+    add("--log-concurrency", action="store_true", help="log scale for concurrencies or request rates")
+    add("--itl", action="store_true", help="add p99 inter-token latency: shows decoding stalled by prefill")
+    add("--show-tables", action="store_true", help="print every measurement")
+    add("--plot", action="store_true", help="draw the figure; the default without --show-tables")
+    add("--plot-path", type=figure_path, metavar="PATH",
+        help=f"where to, {', '.join(FORMATS)} (default: {DEFAULT_PATH}); implies --plot")  # fmt: skip
+    add("--gpus-per-node", type=positive, metavar="N",
+        help="instead of each manifest's number, or 8 where there is no manifest")  # fmt: skip
+    return parser
+
+
+def positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def figure_path(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in FORMATS:
+        raise argparse.ArgumentTypeError(f"{text!r} must end in {', '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r}: there is no folder {str(path.parent)!r}")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder")
+    return path
+
+
+def plot(table: "pd.DataFrame", args: argparse.Namespace, path: Path) -> None:
+    from pdbench import figures
+
+    view = figures.View(
+        latency_mode=args.latency_mode,
+        chunk_size=args.chunk_size,
+        interactivity=args.use_interactivity,
+        normalized=args.use_normalized,
+        throughput=args.throughput_metric,
+        log_latency=args.log_latency,
+        log_levels=args.log_concurrency,
+        itl=args.itl,
+    )
+    figures.save(figures.draw(table, view), path)
+    print(f"{path}: {table['arm'].nunique()} arms, {len(table)} measurements")
+    print(f"  y: {figures.throughput_label(table, view)}{how_counted(table, args)}")
+    print(f"  x: {figures.latency_label(view)}")
+    without = table.loc[table["median_tpot_ms"].isna(), "arm"].unique()
+    if len(without):
+        print(f"  one output token per request, so no TPOT: {', '.join(without)}")
+
+
+def print_tables(table: "pd.DataFrame", args: argparse.Namespace) -> None:
+    """Every measurement, one table for each kind of load."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.measure import Measurement
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    from pdbench.results import node_words
+
+    columns = {"gpus": "GPUs", "level": "", "repeat": "rep.", "completed": "done"}
+    columns |= {"median_ttft_ms": "TTFT\nmedian", "p99_ttft_ms": "TTFT\np99"}
+    columns |= {"median_tpot_ms": "TPOT\nmedian", "p99_tpot_ms": "TPOT\np99", "p99_itl_ms": "ITL\np99"}
+    columns |= {"chunk_latency_ms": f"first\n{args.chunk_size}", "interactivity": "tokens/s\n/user"}
+    suffix, per = ("_per_node", "node") if args.use_normalized else ("", "layout")
+    columns |= {f"{tokens}_throughput{suffix}": f"{tokens}/s\n/{per}" for tokens in THROUGHPUT_METRICS}
+    console = Console()
+    for kind, rows in table.groupby("kind"):
+        columns["level"] = {"concurrency": "conc.", "request-rate": "rate"}[kind]
+        headers = [Column(name, justify="right", no_wrap=True) for name in columns.values()]
+        grid = Table(Column("arm", no_wrap=True), *headers, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for _, row in rows.iterrows():
+            grid.add_row(Text(row["arm"]), *(number(row[name]) for name in columns))
+        # A number cut off to fit a narrow terminal or a pipe would be a wrong number.
+        natural = Measurement.get(console, console.options.update(width=1000), grid).maximum
+        console.width = max(console.width, natural)
+        console.print(grid)
+    where = f"per node of {node_words(table)}" if args.use_normalized else "of the layout"
+    print(f"ms over the requests of a level; from medians: first {args.chunk_size} = TTFT +", end=" ")
+    print(f"{args.chunk_size - 1} x TPOT, tokens/s/user = 1000 / TPOT")
+    print(f"input, output and total tokens/s {where}{how_counted(table, args)}")
+
+
+def how_counted(table: "pd.DataFrame", args: argparse.Namespace) -> str:
+    """How throughput comes about, with the GPUs that it is divided by."""
+    gpus = " or ".join(map(str, sorted(table["gpus"].unique())))
+    scale = " x GPUs of a node / GPUs of the layout" if args.use_normalized else "; not divided by its GPUs"
+    return f" = tokens / duration{scale} ({gpus})"
+
+
+def number(value: float) -> str:
+    """Four digits or so; a dash where there is no such value."""
+    if math.isnan(value):
+        return "-"
+    decimals = 0 if value == int(value) or value >= 1000 else 1 if value >= 100 else 2
+    return f"{value:,.{decimals}f}"
+
+
+if __name__ == "__main__":
+    main()
