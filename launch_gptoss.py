@@ -5,17 +5,20 @@ import argparse
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 import time
 from pathlib import Path
 
 from pdbench import cluster, local_cluster, stack, transport
-from pdbench.configs import ROOT, ConfigError, HardwareConfig, ModelConfig, load_hardware, load_model
+from pdbench.configs import ROOT, HardwareConfig, ModelConfig, load_hardware, load_model
 from pdbench.layout import MODES, Layout, Pool
 from pdbench.serving import APP, LaunchError, Plan, make_plan
 
 DEFAULT_MODEL = ROOT / "configs/models/gpt-oss-120b.yaml"
+# `RuntimeError: ...` at a line's start or after a prefix.
+ENGINE_ERROR = r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception): .+)"
 DEFAULT_HARDWARE = ROOT / "configs/hardware/p5.48xlarge.yaml"
 
 
@@ -146,7 +149,7 @@ def launch(args: argparse.Namespace) -> None:
         tiny.ensure_tiny_model(Path(model.source), model.tiny)
     say(f"layout {plan.layout}, {plan.mode}, on {plan.placement}")
     record = describe_launch(ray, plan)
-    extra = [(describe.NAME, describe.ROUTE, describe.application(record, find_replicas))]
+    extra = [(describe.NAME, describe.ROUTE, describe.application(record, started))]
     quiet_loggers()
     try:
         serving.deploy(plan, extra, deadline, say)
@@ -157,6 +160,8 @@ def launch(args: argparse.Namespace) -> None:
         gate = gates.answer_on_every_replica(counts, APP, plan.model_id, deadline)
     except BaseException as error:
         fail(ray, error, started)
+        if isinstance(error, ray.exceptions.RayError):
+            raise LaunchError(str(error).strip().splitlines()[-1]) from None
         raise
     base_url = f"http://{args.host}:{args.port}"
     record_gate(base_url, gate)
@@ -183,14 +188,6 @@ def describe_launch(ray, plan: Plan) -> dict:
     }  # fmt: skip
 
 
-def find_replicas() -> list[dict]:
-    """Living replicas; travels to the describing app."""
-    from pdbench import serving
-
-    details = serving.serve_details()
-    return serving.replicas(details) if details else []
-
-
 def record_gate(base_url: str, gate) -> None:
     import asyncio
 
@@ -204,9 +201,10 @@ def fail(ray, error: BaseException, started: float) -> None:
     from pdbench import serving
 
     say(f"launch failed ({type(error).__name__}); stopping what had started")
-    for ip, lines in cluster.on_every_node(ray, cluster.engine_errors, started).items():
-        for line in lines[:5]:
-            say(f"engine on {ip}: {line}")
+    lines = cluster.on_every_node(ray, cluster.engine_lines, ENGINE_ERROR, started).values()
+    errors = (re.search(ENGINE_ERROR, line)[1][:500] for of_node in lines for line in of_node)
+    for error in list(dict.fromkeys(errors))[:5]:
+        say(f"an engine said: {error}")
     serving.stop(time.monotonic() + 120)
     stop_own_cluster(ray)
 
@@ -232,7 +230,7 @@ def stop(args: argparse.Namespace) -> None:
     except ConnectionError:
         say("nothing is running")
         return
-    pids = [r["pid"] for r in find_replicas()]
+    pids = [r["pid"] for r in serving.replicas(serving.serve_details())]
     trees = cluster.on_every_node(ray, cluster.process_tree, pids)
     say("stopped" if serving.stop(deadline) else "no deployment was running")
     for ip, left in trees.items():
@@ -295,7 +293,7 @@ def main() -> int:
         if args.status:
             return status(args)
         (dry_run if args.dry_run else stop if args.stop else launch)(args)
-    except (ConfigError, ValueError, ConnectionError, LaunchError, TimeoutError, RuntimeError) as error:
+    except (ValueError, ConnectionError, LaunchError, TimeoutError, RuntimeError) as error:
         print(f"launch_gptoss.py: error: {error}", file=sys.stderr)
         return 1 if isinstance(error, (LaunchError, TimeoutError, RuntimeError)) else 2
     except KeyboardInterrupt:

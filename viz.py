@@ -120,7 +120,7 @@ def print_tables(table: "pd.DataFrame", args: argparse.Namespace) -> None:
 
     from pdbench.results import node_words
 
-    columns = {"gpus": "GPUs", "level": "", "repeat": "rep.", "completed": "done"}
+    columns = {"gpus": node_words(table).split()[-1], "level": "", "repeat": "rep.", "completed": "done"}
     columns |= {"median_ttft_ms": "TTFT\nmedian", "p99_ttft_ms": "TTFT\np99"}
     columns |= {"median_tpot_ms": "TPOT\nmedian", "p99_tpot_ms": "TPOT\np99", "p99_itl_ms": "ITL\np99"}
     columns |= {"chunk_latency_ms": f"first\n{args.chunk_size}", "interactivity": "tokens/s\n/user"}
@@ -145,9 +145,12 @@ def print_tables(table: "pd.DataFrame", args: argparse.Namespace) -> None:
 
 def how_counted(table: "pd.DataFrame", args: argparse.Namespace) -> str:
     """How throughput comes about, with the GPUs that it is divided by."""
-    gpus = " or ".join(map(str, sorted(table["gpus"].unique())))
-    scale = " x GPUs of a node / GPUs of the layout" if args.use_normalized else "; not divided by its GPUs"
-    return f" = tokens / duration{scale} ({gpus})"
+    from pdbench.results import node_words
+
+    sizes = " or ".join(map(str, sorted(table["gpus"].unique())))
+    if not args.use_normalized:
+        return f" = tokens / duration, not divided by its size ({sizes})"
+    return f" = tokens / duration x {node_words(table)} / those of the layout ({sizes})"
 
 
 def number(value: float) -> str:

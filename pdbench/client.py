@@ -54,7 +54,7 @@ async def session(base_url: str, total_s: float | None = None):
     try:
         async with aiohttp.ClientSession(base_url, timeout=timeout) as opened:
             yield opened
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise ServerError(f"{base_url} did not answer in time") from None
     except (aiohttp.ClientError, ValueError) as error:
         raise ServerError(f"no server answers at {base_url}: {error}") from None

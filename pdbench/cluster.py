@@ -133,9 +133,7 @@ def on_every_node(ray, function, *args) -> dict[str, object]:
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    import pdbench
-
-    ray.cloudpickle.register_pickle_by_value(pdbench)
+    travel_by_value(ray)
     task = ray.remote(num_cpus=0, max_retries=0)(function)
     futures = {}
     for node in (n for n in ray.nodes() if n["Alive"]):
@@ -144,23 +142,31 @@ def on_every_node(ray, function, *args) -> dict[str, object]:
     return {ip: ray.get(future) for ip, future in futures.items()}
 
 
-def engine_errors(since: float) -> list[str]:
-    """Error lines that engines on this node have printed since `since` (Unix time), root cause first.
+def travel_by_value(ray) -> None:
+    """Have what this process sends to Ray carry this package's code along."""
+    with contextlib.suppress(ImportError):  # on a node without the repository, where it came by value itself
+        import pdbench
+
+        ray.cloudpickle.register_pickle_by_value(pdbench)
+
+
+def engine_lines(pattern: str, since: float) -> list[str]:
+    """Lines that match `pattern` in the output of this node's Ray workers, engines among them.
 
     Runs as a Ray task: its own standard output is a file in Ray's log folder, beside the engines'.
+
+    Args:
+        since: Unix time; files untouched since then are left out.
     """
     import pathlib
     import re
 
-    error = re.compile(r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception): .+)")
-    found: dict[str, None] = {}
+    found = []
     logs = pathlib.Path(os.readlink("/proc/self/fd/1")).parent
     for path in sorted(logs.glob("worker-*.[oe]*"), key=lambda p: p.stat().st_mtime):
         if path.stat().st_mtime >= since:
-            for line in path.read_text(errors="replace").splitlines():
-                if match := error.search(line):
-                    found.setdefault(match[1][:500])
-    return list(found)
+            found += [line for line in path.read_text(errors="replace").splitlines() if re.search(pattern, line)]
+    return found
 
 
 def process_tree(pids: list[int]) -> list[int]:

@@ -6,6 +6,11 @@ from what a caller claims. Idle while nobody asks.
 
 from typing import Any
 
+# Names, not modules: what the app uses travels to its node by value.
+from pdbench.cluster import engine_lines, on_every_node
+from pdbench.serving import replicas, serve_details
+from pdbench.transport import UCX_TABLE, read_transports
+
 NAME = "pdbench-describe"
 ROUTE = "/pdbench"
 
@@ -25,8 +30,8 @@ COUNTERS = {
 class Describe:
     """The deployment's description as given at launch, with the replicas as they are now."""
 
-    def __init__(self, record: dict[str, Any], find_replicas, counters: dict[str, str]):
-        self.record, self.find_replicas, self.counters = record, find_replicas, counters
+    def __init__(self, record: dict[str, Any], started: float):
+        self.record, self.started = record, started
 
     async def __call__(self, request):
         from starlette.responses import JSONResponse
@@ -36,14 +41,23 @@ class Describe:
             return JSONResponse(self.record | {"replicas": self._replicas()})
         if what == ("GET", "counters"):
             return JSONResponse(await self._counters())
+        if what == ("GET", "transports"):
+            return JSONResponse(self._transports())
         if what == ("POST", "gates"):
             self.record["gates"].append(await request.json())
             return JSONResponse({})
-        return JSONResponse({"error": "ask for deployment or counters"}, status_code=404)
+        return JSONResponse({"error": "ask for deployment, counters or transports"}, status_code=404)
 
     def _replicas(self) -> list[dict]:
         keep = ("role", "replica_id", "node_id", "node_ip", "pid")
-        return [{k: r[k] for k in keep} for r in self.find_replicas() if r["state"] == "RUNNING"]
+        return [{k: r[k] for k in keep} for r in replicas(serve_details()) if r["state"] == "RUNNING"]
+
+    def _transports(self) -> list[str]:
+        """What has carried KV reads so far, in the words that UCX printed on any node."""
+        import ray
+
+        lines = on_every_node(ray, engine_lines, UCX_TABLE, self.started)
+        return sorted({transport for of_node in lines.values() for transport in read_transports(of_node)})
 
     async def _counters(self) -> dict[str, dict[str, float]]:
         """Counters of every living replica since it started: {replica_id: {name: value}}."""
@@ -52,7 +66,7 @@ class Describe:
         import aiohttp
         import ray
 
-        names = {exported: name for name, exported in self.counters.items()}
+        names = {exported: name for name, exported in COUNTERS.items()}
         line = re.compile(r'^(ray_vllm_\w+)\{.*?ReplicaId="(\w+)".*\} (\S+)$', re.MULTILINE)
         # Ray goes on exporting the counters of replicas that are gone.
         found: dict[str, dict[str, float]] = {r["replica_id"]: {} for r in self._replicas() if r["role"] != "ingress"}
@@ -66,12 +80,17 @@ class Describe:
         return found
 
 
-def application(record: dict[str, Any], find_replicas):
-    """The Serve application; on the head, where it shares no node with the engines of a cluster."""
+def application(record: dict[str, Any], started: float):
+    """The Serve application; on the head, where it shares no node with the engines of a cluster.
+
+    Args:
+        record: the fields of `manifest.Deployment` but the replicas.
+        started: Unix time of the launch; older engine output is of another deployment.
+    """
     from ray import serve
 
     from pdbench.serving import HEAD_RESOURCE, PIN
 
     options = {"num_cpus": 0, "resources": {HEAD_RESOURCE: PIN}}
     deployment = serve.deployment(Describe, name="Describe", num_replicas=1, ray_actor_options=options)
-    return deployment.bind(record, find_replicas, COUNTERS)
+    return deployment.bind(record, started)

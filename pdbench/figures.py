@@ -40,7 +40,7 @@ RATIO_COLORS = {
     Fraction(1, 4): "#332288",
 }
 OTHER_RATIOS = ("#999933", "#AA4499", "#661100", "#6699CC")
-COLLOCATED_COLORS = {1: "#9A9A9A", 2: "#6E6E6E", 4: "#3C3C3C", 8: "#000000"}
+COLLOCATED_COLORS = {1: "#8A8A8A", 2: "#646464", 4: "#383838", 8: "#000000"}
 # By (prefill TP, decode TP); a collocated arm's TP counts as both.
 MARKERS = {
     (1, 1): "o", (2, 2): "s", (4, 4): "D", (8, 8): "P", (1, 2): "^", (1, 4): "v", (2, 4): ">",
@@ -96,7 +96,7 @@ def draw(table: pd.DataFrame, view: View) -> Figure:
         _level_panel(panels["itl"], data, "p99_itl_ms", "p99 inter-token latency (ms)", styles, kind, view)
     _tradeoff_panel(panels["tradeoff"], data, styles, view)
     figure.suptitle(title(table), fontsize=13)
-    _legend(figure, styles, kind)
+    _legend(figure, styles, kind, repeated=bool((table["repeat"] > 1).any()))
     # Labels are placed in pixels, so the panels have to stand where they will stay.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -237,7 +237,8 @@ def _lines(axes: Axes, data: pd.DataFrame, x: str, y: str, styles: dict[str, Sty
             markersize=5.5, linewidth=1.6, markerfacecolor=style.color if style.filled else "white",
         )  # fmt: skip
         if (rows["repeat"] > 1).any():
-            axes.plot(rows[x], rows[y], color=style.color, linestyle="", marker=".", markersize=4, alpha=0.4)
+            dot = {"linestyle": "", "marker": ".", "markersize": 5, "alpha": 0.45, "zorder": 1.8}
+            axes.plot(rows[x], rows[y], color=style.color, **dot)
 
 
 def _level_panel(
@@ -305,7 +306,7 @@ def _level_ticks(axes: Axes, levels: list[float], log: bool) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _legend(figure: Figure, styles: dict[str, Style], kind: str) -> None:
+def _legend(figure: Figure, styles: dict[str, Style], kind: str, repeated: bool) -> None:
     """One legend for all panels, in as many columns as its longest name leaves room for."""
     handles = [
         Line2D([], [], label=arm, color=style.color, linestyle=style.line, marker=style.marker,
@@ -317,6 +318,7 @@ def _legend(figure: Figure, styles: dict[str, Style], kind: str) -> None:
     key += ["marker: TP sizes"]
     key += ["hollow: P and D on two nodes"] * any(not style.filled for style in styles.values())
     key += [{"concurrency": "number: requests in flight", "request-rate": "number: requests/s"}[kind]]
+    key += ["line: median of repeats"] * repeated
     inches = 0.85 + 0.075 * max(map(len, styles))
     columns = max(1, min(len(styles), math.floor(figure.get_figwidth() / inches)))
     figure.legend(

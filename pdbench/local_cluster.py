@@ -132,6 +132,8 @@ def _environment(found: dict) -> dict:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": found["token_path"],
         "RAY_metrics_report_interval_ms": "1000",
+        # Ray lowers the priority of its workers by default: engines would wait behind the bench client.
+        "RAY_worker_niceness": "0",
     }
 
 

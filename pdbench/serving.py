@@ -1,8 +1,8 @@
 """From a layout to a running Ray Serve LLM app, and back to nothing."""
 
 import time
-from dataclasses import dataclass
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -193,14 +193,12 @@ def stop(deadline: float) -> bool:
     """
     from ray import serve
 
-    details = serve_details()
-    if details is None:
+    if serve_details() is None:
         return False
-    pids = [(r["node_ip"], r["pid"]) for r in replicas(details)]
     serve.shutdown()
     while serve_details() is not None:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"Serve is still shutting down; replicas (node, pid): {pids}")
+            raise TimeoutError("Serve is still shutting down")
         time.sleep(0.1)
     return True
 
@@ -220,10 +218,10 @@ def serve_details() -> dict | None:
         return None
 
 
-def replicas(details: dict) -> list[dict[str, Any]]:
-    """Every living replica of the app: role, replica_id, node_id, node_ip, pid, deployment, state."""
+def replicas(details: dict | None) -> list[dict[str, Any]]:
+    """Every replica of the app: role, replica_id, node_id, node_ip, pid, deployment, state."""
     found = []
-    app = details["applications"].get(APP, {"deployments": {}})
+    app = (details or {"applications": {}})["applications"].get(APP, {"deployments": {}})
     for name, deployment in app["deployments"].items():
         role = role_of(name)
         for r in deployment["replicas"]:

@@ -43,7 +43,7 @@ class TinySpec(BaseModel):
     intermediate_size: int = Field(default=128, ge=32)
     sliding_window: int = Field(default=128, ge=16)
     max_position: int = Field(default=16384, ge=1024)
-    dtype: str = "float32"
+    dtype: str = "bfloat16"
     seed: int = 0
 
     @model_validator(mode="after")

@@ -7,12 +7,13 @@ from pydantic import BaseModel, ConfigDict
 
 ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
 VERBOSE_ENV = {"NIXL_LOG_LEVEL": "DEBUG", "UCX_LOG_LEVEL": "debug", "VLLM_LOGGING_LEVEL": "DEBUG"}
-VERBOSE_WARNING = "debug logging distorts results (NIXL's alone costs a large part of the throughput): do not publish these numbers"
+VERBOSE_WARNING = "debug logging distorts results, NIXL's alone costs much throughput: do not publish these numbers"
 
-# One line of UCX's protocol table: | 0..8184 | zero-copy read | tcp/lo |
-_TABLE = re.compile(r"\+-+\+-+\+-+\+|\|")
-_ROW = re.compile(r"\|\s*(?P<range>[\w.]+)\s*\|\s*(?P<protocol>[^|]+?)\s*\|\s*(?P<transport>[^|]+?)\s*\|")
-_TITLE = re.compile(r"(?P<operation>remote memory (?:read|write)|active message|tagged message)[^|]*\|?")
+# UCX_PROTO_INFO prints a table per connection; below its title a row says: sizes | how | transport/device.
+UCX_TABLE = r"\|.*\|"
+_READ = "remote memory read by ucp_get"
+_TITLE = re.compile(r"\| [^|]* \| [^|]* by ucp_")
+_ROW = re.compile(r"\|\s*[\w.]+\s*\|[^|]*\|\s*(\S[^|]*?)\s*\|")
 
 
 class Transport(BaseModel):
@@ -44,3 +45,18 @@ class Transport(BaseModel):
             "kv_load_failure_policy": "fail",
             "kv_connector_extra_config": {"backends": [self.backend], **extra},
         }
+
+
+def read_transports(lines: list[str]) -> list[str]:
+    """What carried KV reads, in UCX's own words (`cma/memory`, `tcp/lo`, `cuda_ipc/cuda`), sorted.
+
+    Args:
+        lines: engine output with UCX_PROTO_INFO=y, with whatever prefixes Ray or UCX put before.
+    """
+    found, reading = set(), False
+    for line in lines:
+        if _TITLE.search(line):
+            reading = _READ in line
+        elif reading and (match := _ROW.search(line)):
+            found.add(match[1])
+    return sorted(found)

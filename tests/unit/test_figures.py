@@ -124,6 +124,8 @@ def test_repeats_draw_their_median_and_each_a_dot(tmp_path, write_folder, level_
     line, dots = panel(figure, "tpot").get_lines()
     assert line.get_xydata().tolist() == [[4, 14]]
     assert sorted(dots.get_ydata()) == [10, 14, 30]
+    assert dots.get_zorder() < line.get_zorder()
+    assert "line: median of repeats" in figure.legends[0].get_title().get_text()
     assert len(panel(figure, "tradeoff").texts) == 1
 
 
@@ -287,6 +289,14 @@ def test_saved_in_the_format_of_the_name(table, tmp_path, name, magic):
     save(draw(table, View()), folder / name)
     assert (folder / name).read_bytes().startswith(magic)
     assert os.listdir(folder) == [name]
+
+
+def test_an_old_figure_is_replaced_not_written_over(table, tmp_path):
+    (tmp_path / "a.svg").write_text("old")
+    os.link(tmp_path / "a.svg", tmp_path / "reader.svg")  # somebody has it open
+    save(draw(table, View()), tmp_path / "a.svg")
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+    assert (tmp_path / "reader.svg").read_text() == "old"
 
 
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(table, tmp_path, monkeypatch):

@@ -29,8 +29,8 @@ def test_draws_by_default_and_says_where_and_what(folders, capsys):
     assert os.listdir() == ["figure.png"]
     out = capsys.readouterr().out
     assert "figure.png: 2 arms, 4 measurements" in out
-    assert "y: Input tokens/s per node of 8 GPUs = tokens / duration x" in out
-    assert "GPUs of a node / GPUs of the layout (2 or 3)" in out
+    assert "y: Input tokens/s per node of 8 GPUs = tokens / duration x 8 GPUs" in out
+    assert "/ those of the layout (2 or 3)" in out
     assert "x: Median TPOT (ms)" in out
 
 

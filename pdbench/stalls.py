@@ -1,0 +1,74 @@
+"""What a neighbour's prefill does to those who decode: p99 inter-token latency, collocated against PD.
+
+    python -m pdbench.stalls FOLDER...
+"""
+
+import argparse
+import sys
+
+import pandas as pd
+
+from pdbench.layout import Layout
+from pdbench.results import ResultError, read_results
+
+# Ratios of p99 to median: below, tokens come evenly; a single run of a level cannot tell smaller differences.
+NOTEWORTHY = 1.25
+
+
+def stall_lines(table: pd.DataFrame) -> list[str]:
+    """One line per level and PD arm: stalls (p99 / median inter-token latency) beside collocated ones.
+
+    Args:
+        table: of `read_results`, with at least one collocated and one PD arm.
+
+    Raises:
+        ResultError: there is no arm of one of the two kinds.
+    """
+    is_pd = table["layout"].map(lambda text: Layout.parse(text).is_pd)
+    collocated, pd_arms = table[~is_pd], table[is_pd]
+    if collocated.empty or pd_arms.empty:
+        raise ResultError("stalls compare a collocated arm with PD arms: give folders of both")
+    base = collocated.groupby("level")[["median_itl_ms", "p99_itl_ms"]].median()
+    lines = []
+    for (arm, level), rows in pd_arms.groupby(["arm", "level"], sort=False):
+        if level not in base.index:
+            continue
+        c, p = base.loc[level], rows[["median_itl_ms", "p99_itl_ms"]].median()
+        lines.append(
+            f"level {level:g}: inter-token median/p99 {c.median_itl_ms:.0f}/{c.p99_itl_ms:.0f} ms collocated, "
+            f"{p.median_itl_ms:.0f}/{p.p99_itl_ms:.0f} ms {arm}: {verdict(c.p99_itl_ms, p.p99_itl_ms)}"
+        )
+    return lines
+
+
+def verdict(collocated_p99: float, pd_p99: float) -> str:
+    """In words, with the ratio: whether PD took the stalls away, did not matter, or made them worse."""
+    ratio = collocated_p99 / pd_p99
+    if ratio >= NOTEWORTHY:
+        return f"the worst stalls are {ratio:.1f} times shorter with PD"
+    if ratio <= 1 / NOTEWORTHY:
+        return f"the worst stalls are {1 / ratio:.1f} times longer with PD"
+    return "no difference that one run could show"
+
+
+LIMITS = """\
+What a machine with no GPU cannot show: the throughput of either layout on GPUs, the best P:D ratio, and
+the speed of a real network. Here all engines share the cores with Ray, the HTTP path and the bench
+client, both nodes are this machine, and NIXL's progress threads poll on the engines' own cores."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m pdbench.stalls", description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", metavar="FOLDER")
+    args = parser.parse_args()
+    try:
+        lines = stall_lines(read_results(args.folders))
+    except ResultError as error:
+        print(f"stalls: error: {error}", file=sys.stderr)
+        return 2
+    print("What this run showed, one measurement of each level:", *lines, LIMITS, sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

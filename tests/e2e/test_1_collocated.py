@@ -1,0 +1,172 @@
+"""The collocated arm for real: launch, checks, sweep, faults, stop. Saves the tokens that PD is held against."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+import requests
+from conftest import BIN, ROOT, URL, bench, deployment, environment, launch, level, module
+
+from pdbench.manifest import Manifest
+
+FOLDER = "gpt-oss-tiny_itl300_otl16_mixed_{}"
+WORKLOAD = ("--itl", "300", "--otl", "16")
+
+
+@pytest.fixture(scope="module")
+def running(local_cluster):
+    yield launch("--collocated", "--num", "1", "--tp", "1")
+    launch("--stop")
+
+
+def test_launch_returns_when_every_replica_has_answered(running):
+    found = deployment()
+    assert found["layout"] == "1xtp1" and found["mode"] == "collocated"
+    roles = [r["role"] for r in found["replicas"]]
+    assert sorted(roles) == ["collocated", "ingress"]
+    engine = next(r for r in found["replicas"] if r["role"] == "collocated")
+    assert engine["node_ip"] == "127.0.0.3" and psutil.pid_exists(engine["pid"])
+    readiness = found["gates"][0]
+    assert readiness["name"] == "readiness" and engine["replica_id"] in readiness["seen"]
+    assert found["machines"][0]["versions"]["ray"] == "2.60.0" and len(found["model_checksum"]) == 64
+
+
+def test_status_and_second_launch(running):
+    status = launch("--status")
+    assert json.loads(status.stdout)["status"] == "RUNNING"
+    again = launch("--collocated", check=False)
+    assert again.returncode == 1 and "running already" in again.stderr
+
+
+def test_the_server_binds_loopback_only(running):
+    listening = [c.laddr.ip for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == 8000]
+    assert set(listening) == {"127.0.0.1"}
+
+
+def test_smoke_streams_real_tokens(running):
+    done = bench(ROOT, "--smoke")
+    assert "gpt-oss-tiny:" in done.stdout and "TTFT" in done.stdout and "p99" in done.stdout
+
+
+def test_chat_template_works(running):
+    body = {"model": "gpt-oss-tiny", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
+    answer = requests.post(f"{URL}/v1/chat/completions", json=body, timeout=60).json()
+    assert answer["usage"]["completion_tokens"] == 8
+
+
+def test_save_tokens_and_equal_to_itself(running, shared):
+    module("gates", "--save", str(shared / "tokens.json"))
+    again = module("gates", "--against", str(shared / "tokens.json"))
+    assert "ok   token-equality: 36 of 36" in again.stdout
+
+
+def test_the_kv_gate_fails_where_no_kv_cache_moved(running):
+    """A deployment that computes the prompts itself answers rightly and moves nothing."""
+    import asyncio
+
+    from pdbench import gates
+
+    async def check():
+        before = await gates._kv_counters(URL)
+        await gates.greedy_tokens(URL, "gpt-oss-tiny", [list(range(300, 500))], lambda *_: None)
+        return await gates.kv_moved(URL, before, 1)
+
+    old, gates.COUNTERS_TIMEOUT_S = gates.COUNTERS_TIMEOUT_S, 3.0
+    try:
+        gate = asyncio.run(check())
+    finally:
+        gates.COUNTERS_TIMEOUT_S = old
+    assert not gate.passed and gate.seen.startswith("0 transfers, 0.0 MiB")
+
+
+def test_sweep_writes_levels_and_resumes(running, tmp_path):
+    bench(tmp_path, "-e", "sweep", *WORKLOAD, "-c", "1,2")
+    folder = tmp_path / FOLDER.format("sweep")
+    assert sorted(p.name for p in folder.iterdir()) == ["conc1.json", "conc2.json", "manifest.json"]
+    one, two = level(folder, "conc1.json"), level(folder, "conc2.json")
+    assert (one["completed"], two["completed"], two["failed"]) == (5, 10, 0)
+    assert two["total_output_tokens"] == 160 and two["total_input_tokens"] == 3000
+    assert one["seed"] != two["seed"] and len(two["ttfts"]) == 10
+    manifest = Manifest.read(folder)
+    assert [r.seed for r in manifest.levels] == [int(one["seed"]), int(two["seed"])]
+    assert manifest.deployment.layout == "1xtp1" and manifest.client.versions["vllm"] == "0.29.0+cpu"
+    assert "vllm" in manifest.levels[0].command and "'300'" in manifest.levels[0].command
+
+    before = (folder / "conc1.json").stat().st_mtime_ns
+    more = bench(tmp_path, "-e", "sweep", *WORKLOAD, "-c", "1,2,3")
+    assert "1 of 3 levels to measure" in more.stderr and (folder / "conc1.json").stat().st_mtime_ns == before
+    assert len(Manifest.read(folder).commands) == 2
+
+
+def test_request_rate_and_prefill_only(running, tmp_path):
+    bench(tmp_path, "-e", "rate", *WORKLOAD, "-t", "request-rate", "-r", "4", "-n", "8", "--mode", "prefill-only")
+    found = level(tmp_path / "gpt-oss-tiny_itl300_otl16_prefill-only_rate", "rr4.json")
+    assert found["request_rate"] == 4 and found["total_output_tokens"] == found["completed"] == 8
+
+
+def test_interrupted_sweep_leaves_no_process_and_no_part(running, tmp_path):
+    sweep = subprocess.Popen(
+        ["./run_bm.sh", "-e", "stopped", *WORKLOAD, "-c", "4", "-n", "2000", "--results-dir", str(tmp_path)],
+        cwd=ROOT, env=environment(MARKED="interrupted"), start_new_session=True, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    folder = tmp_path / FOLDER.format("stopped")
+    wait_for(lambda: (folder / ".client.log").exists() and "Starting main benchmark" in (folder / ".client.log").read_text())
+    os.killpg(sweep.pid, signal.SIGINT)
+    assert sweep.wait(60) == 130 and "goes on at this level" in sweep.stderr.read()
+    assert marked("interrupted") == []
+    assert not [p.name for p in folder.glob("conc*")]
+
+
+def test_a_killed_replica_fails_its_level_and_the_next_sweep_succeeds(running, tmp_path):
+    sweep = subprocess.Popen(
+        ["./run_bm.sh", "-e", "killed", *WORKLOAD, "-c", "4,2", "-n", "400", "--results-dir", str(tmp_path)],
+        cwd=ROOT, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    folder = tmp_path / FOLDER.format("killed")
+    wait_for(lambda: (folder / ".client.log").exists() and "Starting main benchmark" in (folder / ".client.log").read_text())
+    engine = next(r for r in deployment()["replicas"] if r["role"] == "collocated")
+    time.sleep(2)  # so that requests are under way
+    psutil.Process(engine["pid"]).kill()
+    assert sweep.wait(300) == 1
+    assert "level conc4 does not count" in sweep.stderr.read()
+    assert not (folder / "conc4.json").exists() and not (folder / "conc2.json").exists()
+    assert (folder / "conc4.json.bad").exists() and not Manifest.read(folder).levels[0].ok
+
+    wait_for(lambda: any(r["role"] == "collocated" and r["pid"] != engine["pid"] for r in deployment()["replicas"]), 300)
+    bench(tmp_path, "-e", "killed", *WORKLOAD, "-c", "4,2", "-n", "8")
+    assert level(folder, "conc4.json")["completed"] == 8 and not (folder / "conc4.json.bad").exists()
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.2)
+
+
+def marked(value: str) -> list[str]:
+    """Command lines of living processes with MARKED=value in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("MARKED") == value and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline()))
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_viz_reads_what_was_measured(running, shared, tmp_path):
+    bench(tmp_path, "-e", "look_1xtp1", *WORKLOAD, "-c", "1,2", "-n", "4")
+    folder = tmp_path / FOLDER.format("look_1xtp1")
+    figure = tmp_path / "figure.png"
+    done = subprocess.run(
+        [str(BIN / "python"), "viz.py", "--exps", str(folder), "--show-tables", "--plot-path", str(figure)],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1xtp1" in done.stdout and figure.stat().st_size > 10_000

@@ -1,0 +1,66 @@
+"""Prefill/decode for real: the KV cache moves over NIXL, and greedy tokens equal the collocated ones."""
+
+import pytest
+from conftest import deployment, level, module
+
+from pdbench.manifest import Manifest
+
+
+def nodes(found: dict) -> dict[str, set[str]]:
+    by_role: dict[str, set[str]] = {}
+    for replica in found["replicas"]:
+        by_role.setdefault(replica["role"], set()).add(replica["node_ip"])
+    return by_role
+
+
+def gate_lines(shared, check: bool = True):
+    return module("gates", "--against", str(shared / "tokens.json"), check=check).stdout
+
+
+@pytest.fixture(autouse=True)
+def tokens(shared):
+    if not (shared / "tokens.json").exists():
+        pytest.fail("the collocated tokens are missing: run the e2e tests together, test_1_collocated.py saves them")
+
+
+def test_pack_tp1_to_tp1(deployed, shared, tmp_path):
+    from conftest import bench
+
+    deployed("--pd-pack", "--layout", "p1xtp1-d1xtp1")
+    found = deployment()
+    assert nodes(found)["prefill"] == nodes(found)["decode"] == {"127.0.0.3"}
+    lines = gate_lines(shared)
+    assert "ok   token-equality: 36 of 36" in lines and "ok   kv-transfer: 36 transfers" in lines
+    bench(tmp_path, "-e", "pack", "--itl", "300", "--otl", "16", "-c", "2")
+    folder = tmp_path / "gpt-oss-tiny_itl300_otl16_mixed_pack"
+    assert level(folder, "conc2.json")["completed"] == 10
+    gates = {g.name: g for g in Manifest.read(folder).deployment.gates}
+    assert set(gates) == {"readiness", "token-equality", "kv-transfer", "transport"}
+    assert all(g.passed for g in gates.values()) and gates["transport"].seen == "cma/memory"
+
+
+def test_spread_over_tcp_tp1_to_tp2(deployed, shared):
+    deployed("--pd-spread", "--p-num", "1", "--p-tp", "1", "--d-num", "1", "--d-tp", "2", "--ucx-tls", "tcp")
+    found = deployment()
+    placed = nodes(found)
+    assert len(placed["prefill"]) == len(placed["decode"]) == 1 and placed["prefill"] != placed["decode"]
+    assert found["llm_configs"]["decode"]["runtime_env"]["env_vars"]["UCX_TLS"] == "tcp"
+    lines = gate_lines(shared)
+    assert "ok   token-equality: 36 of 36" in lines
+    assert "ok   transport: tcp/lo" in lines
+
+
+def test_pack_tp2_to_tp1(deployed, shared):
+    deployed("--pd-pack", "--layout", "p1xtp2-d1xtp1")
+    lines = gate_lines(shared)
+    assert "ok   token-equality: 36 of 36" in lines and "ok   kv-transfer" in lines
+
+
+def test_a_wrong_kv_cache_is_noticed(local_cluster, shared):
+    """P with other weights fills D's blocks with another model's keys and values: the gate must fail."""
+    from faults import launch_with_other_prefill_weights
+
+    with launch_with_other_prefill_weights(shared / "other-weights"):
+        lines = gate_lines(shared, check=False)
+    assert "FAIL token-equality" in lines and "differs from token" in lines
+    assert "ok   kv-transfer" in lines, "the transfer itself works: only its content is wrong"
