@@ -8,8 +8,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 stack=(--model configs/models/gpt-oss-tiny.yaml --hardware configs/hardware/cpu.yaml --timeout 600)
-workload=(--itl 4000 --otl 64 -c 1,2,4,8)
-results=${RESULTS_DIR:-bm_results}
+results=${RESULTS_DIR:-demo_results}
+workload=(--itl 4000 --otl 64 -c 1,2,4,8 --results-dir "$results" --force)
 tokens=.cache/demo_tokens.json
 begun=$SECONDS
 
@@ -26,19 +26,19 @@ say "Arm 1 of 3: two collocated engines"
 python launch_gptoss.py --collocated --layout 2xtp1 "${stack[@]}"
 python -m pdbench.gates --save "$tokens"
 ./run_bm.sh --smoke
-./run_bm.sh -e baseline_2xtp1 "${workload[@]}" --results-dir "$results" "$@"
+./run_bm.sh -e baseline_2xtp1 "${workload[@]}"
 python launch_gptoss.py --stop
 
 say "Arm 2 of 3: one prefill and one decode engine on one node"
 python launch_gptoss.py --pd-pack --layout p1xtp1-d1xtp1 "${stack[@]}"
 python -m pdbench.gates --against "$tokens"
-./run_bm.sh -e pack_p1xtp1-d1xtp1 "${workload[@]}" --results-dir "$results" "$@"
+./run_bm.sh -e pack_p1xtp1-d1xtp1 "${workload[@]}"
 python launch_gptoss.py --stop
 
 say "Arm 3 of 3: one prefill and one decode engine on two nodes"
 python launch_gptoss.py --pd-spread --layout p1xtp1-d1xtp1 "${stack[@]}"
 python -m pdbench.gates --against "$tokens"
-./run_bm.sh -e spread_p1xtp1-d1xtp1 "${workload[@]}" --results-dir "$results" "$@"
+./run_bm.sh -e spread_p1xtp1-d1xtp1 "${workload[@]}"
 python launch_gptoss.py --stop
 
 say "The figure and the table"

@@ -22,8 +22,15 @@ ENGINE_ERROR = r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception): .+)"
 DEFAULT_HARDWARE = ROOT / "configs/hardware/p5.48xlarge.yaml"
 
 
+class Parser(argparse.ArgumentParser):
+    """Tells what is wrong in one line, without the usage in front."""
+
+    def error(self, message: str):
+        self.exit(2, f"launch_gptoss.py: error: {message}\n")
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     what = parser.add_argument_group("what to deploy")
     mode = what.add_mutually_exclusive_group()
     mode.add_argument("--mode", choices=MODES, default=argparse.SUPPRESS)
@@ -68,7 +75,7 @@ def read_layout(args: argparse.Namespace) -> tuple[Layout, str]:
     given = {n: getattr(args, n) for n in ("tp", "num", "p_num", "p_tp", "d_num", "d_tp") if getattr(args, n) is not None}
     mode = getattr(args, "mode", None)
     flags = ", ".join("--" + n.replace("_", "-") for n in given)
-    if args.layout:
+    if args.layout is not None:
         if given:
             raise ValueError(f"give either --layout or {flags}, not both")
         layout = Layout.parse(args.layout)

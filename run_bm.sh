@@ -29,7 +29,7 @@ EOF
 die() { echo "run_bm: error: $1" >&2; exit 2; }
 
 typed="./run_bm.sh${*:+ ${*@Q}}"
-type=concurrency concurrency=all request_rate=all isl="" osl="" mode=mixed exp_name="" smoke=""
+type=concurrency concurrency=all request_rate=all isl="" osl="" mode=mixed exp_name="" smoke="" model=""
 base_url=http://127.0.0.1:8000 results_dir=bm_results
 options=()
 while (($#)); do
@@ -49,7 +49,7 @@ while (($#)); do
     --otl | --osl) osl=$2 ;;
     --mode) mode=$2 ;;
     -u | --base-url) base_url=${2%/} ;;
-    -m | --served-model-name) options+=(--model "$2") ;;
+    -m | --served-model-name) model=$2; options+=(--model "$2") ;;
     --tokenizer) options+=(--tokenizer "$2") ;;
     -n | --num-prompts) options+=(--num-prompts "$2") ;;
     --seed) options+=(--seed "$2") ;;
@@ -64,7 +64,7 @@ python=${PYTHON:-${bin}python}
 vllm=${VLLM:-${bin}vllm}
 
 if [[ $smoke ]]; then
-  exec "$python" -m pdbench.client smoke --base-url "$base_url"
+  exec "$python" -m pdbench.client smoke --base-url "$base_url" ${model:+--model "$model"}
 fi
 [[ $exp_name && $isl && $osl ]] || die "--exp-name, --itl and --otl are needed: see --help"
 [[ $exp_name =~ ^[A-Za-z0-9._-]+$ ]] || die "--exp-name '$exp_name' may hold letters, digits, '.', '_' and '-' only"
@@ -86,7 +86,10 @@ plan=$("$python" -m pdbench.bench begin --exp-name "$exp_name" --type "$type" --
 client=""
 interrupted() {
   trap - INT TERM
-  [[ $client ]] && kill "$client" 2>/dev/null && wait "$client" 2>/dev/null
+  if [[ $client ]]; then
+    kill "$client" 2>/dev/null || true
+    wait "$client" 2>/dev/null || true
+  fi
   rm -f "$folder"/*.part
   echo "run_bm: interrupted; the same command goes on at this level" >&2
   exit 130

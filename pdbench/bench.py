@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import os
 import re
+import reprlib
 import sys
 from pathlib import Path
 
@@ -19,13 +20,15 @@ from pdbench.manifest import FILENAME, Deployment, LevelRecord, Machine, Manifes
 # The bench client writes here; only a level that counts gets a name that plots read.
 PARTIAL = ".part"
 BAD = ".bad"
+COUNTS = ("completed", "failed", "total_output_tokens", "duration")
+SUMMARY = ("request_throughput", "median_ttft_ms", "median_tpot_ms", "p99_itl_ms")
 
 
 class BenchError(ValueError):
     """The sweep cannot begin, or a level does not count; one line."""
 
 
-def problems_of(result: dict, asked: int, osl: int) -> list[str]:
+def problems_of(result: object, asked: int, osl: int) -> list[str]:
     """Why a level's result does not count; empty if it does.
 
     Args:
@@ -33,17 +36,22 @@ def problems_of(result: dict, asked: int, osl: int) -> list[str]:
         asked: requests that were to be sent.
         osl: output tokens of each request.
     """
+    if not isinstance(result, dict):
+        return [f"the result is {reprlib.repr(result)}, not a JSON object"]
     numbers = {}
-    for key in ("completed", "failed", "total_output_tokens", "duration"):
+    for key in (*COUNTS, *SUMMARY):
         value = result.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
-            return [f"{key} is {value!r}, not a number"]
+        # The bound keeps out NaN, infinity and what is too long to print.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e15:
+            return [f"{key} is {reprlib.repr(value)}, not a number of at least 0"]
         numbers[key] = value
     found = []
     if numbers["completed"] != asked:
         found.append(f"{numbers['completed']} of {asked} requests completed")
     if numbers["failed"]:
-        reason = next((e for e in result.get("errors", []) if e), "the client gives no reason")
+        errors = result.get("errors")
+        reason = next((e for e in errors if e), "") if isinstance(errors, list) else ""
+        reason = reason or "the client gives no reason"
         found.append(f"{numbers['failed']} requests failed: {' '.join(str(reason).split())[-300:]}")
     expected = numbers["completed"] * osl
     if numbers["total_output_tokens"] != expected:
@@ -90,6 +98,10 @@ def begin(args: argparse.Namespace) -> None:
     todo = [level for level in levels if args.force or not _measured(folder, level, manifest, args)]
     asyncio.run(client.smoke(args.base_url, model, max_tokens=4))
     manifest.write(folder)
+    for path in folder.glob("*.json"):
+        # What this manifest does not vouch for, such as levels of another layout, must not be plotted with it.
+        if path.name != FILENAME and path.stem not in {r.level for r in manifest.levels}:
+            os.replace(path, f"{path}{BAD}")
     warn(f"{folder}: {len(todo)} of {len(levels)} levels to measure")
     print(folder)
     print(model, tokenizer or model, *workload.phase_lengths(args.mode, args.isl, args.osl), sep="\t")
@@ -110,11 +122,12 @@ def _manifest(folder: Path, name: workload.RunName, args: argparse.Namespace, de
     if not (folder / FILENAME).exists():
         return Manifest(**fields, commands=[args.typed])
     old = Manifest.read(folder)
-    for what, was, is_now in _identity(old, deployment, args.seed):
-        if was != is_now and not args.force:
-            raise BenchError(f"{folder} holds results of {what} {was}, but this is {what} {is_now}: "
-                             "choose another --exp-name, or --force to measure anew")  # fmt: skip
-    levels = [] if args.force else old.levels
+    changed = [c for c in _identity(old, deployment, args.seed) if c[1] != c[2]]
+    if changed and not args.force:
+        what, was, is_now = changed[0]
+        raise BenchError(f"{folder} holds results of {what} {was}, but this is {what} {is_now}: "
+                         "choose another --exp-name, or --force to measure anew")  # fmt: skip
+    levels = [] if changed else old.levels
     return Manifest(**fields, commands=[*old.commands, args.typed], levels=levels)
 
 
@@ -171,8 +184,15 @@ def warn(line: str) -> None:
     print(f"run_bm: {line}", file=sys.stderr, flush=True)
 
 
+class Parser(argparse.ArgumentParser):
+    """Tells what is wrong in one line, without the usage in front."""
+
+    def error(self, message: str):
+        self.exit(2, f"run_bm: error: {message}\n")
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m pdbench.bench", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m pdbench.bench", description=__doc__.splitlines()[0])
     actions = parser.add_subparsers(dest="action", required=True)
     first = actions.add_parser("begin")
     first.add_argument("--exp-name", required=True)
@@ -210,7 +230,7 @@ def main() -> int:
     args = parse_args()
     try:
         begin(args) if args.action == "begin" else finish(args)
-    except (BenchError, client.ServerError, ValueError) as error:
+    except (BenchError, client.ServerError, ValueError, OSError) as error:
         warn(f"error: {first_line(error)}")
         return 2 if args.action == "begin" else 1
     return 0

@@ -109,10 +109,11 @@ async def stream(opened: aiohttp.ClientSession, model: str, prompt: str | list[i
 
 async def first_model(opened: aiohttp.ClientSession) -> str:
     """The served model's name, from /v1/models."""
-    models = (await get(opened, "/v1/models"))["data"]
-    if not models:
-        raise ServerError("the server serves no model")
-    return models[0]["id"]
+    answer = await get(opened, "/v1/models")
+    try:
+        return answer["data"][0]["id"]
+    except (LookupError, TypeError):
+        raise ServerError("the server serves no model") from None
 
 
 async def smoke(base_url: str, model: str | None, max_tokens: int = 32, prompt_tokens: int = 64) -> tuple[str, Completion]:

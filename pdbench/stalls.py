@@ -22,22 +22,28 @@ def stall_lines(table: pd.DataFrame) -> list[str]:
         table: of `read_results`, with at least one collocated and one PD arm.
 
     Raises:
-        ResultError: there is no arm of one of the two kinds.
+        ResultError: there is no arm of one of the two kinds, or nothing that both can be compared in.
     """
+    if len(table[["model", "isl", "osl", "phase"]].drop_duplicates()) > 1:
+        raise ResultError("stalls compare arms of one model and one workload")
+    if table["p99_itl_ms"].isna().any():
+        raise ResultError("a single output token has no inter-token latency")
     is_pd = table["layout"].map(lambda text: Layout.parse(text).is_pd)
     collocated, pd_arms = table[~is_pd], table[is_pd]
     if collocated.empty or pd_arms.empty:
         raise ResultError("stalls compare a collocated arm with PD arms: give folders of both")
-    base = collocated.groupby("level")[["median_itl_ms", "p99_itl_ms"]].median()
+    base = collocated.groupby(["kind", "level"])[["median_itl_ms", "p99_itl_ms"]].median()
     lines = []
-    for (arm, level), rows in pd_arms.groupby(["arm", "level"], sort=False):
-        if level not in base.index:
+    for (arm, kind, level), rows in pd_arms.groupby(["arm", "kind", "level"], sort=False):
+        if (kind, level) not in base.index:
             continue
-        c, p = base.loc[level], rows[["median_itl_ms", "p99_itl_ms"]].median()
+        c, p = base.loc[(kind, level)], rows[["median_itl_ms", "p99_itl_ms"]].median()
         lines.append(
             f"level {level:g}: inter-token median/p99 {c.median_itl_ms:.0f}/{c.p99_itl_ms:.0f} ms collocated, "
             f"{p.median_itl_ms:.0f}/{p.p99_itl_ms:.0f} ms {arm}: {verdict(c.p99_itl_ms, p.p99_itl_ms)}"
         )
+    if not lines:
+        raise ResultError("no level was measured both collocated and with PD")
     return lines
 
 

@@ -14,6 +14,7 @@ import shutil
 import string
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -43,7 +44,7 @@ class TinySpec(BaseModel):
     intermediate_size: int = Field(default=128, ge=32)
     sliding_window: int = Field(default=128, ge=16)
     max_position: int = Field(default=16384, ge=1024)
-    dtype: str = "bfloat16"
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     seed: int = 0
 
     @model_validator(mode="after")
@@ -85,10 +86,9 @@ def verified_checksum(folder: Path) -> str | None:
     sums = folder / CHECKSUM_FILE
     if not sums.is_file():
         return None
-    for line in sums.read_text().splitlines():
-        digest, name = line.split("  ", 1)
-        if not (folder / name).is_file() or _sha256(folder / name) != digest:
-            return None
+    lines = [line.partition("  ") for line in sums.read_text(errors="replace").splitlines()]
+    if not lines or any(not (folder / name).is_file() or _sha256(folder / name) != digest for digest, _, name in lines):
+        return None
     return _sha256(sums)
 
 

@@ -14,6 +14,8 @@ UCX_TABLE = r"\|.*\|"
 _READ = "remote memory read by ucp_get"
 _TITLE = re.compile(r"\| [^|]* \| [^|]* by ucp_")
 _ROW = re.compile(r"\|\s*[\w.]+\s*\|[^|]*\|\s*(\S[^|]*?)\s*\|")
+# Several rails read `50% on srd/rdmap85s0:1 and 50% on srd/rdmap86s0:1`.
+_TRANSPORT = re.compile(r"\w+/[^\s,]+")
 
 
 class Transport(BaseModel):
@@ -58,5 +60,5 @@ def read_transports(lines: list[str]) -> list[str]:
         if _TITLE.search(line):
             reading = _READ in line
         elif reading and (match := _ROW.search(line)):
-            found.add(match[1])
+            found.update(_TRANSPORT.findall(match[1]))
     return sorted(found)

@@ -1,0 +1,106 @@
+"""Configuration files: those of the repository load, wrong ones are refused in one line."""
+
+import pytest
+
+from pdbench.configs import ROOT, ConfigError, load_hardware, load_model
+
+MODELS = sorted((ROOT / "configs/models").glob("*.yaml"))
+HARDWARE = sorted((ROOT / "configs/hardware").glob("*.yaml"))
+MODEL = "model_id: m\nkv_heads: 2\nmax_model_len: 100\n"
+
+
+def refusal(load, path, text):
+    path.write_text(text) if isinstance(text, str) else path.write_bytes(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
+def test_every_model_file_loads(path):
+    model = load_model(path)
+    assert model.stream_batching_interval_ms == 0, "batching would hide the spread of inter-token latencies"
+    assert model.tiny is None or model.kv_heads == model.tiny.num_kv_heads
+
+
+@pytest.mark.parametrize("path", HARDWARE, ids=lambda p: p.stem)
+def test_every_hardware_file_loads(path):
+    hardware = load_hardware(path)
+    assert hardware.name == path.stem
+    assert (hardware.accelerator, hardware.kv_buffer_device) in {("GPU", "cuda"), ("CPU", "cpu")}
+
+
+def test_the_files_that_the_study_needs_are_there():
+    assert [p.stem for p in MODELS] == ["gpt-oss-120b", "gpt-oss-20b", "gpt-oss-tiny"]
+    assert [p.stem for p in HARDWARE] == ["cpu", "p5.48xlarge"]
+    big = load_model(ROOT / "configs/models/gpt-oss-120b.yaml")
+    assert (big.source, big.kv_heads, big.max_model_len) == ("openai/gpt-oss-120b", 8, 16000)
+    node = load_hardware(ROOT / "configs/hardware/p5.48xlarge.yaml")
+    assert (node.accelerators_per_node, node.accelerator_type) == (8, "H100")
+
+
+def test_the_source_is_the_id_a_hub_id_or_a_folder_of_this_repository(tmp_path):
+    path = tmp_path / "m.yaml"
+    path.write_text(MODEL)
+    assert load_model(path).source == "m"
+    path.write_text(MODEL + "model_source: hub/id\n")
+    assert load_model(path).source == "hub/id"
+    path.write_text(MODEL + "model_source: some/folder\ntiny: {}\n")
+    assert load_model(path).source == str(ROOT / "some/folder")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MODEL + "max_modle_len: 5\n", "unknown key 'max_modle_len': did you mean 'max_model_len'?"),
+        (MODEL + "tiny:\n  num_layer: 2\n", "unknown key 'tiny.num_layer': did you mean 'num_layers'?"),
+        (MODEL.replace("kv_heads: 2", "kv_heads: 0"), "kv_heads: Input should be greater than or equal to 1"),
+        (MODEL.replace("kv_heads: 2\n", ""), "kv_heads: Field required"),
+        (MODEL.replace("m\n", "''\n"), "model_id: String should have at least 1 character"),
+        (MODEL + "tiny:\n  num_layers: many\n", "tiny.num_layers: Input should be a valid integer"),
+        (MODEL + "tiny:\n  num_kv_heads: 3\n", "tiny: Value error, num_heads 8 must be a multiple of num_kv_heads 3"),
+        ("- a\n- b\n", "expected keys and values, found list"),
+        ("", "expected keys and values, found NoneType"),
+        ("just words\n", "expected keys and values, found str"),
+        ("model_id: [unclosed\n", "not valid YAML: "),
+        ("model_id: m\n\tkv_heads: 2\n", "not valid YAML: "),
+        (b"model_id: \xff\xfe\n", "not valid YAML: "),
+        ("model_id: !!python/object:os.system {}\n", "not valid YAML: "),
+    ],
+)
+def test_a_wrong_model_file_is_refused_in_one_line(tmp_path, text, message):
+    assert refusal(load_model, tmp_path / "m.yaml", text).startswith(message)
+
+
+def test_an_unknown_key_like_no_other_lists_those_that_are_allowed(tmp_path):
+    message = refusal(load_model, tmp_path / "m.yaml", MODEL + "zzz: 1\n")
+    assert message.startswith("unknown key 'zzz': allowed: model_id, model_source, tiny, ")
+    message = refusal(load_model, tmp_path / "m.yaml", MODEL + "tiny:\n  zzz: 1\n")
+    assert message.startswith("unknown key 'tiny.zzz': allowed: vocab_size, hidden_size, ")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("accelerator: CPU", "accelerator: TPU", "accelerator: Input should be 'GPU' or 'CPU'"),
+        ("name: cpu", "nmae: x\nname: cpu", "unknown key 'nmae': did you mean 'name'?"),
+        ("ingress_replicas: 1", "ingress_replicas: 0", "ingress_replicas: Input should be greater than or equal to 1"),
+        # YAML reads a bare 1 as a number; the environment holds strings.
+        ('OMP_NUM_THREADS: "1"', "OMP_NUM_THREADS: 1", "env.OMP_NUM_THREADS: Input should be a valid string"),
+    ],
+)
+def test_a_wrong_hardware_file_is_refused_in_one_line(tmp_path, old, new, message):
+    text = (ROOT / "configs/hardware/cpu.yaml").read_text()
+    assert old in text
+    assert refusal(load_hardware, tmp_path / "h.yaml", text.replace(old, new)) == message
+
+
+def test_a_missing_file_lists_those_that_exist(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load_model(tmp_path / "none.yaml")
+    have = ", ".join(f"configs/models/{p.name}" for p in MODELS)
+    assert str(caught.value) == f"no such file: {tmp_path / 'none.yaml'} (there are: {have})"
+    with pytest.raises(ConfigError, match=r"there are: configs/hardware/cpu.yaml, configs/hardware/p5"):
+        load_hardware(tmp_path)  # a folder is no file

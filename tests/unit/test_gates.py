@@ -1,0 +1,321 @@
+"""The checks before measuring, against a small server that answers like a deployment of this repository."""
+
+import asyncio
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdbench import gates
+from pdbench.client import ServerError
+from pdbench.gates import MARGIN, NEW_TOKENS, _decided, compare, varied
+
+CONTINUATION = [[1, 2, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "passed", "seen"),
+    [
+        (CONTINUATION, CONTINUATION, True, "2 of 2 continuations equal, 6 tokens compared"),
+        # Only what the model was decided on is compared.
+        ([[1, 2], [4]], [[1, 2, 9], [4, 9, 9]], True, "2 of 2 continuations equal, 3 tokens compared"),
+        (CONTINUATION, [[1, 2, 3], [4, 0, 6]], False, "1 of 2 continuations equal, 6 tokens compared; "
+         "prompt 1 (7 tokens) differs from token 1 on: [4, 0, 6] instead of [4, 5, 6]"),
+        (CONTINUATION, [[0, 2, 3, 8, 9], [0, 5, 6]], False, "0 of 2 continuations equal, 6 tokens compared; "
+         "prompt 0 (5 tokens) differs from token 0 on: [0, 2, 3] instead of [1, 2, 3]"),
+        (CONTINUATION, [[1, 2], [4, 5, 6]], False, "1 of 2 continuations equal, 6 tokens compared; "
+         "prompt 0 (5 tokens) differs from token 2 on: [1, 2] instead of [1, 2, 3]"),
+        (CONTINUATION, [[], [4, 5, 6]], False, "1 of 2 continuations equal, 6 tokens compared; "
+         "prompt 0 (5 tokens) differs from token 0 on: [] instead of [1, 2, 3]"),
+        # Where nothing is compared, nothing is proved.
+        ([], [], False, "0 of 0 continuations equal, 0 tokens compared"),
+        ([[1], []], [[1], [2]], False, "2 of 2 continuations equal, 1 tokens compared"),
+    ],
+)  # fmt: skip
+def test_tokens_are_compared_one_by_one(expected, got, passed, seen):
+    gate = compare([[0] * 5, [0] * 7][: len(expected)], expected, got)
+    assert (gate.name, gate.passed, gate.seen) == ("token-equality", passed, seen)
+
+
+def test_a_continuation_too_few_is_no_comparison():
+    with pytest.raises(ValueError, match="shorter"):
+        compare([[0]], CONTINUATION, CONTINUATION[:1])
+
+
+tokens = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), min_size=1, max_size=5)
+
+
+@given(tokens, st.data())
+def test_any_single_wrong_token_is_noticed(expected, data):
+    got = [list(c) for c in expected]
+    assert compare([[0]] * len(got), expected, got).passed
+    which = data.draw(st.integers(0, len(got) - 1))
+    at = data.draw(st.integers(0, len(got[which]) - 1))
+    got[which][at] += 1
+    gate = compare([[0]] * len(got), expected, got)
+    assert not gate.passed and f"prompt {which} (1 tokens) differs from token {at} on" in gate.seen
+
+
+def choice(*margins):
+    """A continuation 0, 1, 2, ... whose best tokens lead by these margins."""
+    best = [{f"t{i}": -0.5, "other": -0.5 - margin, "third": -9.0} for i, margin in enumerate(margins)]
+    return {"token_ids": list(range(len(margins))), "logprobs": {"top_logprobs": best}}
+
+
+def test_a_continuation_counts_up_to_the_first_close_call():
+    assert _decided(choice(1.0, 2.0, 3.0)) == [0, 1, 2]
+    assert _decided(choice(1.0, MARGIN / 2, 3.0)) == [0]
+    assert _decided(choice(0.0, 1.0)) == []
+    assert _decided(choice(1.0, MARGIN * 1.01)) == [0, 1]
+    assert _decided(choice()) == []
+
+
+def test_a_margin_that_nobody_knows_is_no_decision():
+    same_text = choice(1.0, 1.0)
+    same_text["logprobs"]["top_logprobs"][1] = {"\ufffd": -0.5}
+    assert _decided(same_text) == [0]
+
+
+@pytest.mark.parametrize(
+    ("continuations", "verdict"),
+    [
+        ([[1, 2], [3, 4], [5, 6]], True),
+        ([[7, 7]] * 5, False),  # one continuation whatever the prompt
+        ([[i, i] for i in range(9)], False),  # one token repeated
+        ([[1, 2]] * 2 + [[3, 4]], False),
+        ([[i, i + 1] for i in range(19)] + [[0, 1]], True),  # a single repetition is an accident
+        ([], False),
+    ],
+)
+def test_continuations_must_tell_a_right_cache_from_a_wrong_one(continuations, verdict):
+    assert varied(continuations) is verdict
+
+
+class FakeDeployment(ThreadingHTTPServer):
+    """Continuations depend on the whole prompt; what a test changes goes wrong."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.mode, self.checksum, self.transport = "collocated", "abc", {"backend": "UCX", "ucx_tls": "tcp"}
+        self.transports, self.gates, self.salts, self.margin = ["tcp/lo"], [], [], 1.0
+        self.counters = {"kv_bytes": 5.0, "kv_transfers": 1.0}
+        self.transfers, self.failing, self.expiring, self.constant = True, 0, 0, False
+        self.corrupts = lambda prompt: False
+
+    def complete(self, body):
+        prompt = body["prompt"]
+        if self.transfers and len(prompt) > 1:
+            self.counters["kv_transfers"] += 1
+            self.counters["kv_bytes"] += 1024 * len(prompt)
+        self.salts.append(body["cache_salt"])
+        seen = [] if self.constant else [*prompt, "corrupt"] if self.corrupts(prompt) else prompt
+        ids = list(hashlib.sha256(json.dumps(seen).encode()).digest()[: body["max_tokens"]])
+        best = [{str(token): -1.0, "other": -1.0 - self.margin} for token in ids]
+        return {"choices": [{"token_ids": ids, "logprobs": {"top_logprobs": best}}]}
+
+    def deployment(self):
+        return {
+            "model_id": "m", "model_checksum": self.checksum, "mode": self.mode, "layout": "1xtp1",
+            "transport": self.transport, "llm_configs": {"x": {"engine_kwargs": {"max_model_len": 128 + NEW_TOKENS}}},
+        }  # fmt: skip
+
+    def counters_of_two_replicas(self):
+        more = {"kv_failed": float(self.failing), "kv_expired": float(self.expiring)}
+        return {"decode": self.counters | (more if self.salts else {}), "prefill": {"kv_bytes": 0.0}}
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        self.answer({
+            "/pdbench/deployment": server.deployment, "/pdbench/transports": lambda: server.transports,
+            "/pdbench/counters": server.counters_of_two_replicas,
+        }[self.path]())  # fmt: skip
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/v1/completions":
+            self.answer(self.server.complete(body))
+        else:
+            assert self.path == "/pdbench/gates"
+            self.server.gates.append(body)
+            self.answer({})
+
+    def answer(self, content):
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(gates, "COUNTERS_TIMEOUT_S", 0.0)
+    with FakeDeployment() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def saved(server, tmp_path):
+    """Tokens of the collocated arm; then the server becomes a PD arm."""
+    path = tmp_path / "tokens.json"
+    asyncio.run(gates.save(server.url, path, seed=0))
+    server.mode = "pd-spread"
+    return path
+
+
+def check(server, path):
+    found = asyncio.run(gates.check(server.url, path))
+    assert [gate["name"] for gate in server.gates] == [gate.name for gate in found], "each gate is recorded"
+    return {gate.name: gate for gate in found}
+
+
+def test_saved_prompts_have_all_lengths_and_differ(saved):
+    content = json.loads(saved.read_text())
+    lengths = [len(prompt) for prompt in content["prompts"]]
+    assert lengths == sorted([1, 2, 15, 16, 17, 63, 128] * 3), "within the context, three of each"
+    assert len({tuple(prompt) for prompt in content["prompts"] if len(prompt) > 1}) == 18
+    assert {len(tokens) for tokens in content["tokens"]} == {NEW_TOKENS}
+    assert (content["model"], content["checksum"]) == ("m", "abc")
+
+
+def test_an_equal_pd_arm_passes_every_gate(server, saved):
+    found = check(server, saved)
+    assert list(found) == ["token-equality", "kv-transfer", "transport"]
+    assert all(gate.passed for gate in found.values())
+    assert found["kv-transfer"].seen.startswith("18 transfers, ")
+    assert found["kv-transfer"].expected == "at least 18 transfers, none failed or expired"
+    assert found["transport"].seen == "tcp/lo"
+    assert len(set(server.salts)) == len(server.salts) == 42, "no earlier request's prefix cache may answer"
+
+
+def test_a_collocated_arm_is_only_compared(server, saved):
+    server.mode = "collocated"
+    assert list(check(server, saved)) == ["token-equality"]
+
+
+def test_a_corrupted_cache_is_noticed(server, saved):
+    server.corrupts = lambda prompt: len(prompt) == 128
+    gate = check(server, saved)["token-equality"]
+    assert not gate.passed and gate.seen.startswith("18 of 21 continuations equal, ")
+    assert "prompt 18 (128 tokens) differs from token " in gate.seen
+
+
+def test_a_recompute_that_says_the_same_is_no_transfer(server, saved):
+    server.transfers = False
+    found = check(server, saved)
+    assert found["token-equality"].passed and not found["kv-transfer"].passed
+    assert found["kv-transfer"].seen == "0 transfers, 0.0 MiB, 0 failed, 0 expired"
+
+
+@pytest.mark.parametrize(("what", "seen"), [("failing", "1 failed, 0 expired"), ("expiring", "0 failed, 1 expired")])
+def test_a_lost_transfer_is_noticed(server, saved, what, seen):
+    server.salts.clear()
+    setattr(server, what, 1)
+    gate = check(server, saved)["kv-transfer"]
+    assert not gate.passed and gate.seen.startswith("18 transfers") and gate.seen.endswith(seen)
+
+
+@pytest.mark.parametrize(
+    ("ucx_tls", "seen", "passed"),
+    [
+        ("tcp", ["tcp/lo"], True),
+        ("tcp", ["cma/memory"], False),
+        ("tcp", ["cma/memory", "tcp/lo"], False),
+        ("tcp", [], False),
+        (None, ["cma/memory"], True),
+        (None, [], False),
+        ("rc,cuda_ipc", ["rc_mlx5/mlx5_0:1", "cuda_ipc/cuda"], True),
+        ("sm,self", ["cma/memory", "sysv/memory"], True),
+        ("shm", ["tcp/lo"], False),
+        ("all", ["tcp/lo", "cma/memory"], True),
+    ],
+)
+def test_the_transport_is_one_of_those_allowed(server, ucx_tls, seen, passed):
+    server.transports = seen
+    gate = asyncio.run(gates.transport_seen(server.url, ucx_tls))
+    assert (gate.name, gate.passed, gate.seen) == ("transport", passed, ", ".join(seen) or "none")
+
+
+def test_libfabric_has_no_transport_of_ucx_to_see(server, saved):
+    server.transport = {"backend": "LIBFABRIC", "ucx_tls": None}
+    assert list(check(server, saved)) == ["token-equality", "kv-transfer"]
+
+
+def test_another_model_is_not_compared(server, saved):
+    server.checksum = "other"
+    with pytest.raises(ServerError, match="tokens.json holds tokens of another model than the one that runs"):
+        asyncio.run(gates.check(server.url, saved))
+    assert server.gates == []
+
+
+def test_a_model_that_says_the_same_to_all_proves_nothing(server, tmp_path):
+    server.constant = True
+    with pytest.raises(ServerError, match="do not depend on the prompt"):
+        asyncio.run(gates.save(server.url, tmp_path / "tokens.json", seed=0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_wavers_on_everything_is_not_compared(server, tmp_path):
+    server.margin = MARGIN / 2
+    with pytest.raises(ServerError, match="undecided on 20 prompts of 1 tokens"):
+        asyncio.run(gates.save(server.url, tmp_path / "tokens.json", seed=0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def run(monkeypatch, capsys, *args):
+    monkeypatch.setattr("sys.argv", ["gates", *map(str, args)])
+    status = gates.main()
+    return status, capsys.readouterr()
+
+
+def test_the_command_saves(server, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "tokens.json"
+    status, said = run(monkeypatch, capsys, "--base-url", server.url, "--save", path, "--seed", 5)
+    assert status == 0 and said.out == f"saved the greedy tokens of 21 prompts of layout 1xtp1 to {path}\n"
+    first = json.loads(path.read_text())["prompts"]
+    run(monkeypatch, capsys, "--base-url", server.url, "--save", path, "--seed", 6)
+    assert json.loads(path.read_text())["prompts"] != first
+    run(monkeypatch, capsys, "--base-url", server.url, "--save", path, "--seed", 5)
+    assert json.loads(path.read_text())["prompts"] == first, "the prompts are those of the seed"
+
+
+def test_the_command_says_what_passed_and_exits_by_it(server, saved, monkeypatch, capsys):
+    status, said = run(monkeypatch, capsys, "--base-url", server.url, "--against", saved)
+    assert status == 0 and [line[:4] for line in said.out.splitlines()[-3:]] == ["ok  "] * 3
+    server.transports = ["cma/memory"]
+    status, said = run(monkeypatch, capsys, "--base-url", server.url, "--against", saved)
+    assert status == 1
+    assert said.out.splitlines()[-1] == "FAIL transport: cma/memory (expected: within UCX_TLS=tcp)"
+
+
+def test_tokens_that_cannot_be_read_are_named(server, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "tokens.json"
+    for content in (None, "{", "[" * 9999):
+        if content:
+            path.write_text(content)
+        status, said = run(monkeypatch, capsys, "--base-url", server.url, "--against", path)
+        assert status == 2 and said.err.count("\n") == 1 and said.err.startswith(f"gates: error: {path}: ")
+    path.write_text("{}")
+    status, said = run(monkeypatch, capsys, "--base-url", server.url, "--against", path)
+    assert status == 2 and said.err.count("\n") == 1 and said.err.startswith("gates: error: ")
+
+
+def test_a_dead_server_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
+        url = f"http://127.0.0.1:{closed.server_port}"
+    status, said = run(monkeypatch, capsys, "--base-url", url, "--save", tmp_path / "tokens.json")
+    assert status == 2 and said.err.startswith(f"gates: error: no server answers at {url}: ")
+    assert said.err.count("\n") == 1 and list(tmp_path.iterdir()) == []

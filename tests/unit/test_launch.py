@@ -1,0 +1,287 @@
+"""launch_gptoss.py: options to a plan, and mistakes to one line, without a cluster."""
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+import launch_gptoss
+from pdbench import cluster, local_cluster, stack
+from pdbench.configs import ROOT
+
+BIG = ["--model", "configs/models/gpt-oss-120b.yaml", "--hardware", "configs/hardware/p5.48xlarge.yaml"]
+TINY = ["--model", "configs/models/gpt-oss-tiny.yaml", "--hardware", "configs/hardware/cpu.yaml"]
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch):
+    """No test may touch a cluster that runs on this machine."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("this test reached for a cluster")
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(cluster, "connect", refuse)
+    monkeypatch.setattr(local_cluster, "start", refuse)
+    monkeypatch.setattr(local_cluster, "stop", refuse)
+    monkeypatch.setattr(local_cluster, "state", lambda: None)
+    monkeypatch.setattr(stack, "vllm_version", lambda: (0, 29, 0))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def run(monkeypatch, capsys, *options):
+    monkeypatch.setattr("sys.argv", ["launch_gptoss.py", *map(str, options)])
+    capsys.readouterr()
+    try:
+        status = launch_gptoss.main()
+    except SystemExit as left:
+        status = left.code
+    return status, capsys.readouterr()
+
+
+def dry_run(monkeypatch, capsys, *options):
+    status, said = run(monkeypatch, capsys, "--dry-run", *options)
+    assert (status, said.err) == (0, ""), said.err
+    return yaml.safe_load(said.out)
+
+
+def test_the_dry_run_of_the_study_prints_a_right_plan():
+    command = [sys.executable, "launch_gptoss.py", "--layout", "p2xtp2-d1xtp4", "--mode", "pd-pack", "--dry-run", *BIG]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "&id" not in done.stdout and "*id" not in done.stdout, "every config is written out"
+    plan = yaml.safe_load(done.stdout)
+    assert (plan["layout"], plan["mode"], plan["gpus"], plan["gpus_per_node"]) == ("p2xtp2-d1xtp4", "pd-pack", 8, 8)
+    assert plan["accelerator"] == "H100" and plan["model_id"] == plan["model_source"] == "openai/gpt-oss-120b"
+    assert plan["placement"] == {"prefill": "<node1>", "decode": "<node1>", "ingress": "head"}
+    assert plan["transport"] == {"backend": "UCX", "ucx_tls": None, "verbose": False}
+    assert plan["ingress"]["num_replicas"] == 8
+    assert list(plan["llm_configs"]) == ["prefill", "decode"]
+    for role, kv_role, num, tp in (("prefill", "kv_producer", 2, 2), ("decode", "kv_consumer", 1, 4)):
+        config = plan["llm_configs"][role]
+        engine = config["engine_kwargs"]
+        assert (engine["tensor_parallel_size"], engine["max_model_len"]) == (tp, 16000)
+        assert engine["kv_transfer_config"]["kv_role"] == kv_role
+        assert engine["kv_transfer_config"]["kv_buffer_device"] == "cuda"
+        assert config["deployment_config"]["num_replicas"] == num
+        bundles = [{"GPU": 1, "node:<node1>": 0.001}] * tp
+        assert config["placement_group_config"] == {"bundles": bundles, "strategy": "STRICT_PACK"}
+        assert config["experimental_configs"] == {"stream_batching_interval_ms": 0.0}
+        assert config["runtime_env"] == {"env_vars": {"UCX_PROTO_INFO": "y"}}
+        assert config["accelerator_type"] == "H100"
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        (["--layout", "p2xtp2-d1xtp4", "--mode", "pd-pack"],
+         ["--pd-pack", "--p-num", 2, "--p-tp", 2, "--d-num", 1, "--d-tp", 4]),
+        (["--layout", "p2xtp2-d1xtp4", "--pd-spread"],
+         ["--mode", "pd-spread", "--p-num", 2, "--p-tp", 2, "--d-tp", 4]),  # one replica unless told otherwise
+        (["--layout", "p1xtp1-d1xtp1", "--pd-pack"], ["--mode", "pd-pack"]),
+        (["--layout", "4xtp2", "--mode", "collocated"], ["--collocated", "--num", 4, "--tp", 2]),
+        (["--layout", "4xtp2"], ["--mode", "collocated", "--num", 4, "--tensor-parallel-size", 2]),
+        (["--layout", "1xtp1"], ["--collocated"]),
+    ],
+)  # fmt: skip
+def test_a_layout_may_be_spelled_in_options(monkeypatch, capsys, short, long):
+    plan = dry_run(monkeypatch, capsys, *short, *BIG)
+    assert plan == dry_run(monkeypatch, capsys, *long, *BIG)
+    assert plan["layout"] == short[1]
+
+
+def test_the_modes_differ_in_placement(monkeypatch, capsys):
+    spread = dry_run(monkeypatch, capsys, "--layout", "p2xtp2-d1xtp4", "--pd-spread", *BIG)
+    assert spread["placement"] == {"prefill": "<node1>", "decode": "<node2>", "ingress": "head"}
+    collocated = dry_run(monkeypatch, capsys, "--layout", "4xtp2", *BIG)
+    assert collocated["placement"] == {"collocated": "<node1>", "ingress": "head"}
+    assert list(collocated["llm_configs"]) == ["collocated"] and collocated["transport"] is None
+    assert collocated["ingress"] == spread["ingress"], "arms compare fairly"
+
+
+def test_model_and_hardware_default_to_the_study(monkeypatch, capsys):
+    assert dry_run(monkeypatch, capsys, "--layout", "4xtp2") == dry_run(monkeypatch, capsys, "--layout", "4xtp2", *BIG)
+
+
+def test_a_cpu_plan_takes_its_model_from_this_repository(monkeypatch, capsys):
+    plan = dry_run(monkeypatch, capsys, "--layout", "p1xtp1-d1xtp1", "--pd-spread", *TINY)
+    assert plan["model_source"].startswith(str(ROOT)) and plan["accelerator"] == "CPU"
+    assert plan["ingress"]["num_replicas"] == 1
+    assert plan["llm_configs"]["decode"]["accelerator_config"] == {"kind": "cpu"}
+    assert plan["llm_configs"]["decode"]["runtime_env"]["env_vars"]["OMP_NUM_THREADS"] == "1"
+
+
+def test_options_go_where_they_belong(monkeypatch, capsys):
+    more = ["--model-id", "name", "--model-source", "hub/weights", "--ucx-tls", "tcp,cma"]
+    more += ["--ingress-replicas", 3, "--host", "::", "--port", 81]
+    plan = dry_run(monkeypatch, capsys, "--layout", "p1xtp1-d1xtp1", "--pd-pack", *TINY, *more)
+    assert (plan["model_id"], plan["model_source"]) == ("name", "hub/weights")
+    assert plan["ingress"]["num_replicas"] == 3 and plan["http"] == {"host": "::", "port": 81}
+    for config in plan["llm_configs"].values():
+        assert config["model_loading_config"] == {"model_id": "name", "model_source": "hub/weights"}
+        assert config["runtime_env"]["env_vars"]["UCX_TLS"] == "tcp,cma"
+    fabric = dry_run(monkeypatch, capsys, "--layout", "p1xtp1-d1xtp1", "--pd-pack", "--use-libfabric", *BIG)
+    assert fabric["transport"]["backend"] == "LIBFABRIC"
+    for config in fabric["llm_configs"].values():
+        transfer = config["engine_kwargs"]["kv_transfer_config"]
+        assert transfer["kv_connector_extra_config"] == {"backends": ["LIBFABRIC"]}
+        assert config["runtime_env"] == {"env_vars": {}}
+
+
+def test_verbose_warns_that_it_distorts(monkeypatch, capsys):
+    status, said = run(monkeypatch, capsys, "--dry-run", "--layout", "p1xtp1-d1xtp1", "--pd-pack", "--verbose", *BIG)
+    assert status == 0
+    assert said.err.startswith("launch: warning: debug logging distorts results") and said.err.count("\n") == 1
+    env = yaml.safe_load(said.out)["llm_configs"]["prefill"]["runtime_env"]["env_vars"]
+    assert env["VLLM_LOGGING_LEVEL"] == "DEBUG" and env["NIXL_LOG_LEVEL"] == "DEBUG"
+
+
+PD = ["--layout", "p1xtp1-d1xtp1", "--pd-pack"]
+MISTAKES = [
+    ([], "name a --mode (collocated, pd-pack, pd-spread) and a --layout such as 4xtp2 or p2xtp2-d1xtp4"),
+    (["--tp", 2], "name a --mode (collocated, pd-pack, pd-spread) and a --layout"),
+    (["--layout", "4xtp2", "--tp", 2], "give either --layout or --tp, not both"),
+    (["--layout", "4xtp2", "--p-num", 1, "--d-tp", 2], "give either --layout or --p-num, --d-tp, not both"),
+    (["--mode", "collocated", "--p-num", 2], "mode collocated takes --tp and --num, not --p-num"),
+    (["--mode", "pd-pack", "--tp", 2], "mode pd-pack takes --p-num, --p-tp, --d-num and --d-tp, not --tp"),
+    (["--pd-spread", "--p-tp", 2, "--num", 2], "mode pd-spread takes --p-num, --p-tp, --d-num and --d-tp, not --num"),
+    (["--layout", "p1xtp1-d1xtp1"], "layout p1xtp1-d1xtp1 needs --pd-pack or --pd-spread"),
+    (["--layout", "nonsense"], "cannot read the layout 'nonsense': write 4xtp2"),
+    (["--layout", ""], "cannot read the layout ''"),
+    (["--layout", "", "--collocated"], "cannot read the layout ''"),
+    (["--layout", "0xtp2"], "cannot read the layout '0xtp2'"),
+    (["--layout", "4xtp2", "--pd-pack"], "layout 4xtp2 does not go with mode pd-pack: use collocated"),
+    (["--layout", "p1xtp1-d1xtp1", "--collocated"], "does not go with mode collocated: use pd-pack or pd-spread"),
+    (["--collocated", "--tp", 0], "tensor-parallel size must be a whole number of at least 1, not 0"),
+    (["--collocated", "--num", -1], "number of replicas must be a whole number of at least 1, not -1"),
+    (["--pd-pack", "--d-num", 0], "number of replicas must be a whole number of at least 1, not 0"),
+    (["--collocated", "--tp", "two"], "argument --tp/--tensor-parallel-size: invalid int value: 'two'"),
+    (["--mode", "pd"], "argument --mode: invalid choice: 'pd'"),
+    (["--mode", "pd-pack", "--pd-spread"], "argument --pd-spread: not allowed with argument --mode"),
+    ([*PD, "--use-ucx", "--use-libfabric"], "argument --use-libfabric: not allowed with argument --use-ucx"),
+    ([*PD, "--use-libfabric", "--ucx-tls", "tcp"], "--ucx-tls goes with --use-ucx, not with --use-libfabric"),
+    ([*PD, "--ingress-replicas", 0], "--ingress-replicas must be at least 1, not 0"),
+    ([*PD, "--model", "none.yaml"], "no such file: none.yaml (there are: configs/models/gpt-oss-120b.yaml, "),
+    ([*PD, "--hardware", "none.yaml"], "no such file: none.yaml (there are: configs/hardware/cpu.yaml, "),
+    ([*PD, "--model", "run_bm.sh"], "run_bm.sh: not valid YAML: "),
+    ([*PD, "--model", "configs/hardware/cpu.yaml"], "configs/hardware/cpu.yaml: "),
+    ([*PD, "--surprise"], "unrecognized arguments: --surprise"),
+    ([*PD, "--port", "x"], "argument --port: invalid int value: 'x'"),
+    ([*PD, "--timeout", "soon"], "argument --timeout: invalid float value: 'soon'"),
+    (["--layout", "p1xtp3-d1xtp2", "--pd-pack"], "must divide each other, 3 and 2 do not"),
+    (["--layout", "1xtp16"], "1xtp16 needs 16 GPUs in groups of 16 on a node; there are <node1>: 8"),
+    (["--layout", "p3xtp2-d1xtp4", "--pd-pack"],
+     "p3xtp2-d1xtp4 packed needs 10 GPUs on one node; there are <node1>: 8"),
+    (["--layout", "p5xtp2-d1xtp4", "--pd-spread"], "p5xtp2-d1xtp4 spread needs 10 GPUs on one node and 4 on another"),
+    (["--layout", "p1xtp4-d1xtp1", "--pd-pack", *TINY], "prefill TP 4 > decode TP 1 needs prefill TP <= KV heads, "
+     "the model has 2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "words"), MISTAKES, ids=lambda value: None)
+def test_a_mistake_is_told_in_one_line_before_anything_starts(monkeypatch, capsys, options, words):
+    for more in ([], ["--dry-run"]):
+        status, said = run(monkeypatch, capsys, *more, *options)
+        assert (status, said.out) == (2, "")
+        assert said.err.startswith("launch_gptoss.py: error: ") and words in said.err
+        assert said.err.count("\n") == 1 and said.err.endswith("\n")
+
+
+def test_an_old_vllm_cannot_shrink_tp_from_prefill_to_decode(monkeypatch, capsys):
+    monkeypatch.setattr(stack, "vllm_version", lambda: (0, 11, 0))
+    dry_run(monkeypatch, capsys, "--layout", "p2xtp2-d1xtp4", "--pd-pack", *BIG)
+    status, said = run(monkeypatch, capsys, "--dry-run", "--layout", "p1xtp4-d2xtp2", "--pd-pack", *BIG)
+    assert status == 2 and said.err == (
+        "launch_gptoss.py: error: p1xtp4-d2xtp2: prefill TP 4 > decode TP 2 needs vLLM >= 0.14 (vllm PR #27274), "
+        "this is 0.11.0\n"
+    )
+    monkeypatch.setattr(stack, "vllm_version", lambda: (0, 14, 0))
+    dry_run(monkeypatch, capsys, "--layout", "p1xtp4-d2xtp2", "--pd-pack", *BIG)
+
+
+def test_a_wrong_key_in_a_file_is_named(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "m.yaml"
+    path.write_text("model_id: m\nkv_heads: 2\nmax_model_len: 9\nkv_headz: 3\n")
+    status, said = run(monkeypatch, capsys, "--dry-run", *PD, "--model", path)
+    expected = f"launch_gptoss.py: error: {path}: unknown key 'kv_headz': did you mean 'kv_heads'?\n"
+    assert (status, said.err) == (2, expected)
+
+
+def test_one_thing_is_done_at_a_time(monkeypatch, capsys):
+    status, said = run(monkeypatch, capsys, "--dry-run", "--stop")
+    assert status == 2 and "argument --stop: not allowed with argument --dry-run" in said.err
+    assert said.err.count("\n") == 1
+
+
+def no_ray_here(address=None):
+    raise ConnectionError("no Ray cluster at this machine: nothing listens")
+
+
+def test_without_a_cluster_nothing_runs_and_nothing_is_to_stop(monkeypatch, capsys):
+    monkeypatch.setattr(cluster, "connect", no_ray_here)
+    status, said = run(monkeypatch, capsys, "--status")
+    assert status == 3 and json.loads(said.out) == {
+        "running": False, "reason": "no Ray cluster at this machine: nothing listens",
+    }  # fmt: skip
+    status, said = run(monkeypatch, capsys, "--stop")
+    assert (status, said.out, said.err) == (0, "", "launch: nothing is running\n")
+
+
+def test_on_gpus_or_at_a_named_address_a_missing_cluster_is_an_error(monkeypatch, capsys):
+    monkeypatch.setattr(cluster, "connect", no_ray_here)
+    for options in (BIG, [*TINY, "--address", "10.0.0.1:6379"]):
+        status, said = run(monkeypatch, capsys, "--layout", "1xtp1", *options)
+        expected = "launch_gptoss.py: error: no Ray cluster at this machine: nothing listens\n"
+        assert (status, said.err) == (2, expected)
+
+
+def test_on_a_cpu_a_local_cluster_is_started(monkeypatch, capsys):
+    started, answers = [], iter([no_ray_here, lambda: "ray"])
+    monkeypatch.setattr(cluster, "connect", lambda *args: next(answers)())
+    monkeypatch.setattr(local_cluster, "lock", contextlib.nullcontext)
+    monkeypatch.setattr(local_cluster, "start", lambda **how: started.append(how))
+    args = launch_gptoss.parse_args(TINY)
+    assert launch_gptoss.connect(args) == "ray"
+    assert started == [{"workers": 2, "cpus_per_worker": 4, "started_by": "launch"}]
+    assert capsys.readouterr().err == "launch: no Ray cluster runs here: starting a local one with two worker nodes\n"
+
+
+@pytest.mark.parametrize(
+    ("state", "stopped"),
+    [
+        (None, 0),
+        ({"started_by": "user", "address": "127.0.0.2:1"}, 0),
+        ({"started_by": "launch", "address": "127.0.0.2:2"}, 0),  # connected to another one
+        ({"started_by": "launch", "address": "127.0.0.2:1"}, 1),
+    ],
+)
+def test_only_a_cluster_that_a_launch_started_is_stopped_with_it(monkeypatch, state, stopped):
+    stops, shutdowns = [], []
+    ray = SimpleNamespace(
+        get_runtime_context=lambda: SimpleNamespace(gcs_address="127.0.0.2:1"), shutdown=lambda: shutdowns.append(1)
+    )
+    monkeypatch.setattr(local_cluster, "state", lambda: state)
+    monkeypatch.setattr(local_cluster, "lock", contextlib.nullcontext)
+    monkeypatch.setattr(local_cluster, "stop", lambda: stops.append(1))
+    launch_gptoss.stop_own_cluster(ray)
+    assert (len(stops), len(shutdowns)) == (stopped, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("ValueError: no KV cache", "ValueError: no KV cache"),
+        ("(EngineCore pid=7) ERROR 11-22 [core.py:700] torch.OutOfMemoryError: CUDA out of memory",
+         "torch.OutOfMemoryError: CUDA out of memory"),
+        ("INFO all is well", None),
+        ("Errors: 0", None),
+    ],
+)  # fmt: skip
+def test_the_engines_own_error_is_found_in_a_line(line, error):
+    found = re.search(launch_gptoss.ENGINE_ERROR, line)
+    assert (found and found[1]) == error

@@ -1,0 +1,303 @@
+"""run_bm.sh, with a small server and a stand-in for `vllm bench serve`: no Ray, no vLLM."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import psutil
+import pytest
+
+from pdbench import client
+from pdbench.client import ServerError
+from pdbench.configs import ROOT
+from pdbench.manifest import FILENAME, Manifest
+from pdbench.workload import Level, level_seed
+
+# Writes what the real client would; told by its environment to fail at a level, to lose a request, or to hang.
+BENCH_CLIENT = """\
+import json, os, sys, time
+arguments = sys.argv[1:]
+given = dict(zip(arguments, arguments[1:]))
+path = os.path.join(given["--result-dir"], given["--result-filename"])
+if os.environ.get("FAILS", "-") in path:
+    sys.exit("Traceback: no such luck")
+asked = int(given["--num-prompts"])
+completed = asked - ("1" == os.environ.get("LOSES"))
+content = json.loads(os.environ["CONTENT"]) | {
+    "completed": completed, "failed": asked - completed, "total_output_tokens": completed * 11, "arguments": arguments}
+open(path, "w").write(json.dumps(content))
+if os.environ.get("HANGS"):
+    open(path + ".pid", "w").write(str(os.getpid()))
+    time.sleep(300)
+"""
+NAMES = ["-e", "x", "--itl", "100", "--otl", "11"]
+
+
+class FakeServer(ThreadingHTTPServer):
+    def __init__(self, deployment=None):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.deployment, self.requests = deployment, []
+        self.models = {"data": [{"id": "served"}]}
+        self.events = None
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        known = {"/v1/models": self.server.models, "/pdbench/deployment": self.server.deployment}
+        content = known.get(self.path)
+        self.answer(404 if content is None else 200, json.dumps(content or {"error": "unknown"}))
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.requests.append(body)
+        piece = {"choices": [{"text": "ab "}]}
+        events = [piece] * body["max_tokens"] if self.server.events is None else self.server.events
+        self.answer(200, "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n")
+
+    def answer(self, status, text):
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(make_manifest):
+    with FakeServer(json.loads(make_manifest().deployment.model_dump_json())) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def dead_url():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{closed.getsockname()[1]}"
+
+
+@pytest.fixture
+def sweep(tmp_path, level_content):
+    """Run run_bm.sh from elsewhere; keywords are for the stand-in's environment."""
+    vllm = tmp_path / "vllm"
+    vllm.write_text(f"#!{sys.executable}\n{BENCH_CLIENT}")
+    vllm.chmod(0o755)
+
+    def sweep(*options, start=False, **told):
+        command = [ROOT / "run_bm.sh", *options, "--results-dir", tmp_path / "results"]
+        env = os.environ | {"PYTHON": sys.executable, "VLLM": str(vllm), "CONTENT": json.dumps(level_content())} | told
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(list(map(str, command)), env=env, cwd=tmp_path, **pipes)
+        if start:
+            return process
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+    return sweep
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_help_tells_every_option(sweep, tmp_path):
+    status, out, err = sweep("--help")
+    assert (status, err) == (0, "") and out.startswith("usage: ./run_bm.sh -e NAME --itl N --otl N [options]")
+    for option in (
+        "-e, --exp-name", "-t, --type", "-c, --concurrency", "-r, --request-rate", "--itl, --isl", "--otl, --osl",
+        "--mode", "-u, --base-url", "-m, --served-model-name", "--tokenizer", "-n, --num-prompts", "--seed",
+        "--results-dir", "--force", "-s, --smoke",
+    ):  # fmt: skip
+        assert f"{option} " in out
+    assert files(tmp_path) == ["vllm"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--surprise", "1"], "unknown option --surprise: see --help"),
+        (["surprise"], "unexpected 'surprise': see --help"),
+        (["--itl=100"], "option --itl=100"),
+        (["-e"], "option -e is unknown or needs a value: see --help"),
+        ([], "--exp-name, --itl and --otl are needed: see --help"),
+        (["-e", "x", "--itl", "100"], "--exp-name, --itl and --otl are needed: see --help"),
+        (["-e", "../x", "--itl", "1", "--otl", "1"], "--exp-name '../x' may hold letters, digits, '.', '_' and '-' only"),
+        (["-e", "a b", "--itl", "1", "--otl", "1"], "--exp-name 'a b' may hold letters"),
+        (["-e", "x\ny", "--itl", "1", "--otl", "1"], "may hold letters"),
+        ([*NAMES, "-c", "4,x"], "concurrency 'x' is not allowed: give 'all' or whole numbers like 4,8,16"),
+        ([*NAMES, "-t", "speed"], "argument --type: invalid choice: 'speed'"),
+        ([*NAMES, "-n", "0"], "argument --num-prompts: '0' is not a whole number of at least 1"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_and_nothing_is_written(sweep, tmp_path, dead_url, options, words):
+    # The option in question comes last, where a value may be missing.
+    status, out, err = sweep("-u", dead_url, "--results-dir", tmp_path / "r", *options) if options != ["-e"] else sweep()
+    if options == ["-e"]:
+        env = os.environ | {"PYTHON": sys.executable}
+        done = subprocess.run([ROOT / "run_bm.sh", "-e"], env=env, capture_output=True, text=True, timeout=60)
+        status, out, err = done.returncode, done.stdout, done.stderr
+    assert (status, out) == (2, "")
+    assert err.startswith("run_bm: error: ") and words in err
+    assert err.count("\n") == 1 + words.count("\n") or "\ny" in options[1]
+    assert files(tmp_path) == ["vllm"]
+
+
+def test_a_dead_server_is_told_within_seconds(sweep, tmp_path, dead_url):
+    start = time.monotonic()
+    status, out, err = sweep(*NAMES, "-u", dead_url)
+    assert (status, out) == (2, "") and time.monotonic() - start < 15
+    assert err.startswith(f"run_bm: error: no server answers at {dead_url}: ") and err.count("\n") == 1
+    status, out, err = sweep("--smoke", "-u", dead_url)
+    assert (status, out) == (1, "")
+    assert err.startswith(f"error: no server answers at {dead_url}: ") and err.count("\n") == 1
+    assert files(tmp_path) == ["vllm"]
+
+
+def test_a_sweep_measures_stops_at_a_bad_level_and_goes_on_later(sweep, server, tmp_path):
+    options = [*NAMES, "-u", server.url + "/", "-c", "1,2,4", "-n", "20", "--seed", "3"]
+    folder = tmp_path / "results" / "tiny_itl100_otl11_mixed_x"
+
+    status, out, err = sweep(*options, FAILS="conc2.")
+    assert status == 1
+    assert "run_bm: level conc1 (1 of 3): 20 requests of 100:11 tokens\n" in out
+    assert "run_bm: level conc2 (2 of 3): 20 requests of 100:11 tokens, about " in out and "conc4" not in out
+    assert "Traceback: no such luck" in err, "the client's own last words"
+    assert err.endswith("run_bm: error: level conc2 does not count: the bench client exited with code 1\n")
+    assert [name for name in files(folder) if name[0] != "."] == ["conc1.json", FILENAME]
+
+    status, out, err = sweep(*options, LOSES="1")
+    assert status == 1 and "conc1" not in out and "level conc2 (1 of 2)" in out
+    problem = "19 of 20 requests completed; 1 requests failed: the client gives no reason"
+    assert err.endswith(f"run_bm: error: level conc2 does not count: {problem}\n")
+    assert "conc2.json.bad" in files(folder) and "conc2.json" not in files(folder)
+
+    status, out, err = sweep(*options)
+    assert status == 0 and err == f"run_bm: {folder}: 2 of 3 levels to measure\n"
+    assert "10.00 requests/s, TTFT 50 ms, TPOT 10.0 ms, inter-token p99 27.0 ms\n" in out
+    assert out.splitlines()[-1].startswith("run_bm: 2 levels in ") and out.endswith(f" s: {folder}\n")
+    assert files(folder) == ["conc1.json", "conc2.json", "conc4.json", FILENAME]
+
+    manifest = Manifest.read(folder)
+    assert manifest.commands == [f"./run_bm.sh {' '.join(quoted(options, tmp_path))}"] * 3
+    assert {record.level: (record.ok, record.num_prompts) for record in manifest.levels} == {
+        "conc1": (True, 20), "conc2": (True, 20), "conc4": (True, 20),
+    }  # fmt: skip
+    seeds = {record.level: record.seed for record in manifest.levels}
+    assert seeds == {f"conc{c}": level_seed(3, Level("concurrency", float(c))) for c in (1, 2, 4)}
+    arguments = json.loads((folder / "conc4.json").read_text())["arguments"]
+    told = dict(zip(arguments, arguments[1:]))
+    assert arguments[:2] == ["bench", "serve"] and "--ignore-eos" in arguments and "--save-detailed" in arguments
+    assert (told["--max-concurrency"], told["--seed"]) == ("4", str(seeds["conc4"]))
+    assert (told["--random-input-len"], told["--random-output-len"]) == ("100", "11")
+    assert (told["--base-url"], told["--model"], told["--tokenizer"]) == (server.url, "tiny", "tiny")
+    assert f"seed={seeds['conc4']}" in arguments, "written to the result's metadata"
+
+    status, out, err = sweep(*options)
+    assert status == 0 and out == "run_bm: nothing to do: all levels are measured (--force measures again)\n"
+    warmups = [request for request in server.requests if len(request["prompt"]) == 100]
+    assert len(warmups) == 1 + 2 + 2 + 2 + 4, "each level is warmed up with as many requests as it has in flight"
+    prompts = {tuple(request["prompt"]) for request in server.requests}
+    assert len(prompts) == len(server.requests) - 4, "no prompt twice, but in level 2, which was tried three times"
+
+
+def quoted(options, tmp_path):
+    return [f"'{option}'" for option in (*options, "--results-dir", tmp_path / "results")]
+
+
+def test_an_interrupted_sweep_leaves_no_process_and_no_part(sweep, server, tmp_path):
+    options = [*NAMES, "-u", server.url, "-t", "request-rate", "-r", "2.5", "-n", "20", "--mode", "decode-only"]
+    process = sweep(*options, start=True, HANGS="1")
+    folder = tmp_path / "results" / "tiny_itl100_otl11_decode-only_x"
+    pid_file, deadline = folder / "rr2.5.json.part.pid", time.monotonic() + 60
+    while not (pid_file.exists() and pid_file.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    arguments = json.loads((folder / "rr2.5.json.part").read_text())["arguments"]
+    told = dict(zip(arguments, arguments[1:]))
+    assert told["--request-rate"] == "2.5" and "--max-concurrency" not in told
+    assert (told["--random-input-len"], told["--random-output-len"]) == ("1", "11"), "decode-only is 1:OSL"
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and err.endswith("interrupted; the same command goes on at this level\n")
+    assert not psutil.pid_exists(int(pid_file.read_text()))
+    assert not list(folder.glob("*.part")) and not list(folder.glob("rr*.json"))
+
+
+def test_a_server_that_does_not_describe_itself_needs_a_name(sweep, server, tmp_path):
+    server.deployment = None
+    status, out, err = sweep(*NAMES, "-u", server.url)
+    assert (status, out) == (2, "")
+    assert err == f"run_bm: error: {server.url} does not describe itself: name the model with -m\n"
+    assert files(tmp_path) == ["vllm"]
+
+
+def test_smoke_prints_one_completion_with_its_times(sweep, server, tmp_path):
+    status, out, err = sweep("-s", "-u", server.url, "-m", "named")
+    first, second = out.splitlines()
+    assert (status, err) == (0, "") and first == f"named: {'ab ' * 32!r}"
+    assert second.startswith("TTFT ") and " ms, inter-token time mean " in second and second.endswith(", 32 pieces")
+    (request,) = server.requests
+    assert request["model"] == "named" and request["stream"] and request["ignore_eos"]
+    assert files(tmp_path) == ["vllm"]
+
+
+# The client itself, in this process.
+
+
+def smoke(server, model=None):
+    return asyncio.run(client.smoke(server.url, model, max_tokens=3, prompt_tokens=5))
+
+
+def test_the_first_model_is_taken_where_none_is_named(server):
+    model, done = smoke(server)
+    assert model == "served" and done.text == "ab ab ab " and len(done.times) == 3
+    assert done.ttft_ms > 0 and len(done.inter_token_ms) == 2 and min(done.inter_token_ms) >= 0
+    assert len(server.requests[0]["prompt"]) == 5
+
+
+@pytest.mark.parametrize("models", [{"data": []}, {}, [], {"data": [{}]}, {"data": None}])
+def test_a_server_without_a_model_says_so(server, models):
+    server.models = models
+    with pytest.raises(ServerError, match="the server serves no model"):
+        smoke(server)
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        ([], "sent no tokens"),
+        ([{"choices": [{"text": "a"}]}, {"error": {"message": "engine died"}}], "answered with an error: .*engine died"),
+    ],
+)
+def test_a_stream_that_breaks_off_is_an_error(server, events, words):
+    server.events = events
+    with pytest.raises(ServerError, match=words):
+        smoke(server, "m")
+
+
+def test_an_answer_other_than_200_is_told(server):
+    server.models = None
+    with pytest.raises(ServerError, match=r'/v1/models answered 404: \{"error": "unknown"\}'):
+        smoke(server)
+
+
+def test_warm_up_sends_the_levels_shape_with_prompts_of_its_seed(server):
+    asyncio.run(client.warm_up(server.url, "m", isl=7, osl=2, requests=3, seed=5))
+    prompts = sorted(request["prompt"] for request in server.requests)
+    rng = random.Random(5)
+    assert prompts == sorted(client.random_prompt(rng, 7) for _ in range(3))
+    assert {request["max_tokens"] for request in server.requests} == {2}

@@ -1,0 +1,115 @@
+"""Stalls: what is said of p99 inter-token latency, collocated against PD."""
+
+import pytest
+
+from pdbench import stalls
+from pdbench.results import ResultError, read_results
+from pdbench.stalls import stall_lines, verdict
+
+
+@pytest.fixture
+def arm(tmp_path, write_folder, level_content):
+    """Write an arm's folder: `{concurrency: (median, p99)}` of inter-token latency in ms."""
+
+    def write(layout, levels, rate=False, osl=11, isl=100):
+        contents = {}
+        for level, (median, p99) in levels.items():
+            load = {"concurrency": None, "rate": float(level)} if rate else {"concurrency": level}
+            latencies = {"median_itl_ms": median, "p99_itl_ms": p99}
+            content = level_content(requests=20, osl=osl, isl=isl, **load, **latencies)
+            contents[f"{'rr' if rate else 'conc'}{level}.json"] = content
+        return write_folder(tmp_path, f"tiny_itl{isl}_otl{osl}_mixed_{layout}", contents)
+
+    return write
+
+
+def lines_of(*folders):
+    return stall_lines(read_results(folders))
+
+
+@pytest.mark.parametrize(
+    ("collocated", "pd", "words"),
+    [
+        (300.0, 100.0, "the worst stalls are 3.0 times shorter with PD"),
+        (125.0, 100.0, "the worst stalls are 1.2 times shorter with PD"),
+        (124.0, 100.0, "no difference that one run could show"),
+        (100.0, 100.0, "no difference that one run could show"),
+        (100.0, 124.0, "no difference that one run could show"),
+        (100.0, 126.0, "the worst stalls are 1.3 times longer with PD"),
+        (100.0, 1000.0, "the worst stalls are 10.0 times longer with PD"),
+    ],
+)
+def test_a_ratio_is_told_in_words(collocated, pd, words):
+    assert verdict(collocated, pd) == words
+
+
+def test_each_level_and_pd_arm_has_a_line_beside_the_collocated_one(arm):
+    baseline = arm("2xtp1", {4: (10.0, 300.0), 8: (12.0, 110.0)})
+    pack = arm("pack_p1xtp1-d1xtp1", {4: (11.0, 100.0), 8: (13.0, 100.0)})
+    spread = arm("spread_p1xtp1-d1xtp1", {4: (20.0, 600.0)})
+    assert lines_of(baseline, pack, spread) == [
+        "level 4: inter-token median/p99 10/300 ms collocated, 11/100 ms p1xtp1-d1xtp1 pack: "
+        "the worst stalls are 3.0 times shorter with PD",
+        "level 8: inter-token median/p99 12/110 ms collocated, 13/100 ms p1xtp1-d1xtp1 pack: "
+        "no difference that one run could show",
+        "level 4: inter-token median/p99 10/300 ms collocated, 20/600 ms p1xtp1-d1xtp1 spread: "
+        "the worst stalls are 2.0 times longer with PD",
+    ]
+    assert len(lines_of(spread, baseline, pack)) == 3, "whatever the order"
+
+
+def test_a_level_that_only_one_arm_has_is_left_out(arm):
+    found = lines_of(arm("2xtp1", {4: (10.0, 30.0)}), arm("pack_p1xtp1-d1xtp1", {4: (10.0, 30.0), 8: (10.0, 30.0)}))
+    assert len(found) == 1 and found[0].startswith("level 4: ")
+
+
+def test_several_collocated_arms_are_taken_at_their_median(arm):
+    baselines = arm("2xtp1", {4: (10.0, 100.0)}), arm("1xtp2", {4: (20.0, 300.0)})
+    (line,) = lines_of(*baselines, arm("pack_p1xtp1-d1xtp1", {4: (10.0, 100.0)}))
+    assert "15/200 ms collocated" in line and line.endswith("2.0 times shorter with PD")
+
+
+def test_a_rate_is_not_a_concurrency(arm):
+    collocated, pd = {4: (10.0, 100.0)}, {4: (10.0, 900.0)}
+    with pytest.raises(ResultError, match="no level was measured both collocated and with PD"):
+        lines_of(arm("2xtp1", collocated, rate=True), arm("pack_p1xtp1-d1xtp1", pd))
+    assert len(lines_of(arm("4xtp1", collocated), arm("pack_p2xtp1-d1xtp1", pd))) == 1
+
+
+def test_arms_of_one_kind_alone_cannot_be_compared(arm):
+    both = "stalls compare a collocated arm with PD arms: give folders of both"
+    with pytest.raises(ResultError, match=both):
+        lines_of(arm("2xtp1", {4: (10.0, 30.0)}))
+    with pytest.raises(ResultError, match=both):
+        lines_of(arm("pack_p1xtp1-d1xtp1", {4: (10.0, 30.0)}), arm("spread_p1xtp1-d1xtp1", {4: (10.0, 30.0)}))
+
+
+def test_different_workloads_are_not_compared(arm):
+    with pytest.raises(ResultError, match="stalls compare arms of one model and one workload"):
+        lines_of(arm("2xtp1", {4: (10.0, 30.0)}), arm("pack_p1xtp1-d1xtp1", {4: (10.0, 30.0)}, isl=200))
+
+
+def test_one_output_token_has_no_stalls(arm, level_content, write_folder, tmp_path):
+    content = {"conc4.json": level_content(osl=1)}
+    folders = [write_folder(tmp_path, f"tiny_itl100_otl1_mixed_{name}", content) for name in ("2xtp1", "p1xtp1-d1xtp1")]
+    with pytest.raises(ResultError, match="a single output token has no inter-token latency"):
+        lines_of(*folders)
+
+
+def run(monkeypatch, capsys, *folders):
+    monkeypatch.setattr("sys.argv", ["stalls", *map(str, folders)])
+    return stalls.main(), capsys.readouterr()
+
+
+def test_the_command_says_what_it_showed_and_what_it_cannot(arm, monkeypatch, capsys):
+    folders = arm("2xtp1", {4: (10.0, 300.0)}), arm("pack_p1xtp1-d1xtp1", {4: (11.0, 100.0)})
+    status, said = run(monkeypatch, capsys, *folders)
+    first, line, *limits = said.out.splitlines()
+    assert status == 0 and first.startswith("What this run showed")
+    assert [line] == lines_of(*folders)
+    assert limits[0].startswith("What a machine with no GPU cannot show")
+
+
+def test_the_command_names_a_folder_that_cannot_be_read(tmp_path, monkeypatch, capsys):
+    status, said = run(monkeypatch, capsys, tmp_path / "none")
+    assert (status, said.out, said.err) == (2, "", f"stalls: error: {tmp_path / 'none'}: no such folder\n")
