@@ -176,21 +176,25 @@ def launch(args: argparse.Namespace) -> None:
 
 
 def describe_launch(ray, plan: Plan) -> dict:
-    """What `GET /pdbench/deployment` answers: the fields of `manifest.Deployment`."""
+    """What `GET /pdbench/deployment` answers: the fields of `manifest.Deployment`.
+
+    Paths inside this repository are told relative to it, so that a manifest says the same on every machine.
+    """
     from pdbench import gates, tiny
 
     machines = cluster.on_every_node(ray, stack.machine)
     source = Path(plan.model_source)
+    told = json.loads(json.dumps(plan.model_dump()).replace(f"{ROOT}/", ""))
     return {
         "layout": plan.layout, "mode": plan.mode, "gpus": plan.gpus, "gpus_per_node": plan.gpus_per_node,
-        "accelerator": plan.accelerator, "model_id": plan.model_id, "model_source": plan.model_source,
+        "accelerator": plan.accelerator, "model_id": plan.model_id, "model_source": told["model_source"],
         "model_checksum": tiny.verified_checksum(source) if source.is_dir() else None,
         "transport": plan.transport.model_dump() if plan.transport else None,
         "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "launched": gates.now(),
         "machines": [{**machine, "node_ip": ip} for ip, machine in machines.items()],
         "repository": stack.repository(ROOT).model_dump(),
-        "llm_configs": plan.llm_configs,
+        "llm_configs": told["llm_configs"],
         "gates": [],
     }  # fmt: skip
 
