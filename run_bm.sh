@@ -84,6 +84,7 @@ plan=$("$python" -m pdbench.bench begin --exp-name "$exp_name" --type "$type" --
 
 # Ctrl-C or a kill ends the client that runs and leaves no part of a level behind.
 client=""
+exec 3>&2 # while a client runs, 2 is its log file
 interrupted() {
   trap - INT TERM
   if [[ $client ]]; then
@@ -91,7 +92,7 @@ interrupted() {
     wait "$client" 2>/dev/null || true
   fi
   rm -f "$folder"/*.part
-  echo "run_bm: interrupted; the same command goes on at this level" >&2
+  echo "run_bm: interrupted; the same command goes on at this level" >&3
   exit 130
 }
 trap interrupted INT TERM

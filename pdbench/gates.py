@@ -29,6 +29,7 @@ MAX_DRAWS = 20
 # Words of UCX_TLS that stand for several transports, not all of which begin like them.
 SHARED_MEMORY = ("posix", "sysv", "cma", "knem", "xpmem")
 UCX_GROUPS = {"sm": SHARED_MEMORY, "shm": SHARED_MEMORY, "all": ("",)}
+# Ray exports counters every 10 s.
 COUNTERS_TIMEOUT_S = 30.0
 
 

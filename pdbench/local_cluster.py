@@ -125,15 +125,11 @@ def _ray_start(found: dict, name: str, ip: str, cpus: int, options: list[str]) -
 
 
 def _environment(found: dict) -> dict:
-    # A short metrics interval lets checks read the engines' counters soon after a request.
     return {
         **os.environ,
         MARK: found["mark"],
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": found["token_path"],
-        "RAY_metrics_report_interval_ms": "1000",
-        # Ray lowers the priority of its workers by default: engines would wait behind the bench client.
-        "RAY_worker_niceness": "0",
     }
 
 

@@ -163,7 +163,8 @@ def test_begin_writes_the_manifest_and_prints_the_levels(server, tmp_path, capsy
 
 
 def test_begin_sends_what_the_options_say(server, tmp_path, capsys):
-    more = ["--type", "request-rate", "--mode", "prefill-only", "--model", "org/name", "--tokenizer", "t", "--seed", "5"]
+    more = ["--type", "request-rate", "--mode", "prefill-only", "--seed", "5"]
+    more += ["--model", "org/name", "--tokenizer", "t"]
     folder, model, todo = begin(capsys, tmp_path, *more, levels="2.5")
     assert folder.endswith("/name_itl100_otl11_prefill-only_x")
     assert model == ["org/name", "t", "100", "1"]

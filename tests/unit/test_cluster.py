@@ -1,6 +1,7 @@
 """Placement: which nodes a layout is put on, and what is said where it does not fit."""
 
 import os
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdbench import local_cluster
 from pdbench.cluster import (
     Node,
     Placement,
     PlacementError,
+    connect,
     engine_lines,
     place,
     planned_nodes,
@@ -213,12 +216,65 @@ def test_engine_lines_are_those_that_match_in_logs_touched_since(tmp_path, monke
     assert engine_lines(r"\|.*\|", since=100) == ["| first |", "| second |"]
 
 
-def test_the_process_tree_holds_children_and_not_the_dead():
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+def test_the_process_tree_holds_grandchildren_and_not_the_dead():
+    child = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+    grandchild = int(child.stdout.readline())
     try:
-        assert {os.getpid(), child.pid} <= set(process_tree([os.getpid()]))
-        assert process_tree([child.pid]) == [child.pid]
+        assert process_tree([child.pid]) == sorted([child.pid, grandchild])
+        assert {os.getpid(), child.pid, grandchild} <= set(process_tree([os.getpid()]))
     finally:
+        os.kill(grandchild, signal.SIGKILL)
         child.kill()
+        child.stdout.close()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert process_tree([child.pid]) == [], "a zombie is dead"
     child.wait()
     assert process_tree([child.pid]) == []
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    """A stand-in for the module: `ray.asked` is where a driver wanted to connect to."""
+
+    def init(address, **options):
+        ray.asked.append(address)
+        if ray.refuses:
+            raise RuntimeError(ray.refuses)
+
+    ray = SimpleNamespace(asked=[], refuses=None, init=init, is_initialized=lambda: False)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(local_cluster, "state", lambda: None)
+    # An environment of the test's own: `connect` writes to it.
+    kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
+    monkeypatch.setattr(os, "environ", kept)
+    return ray
+
+
+def test_a_driver_connects_where_it_is_told_else_to_the_local_cluster_else_to_any(ray, monkeypatch):
+    assert connect() is ray and ray.asked == ["auto"] and "RAY_AUTH_MODE" not in os.environ
+    local = {"address": "127.0.0.2:5", "token_path": "t"}
+    monkeypatch.setattr(local_cluster, "state", lambda: local)
+    connect("10.0.0.1:6379")
+    assert ray.asked[-1] == "10.0.0.1:6379" and "RAY_AUTH_MODE" not in os.environ
+    os.environ["RAY_ADDRESS"] = "10.0.0.2:6379"
+    connect()
+    assert ray.asked[-1] == "auto" and "RAY_AUTH_MODE" not in os.environ, "Ray itself reads RAY_ADDRESS"
+    del os.environ["RAY_ADDRESS"]
+    connect()
+    assert ray.asked[-1] == "127.0.0.2:5"
+    assert (os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"]) == ("token", "t")
+    ray.is_initialized = lambda: True
+    assert connect() is ray and len(ray.asked) == 4, "a driver that is connected stays so"
+
+
+def test_a_cluster_that_is_not_there_or_refuses_is_told_in_one_line(ray):
+    ray.refuses = "could not connect\nstack\ntrace"
+    hint = " (one that demands a token needs RAY_AUTH_MODE=token here too)"
+    for address, where in (("10.0.0.1:1", "10.0.0.1:1"), (None, "this machine")):
+        with pytest.raises(ConnectionError) as caught:
+            connect(address)
+        assert str(caught.value) == f"no Ray cluster at {where}: could not connect{hint}"
+    os.environ |= {"RAY_ADDRESS": "10.0.0.2:1", "RAY_AUTH_MODE": "token"}
+    with pytest.raises(ConnectionError) as caught:
+        connect()
+    assert str(caught.value) == "no Ray cluster at 10.0.0.2:1: could not connect"

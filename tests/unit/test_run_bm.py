@@ -21,18 +21,15 @@ from pdbench.configs import ROOT
 from pdbench.manifest import FILENAME, Manifest
 from pdbench.workload import Level, level_seed
 
-# Writes what the real client would; told by its environment to fail at a level, to lose a request, or to hang.
+# Writes what the real client would; its environment may tell it to fail at a level, or to hang.
 BENCH_CLIENT = """\
 import json, os, sys, time
 arguments = sys.argv[1:]
 given = dict(zip(arguments, arguments[1:]))
 path = os.path.join(given["--result-dir"], given["--result-filename"])
-if os.environ.get("FAILS", "-") in path:
+if given["--result-filename"] == os.environ.get("FAILS"):
     sys.exit("Traceback: no such luck")
-asked = int(given["--num-prompts"])
-completed = asked - ("1" == os.environ.get("LOSES"))
-content = json.loads(os.environ["CONTENT"]) | {
-    "completed": completed, "failed": asked - completed, "total_output_tokens": completed * 11, "arguments": arguments}
+content = json.loads(os.environ["CONTENT"]) | {"arguments": arguments}
 open(path, "w").write(json.dumps(content))
 if os.environ.get("HANGS"):
     open(path + ".pid", "w").write(str(os.getpid()))
@@ -98,7 +95,7 @@ def sweep(tmp_path, level_content):
     vllm.chmod(0o755)
 
     def sweep(*options, start=False, **told):
-        command = [ROOT / "run_bm.sh", *options, "--results-dir", tmp_path / "results"]
+        command = [ROOT / "run_bm.sh", "--results-dir", tmp_path / "results", *options]
         env = os.environ | {"PYTHON": sys.executable, "VLLM": str(vllm), "CONTENT": json.dumps(level_content())} | told
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process = subprocess.Popen(list(map(str, command)), env=env, cwd=tmp_path, **pipes)
@@ -132,27 +129,21 @@ def test_help_tells_every_option(sweep, tmp_path):
         (["--surprise", "1"], "unknown option --surprise: see --help"),
         (["surprise"], "unexpected 'surprise': see --help"),
         (["--itl=100"], "option --itl=100"),
+        (["-u"], "option -u is unknown or needs a value: see --help"),
         (["-e"], "option -e is unknown or needs a value: see --help"),
         ([], "--exp-name, --itl and --otl are needed: see --help"),
         (["-e", "x", "--itl", "100"], "--exp-name, --itl and --otl are needed: see --help"),
-        (["-e", "../x", "--itl", "1", "--otl", "1"], "--exp-name '../x' may hold letters, digits, '.', '_' and '-' only"),
-        (["-e", "a b", "--itl", "1", "--otl", "1"], "--exp-name 'a b' may hold letters"),
-        (["-e", "x\ny", "--itl", "1", "--otl", "1"], "may hold letters"),
+        ([*NAMES, "-e", "../x"], "--exp-name '../x' may hold letters, digits, '.', '_' and '-' only"),
+        ([*NAMES, "-e", "a b"], "--exp-name 'a b' may hold letters, digits, '.', '_' and '-' only"),
         ([*NAMES, "-c", "4,x"], "concurrency 'x' is not allowed: give 'all' or whole numbers like 4,8,16"),
         ([*NAMES, "-t", "speed"], "argument --type: invalid choice: 'speed'"),
         ([*NAMES, "-n", "0"], "argument --num-prompts: '0' is not a whole number of at least 1"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_and_nothing_is_written(sweep, tmp_path, dead_url, options, words):
-    # The option in question comes last, where a value may be missing.
-    status, out, err = sweep("-u", dead_url, "--results-dir", tmp_path / "r", *options) if options != ["-e"] else sweep()
-    if options == ["-e"]:
-        env = os.environ | {"PYTHON": sys.executable}
-        done = subprocess.run([ROOT / "run_bm.sh", "-e"], env=env, capture_output=True, text=True, timeout=60)
-        status, out, err = done.returncode, done.stdout, done.stderr
+    status, out, err = sweep("-u", dead_url, *options)
     assert (status, out) == (2, "")
-    assert err.startswith("run_bm: error: ") and words in err
-    assert err.count("\n") == 1 + words.count("\n") or "\ny" in options[1]
+    assert err.startswith("run_bm: error: ") and words in err and err.count("\n") == 1
     assert files(tmp_path) == ["vllm"]
 
 
@@ -168,54 +159,49 @@ def test_a_dead_server_is_told_within_seconds(sweep, tmp_path, dead_url):
 
 
 def test_a_sweep_measures_stops_at_a_bad_level_and_goes_on_later(sweep, server, tmp_path):
-    options = [*NAMES, "-u", server.url + "/", "-c", "1,2,4", "-n", "20", "--seed", "3"]
+    options = [*NAMES, "-u", server.url + "/", "-c", "1,2", "-n", "20", "--seed", "3"]
     folder = tmp_path / "results" / "tiny_itl100_otl11_mixed_x"
 
-    status, out, err = sweep(*options, FAILS="conc2.")
+    status, out, err = sweep(*options, FAILS="conc2.json.part")
     assert status == 1
-    assert "run_bm: level conc1 (1 of 3): 20 requests of 100:11 tokens\n" in out
-    assert "run_bm: level conc2 (2 of 3): 20 requests of 100:11 tokens, about " in out and "conc4" not in out
+    assert "run_bm: level conc1 (1 of 2): 20 requests of 100:11 tokens\n" in out
+    assert "run_bm: level conc2 (2 of 2): 20 requests of 100:11 tokens, about " in out and out.endswith(" s left\n")
+    assert "10.00 requests/s, TTFT 50 ms, TPOT 10.0 ms, inter-token p99 27.0 ms\n" in out
     assert "Traceback: no such luck" in err, "the client's own last words"
     assert err.endswith("run_bm: error: level conc2 does not count: the bench client exited with code 1\n")
     assert [name for name in files(folder) if name[0] != "."] == ["conc1.json", FILENAME]
 
-    status, out, err = sweep(*options, LOSES="1")
-    assert status == 1 and "conc1" not in out and "level conc2 (1 of 2)" in out
-    problem = "19 of 20 requests completed; 1 requests failed: the client gives no reason"
-    assert err.endswith(f"run_bm: error: level conc2 does not count: {problem}\n")
-    assert "conc2.json.bad" in files(folder) and "conc2.json" not in files(folder)
-
     status, out, err = sweep(*options)
-    assert status == 0 and err == f"run_bm: {folder}: 2 of 3 levels to measure\n"
-    assert "10.00 requests/s, TTFT 50 ms, TPOT 10.0 ms, inter-token p99 27.0 ms\n" in out
-    assert out.splitlines()[-1].startswith("run_bm: 2 levels in ") and out.endswith(f" s: {folder}\n")
-    assert files(folder) == ["conc1.json", "conc2.json", "conc4.json", FILENAME]
+    assert status == 0 and err == f"run_bm: {folder}: 1 of 2 levels to measure\n"
+    assert out.startswith("run_bm: level conc2 (1 of 1): ")
+    assert out.splitlines()[-1].startswith("run_bm: 1 levels in ") and out.endswith(f" s: {folder}\n")
+    assert files(folder) == ["conc1.json", "conc2.json", FILENAME]
 
     manifest = Manifest.read(folder)
-    assert manifest.commands == [f"./run_bm.sh {' '.join(quoted(options, tmp_path))}"] * 3
-    assert {record.level: (record.ok, record.num_prompts) for record in manifest.levels} == {
-        "conc1": (True, 20), "conc2": (True, 20), "conc4": (True, 20),
-    }  # fmt: skip
+    assert manifest.commands == [f"./run_bm.sh {' '.join(quoted(options, tmp_path))}"] * 2
+    assert [(record.level, record.ok, record.num_prompts) for record in manifest.levels] == [
+        ("conc1", True, 20), ("conc2", True, 20),
+    ]  # fmt: skip
     seeds = {record.level: record.seed for record in manifest.levels}
-    assert seeds == {f"conc{c}": level_seed(3, Level("concurrency", float(c))) for c in (1, 2, 4)}
-    arguments = json.loads((folder / "conc4.json").read_text())["arguments"]
+    assert seeds == {f"conc{c}": level_seed(3, Level("concurrency", float(c))) for c in (1, 2)}
+    arguments = json.loads((folder / "conc2.json").read_text())["arguments"]
     told = dict(zip(arguments, arguments[1:]))
     assert arguments[:2] == ["bench", "serve"] and "--ignore-eos" in arguments and "--save-detailed" in arguments
-    assert (told["--max-concurrency"], told["--seed"]) == ("4", str(seeds["conc4"]))
+    assert (told["--max-concurrency"], told["--seed"]) == ("2", str(seeds["conc2"]))
     assert (told["--random-input-len"], told["--random-output-len"]) == ("100", "11")
     assert (told["--base-url"], told["--model"], told["--tokenizer"]) == (server.url, "tiny", "tiny")
-    assert f"seed={seeds['conc4']}" in arguments, "written to the result's metadata"
+    assert f"seed={seeds['conc2']}" in arguments, "written to the result's metadata"
 
     status, out, err = sweep(*options)
     assert status == 0 and out == "run_bm: nothing to do: all levels are measured (--force measures again)\n"
     warmups = [request for request in server.requests if len(request["prompt"]) == 100]
-    assert len(warmups) == 1 + 2 + 2 + 2 + 4, "each level is warmed up with as many requests as it has in flight"
+    assert len(warmups) == 1 + 2 + 2, "each level is warmed up with as many requests as it has in flight"
     prompts = {tuple(request["prompt"]) for request in server.requests}
-    assert len(prompts) == len(server.requests) - 4, "no prompt twice, but in level 2, which was tried three times"
+    assert len(prompts) == len(server.requests) - 2, "no prompt twice, but in level 2, which was tried twice"
 
 
 def quoted(options, tmp_path):
-    return [f"'{option}'" for option in (*options, "--results-dir", tmp_path / "results")]
+    return [f"'{option}'" for option in ("--results-dir", tmp_path / "results", *options)]
 
 
 def test_an_interrupted_sweep_leaves_no_process_and_no_part(sweep, server, tmp_path):
@@ -280,7 +266,7 @@ def test_a_server_without_a_model_says_so(server, models):
     ("events", "words"),
     [
         ([], "sent no tokens"),
-        ([{"choices": [{"text": "a"}]}, {"error": {"message": "engine died"}}], "answered with an error: .*engine died"),
+        ([{"choices": [{"text": "a"}]}, {"error": "engine died"}], "answered with an error: engine died"),
     ],
 )
 def test_a_stream_that_breaks_off_is_an_error(server, events, words):
