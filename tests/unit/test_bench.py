@@ -178,8 +178,10 @@ def test_a_server_that_says_nothing_of_itself_needs_a_model_name(server, tmp_pat
     with pytest.raises(BenchError, match="does not describe itself: name the model with -m"):
         begin(capsys, tmp_path)
     assert files(tmp_path) == []
-    folder, model, _ = begin(capsys, tmp_path, "--model", "m")
-    assert model[:2] == ["m", "m"]
+    bench.begin(bench.parse_args(["begin", *options(tmp_path, model="m")]))
+    said = capsys.readouterr()
+    assert said.out.splitlines()[1] == "m\tm\t100\t11"
+    assert "was not launched by launch_gptoss.py: the manifest will not say what ran there" in said.err
     assert Manifest.read(tmp_path / "m_itl100_otl11_mixed_x").deployment is None
 
 

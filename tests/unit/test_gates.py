@@ -106,6 +106,7 @@ class FakeDeployment(ThreadingHTTPServer):
         self.counters = {"kv_bytes": 5.0, "kv_transfers": 1.0}
         self.transfers, self.failing, self.expiring, self.constant = True, 0, 0, False
         self.corrupts = lambda prompt: False
+        self.context = 128 + NEW_TOKENS
 
     def complete(self, body):
         prompt = body["prompt"]
@@ -121,7 +122,7 @@ class FakeDeployment(ThreadingHTTPServer):
     def deployment(self):
         return {
             "model_id": "m", "model_checksum": self.checksum, "mode": self.mode, "layout": "1xtp1",
-            "transport": self.transport, "llm_configs": {"x": {"engine_kwargs": {"max_model_len": 128 + NEW_TOKENS}}},
+            "transport": self.transport, "llm_configs": {"x": {"engine_kwargs": {"max_model_len": self.context}}},
         }  # fmt: skip
 
     def counters_of_two_replicas(self):
@@ -189,6 +190,12 @@ def test_saved_prompts_have_all_lengths_and_differ(saved):
     assert len({tuple(prompt) for prompt in content["prompts"] if len(prompt) > 1}) == 18
     assert {len(tokens) for tokens in content["tokens"]} == {NEW_TOKENS}
     assert (content["model"], content["checksum"]) == ("m", "abc")
+
+
+def test_prompts_leave_room_for_the_continuation(server, tmp_path):
+    server.context -= 1
+    asyncio.run(gates.save(server.url, tmp_path / "tokens.json", seed=0))
+    assert max(len(prompt) for prompt in json.loads((tmp_path / "tokens.json").read_text())["prompts"]) == 63
 
 
 def test_an_equal_pd_arm_passes_every_gate(server, saved):

@@ -1,5 +1,7 @@
 """From a layout to the plan of a launch: LLMConfigs, placement and environment."""
 
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -210,3 +212,70 @@ def test_progress_and_failures_are_told_in_the_deployments_own_words():
     assert serving._replica_counts(app) == "Prefill: 2 starting; Decode: none yet"
     assert serving._messages([app]) == "Prefill:m: out of memory"
     assert serving._messages([SimpleNamespace(message="app failed", deployments={})]) == "app failed"
+
+
+class FakeServe:
+    """What `ray.serve` says of the apps, one state after another, and whether it was shut down."""
+
+    def __init__(self, *states):
+        self.states, self.shut_down = list(states), False
+
+    def status(self):
+        return SimpleNamespace(applications=self.states.pop(0) if len(self.states) > 1 else self.states[0])
+
+    def shutdown(self):
+        self.shut_down = True
+
+
+def app(status, message="", **replicas):
+    deployments = {
+        name: SimpleNamespace(message=message, replica_states={state: 1}) for name, state in replicas.items()
+    }
+    return SimpleNamespace(status=status, message=message, deployments=deployments)
+
+
+def wait(monkeypatch, *states, seconds=5.0):
+    """Wait for the app and one beside it; returns what was told meanwhile."""
+    told = []
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(serve=FakeServe(*states)))
+    monkeypatch.setattr(serving.time, "sleep", lambda seconds: None)
+    serving._wait_until_running(["pdbench", "beside"], time.monotonic() + seconds, told.append)
+    return told
+
+
+def test_a_launch_waits_until_every_app_runs_and_tells_each_change_once(monkeypatch):
+    starting, running = app("DEPLOYING", Decode="STARTING"), app("RUNNING", Decode="RUNNING")
+    beside = app("RUNNING")
+    states = [{}, {"pdbench": starting}, {"pdbench": starting}, {"pdbench": running}, {"pdbench": running} | {
+        "beside": app("DEPLOYING")}, {"pdbench": running, "beside": beside}]  # fmt: skip
+    assert wait(monkeypatch, *states) == ["waiting for Serve", "Decode: 1 starting", "Decode: 1 running"]
+
+
+@pytest.mark.parametrize("status", ["DEPLOY_FAILED", "UNHEALTHY"])
+def test_a_launch_that_fails_says_what_the_engine_said(monkeypatch, status):
+    failed = app(status, "no memory", Prefill="UNHEALTHY")
+    with pytest.raises(serving.LaunchError, match="^Prefill: no memory$"):
+        wait(monkeypatch, {"pdbench": failed, "beside": app("RUNNING")})
+
+
+def test_a_launch_that_takes_too_long_says_how_far_it_came(monkeypatch):
+    slow = {"pdbench": app("DEPLOYING", "loading", Decode="STARTING"), "beside": app("RUNNING")}
+    with pytest.raises(serving.LaunchError, match="^not up within the time limit: Decode: loading"):
+        wait(monkeypatch, slow, seconds=-1)
+
+
+def test_stop_returns_when_serve_is_gone(monkeypatch):
+    serve, details = FakeServe({}), [{"applications": {}}, {"applications": {}}, None]
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(serve=serve))
+    monkeypatch.setattr(serving, "serve_details", lambda: details.pop(0))
+    assert serving.stop(time.monotonic() + 5) is True and serve.shut_down and details == []
+
+
+def test_stop_says_whether_something_ran_and_does_not_wait_forever(monkeypatch):
+    serve = FakeServe({})
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(serve=serve))
+    monkeypatch.setattr(serving, "serve_details", lambda: None)
+    assert serving.stop(time.monotonic() + 5) is False and not serve.shut_down
+    monkeypatch.setattr(serving, "serve_details", lambda: {"applications": {}})
+    with pytest.raises(TimeoutError, match="Serve is still shutting down"):
+        serving.stop(time.monotonic() - 1)
