@@ -1,54 +1,9 @@
-"""A real cluster of a head and two workers on loopback, and a way to run the scripts as a user would."""
+"""A real cluster of a head and two workers on loopback, for all end-to-end tests."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import requests
-
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
-STACK = ["--model", "configs/models/gpt-oss-tiny.yaml", "--hardware", "configs/hardware/cpu.yaml", "--timeout", "600"]
-URL = "http://127.0.0.1:8000"
-
-
-def environment(**extra: str) -> dict[str, str]:
-    return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **extra}
-
-
-def run(*command: str, check: bool = True, timeout: float = 700, **extra: str) -> subprocess.CompletedProcess:
-    """Run a command in the repository; its output is shown when a test fails."""
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment(**extra), capture_output=True, text=True, timeout=timeout
-    )
-    print(f"$ {' '.join(command)}\n{done.stdout}{done.stderr}[exit {done.returncode}]")
-    if check:
-        assert done.returncode == 0, done.stderr[-2000:]
-    return done
-
-
-def launch(*options: str, check: bool = True) -> subprocess.CompletedProcess:
-    return run(str(BIN / "python"), "launch_gptoss.py", *STACK, *options, check=check)
-
-
-def module(name: str, *options: str, check: bool = True) -> subprocess.CompletedProcess:
-    return run(str(BIN / "python"), "-m", f"pdbench.{name}", *options, check=check)
-
-
-def bench(results: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess:
-    return run("./run_bm.sh", "--results-dir", str(results), *options, check=check)
-
-
-def deployment() -> dict:
-    """What runs, by its own account."""
-    return requests.get(f"{URL}/pdbench/deployment", timeout=30).json()
-
-
-def level(folder: Path, name: str) -> dict:
-    return json.loads((folder / name).read_text())
+from commands import launch, module
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ROOT, STACK, environment, launch
+from commands import ROOT, STACK, environment, launch
 
 # In a process of its own, as the launch script is: tests have no Ray driver in theirs.
 LAUNCHER = """

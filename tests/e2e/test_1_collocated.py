@@ -8,8 +8,7 @@ import time
 
 import psutil
 import pytest
-import requests
-from conftest import BIN, ROOT, URL, bench, deployment, environment, launch, level, module, run
+from commands import BIN, ROOT, URL, bench, deployment, environment, launch, level, module, run
 
 from pdbench.manifest import Manifest
 

@@ -1,7 +1,8 @@
 """Prefill/decode for real: the KV cache moves over NIXL, and greedy tokens equal the collocated ones."""
 
 import pytest
-from conftest import deployment, level, module
+from commands import bench, deployment, level, module
+from faults import launch_with_other_prefill_weights
 
 from pdbench.manifest import Manifest
 
@@ -24,8 +25,6 @@ def tokens(shared):
 
 
 def test_pack_tp1_to_tp1(deployed, shared, tmp_path):
-    from conftest import bench
-
     deployed("--pd-pack", "--layout", "p1xtp1-d1xtp1")
     found = deployment()
     assert nodes(found)["prefill"] == nodes(found)["decode"] == {"127.0.0.3"}
@@ -58,8 +57,6 @@ def test_pack_tp2_to_tp1(deployed, shared):
 
 def test_a_wrong_kv_cache_is_noticed(local_cluster, shared):
     """P with other weights fills D's blocks with another model's keys and values: the gate must fail."""
-    from faults import launch_with_other_prefill_weights
-
     with launch_with_other_prefill_weights(shared / "other-weights"):
         lines = gate_lines(shared, check=False)
     assert "FAIL token-equality" in lines and "differs from token" in lines

@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import psutil
-from conftest import BIN, ROOT, STACK, environment, launch, module
+from commands import BIN, ROOT, STACK, environment, launch, module
 
 
 def engines() -> list[str]:
