@@ -38,8 +38,8 @@ def test_pack_tp1_to_tp1(deployed, shared, tmp_path):
     assert all(g.passed for g in gates.values()) and gates["transport"].seen == "cma/memory"
 
 
-def test_spread_over_tcp_tp1_to_tp2(deployed, shared):
-    deployed("--pd-spread", "--p-num", "1", "--p-tp", "1", "--d-num", "1", "--d-tp", "2", "--ucx-tls", "tcp")
+def test_spread_over_tcp(deployed, shared):
+    deployed("--pd-spread", "--p-num", "1", "--p-tp", "1", "--d-num", "1", "--d-tp", "1", "--ucx-tls", "tcp")
     found = deployment()
     placed = nodes(found)
     assert len(placed["prefill"]) == len(placed["decode"]) == 1 and placed["prefill"] != placed["decode"]
@@ -49,8 +49,10 @@ def test_spread_over_tcp_tp1_to_tp2(deployed, shared):
     assert "ok   transport: tcp/lo" in lines
 
 
-def test_pack_tp2_to_tp1(deployed, shared):
-    deployed("--pd-pack", "--layout", "p1xtp2-d1xtp1")
+# In one node: three ranks that poll for TCP on two cores let transfers outlive P's lease.
+@pytest.mark.parametrize("layout", ["p1xtp1-d1xtp2", "p1xtp2-d1xtp1"])
+def test_tp_sizes_that_differ(deployed, shared, layout):
+    deployed("--pd-pack", "--layout", layout)
     lines = gate_lines(shared)
     assert "ok   token-equality: 36 of 36" in lines and "ok   kv-transfer" in lines
 
