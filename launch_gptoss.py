@@ -241,7 +241,7 @@ def stop(args: argparse.Namespace) -> None:
     except ConnectionError:
         say("nothing is running")
         return
-    pids = [r["pid"] for r in serving.replicas(serving.serve_details())]
+    pids = [r["pid"] for r in serving.replicas(serving.serve_details()) if r["pid"]]
     trees = cluster.on_every_node(ray, cluster.process_tree, pids)
     say("stopped" if serving.stop(deadline) else "no deployment was running")
     for ip, left in trees.items():

@@ -225,9 +225,10 @@ def replicas(details: dict | None) -> list[dict[str, Any]]:
     for name, deployment in app["deployments"].items():
         role = role_of(name)
         for r in deployment["replicas"]:
+            # A replica that is still starting has no node or process yet.
             found.append({
-                "role": role, "replica_id": r["replica_id"], "node_id": r["node_id"], "node_ip": r["node_ip"],
-                "pid": r["pid"], "deployment": name, "state": str(getattr(r["state"], "value", r["state"])),
+                "role": role, "replica_id": r["replica_id"], "node_id": r.get("node_id"), "node_ip": r.get("node_ip"),
+                "pid": r.get("pid"), "deployment": name, "state": str(getattr(r["state"], "value", r["state"])),
             })  # fmt: skip
     return found
 
