@@ -136,7 +136,9 @@ def connect(args: argparse.Namespace):
     say("no Ray cluster runs here: starting a local one with two worker nodes")
     with local_cluster.lock():
         local_cluster.start(workers=2, cpus_per_worker=hardware.accelerators_per_node, started_by="launch")
-    return cluster.connect()
+    # Ray read where the token is when it was imported, and that was before there was one: begin again.
+    sys.stderr.flush()
+    os.execv(sys.executable, sys.orig_argv)
 
 
 def launch(args: argparse.Namespace) -> None:
