@@ -4,14 +4,13 @@
 import argparse
 import json
 import logging
-import os
 import re
 import shlex
 import sys
 import time
 from pathlib import Path
 
-from pdbench import cluster, local_cluster, stack, transport
+from pdbench import cluster, stack, transport
 from pdbench.configs import ROOT, HardwareConfig, ModelConfig, load_hardware, load_model
 from pdbench.layout import MODES, Layout, Pool
 from pdbench.serving import APP, LaunchError, Plan, make_plan
@@ -125,20 +124,15 @@ def resolve(args: argparse.Namespace, nodes_of) -> tuple[Plan, ModelConfig]:
 
 
 def connect(args: argparse.Namespace):
-    """Ray, connected; on a CPU machine without a cluster one is started, and --stop ends it."""
+    """Ray, connected.
+
+    Raises:
+        ConnectionError: there is no cluster; the message says how to start one on this machine.
+    """
     try:
         return cluster.connect(args.address)
-    except ConnectionError:
-        named = args.address or os.environ.get("RAY_ADDRESS")
-        hardware = load_hardware(args.hardware)
-        if named or hardware.accelerator != "CPU":
-            raise
-    say("no Ray cluster runs here: starting a local one with two worker nodes")
-    with local_cluster.lock():
-        local_cluster.start(workers=2, cpus_per_worker=hardware.accelerators_per_node, started_by="launch")
-    # Ray read where the token is when it was imported, and that was before there was one: begin again.
-    sys.stderr.flush()
-    os.execv(sys.executable, sys.orig_argv)
+    except ConnectionError as error:
+        raise ConnectionError(f"{error}; to start one on this machine: python -m pdbench.local_cluster start") from None
 
 
 def launch(args: argparse.Namespace) -> None:
@@ -219,22 +213,10 @@ def fail(ray, error: BaseException, started: float) -> None:
     for error in list(dict.fromkeys(errors))[:5]:
         say(f"an engine said: {error}")
     serving.stop(time.monotonic() + 120)
-    stop_own_cluster(ray)
-
-
-def stop_own_cluster(ray) -> None:
-    """Stop the local cluster that Ray is connected to, if a launch started it."""
-    address = ray.get_runtime_context().gcs_address
-    ray.shutdown()
-    found = local_cluster.state()
-    if found and found["started_by"] == "launch" and found["address"] == address:
-        with local_cluster.lock():
-            local_cluster.stop()
-        say("stopped the local cluster that the launch had started")
 
 
 def stop(args: argparse.Namespace) -> None:
-    """Stop the deployment, and the local cluster if a launch started it; returns when all is gone."""
+    """Stop the deployment; returns when all is gone."""
     from pdbench import serving
 
     deadline = time.monotonic() + args.timeout
@@ -251,7 +233,6 @@ def stop(args: argparse.Namespace) -> None:
             left = cluster.on_every_node(ray, cluster.process_tree, left)[ip]
             if left and time.monotonic() > deadline:
                 raise TimeoutError(f"processes {left} on {ip} are still there")
-    stop_own_cluster(ray)
 
 
 def status(args: argparse.Namespace) -> int:

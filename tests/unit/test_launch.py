@@ -1,11 +1,9 @@
 """launch_gptoss.py: options to a plan, and mistakes to one line, without a cluster."""
 
-import contextlib
 import json
 import re
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -232,46 +230,6 @@ def test_without_a_cluster_nothing_runs_and_nothing_is_to_stop(monkeypatch, caps
     assert (status, said.out, said.err) == (0, "", "launch: nothing is running\n")
 
 
-def test_on_gpus_or_at_a_named_address_a_missing_cluster_is_an_error(monkeypatch, capsys):
-    monkeypatch.setattr(cluster, "connect", no_ray_here)
-    for options in (BIG, [*TINY, "--address", "10.0.0.1:6379"]):
-        status, said = run(monkeypatch, capsys, "--layout", "1xtp1", *options)
-        expected = "launch_gptoss.py: error: no Ray cluster at this machine: nothing listens\n"
-        assert (status, said.err) == (2, expected)
-
-
-def test_on_a_cpu_a_local_cluster_is_started(monkeypatch, capsys):
-    started, answers = [], iter([no_ray_here, lambda: "ray"])
-    monkeypatch.setattr(cluster, "connect", lambda *args: next(answers)())
-    monkeypatch.setattr(local_cluster, "lock", contextlib.nullcontext)
-    monkeypatch.setattr(local_cluster, "start", lambda **how: started.append(how))
-    args = launch_gptoss.parse_args(TINY)
-    assert launch_gptoss.connect(args) == "ray"
-    assert started == [{"workers": 2, "cpus_per_worker": 4, "started_by": "launch"}]
-    assert capsys.readouterr().err == "launch: no Ray cluster runs here: starting a local one with two worker nodes\n"
-
-
-@pytest.mark.parametrize(
-    ("state", "stopped"),
-    [
-        (None, 0),
-        ({"started_by": "user", "address": "127.0.0.2:1"}, 0),
-        ({"started_by": "launch", "address": "127.0.0.2:2"}, 0),  # connected to another one
-        ({"started_by": "launch", "address": "127.0.0.2:1"}, 1),
-    ],
-)
-def test_only_a_cluster_that_a_launch_started_is_stopped_with_it(monkeypatch, state, stopped):
-    stops, shutdowns = [], []
-    ray = SimpleNamespace(
-        get_runtime_context=lambda: SimpleNamespace(gcs_address="127.0.0.2:1"), shutdown=lambda: shutdowns.append(1)
-    )
-    monkeypatch.setattr(local_cluster, "state", lambda: state)
-    monkeypatch.setattr(local_cluster, "lock", contextlib.nullcontext)
-    monkeypatch.setattr(local_cluster, "stop", lambda: stops.append(1))
-    launch_gptoss.stop_own_cluster(ray)
-    assert (len(stops), len(shutdowns)) == (stopped, 1)
-
-
 @pytest.mark.parametrize(
     ("line", "error"),
     [
@@ -285,3 +243,12 @@ def test_only_a_cluster_that_a_launch_started_is_stopped_with_it(monkeypatch, st
 def test_the_engines_own_error_is_found_in_a_line(line, error):
     found = re.search(launch_gptoss.ENGINE_ERROR, line)
     assert (found and found[1]) == error
+
+
+def test_without_a_cluster_a_launch_says_how_to_start_one(monkeypatch):
+    def no_cluster(address):
+        raise ConnectionError("no Ray cluster at this machine: none")
+
+    monkeypatch.setattr(cluster, "connect", no_cluster)
+    with pytest.raises(ConnectionError, match="none; to start one on this machine: python -m pdbench.local_cluster start"):
+        launch_gptoss.connect(launch_gptoss.parse_args([]))
