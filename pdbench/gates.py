@@ -21,8 +21,9 @@ from pdbench.manifest import Gate, read_json, write_atomically
 PROMPT_LENGTHS = (1, 2, 15, 16, 17, 63, 128, 250, 511, 512, 1000, 2047)
 PROMPTS_PER_LENGTH = 3
 NEW_TOKENS = 16
-# Where the best two tokens are closer than this (nats), rounding decides: bfloat16 logits of a prefill
-# and of a decode step, or of two TP sizes, differ by about half as much. What follows is not compared.
+# Where the best two tokens are closer than this (nats), rounding may decide, since a prefill and a decode
+# step multiply matrices of other shapes; what follows is not compared. Well above the spacing of bfloat16
+# logits of this size (1/64 to 1/32).
 MARGIN = 0.1
 MIN_DECIDED = 3
 MAX_DRAWS = 20

@@ -57,7 +57,7 @@ def _head_is_alive(found: dict) -> bool:
         return False
 
 
-def start(workers: int, cpus_per_worker: int, started_by: str = "user") -> dict:
+def start(workers: int, cpus_per_worker: int) -> dict:
     """Start a head without engine slots and `workers` nodes of `cpus_per_worker` slots each.
 
     Returns once every node has joined. A slot is Ray's logical CPU: one engine rank takes one,
@@ -80,7 +80,6 @@ def start(workers: int, cpus_per_worker: int, started_by: str = "user") -> dict:
         # Short: Ray puts Unix sockets below it, and their paths hold 107 characters.
         "temp_dir": tempfile.mkdtemp(prefix="pdbench-"),
         "workers": workers,
-        "started_by": started_by,
         "head_pid": 0,
         "head_created": 0.0,
     }

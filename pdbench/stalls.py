@@ -11,7 +11,7 @@ import pandas as pd
 from pdbench.layout import Layout
 from pdbench.results import ResultError, read_results
 
-# Ratios of p99 to median: below, tokens come evenly; a single run of a level cannot tell smaller differences.
+# Of the two arms' p99; a single run of a level cannot tell smaller differences.
 NOTEWORTHY = 1.25
 
 

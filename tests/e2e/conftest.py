@@ -8,7 +8,7 @@ from commands import launch, module
 
 @pytest.fixture(scope="session")
 def local_cluster():
-    """One cluster for all tests, apart from any that the developer runs in this checkout."""
+    """One cluster for all tests; fails if one runs in this checkout already."""
     module("local_cluster", "start", "--workers", "2")
     yield
     module("local_cluster", "stop")

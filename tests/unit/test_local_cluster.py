@@ -46,7 +46,7 @@ def write_state(folder, **change):
     me = psutil.Process()
     found = {
         "mark": uuid.uuid4().hex, "address": "127.0.0.2:1", "token_path": str(folder / "token"),
-        "temp_dir": str(folder / "temp"), "workers": 2, "started_by": "user",
+        "temp_dir": str(folder / "temp"), "workers": 2,
         "head_pid": me.pid, "head_created": me.create_time(),
     } | change  # fmt: skip
     (folder / "state.json").write_text(json.dumps(found))
