@@ -61,7 +61,6 @@ done
 
 bin=$([[ -x .venv/bin/python ]] && echo .venv/bin/ || true)
 python=${PYTHON:-${bin}python}
-vllm=${VLLM:-${bin}vllm}
 
 if [[ $smoke ]]; then
   exec "$python" -m pdbench.client smoke --base-url "$base_url" ${model:+--model "$model"}
@@ -82,21 +81,15 @@ plan=$("$python" -m pdbench.bench begin --exp-name "$exp_name" --type "$type" --
 } <<<"$plan"
 [[ ${todo[*]} ]] || { echo "run_bm: nothing to do: all levels are measured (--force measures again)"; exit 0; }
 
-# Ctrl-C or a kill ends the client that runs and leaves no part of a level behind.
-client=""
-exec 3>&2 # while a client runs, 2 is its log file
-interrupted() {
-  trap - INT TERM
-  if [[ $client ]]; then
-    kill "$client" 2>/dev/null || true
-    wait "$client" 2>/dev/null || true
-  fi
-  rm -f "$folder"/*.part
-  echo "run_bm: interrupted; the same command goes on at this level" >&3
-  exit 130
-}
-trap interrupted INT TERM
-run() { "$@" & client=$!; local status=0; wait "$client" || status=$?; client=""; return "$status"; }
+# However this ends: no process and no part of a level stays.
+trap 'kill $(jobs -p) 2>/dev/null || true; wait || true; rm -f "$folder"/*.part' EXIT
+trap 'echo "run_bm: interrupted; the same command goes on at this level" >&2; exit 130' INT TERM
+
+# One bench client for all levels, since loading it takes longer than a short level.
+log=$folder/.client.log
+coproc loaded { exec "$python" -m pdbench.bench_client "$log"; }
+exec 4>&"${loaded[1]}" 5<&"${loaded[0]}"
+trap '' PIPE # a client that died is told by its missing answer
 
 begun=$SECONDS done=0
 for line in "${todo[@]}"; do
@@ -107,10 +100,11 @@ for line in "${todo[@]}"; do
 
   load=(--max-concurrency "$value") warm=$value
   [[ $type == request-rate ]] && load=(--request-rate "$value") && warm=4
-  run "$python" -m pdbench.client warmup --base-url "$base_url" --model "$model" \
-    --isl "$input_len" --osl "$output_len" --requests "$warm" --seed "$warmup_seed"
+  "$python" -m pdbench.client warmup --base-url "$base_url" --model "$model" \
+    --isl "$input_len" --osl "$output_len" --requests "$warm" --seed "$warmup_seed" &
+  wait $!
 
-  bench=("$vllm" bench serve --backend vllm --base-url "$base_url" --endpoint /v1/completions
+  bench=(--backend vllm --base-url "$base_url" --endpoint /v1/completions
     --model "$model" --tokenizer "$tokenizer" --dataset-name random
     --random-input-len "$input_len" --random-output-len "$output_len" --ignore-eos --temperature 0
     --num-prompts "$num_prompts" "${load[@]}" --seed "$seed"
@@ -118,12 +112,12 @@ for line in "${todo[@]}"; do
     --save-result --save-detailed --result-dir "$folder" --result-filename "$level.json.part"
     --metadata "seed=$seed" "level=$level" "exp_name=$exp_name")
   started=$(date -u +%Y-%m-%dT%H:%M:%S.%3N+00:00)
-  status=0
-  run "${bench[@]}" >"$folder/.client.log" 2>&1 || status=$?
-  ((status)) && tail -n 5 "$folder/.client.log" >&2
-  "$python" -m pdbench.bench finish "$folder" "$level" --status "$status" --command "${bench[*]@Q}" \
+  echo "${bench[*]@Q}" >&4 || true
+  read -r status <&5 || status=1
+  ((status)) && tail -n 5 "$log" >&2
+  "$python" -m pdbench.bench finish "$folder" "$level" --status "$status" --command "vllm bench serve ${bench[*]@Q}" \
     --started "$started" --num-prompts "$num_prompts" --seed "$seed" --warmup-seed "$warmup_seed"
   done=$((done + 1))
 done
-rm -f "$folder/.client.log"
+rm -f "$log"
 echo "run_bm: $done levels in $((SECONDS - begun)) s: $folder"

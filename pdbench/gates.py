@@ -21,12 +21,12 @@ from pdbench.manifest import Gate, read_json, write_atomically
 PROMPT_LENGTHS = (1, 2, 15, 16, 17, 63, 128, 250, 511, 512, 1000, 2047)
 PROMPTS_PER_LENGTH = 3
 NEW_TOKENS = 16
-# Where the best two tokens are closer than this (nats), rounding may decide, since a prefill and a decode
-# step multiply matrices of other shapes; what follows is not compared. Well above the spacing of bfloat16
-# logits of this size (1/64 to 1/32).
-MARGIN = 0.1
+# Where the best two tokens are closer than this (nats), rounding may decide, since a prefill, a decode step
+# and another TP size multiply matrices of other shapes; what follows is not compared. With the tiny model
+# rounding moves that distance by up to 0.11 (tiny.py).
+MARGIN = 0.15
 MIN_DECIDED = 3
-MAX_DRAWS = 20
+MAX_DRAWS = 100
 # Words of UCX_TLS that stand for several transports, not all of which begin like them.
 SHARED_MEMORY = ("posix", "sysv", "cma", "knem", "xpmem")
 UCX_GROUPS = {"sm": SHARED_MEMORY, "shm": SHARED_MEMORY, "all": ("",)}

@@ -170,10 +170,15 @@ def _initial(name: str, shape, generator, torch):
 
     Unit embeddings and 1/sqrt(fan-in) projections keep every layer's share of the residual stream
     alike, so that attention over the whole prompt, not the last token alone, decides what comes next.
+    Experts have a tenth of a share and routers are sharp: rounding can send a token to another expert,
+    and that jump must stay small beside the distance of the two best tokens, or engines that round
+    differently (TP 1 and 2) would go on differently. Measured on 2400 positions, bfloat16 against
+    float32: the distance moves by up to 1.2 nats with experts of a full share, by 0.11 with these.
     """
     if "norm" in name:
         return torch.ones(shape)
-    values = torch.randn(shape, generator=generator)
+    share = 0.1 if "experts.down_proj" in name else 4.0 if "router.weight" in name else 1.0
+    values = share * torch.randn(shape, generator=generator)
     if name.endswith("bias") or name.endswith("sinks"):
         return 0.1 * values
     if "embed_tokens" in name:

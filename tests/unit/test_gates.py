@@ -277,7 +277,7 @@ def test_a_model_that_says_the_same_to_all_proves_nothing(server, tmp_path):
 
 def test_a_model_that_wavers_on_everything_is_not_compared(server, tmp_path):
     server.margin = MARGIN / 2
-    with pytest.raises(ServerError, match="undecided on 20 prompts of 1 tokens"):
+    with pytest.raises(ServerError, match=f"undecided on {gates.MAX_DRAWS} prompts of 1 tokens"):
         asyncio.run(gates.save(server.url, tmp_path / "tokens.json", seed=0))
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""run_bm.sh, with a small server and a stand-in for `vllm bench serve`: no Ray, no vLLM."""
+"""run_bm.sh, with a small server and a stand-in for vLLM's bench client: no Ray, no vLLM."""
 
 import asyncio
 import json
@@ -21,20 +21,38 @@ from pdbench.configs import ROOT
 from pdbench.manifest import FILENAME, Manifest
 from pdbench.workload import Level, level_seed
 
-# Writes what the real client would; its environment may tell it to fail at a level, or to hang.
-BENCH_CLIENT = """\
+# In place of vLLM's modules: writes what the real client would. Its environment may tell it to fail at a
+# level, to die, or to hang.
+STAND_IN = {
+    "__init__.py": "",
+    "benchmarks/serve.py": """\
 import json, os, sys, time
-arguments = sys.argv[1:]
-given = dict(zip(arguments, arguments[1:]))
-path = os.path.join(given["--result-dir"], given["--result-filename"])
-if given["--result-filename"] == os.environ.get("FAILS"):
-    sys.exit("Traceback: no such luck")
-content = json.loads(os.environ["CONTENT"]) | {"arguments": arguments}
-open(path, "w").write(json.dumps(content))
-if os.environ.get("HANGS"):
-    open(path + ".pid", "w").write(str(os.getpid()))
-    time.sleep(300)
-"""
+
+def add_cli_args(parser):
+    pass
+
+def main(arguments):
+    given = dict(zip(arguments, arguments[1:]))
+    path = os.path.join(given["--result-dir"], given["--result-filename"])
+    if given["--result-filename"] == os.environ.get("FAILS"):
+        raise RuntimeError("no such luck")
+    if given["--result-filename"] == os.environ.get("DIES"):
+        os._exit(3)
+    content = json.loads(os.environ["CONTENT"]) | {"arguments": arguments, "pid": os.getpid()}
+    open(path, "w").write(json.dumps(content))
+    if os.environ.get("HANGS"):
+        open(path + ".pid", "w").write(str(os.getpid()))
+        time.sleep(300)
+""",
+    "utils/argparse_utils.py": """\
+class FlexibleArgumentParser:
+    def __init__(self, prog):
+        pass
+
+    def parse_args(self, arguments):
+        return arguments
+""",
+}
 NAMES = ["-e", "x", "--itl", "100", "--otl", "11"]
 
 
@@ -90,13 +108,15 @@ def dead_url():
 @pytest.fixture
 def sweep(tmp_path, level_content):
     """Run run_bm.sh from elsewhere; keywords are for the stand-in's environment."""
-    vllm = tmp_path / "vllm"
-    vllm.write_text(f"#!{sys.executable}\n{BENCH_CLIENT}")
-    vllm.chmod(0o755)
+    for name, content in STAND_IN.items():
+        path = tmp_path / "vllm" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
 
     def sweep(*options, start=False, **told):
         command = [ROOT / "run_bm.sh", "--results-dir", tmp_path / "results", *options]
-        env = os.environ | {"PYTHON": sys.executable, "VLLM": str(vllm), "CONTENT": json.dumps(level_content())} | told
+        env = os.environ | {"PYTHON": sys.executable, "CONTENT": json.dumps(level_content())} | told
+        env["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{ROOT}"
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process = subprocess.Popen(list(map(str, command)), env=env, cwd=tmp_path, **pipes)
         if start:
@@ -167,7 +187,7 @@ def test_a_sweep_measures_stops_at_a_bad_level_and_goes_on_later(sweep, server, 
     assert "run_bm: level conc1 (1 of 2): 20 requests of 100:11 tokens\n" in out
     assert "run_bm: level conc2 (2 of 2): 20 requests of 100:11 tokens, about " in out and out.endswith(" s left\n")
     assert "10.00 requests/s, TTFT 50 ms, TPOT 10.0 ms, inter-token p99 27.0 ms\n" in out
-    assert "Traceback: no such luck" in err, "the client's own last words"
+    assert "RuntimeError: no such luck" in err, "the client's own last words"
     assert err.endswith("run_bm: error: level conc2 does not count: the bench client exited with code 1\n")
     assert [name for name in files(folder) if name[0] != "."] == ["conc1.json", FILENAME]
 
@@ -186,7 +206,7 @@ def test_a_sweep_measures_stops_at_a_bad_level_and_goes_on_later(sweep, server, 
     assert seeds == {f"conc{c}": level_seed(3, Level("concurrency", float(c))) for c in (1, 2)}
     arguments = json.loads((folder / "conc2.json").read_text())["arguments"]
     told = dict(zip(arguments, arguments[1:]))
-    assert arguments[:2] == ["bench", "serve"] and "--ignore-eos" in arguments and "--save-detailed" in arguments
+    assert "--ignore-eos" in arguments and "--save-detailed" in arguments
     assert (told["--max-concurrency"], told["--seed"]) == ("2", str(seeds["conc2"]))
     assert (told["--random-input-len"], told["--random-output-len"]) == ("100", "11")
     assert (told["--base-url"], told["--model"], told["--tokenizer"]) == (server.url, "tiny", "tiny")
@@ -198,6 +218,19 @@ def test_a_sweep_measures_stops_at_a_bad_level_and_goes_on_later(sweep, server, 
     assert len(warmups) == 1 + 2 + 2, "each level is warmed up with as many requests as it has in flight"
     prompts = {tuple(request["prompt"]) for request in server.requests}
     assert len(prompts) == len(server.requests) - 2, "no prompt twice, but in level 2, which was tried twice"
+
+
+def test_a_client_that_dies_is_a_level_that_does_not_count(sweep, server, tmp_path):
+    status, out, err = sweep(*NAMES, "-u", server.url, "-c", "1,2", "-n", "20", DIES="conc1.json.part")
+    assert status == 1 and "level conc2" not in out, err
+    assert err.endswith("run_bm: error: level conc1 does not count: the bench client exited with code 1\n")
+
+
+def test_one_client_measures_all_levels(sweep, server, tmp_path):
+    sweep(*NAMES, "-u", server.url, "-c", "1,2", "-n", "20")
+    folder = tmp_path / "results" / "tiny_itl100_otl11_mixed_x"
+    one, two = (json.loads((folder / f"conc{c}.json").read_text())["pid"] for c in (1, 2))
+    assert one == two and not psutil.pid_exists(one)
 
 
 def quoted(options, tmp_path):
