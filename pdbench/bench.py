@@ -6,6 +6,7 @@
 
 import argparse
 import asyncio
+import itertools
 import os
 import re
 import reprlib
@@ -102,6 +103,7 @@ def begin(args: argparse.Namespace) -> None:
         # What this manifest does not vouch for, such as levels of another layout, must not be plotted with it.
         if path.name != FILENAME and path.stem not in {r.level for r in manifest.levels}:
             os.replace(path, f"{path}{BAD}")
+    seeds = unseen_seeds(args.base_url, args.seed, todo, deployment is not None)
     warn(f"{folder}: {len(todo)} of {len(levels)} levels to measure")
     print(folder)
     print(model, tokenizer or model, *workload.phase_lengths(args.mode, args.isl, args.osl), sep="\t")
@@ -109,8 +111,32 @@ def begin(args: argparse.Namespace) -> None:
         for old in (folder / level.filename, folder / (level.filename + BAD)):
             old.unlink(missing_ok=True)
         prompts = args.num_prompts or level.num_prompts()
-        seeds = [workload.level_seed(args.seed, level, purpose) for purpose in ("measure", "warm-up")]
-        print(level.stem, f"{level.value:g}", prompts, *seeds, sep="\t")
+        print(level.stem, f"{level.value:g}", prompts, *seeds[level], sep="\t")
+
+
+def unseen_seeds(base_url: str, base_seed: int, levels: list[workload.Level], described: bool) -> dict:
+    """Two seeds for each level, of measurement and warm-up, that the running deployment has not been given before.
+
+    A level that is measured again, or under another name, would otherwise replay prompts into a live
+    prefix cache. A server that does not describe itself cannot be asked: it gets each level's first seeds.
+    """
+
+    async def ask() -> dict:
+        async with client.session(base_url, total_s=30) as opened:
+            seen = set(await client.get(opened, "/pdbench/seeds")) if described else set()
+            fresh = {level: _first_unseen(base_seed, level, seen) for level in levels}
+            if described:
+                await client.post(opened, "/pdbench/seeds", [seed for pair in fresh.values() for seed in pair])
+            return fresh
+
+    return asyncio.run(ask())
+
+
+def _first_unseen(base_seed: int, level: workload.Level, seen: set[int]) -> list[int]:
+    for attempt in itertools.count(1):
+        seeds = [workload.level_seed(base_seed, level, purpose, attempt) for purpose in ("measure", "warm-up")]
+        if not seen.intersection(seeds):
+            return seeds
 
 
 def _manifest(folder: Path, name: workload.RunName, args: argparse.Namespace, deployment: Deployment | None) -> Manifest:

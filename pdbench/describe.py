@@ -32,6 +32,7 @@ class Describe:
 
     def __init__(self, record: dict[str, Any], started: float):
         self.record, self.started = record, started
+        self.seeds: list[int] = []  # of all prompts that these engines may have in their prefix caches
 
     async def __call__(self, request):
         from starlette.responses import JSONResponse
@@ -43,10 +44,15 @@ class Describe:
             return JSONResponse(await self._counters())
         if what == ("GET", "transports"):
             return JSONResponse(self._transports())
+        if what == ("GET", "seeds"):
+            return JSONResponse(self.seeds)
+        if what == ("POST", "seeds"):
+            self.seeds += await request.json()
+            return JSONResponse({})
         if what == ("POST", "gates"):
             self.record["gates"].append(await request.json())
             return JSONResponse({})
-        return JSONResponse({"error": "ask for deployment, counters or transports"}, status_code=404)
+        return JSONResponse({"error": "ask for deployment, counters, transports or seeds"}, status_code=404)
 
     def _replicas(self) -> list[dict]:
         keep = ("role", "replica_id", "node_id", "node_ip", "pid")

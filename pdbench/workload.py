@@ -125,13 +125,13 @@ def parse_levels(kind: str, text: str) -> list[Level]:
     return [Level(kind, v) for v in values]
 
 
-def level_seed(base_seed: int, level: Level, purpose: str = "measure") -> int:
-    """Seed for one level's prompts, different for every (base seed, level, repeat, purpose).
+def level_seed(base_seed: int, level: Level, purpose: str = "measure", attempt: int = 1) -> int:
+    """Seed for one level's prompts, different for every (base seed, level, repeat, purpose, attempt).
 
     `vllm bench serve --seed` is 0 at every call, so without this each level would replay the
     prompts of the one before into a live prefix cache. 31 bits: numpy's legacy seed takes 32.
     """
-    key = f"{base_seed}/{level.kind}/{_plain(level.value)}/{level.repeat}/{purpose}"
+    key = f"{base_seed}/{level.kind}/{_plain(level.value)}/{level.repeat}/{purpose}" + (f"/{attempt}" if attempt > 1 else "")
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") >> 1
 
 

@@ -113,6 +113,8 @@ def server(monkeypatch, make_manifest):
 
     manifest = make_manifest()
     monkeypatch.setattr(bench, "describe_deployment", lambda base_url: found["deployment"])
+    first = lambda url, base_seed, levels, described: {v: bench._first_unseen(base_seed, v, set()) for v in levels}  # noqa: E731
+    monkeypatch.setattr(bench, "unseen_seeds", first)
     monkeypatch.setattr(client, "smoke", smoke)
     monkeypatch.setattr(bench.stack, "machine", lambda: manifest.client.model_dump())
     monkeypatch.setattr(bench.stack, "repository", lambda root: Repository(commit="c0ffee", dirty=False))

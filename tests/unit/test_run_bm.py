@@ -60,19 +60,23 @@ class FakeServer(ThreadingHTTPServer):
     def __init__(self, deployment=None):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.deployment, self.requests = deployment, []
+        self.deployment, self.requests, self.seeds = deployment, [], []
         self.models = {"data": [{"id": "served"}]}
         self.events = None
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        known = {"/v1/models": self.server.models, "/pdbench/deployment": self.server.deployment}
+        known = {"/v1/models": self.server.models, "/pdbench/deployment": self.server.deployment,
+                 "/pdbench/seeds": self.server.seeds}
         content = known.get(self.path)
-        self.answer(404 if content is None else 200, json.dumps(content or {"error": "unknown"}))
+        self.answer(404 if content is None else 200, json.dumps({"error": "unknown"} if content is None else content))
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/pdbench/seeds":
+            self.server.seeds += body
+            return self.answer(200, "{}")
         self.server.requests.append(body)
         piece = {"choices": [{"text": "ab "}]}
         events = [piece] * body["max_tokens"] if self.server.events is None else self.server.events
@@ -203,7 +207,8 @@ def test_a_sweep_measures_stops_at_a_bad_level_and_goes_on_later(sweep, server, 
         ("conc1", True, 20), ("conc2", True, 20),
     ]  # fmt: skip
     seeds = {record.level: record.seed for record in manifest.levels}
-    assert seeds == {f"conc{c}": level_seed(3, Level("concurrency", float(c))) for c in (1, 2)}
+    one, two = (Level("concurrency", float(c)) for c in (1, 2))
+    assert seeds == {"conc1": level_seed(3, one), "conc2": level_seed(3, two, attempt=2)}, "level 2 was tried twice"
     arguments = json.loads((folder / "conc2.json").read_text())["arguments"]
     told = dict(zip(arguments, arguments[1:]))
     assert "--ignore-eos" in arguments and "--save-detailed" in arguments
@@ -217,7 +222,8 @@ def test_a_sweep_measures_stops_at_a_bad_level_and_goes_on_later(sweep, server, 
     warmups = [request for request in server.requests if len(request["prompt"]) == 100]
     assert len(warmups) == 1 + 2 + 2, "each level is warmed up with as many requests as it has in flight"
     prompts = {tuple(request["prompt"]) for request in server.requests}
-    assert len(prompts) == len(server.requests) - 2, "no prompt twice, but in level 2, which was tried twice"
+    assert len(prompts) == len(server.requests), "no prompt twice"
+    assert len(set(server.seeds)) == len(server.seeds) == 6, "the deployment knows what it was given"
 
 
 def test_a_client_that_dies_is_a_level_that_does_not_count(sweep, server, tmp_path):
