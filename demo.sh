@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 stack=(--model configs/models/gpt-oss-tiny.yaml --hardware configs/hardware/cpu.yaml --timeout 600)
 results=${RESULTS_DIR:-demo_results}
-workload=(--itl 2500 --otl 48 -c 1,2,4,8 --results-dir "$results" --force)
+workload=(--itl 2500 --otl 32 -c 1,2,4,8 --results-dir "$results" --force)
 tokens=.cache/demo_tokens.json
 begun=$SECONDS
 
@@ -41,7 +41,7 @@ python -m pdbench.gates --against "$tokens"
 ./run_bm.sh -e spread_p1xtp1-d1xtp1 "${workload[@]}"
 
 say "The figure and the table"
-prefix=$results/gpt-oss-tiny_itl2500_otl48_mixed
+prefix=$results/gpt-oss-tiny_itl2500_otl32_mixed
 arms=("$prefix"_baseline_2xtp1 "$prefix"_pack_p1xtp1-d1xtp1 "$prefix"_spread_p1xtp1-d1xtp1)
 # One node of this machine is its two engine cores.
 python viz.py --exps "${arms[@]}" --gpus-per-node 2 --itl --show-tables --plot-path "$results/cpu_demo.png"

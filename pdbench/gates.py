@@ -20,7 +20,7 @@ from pdbench.manifest import Gate, read_json, write_atomically
 
 PROMPT_LENGTHS = (1, 2, 15, 16, 17, 63, 128, 250, 511, 512, 1000, 2047)
 PROMPTS_PER_LENGTH = 3
-NEW_TOKENS = 16
+NEW_TOKENS = 8
 # Where the best two tokens are closer than this (nats), rounding may decide, since a prefill, a decode step
 # and another TP size multiply matrices of other shapes; what follows is not compared. With the tiny model
 # rounding moves that distance by up to 0.11 (tiny.py).
@@ -116,19 +116,19 @@ async def decided_prompts(base_url: str, model: str, seed: int, longest: int, te
     return prompts, tokens
 
 
-async def greedy_tokens(base_url: str, model: str, prompts: list[list[int]], tell) -> list[list[int]]:
-    """Greedy continuations, one after another: another batch could round differently."""
+async def greedy_tokens(base_url: str, model: str, prompts: list[list[int]], lengths: list[int], tell) -> list[list[int]]:
+    """Greedy continuations of `lengths` tokens, one after another: another batch could round differently."""
     found = []
     async with session(base_url, total_s=3600) as opened:
-        for prompt in prompts:
-            found.append((await _greedy(opened, model, prompt))["token_ids"])
+        for prompt, length in zip(prompts, lengths, strict=True):
+            found.append((await _greedy(opened, model, prompt, length))["token_ids"])
             tell(len(found), len(prompts))
     return found
 
 
-async def _greedy(opened, model: str, prompt: list[int]) -> dict:
+async def _greedy(opened, model: str, prompt: list[int], length: int = NEW_TOKENS) -> dict:
     body = {
-        "model": model, "prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0, "ignore_eos": True,
+        "model": model, "prompt": prompt, "max_tokens": length, "temperature": 0, "ignore_eos": True,
         "return_token_ids": True, "logprobs": 2,
         # A salt of its own keeps an earlier check's prefix cache from standing in for the transfer.
         "cache_salt": uuid.uuid4().hex,
@@ -241,7 +241,7 @@ async def check(base_url: str, path: Path) -> list[Gate]:
         raise ServerError(f"{path} holds tokens of another model than the one that runs")
     is_pd = deployment["mode"] != "collocated"
     before = await _kv_counters(base_url) if is_pd else {}
-    got = await greedy_tokens(base_url, saved["model"], saved["prompts"], _progress)
+    got = await greedy_tokens(base_url, saved["model"], saved["prompts"], list(map(len, saved["tokens"])), _progress)
     gates = [compare(saved["prompts"], saved["tokens"], got)]
     if is_pd:
         gates.append(await kv_moved(base_url, before, len(saved["prompts"])))

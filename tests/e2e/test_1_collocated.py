@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -65,7 +66,7 @@ def test_the_kv_gate_fails_where_no_kv_cache_moved(running):
 
     async def check():
         before = await gates._kv_counters(URL)
-        await gates.greedy_tokens(URL, "gpt-oss-tiny", [list(range(300, 500))], lambda *_: None)
+        await gates.greedy_tokens(URL, "gpt-oss-tiny", [list(range(300, 500))], [8], lambda *_: None)
         return await gates.kv_moved(URL, before, 1)
 
     old, gates.COUNTERS_TIMEOUT_S = gates.COUNTERS_TIMEOUT_S, 3.0
@@ -111,7 +112,7 @@ def test_interrupted_sweep_leaves_no_process_and_no_part(running, tmp_path):
         cwd=ROOT, env=environment(MARKED="interrupted"), start_new_session=True, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     folder = tmp_path / FOLDER.format("stopped")
-    wait_for(lambda: (folder / ".client.log").exists() and "Starting main benchmark" in (folder / ".client.log").read_text())
+    wait_for(lambda: "Starting main benchmark" in client_log(folder))
     os.killpg(sweep.pid, signal.SIGINT)
     assert sweep.wait(60) == 130 and "goes on at this level" in sweep.stderr.read()
     assert marked("interrupted") == []
@@ -124,9 +125,8 @@ def test_a_killed_replica_fails_its_level_and_the_next_sweep_succeeds(running, t
         cwd=ROOT, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     folder = tmp_path / FOLDER.format("killed")
-    wait_for(lambda: (folder / ".client.log").exists() and "Starting main benchmark" in (folder / ".client.log").read_text())
+    wait_for(lambda: re.search(r"\b[1-9]\d*/400 ", client_log(folder)))  # requests are under way
     engine = next(r for r in deployment()["replicas"] if r["role"] == "collocated")
-    time.sleep(2)  # so that requests are under way
     psutil.Process(engine["pid"]).kill()
     assert sweep.wait(300) == 1
     assert "level conc4 does not count" in sweep.stderr.read()
@@ -143,6 +143,11 @@ def wait_for(condition, seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.2)
+
+
+def client_log(folder) -> str:
+    path = folder / ".client.log"
+    return path.read_text() if path.exists() else ""
 
 
 def marked(value: str) -> list[str]:

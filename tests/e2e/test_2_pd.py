@@ -50,7 +50,6 @@ def test_spread_over_tcp(deployed, shared):
 
 
 # In one node: three ranks that poll for TCP on two cores let transfers outlive P's lease.
-@pytest.mark.skip(reason="not yet seen passing: differing TP sizes and planted faults are still to be proved on 2 cores")
 @pytest.mark.parametrize("layout", ["p1xtp1-d1xtp2", "p1xtp2-d1xtp1"])
 def test_tp_sizes_that_differ(deployed, shared, layout):
     deployed("--pd-pack", "--layout", layout)
@@ -58,7 +57,6 @@ def test_tp_sizes_that_differ(deployed, shared, layout):
     assert "ok   token-equality: 36 of 36" in lines and "ok   kv-transfer" in lines
 
 
-@pytest.mark.skip(reason="not yet seen passing: differing TP sizes and planted faults are still to be proved on 2 cores")
 def test_a_wrong_kv_cache_is_noticed(local_cluster, shared):
     """P with other weights fills D's blocks with another model's keys and values: the gate must fail."""
     with launch_with_other_prefill_weights(shared / "other-weights"):

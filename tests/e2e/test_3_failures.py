@@ -6,10 +6,7 @@ import subprocess
 import time
 
 import psutil
-import pytest
 from commands import BIN, ROOT, STACK, environment, launch, module
-
-pytestmark = pytest.mark.skip(reason="not yet seen passing: the failure paths of a launch are still to be proved end to end")
 
 
 def engines() -> list[str]:

@@ -1,0 +1,53 @@
+"""What the deployment answers about itself; the counters and transports of real engines are in the e2e tests."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from pdbench import describe
+
+
+class Client:
+    """Asks a Describe as its HTTP route would."""
+
+    def __init__(self, monkeypatch):
+        replica = {"role": "decode", "replica_id": "r1", "node_id": "n", "node_ip": "127.0.0.3", "pid": 7}
+        known = [replica | {"state": "RUNNING", "deployment": "D"}, replica | {"state": "STARTING", "deployment": "D"}]
+        monkeypatch.setattr(describe, "replicas", lambda details: known)
+        monkeypatch.setattr(describe, "serve_details", dict)
+        self.described = describe.Describe({"layout": "2xtp1", "gates": []}, started=0.0)
+
+    def __call__(self, method, path, body=None):
+        async def content():
+            return body
+
+        request = SimpleNamespace(method=method, url=SimpleNamespace(path=path), json=content)
+        answer = asyncio.run(self.described(request))
+        return answer.status_code, json.loads(answer.body)
+
+
+@pytest.fixture
+def ask(monkeypatch):
+    return Client(monkeypatch)
+
+
+def test_the_deployment_tells_its_replicas_as_they_are_now(ask):
+    status, told = ask("GET", "/pdbench/deployment")
+    assert status == 200 and told["layout"] == "2xtp1"
+    assert told["replicas"] == [{"role": "decode", "replica_id": "r1", "node_id": "n", "node_ip": "127.0.0.3", "pid": 7}]
+
+
+def test_gates_and_seeds_are_kept(ask):
+    assert ask("GET", "/pdbench/seeds") == (200, [])
+    assert ask("POST", "/pdbench/seeds", [1, 2]) == ask("POST", "/pdbench/seeds/", [3]) == (200, {})
+    assert ask("GET", "/pdbench/seeds") == (200, [1, 2, 3])
+    ask("POST", "/pdbench/gates", {"name": "readiness"})
+    assert ask("GET", "/pdbench/deployment")[1]["gates"] == [{"name": "readiness"}]
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "gates"), ("POST", "deployment"), ("GET", "x")])
+def test_anything_else_is_unknown(ask, method, path):
+    status, told = ask(method, f"/pdbench/{path}")
+    assert status == 404 and "seeds" in told["error"]
