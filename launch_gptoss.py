@@ -160,14 +160,17 @@ def launch(args: argparse.Namespace) -> None:
         for replica in serving.replicas(serving.serve_details()):
             if replica["role"] != "ingress":
                 counts[replica["deployment"]] = counts.get(replica["deployment"], 0) + 1
-        gate = gates.answer_on_every_replica(counts, APP, plan.model_id, deadline)
+        checks = [gates.answer_on_every_replica(counts, APP, plan.model_id, deadline)]
+        if plan.core_per_rank:
+            checks.append(pin_ranks(ray, plan))
     except BaseException as error:
         fail(ray, error, started)
         if isinstance(error, ray.exceptions.RayError):
             raise LaunchError(str(error).strip().splitlines()[-1]) from None
         raise
     base_url = f"http://{args.host}:{args.port}"
-    record_gate(base_url, gate)
+    for gate in checks:
+        record_gate(base_url, gate)
     say(f"ready after {time.time() - started:.0f} s at {base_url}: every replica has answered a request")
 
 
@@ -193,6 +196,21 @@ def describe_launch(ray, plan: Plan) -> dict:
         "llm_configs": told["llm_configs"],
         "gates": [],
     }  # fmt: skip
+
+
+def pin_ranks(ray, plan: Plan):
+    """Give each engine rank a core of its own; the gate says how many were found."""
+    from pdbench import gates, serving
+    from pdbench.manifest import Gate
+
+    replicas, first = [], 0
+    for replica in serving.replicas(serving.serve_details()):
+        if replica["role"] != "ingress":
+            replicas.append({"node_id": replica["node_id"], "pid": replica["pid"], "first": first})
+            first += plan.llm_configs[replica["role"]]["engine_kwargs"]["tensor_parallel_size"]
+    pinned = sum(cluster.on_every_node(ray, cluster.pin_ranks, replicas).values())
+    return Gate(name="core-per-rank", passed=pinned == first, seen=f"{pinned} ranks pinned to a core",
+                expected=f"{first} ranks", time=gates.now())  # fmt: skip
 
 
 def record_gate(base_url: str, gate) -> None:

@@ -19,6 +19,7 @@ usage: ./run_bm.sh -e NAME --itl N --otl N [options]
   -m, --served-model-name NAME   default: what the deployment says
       --tokenizer NAME|DIR       default: the deployment's model source
   -n, --num-prompts N            default 5 x concurrency; 500 at a request rate
+      --repeats N                measurements of each level, default 1; raise it later to add some
       --seed N                   base seed, default 0; each level derives its own
       --results-dir DIR          default bm_results
       --force                    measure again what is there
@@ -52,6 +53,7 @@ while (($#)); do
     -m | --served-model-name) model=$2; options+=(--model "$2") ;;
     --tokenizer) options+=(--tokenizer "$2") ;;
     -n | --num-prompts) options+=(--num-prompts "$2") ;;
+    --repeats) options+=(--repeats "$2") ;;
     --seed) options+=(--seed "$2") ;;
     --results-dir) results_dir=$2 ;;
     *) die "unknown option $1: see --help" ;;

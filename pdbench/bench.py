@@ -11,6 +11,7 @@ import os
 import re
 import reprlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from pdbench import client, stack, workload
@@ -84,7 +85,9 @@ def begin(args: argparse.Namespace) -> None:
 
     Prints `MODEL<tab>TOKENIZER`, then for each level `stem value num_prompts seed warmup_seed`.
     """
-    levels = workload.parse_levels(args.type, args.levels)
+    named = workload.parse_levels(args.type, args.levels)
+    # All levels once, then again: drift of the machine does not pass for a difference between levels.
+    levels = [replace(level, repeat=repeat) for repeat in range(1, args.repeats + 1) for level in named]
     deployment = describe_deployment(args.base_url)
     model, tokenizer = args.model, args.tokenizer
     if deployment:
@@ -231,6 +234,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     first.add_argument("--model")
     first.add_argument("--tokenizer")
     first.add_argument("--num-prompts", type=_positive)
+    first.add_argument("--repeats", type=_positive, default=1)
     first.add_argument("--seed", type=int, default=0)
     first.add_argument("--results-dir", required=True)
     first.add_argument("--typed", required=True, help="run_bm.sh's own command line")

@@ -169,6 +169,28 @@ def engine_lines(pattern: str, since: float) -> list[str]:
     return found
 
 
+def pin_ranks(replicas: list[dict]) -> int:
+    """Pin the engine ranks of this node to a core each; returns how many ranks that were.
+
+    Args:
+        replicas: each with node_id, pid and `first`, the number of its first rank among all of the
+            deployment: nodes of a local cluster share one machine and must not take the same core.
+    """
+    import pathlib
+
+    import psutil
+    import ray
+
+    here, count = ray.get_runtime_context().get_node_id(), 0
+    for replica in (r for r in replicas if r["node_id"] == here):
+        workers = [p for p in process_tree([replica["pid"]]) if psutil.Process(p).name().startswith("VLLM::Worker")]
+        for number, pid in enumerate(workers, start=replica["first"]):
+            for thread in pathlib.Path(f"/proc/{pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), {number % os.cpu_count()})
+        count += len(workers)
+    return count
+
+
 def process_tree(pids: list[int]) -> list[int]:
     """Those of `pids`, and of their descendants, that live on this node."""
     import psutil

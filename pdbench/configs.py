@@ -49,6 +49,7 @@ class HardwareConfig(_Strict):
     kv_buffer_device: Literal["cuda", "cpu"]
     kv_connector_extra_config: dict[str, Any] = Field(default_factory=dict, description="further NixlConnector options")
     ingress_replicas: int = Field(ge=1, description="the same in every arm, so that arms compare fairly")
+    core_per_rank: bool = Field(default=False, description="pin each engine rank to a core of its own")
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict, description="environment of every engine")
 
@@ -59,15 +60,20 @@ def load_model(path: str | Path) -> ModelConfig:
     Raises:
         ConfigError: it is missing, not YAML, or a key is unknown, missing or wrong.
     """
-    return _load(ModelConfig, path, "configs/models")
+    return load(ModelConfig, path, "configs/models")
 
 
 def load_hardware(path: str | Path) -> HardwareConfig:
     """Read a hardware file; raises ConfigError like `load_model`."""
-    return _load(HardwareConfig, path, "configs/hardware")
+    return load(HardwareConfig, path, "configs/hardware")
 
 
-def _load(kind, path: str | Path, folder: str):
+def load(kind: type[BaseModel], path: str | Path, folder: str):
+    """Read a YAML file as a `kind`; `folder` is where such files are, for the message if there is none.
+
+    Raises:
+        ConfigError: it is missing, not YAML, or a key is unknown, missing or wrong.
+    """
     path = Path(path)
     if not path.is_file():
         have = ", ".join(sorted(f"{folder}/{p.name}" for p in (ROOT / folder).glob("*.yaml")))
@@ -90,8 +96,9 @@ def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
         return first_line(error)
     *parents, key = first["loc"]
     for parent in parents:
-        annotation = kind.model_fields[parent].annotation
-        kind = next(a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields"))
+        if not isinstance(parent, int):  # a place in a list
+            annotation = kind.model_fields[parent].annotation
+            kind = next(a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields"))
     known = list(kind.model_fields)
     near = difflib.get_close_matches(str(key), known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(known)}"

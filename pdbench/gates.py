@@ -198,15 +198,21 @@ def _progress(done: int, total: int) -> None:
         print(f"\rgreedy tokens: {done} of {total} prompts", end="\n" if done == total else "", file=sys.stderr)
 
 
-async def transport_seen(base_url: str, ucx_tls: str | None) -> Gate:
-    """Gate `transport`: UCX says what carried the KV reads, and it is one of those that it was told to use."""
+async def transport_seen(base_url: str, ucx_tls: str | None, wanted: list[str] | None = None) -> Gate:
+    """Gate `transport`: UCX says what carried the KV reads, and it is what is expected.
+
+    Args:
+        ucx_tls: UCX_TLS of the engines: what they were told to use.
+        wanted: the only transports that may have carried them (`cuda_ipc`, `srd`, `tcp`), whatever UCX_TLS allows.
+    """
     async with session(base_url, total_s=60) as opened:
         seen = await get(opened, "/pdbench/transports")
-    words = ucx_tls.split(",") if ucx_tls else ["all"]
+    words = wanted or (ucx_tls.split(",") if ucx_tls else ["all"])
     # Beginnings: UCX_TLS takes families, too (rc stands for rc_mlx5 and rc_verbs).
     allowed = tuple(name for word in words for name in UCX_GROUPS.get(word, (word,)))
     fits = all(name.startswith(allowed) for name in seen)
     expected = f"within UCX_TLS={ucx_tls}" if ucx_tls else "any, but one that UCX names"
+    expected = " or ".join(wanted) if wanted else expected
     return Gate(name="transport", passed=bool(seen) and fits, seen=", ".join(seen) or "none", expected=expected, time=now())
 
 
@@ -233,7 +239,7 @@ async def save(base_url: str, path: Path, seed: int) -> None:
     print(f"saved the greedy tokens of {len(prompts)} prompts of layout {deployment['layout']} to {path}")
 
 
-async def check(base_url: str, path: Path) -> list[Gate]:
+async def check(base_url: str, path: Path, wanted: list[str] | None = None) -> list[Gate]:
     """Compare the running deployment's greedy tokens with those in `path`; records the gates with it."""
     saved = read_json(path)
     deployment = await _deployment(base_url)
@@ -246,7 +252,7 @@ async def check(base_url: str, path: Path) -> list[Gate]:
     if is_pd:
         gates.append(await kv_moved(base_url, before, len(saved["prompts"])))
         if deployment["transport"]["backend"] == "UCX":
-            gates.append(await transport_seen(base_url, deployment["transport"]["ucx_tls"]))
+            gates.append(await transport_seen(base_url, deployment["transport"]["ucx_tls"], wanted))
     for gate in gates:
         await record(base_url, gate)
     return gates
@@ -259,12 +265,13 @@ def main() -> int:
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--save", type=Path, metavar="FILE")
     action.add_argument("--against", type=Path, metavar="FILE")
+    parser.add_argument("--transport", metavar="LIST", help="UCX transports that must have carried the KV cache: cuda_ipc")
     args = parser.parse_args()
     try:
         if args.save:
             asyncio.run(save(args.base_url, args.save, args.seed))
             return 0
-        gates = asyncio.run(check(args.base_url, args.against))
+        gates = asyncio.run(check(args.base_url, args.against, args.transport and args.transport.split(",")))
     except (ServerError, ValueError, KeyError) as error:
         print(f"gates: error: {error}", file=sys.stderr)
         return 2

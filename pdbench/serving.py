@@ -36,6 +36,7 @@ class Plan(BaseModel):
     model_source: str
     placement: dict[str, str]
     transport: Transport | None
+    core_per_rank: bool
     ingress: dict[str, Any]
     llm_configs: dict[str, dict[str, Any]]
     http: dict[str, Any]
@@ -59,6 +60,7 @@ def make_plan(
         model_source=model.source,
         placement={role: node.ip if node else "any" for role, (_, node) in pools.items()} | {"ingress": "head"},
         transport=transport if layout.is_pd else None,
+        core_per_rank=hardware.core_per_rank,
         ingress={
             "num_replicas": ingress_replicas,
             "max_ongoing_requests": MAX_ONGOING_REQUESTS,

@@ -1,5 +1,6 @@
 """Prefill/decode for real: the KV cache moves over NIXL, and greedy tokens equal the collocated ones."""
 
+import psutil
 import pytest
 from commands import bench, deployment, level, module
 from faults import launch_with_other_prefill_weights
@@ -12,6 +13,12 @@ def nodes(found: dict) -> dict[str, set[str]]:
     for replica in found["replicas"]:
         by_role.setdefault(replica["role"], set()).add(replica["node_ip"])
     return by_role
+
+
+def cores(pid: int) -> set[int]:
+    """Cores that the engine rank below a replica's process may use."""
+    (worker,) = (p for p in psutil.Process(pid).children(recursive=True) if p.name().startswith("VLLM::Worker"))
+    return set(worker.cpu_affinity())
 
 
 def gate_lines(shared, check: bool = True):
@@ -34,7 +41,9 @@ def test_pack_tp1_to_tp1(deployed, shared, tmp_path):
     folder = tmp_path / "gpt-oss-tiny_itl300_otl16_mixed_pack"
     assert level(folder, "conc2.json")["completed"] == 10
     gates = {g.name: g for g in Manifest.read(folder).deployment.gates}
-    assert set(gates) == {"readiness", "token-equality", "kv-transfer", "transport"}
+    assert set(gates) == {"readiness", "core-per-rank", "token-equality", "kv-transfer", "transport"}
+    assert gates["core-per-rank"].seen == "2 ranks pinned to a core"
+    assert sorted(cores(r["pid"]) for r in found["replicas"] if r["role"] != "ingress") == [{0}, {1}]
     assert all(g.passed for g in gates.values()) and gates["transport"].seen == "cma/memory"
 
 

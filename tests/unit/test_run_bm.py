@@ -140,7 +140,7 @@ def test_help_tells_every_option(sweep, tmp_path):
     assert (status, err) == (0, "") and out.startswith("usage: ./run_bm.sh -e NAME --itl N --otl N [options]")
     for option in (
         "-e, --exp-name", "-t, --type", "-c, --concurrency", "-r, --request-rate", "--itl, --isl", "--otl, --osl",
-        "--mode", "-u, --base-url", "-m, --served-model-name", "--tokenizer", "-n, --num-prompts", "--seed",
+        "--mode", "-u, --base-url", "-m, --served-model-name", "--tokenizer", "-n, --num-prompts", "--repeats", "--seed",
         "--results-dir", "--force", "-s, --smoke",
     ):  # fmt: skip
         assert f"{option} " in out
@@ -237,6 +237,19 @@ def test_one_client_measures_all_levels(sweep, server, tmp_path):
     folder = tmp_path / "results" / "tiny_itl100_otl11_mixed_x"
     one, two = (json.loads((folder / f"conc{c}.json").read_text())["pid"] for c in (1, 2))
     assert one == two and not psutil.pid_exists(one)
+
+
+def test_repeats_measure_every_level_again_with_prompts_of_their_own(sweep, server, tmp_path):
+    options = [*NAMES, "-u", server.url, "-c", "1,2", "-n", "20"]
+    folder = tmp_path / "results" / "tiny_itl100_otl11_mixed_x"
+    sweep(*options)
+    before = (folder / "conc1.json").stat().st_mtime_ns
+    status, out, err = sweep(*options, "--repeats", "2")
+    assert status == 0 and "2 of 4 levels to measure" in err and "level conc1_rep2 (1 of 2)" in out
+    assert files(folder) == ["conc1.json", "conc1_rep2.json", "conc2.json", "conc2_rep2.json", FILENAME]
+    assert (folder / "conc1.json").stat().st_mtime_ns == before
+    records = Manifest.read(folder).levels
+    assert len({record.seed for record in records}) == 4 and all(record.ok for record in records)
 
 
 def quoted(options, tmp_path):
