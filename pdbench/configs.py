@@ -91,8 +91,9 @@ def load(kind: type[BaseModel], path: str | Path, folder: str):
 
 
 def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
-    first = error.errors()[0]
-    if first["type"] != "extra_forbidden":
+    # A misspelt key is unknown and, under its right name, missing: the first says more.
+    first = next((e for e in error.errors() if e["type"] == "extra_forbidden"), None)
+    if first is None:
         return first_line(error)
     *parents, key = first["loc"]
     for parent in parents:

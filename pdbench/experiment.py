@@ -1,0 +1,243 @@
+"""Experiments as data, `configs/experiments/*.yaml`, and the commands that each of them stands for."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pdbench import workload
+from pdbench.configs import ROOT, load, load_model
+from pdbench.layout import MODES, Layout
+from pdbench.manifest import FILENAME, Manifest
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Workload(_Strict):
+    """Tokens in and out of each request, and which phase of it is sent."""
+
+    isl: int = Field(ge=1)
+    osl: int = Field(ge=1)
+    phase: Literal[workload.PHASES] = "mixed"
+
+
+class Levels(_Strict):
+    """Either requests in flight or requests per second."""
+
+    concurrency: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
+    request_rate: list[Annotated[float, Field(gt=0)]] | None = Field(default=None, min_length=1)
+    num_prompts: int | None = Field(default=None, ge=1, description="per level; run_bm.sh's default if absent")
+
+    @model_validator(mode="after")
+    def _one_kind(self):
+        if (self.concurrency is None) == (self.request_rate is None):
+            raise ValueError("give either concurrency or request_rate")
+        return self
+
+
+class Arm(_Strict):
+    """One layout of an experiment, where it stands, and what carries its KV cache."""
+
+    layout: str
+    mode: Literal[MODES] = "collocated"
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.-]+$", description="told from other arms of this layout")
+    backend: Literal["UCX", "LIBFABRIC"] = "UCX"
+    ucx_tls: str | None = Field(default=None, description="UCX_TLS of the engines")
+    transport: list[str] | None = Field(default=None, min_length=1, description="of these UCX must name one, and no other")
+    needs_vllm: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$", description="the oldest vLLM that can")
+
+    @field_validator("layout")
+    @classmethod
+    def _spelled_right(cls, text: str) -> str:
+        return str(Layout.parse(text))
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if Layout.parse(self.layout).is_pd == (self.mode == "collocated"):
+            raise ValueError(f"layout {self.layout} does not go with mode {self.mode}")
+        if self.mode == "collocated" and (self.ucx_tls or self.transport or self.backend != "UCX"):
+            raise ValueError(f"arm {self.layout} is collocated: it has no KV transfer to say anything about")
+        if self.backend == "LIBFABRIC" and (self.ucx_tls or self.transport):
+            raise ValueError("ucx_tls and transport are about UCX, not LIBFABRIC")
+        return self
+
+    @property
+    def label(self) -> str:
+        """`2xtp4`, `pack_p1xtp4-d1xtp4`, `spread_p1xtp4-d1xtp4_tcp`."""
+        words = [self.mode.removeprefix("pd-")] if self.mode != "collocated" else []
+        return "_".join([*words, self.layout, *([self.name] if self.name else [])])
+
+
+class Experiment(_Strict):
+    """Arms of one workload, how each is measured, and what is drawn from them."""
+
+    shows: str = Field(min_length=1, description="what the experiment is to show")
+    model: str
+    hardware: str
+    local_workers: int | None = Field(default=None, ge=1, description="start a local cluster of so many worker nodes")
+    workload: Workload
+    levels: Levels
+    repeats: int = Field(default=3, ge=1, description="measurements of each level")
+    interleave: bool = Field(default=False, description="A B C, A B C instead of A A, B B, C C: a launch per repeat")
+    arms: list[Arm] = Field(min_length=1)
+    figures: list[list[str]] = Field(default=[[]], min_length=1, description="further options of viz.py, a figure each")
+    timeout_s: int = Field(default=1800, ge=1, description="for one launch")
+
+    @model_validator(mode="after")
+    def _arms_are_told_apart(self):
+        labels = [arm.label for arm in self.arms]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"two arms are both {twice[0]}: give one a name")
+        if any(arm.mode != "collocated" for arm in self.arms) and self.arms[0].mode != "collocated":
+            raise ValueError("the first arm must be collocated: PD arms are held against its tokens")
+        return self
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of an experiment; `arm` is its label, or None for what belongs to all arms."""
+
+    what: Literal["cluster", "launch", "check", "sweep", "stop", "figure"]
+    command: list[str]
+    arm: str | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """Launch, check, sweep and stop of one arm, up to its `repeats`-th measurement of each level."""
+
+    arm: Arm
+    repeats: int
+    steps: list[Step]
+
+
+def load_experiment(path: str | Path) -> Experiment:
+    """Read an experiment file; raises ConfigError like `configs.load_model`."""
+    return load(Experiment, path, "configs/experiments")
+
+
+def select(experiment: Experiment, arms: list[str] | None, levels: list[float] | None, repeats: int | None) -> Experiment:
+    """The part of an experiment that --arms, --levels and --repeats name.
+
+    Raises:
+        ValueError: the experiment has no such arm or level.
+    """
+    kind = "concurrency" if experiment.levels.concurrency else "request_rate"
+    have = {"arm": [arm.label for arm in experiment.arms], "level": getattr(experiment.levels, kind)}
+    for what, named in (("arm", arms or []), ("level", levels or [])):
+        if unknown := [x for x in named if x not in have[what]]:
+            raise ValueError(f"no {what} {unknown[0]} in this experiment: there are {', '.join(map(str, have[what]))}")
+    update = {}
+    if arms:
+        update["arms"] = [arm for arm in experiment.arms if arm.label in arms]
+    if levels:
+        update["levels"] = experiment.levels.model_copy(update={kind: [v for v in have["level"] if v in levels]})
+    if repeats:
+        update["repeats"] = repeats
+    return experiment.model_copy(update=update)
+
+
+def rounds(name: str, experiment: Experiment, results: Path) -> list[Round]:
+    """What is measured, in order; a round that raises `repeats` goes on where the arm's last one ended.
+
+    Args:
+        name: of the experiment; begins the names of its result folders.
+        results: folder that gets a result folder per arm.
+    """
+    upto = range(1, experiment.repeats + 1) if experiment.interleave else [experiment.repeats]
+    found = []
+    for repeats in upto:
+        for arm in experiment.arms:
+            commands = {
+                "launch": _launch(arm, experiment),
+                "check": _check(arm, experiment, str(tokens_file(name, results))),
+                "sweep": _sweep(name, arm, experiment, results, repeats),
+                "stop": ["python", "launch_gptoss.py", "--stop"],
+            }
+            found.append(Round(arm, repeats, [Step(what, command, arm.label) for what, command in commands.items() if command]))
+    return found
+
+
+def tokens_file(name: str, results: Path) -> Path:
+    """Greedy tokens of the experiment's collocated arm."""
+    return results / f"{name}_tokens.json"
+
+
+def cluster_steps(experiment: Experiment) -> tuple[list[Step], list[Step]]:
+    """What starts the local cluster before all arms, and what stops it after them; nothing without one."""
+    if not experiment.local_workers:
+        return [], []
+    module = ["python", "-m", "pdbench.local_cluster"]
+    start = Step("cluster", [*module, "start", "--workers", str(experiment.local_workers)])
+    return [start], [Step("cluster", [*module, "stop"])]
+
+
+def figure_steps(name: str, experiment: Experiment, results: Path) -> list[Step]:
+    """The figures of all arms."""
+    folders = [str(results / folder(name, arm, experiment)) for arm in experiment.arms]
+    found = []
+    for number, options in enumerate(experiment.figures, start=1):
+        path = results / (f"{name}.png" if len(experiment.figures) == 1 else f"{name}_{number}.png")
+        found.append(Step("figure", ["python", "viz.py", "--exps", *folders, *options, "--plot-path", str(path)]))
+    return found
+
+
+def script(name: str, experiment: Experiment, results: Path) -> str:
+    """The whole experiment as a shell script: the reproduction recipe."""
+    before, after = cluster_steps(experiment)
+    lines = ["#!/usr/bin/env bash", f"# {name}: {experiment.shows}", "set -euo pipefail"]
+    lines += [shlex.join(step.command) for step in before]
+    for number, one in enumerate(rounds(name, experiment, results), start=1):
+        needs = f", needs vLLM >= {one.arm.needs_vllm}" if one.arm.needs_vllm else ""
+        lines += ["", f"# {number}: {one.arm.label}{needs}", *(shlex.join(step.command) for step in one.steps)]
+    lines += ["", *(shlex.join(step.command) for step in [*after, *figure_steps(name, experiment, results)])]
+    return "\n".join(lines) + "\n"
+
+
+def is_measured(name: str, one: Round, experiment: Experiment, results: Path) -> bool:
+    """Whether every level of a round is there and counts, so that its arm need not be launched."""
+    path = results / folder(name, one.arm, experiment)
+    if not (path / FILENAME).is_file():
+        return False
+    counted = {record.level for record in Manifest.read(path).levels if record.ok}
+    kind = "concurrency" if experiment.levels.concurrency else "request-rate"
+    values = experiment.levels.concurrency or experiment.levels.request_rate
+    wanted = [workload.Level(kind, float(v), r) for v in values for r in range(1, one.repeats + 1)]
+    return all(level.stem in counted and (path / level.filename).is_file() for level in wanted)
+
+
+def folder(name: str, arm: Arm, experiment: Experiment) -> str:
+    """Name of an arm's result folder, as run_bm.sh makes it."""
+    model = load_model(ROOT / experiment.model).model_id.rsplit("/", 1)[-1]
+    w = experiment.workload
+    return str(workload.RunName(model, w.isl, w.osl, w.phase, f"{name}_{arm.label}"))
+
+
+def _launch(arm: Arm, experiment: Experiment) -> list[str]:
+    command = ["python", "launch_gptoss.py", "--mode", arm.mode, "--layout", arm.layout]
+    command += ["--model", experiment.model, "--hardware", experiment.hardware, "--timeout", str(experiment.timeout_s)]
+    command += ["--use-libfabric"] if arm.backend == "LIBFABRIC" else []
+    return command + (["--ucx-tls", arm.ucx_tls] if arm.ucx_tls else [])
+
+
+def _check(arm: Arm, experiment: Experiment, tokens: str) -> list[str]:
+    """The first arm's tokens are saved, and PD arms held against them; further collocated arms move no KV cache."""
+    gates = ["python", "-m", "pdbench.gates"]
+    if arm.mode != "collocated":
+        return [*gates, "--against", tokens, *(["--transport", ",".join(arm.transport)] if arm.transport else [])]
+    return [*gates, "--save", tokens] if arm is experiment.arms[0] else []
+
+
+def _sweep(name: str, arm: Arm, experiment: Experiment, results: Path, repeats: int) -> list[str]:
+    w, levels = experiment.workload, experiment.levels
+    kind, values = ("-c", levels.concurrency) if levels.concurrency else ("-r", levels.request_rate)
+    command = ["./run_bm.sh", "-e", f"{name}_{arm.label}", "--itl", str(w.isl), "--otl", str(w.osl)]
+    command += ["--mode", w.phase] if w.phase != "mixed" else []
+    command += ["-t", "request-rate"] if kind == "-r" else []
+    command += [kind, ",".join(f"{value:g}" for value in values)]
+    command += ["-n", str(levels.num_prompts)] if levels.num_prompts else []
+    return [*command, "--repeats", str(repeats), "--results-dir", str(results)]

@@ -1,0 +1,199 @@
+#!/usr/bin/env python
+"""Run a whole experiment: for each arm launch, check, sweep and stop; then the figures.
+
+    python run_experiment.py configs/experiments/cpu_demo.yaml
+    python run_experiment.py configs/experiments/network.yaml --dry-run > network.sh
+
+It runs the very commands that --dry-run prints, and stores them beside the results. The same command
+again goes on where the last run ended; nothing that was complete is measured twice.
+"""
+
+import argparse
+import ctypes
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pdbench import experiment as plan
+from pdbench.configs import ROOT
+from pdbench.manifest import write_atomically
+from pdbench.stack import vllm_version
+
+# What a step's time counts as.
+COUNTS_AS = {"launch": "launching", "check": "checking", "sweep": "measuring", "stop": "stopping"}
+console = Console(stderr=True, highlight=False)
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells what is wrong in one line, without the usage in front."""
+
+    def error(self, message: str):
+        self.exit(2, f"run_experiment.py: error: {message}\n")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, metavar="FILE", help="configs/experiments/*.yaml")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands as a shell script, run nothing")
+    parser.add_argument("--arms", metavar="A,B", help="only these, by their labels, such as 2xtp4,pack_p1xtp4-d1xtp4")
+    parser.add_argument("--levels", metavar="4,8", help="only these of the file's levels")
+    parser.add_argument("--repeats", type=int, metavar="N", help="measurements of each level, instead of the file's")
+    parser.add_argument("--results-dir", type=Path, default=Path("bm_results"), metavar="DIR")
+    return parser.parse_args(argv)
+
+
+def read(args: argparse.Namespace) -> plan.Experiment:
+    """The part of the experiment that the options select.
+
+    Raises:
+        ValueError: the file or an option is wrong.
+    """
+    try:
+        levels = [float(text) for text in args.levels.split(",")] if args.levels else None
+    except ValueError:
+        raise ValueError(f"--levels {args.levels!r} is not a list of numbers such as 4,8") from None
+    if args.repeats is not None and args.repeats < 1:
+        raise ValueError(f"--repeats must be at least 1, not {args.repeats}")
+    return plan.select(plan.load_experiment(args.file), args.arms.split(",") if args.arms else None, levels, args.repeats)
+
+
+class Run:
+    """One run of an experiment: its steps, their times and what failed."""
+
+    def __init__(self, name: str, experiment: plan.Experiment, results: Path):
+        self.name, self.experiment, self.results = name, experiment, results
+        self.failed: dict[str, str] = {}
+        self.times_file = results / f"{name}_times.json"
+        self.times = json.loads(self.times_file.read_text()) if self.times_file.exists() else {}
+        # Left by a run that was killed: its deployment may still be up.
+        self.running = results / f".{name}_running"
+
+    def all(self) -> None:
+        """Every round, whatever becomes of the others, then the figures."""
+        self.results.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.results / f"{self.name}.sh", plan.script(self.name, self.experiment, self.results))
+        rounds = plan.rounds(self.name, self.experiment, self.results)
+        todo = [one for one in rounds if not plan.is_measured(self.name, one, self.experiment, self.results)]
+        console.print(f"{self.name}: {self.experiment.shows.strip()}")
+        console.print(f"{self.name}: {len(rounds) - len(todo)} of {len(rounds)} arms measured already")
+        if todo:
+            before, after = plan.cluster_steps(self.experiment)
+            try:
+                for step in before:
+                    self._step(step, f"{self.name}: local cluster")
+                self._stop_leftover()
+                self._rounds(todo)
+            finally:
+                for step in after:
+                    self._step(step, f"{self.name}: local cluster", check=False)
+        if not self.failed:
+            for step in plan.figure_steps(self.name, self.experiment, self.results):
+                self._step(step, f"{self.name}: figure")
+
+    def _rounds(self, todo: list[plan.Round]) -> None:
+        begun = time.monotonic()
+        for number, one in enumerate(todo):
+            left = f", about {(time.monotonic() - begun) / number * (len(todo) - number) / 60:.0f} min left" if number else ""
+            self._round(one, f"{self.name}: arm {number + 1} of {len(todo)}, {one.arm.label}{left}")
+
+    def _round(self, one: plan.Round, title: str) -> None:
+        label = one.arm.label
+        if label in self.failed:
+            return
+        if one.arm.needs_vllm and vllm_version() < tuple(map(int, one.arm.needs_vllm.split("."))):
+            self._fails(label, f"needs vLLM {one.arm.needs_vllm}, here is {'.'.join(map(str, vllm_version()))}")
+            return
+        *steps, stop = one.steps
+        against = next((s.command[s.command.index("--against") + 1] for s in steps if "--against" in s.command), None)
+        if against and not Path(against).exists():
+            self._fails(label, f"{against} is missing: the collocated arm must be measured first")
+            return
+        self.running.touch()
+        try:
+            for step in steps:
+                self._step(step, f"{title}: {step.what}")
+        except subprocess.CalledProcessError as error:
+            self._fails(label, f"{step.what} exited with {error.returncode}")
+        finally:
+            self._step(stop, f"{title}: stop", check=False)
+            self.running.unlink()
+
+    def _fails(self, label: str, why: str) -> None:
+        self.failed[label] = why
+        console.print(f"[red]{self.name}: {label} failed: {why}[/red]")
+
+    def _stop_leftover(self) -> None:
+        if self.running.exists():
+            console.print(f"{self.name}: the last run was cut off: stopping what it left")
+            self._step(plan.Step("stop", ["python", "launch_gptoss.py", "--stop"]), f"{self.name}: stop", check=False)
+            self.running.unlink()
+
+    def _step(self, step: plan.Step, title: str, check: bool = True) -> None:
+        command = [sys.executable if word == "python" else word for word in step.command]
+        started = time.monotonic()
+        console.print(f"[bold]{time.strftime('%H:%M:%S')} {title}[/bold]")
+        process = subprocess.Popen(command, cwd=ROOT, preexec_fn=_die_with_parent)
+        try:
+            with console.status(title):
+                status = process.wait()
+            if check and status:
+                raise subprocess.CalledProcessError(status, command)
+        finally:
+            process.terminate()  # after Ctrl-C: every command cleans up after itself
+            process.wait()
+            if step.arm and step.what in COUNTS_AS:
+                spent = self.times.setdefault(step.arm, {})
+                kind = COUNTS_AS[step.what]
+                spent[kind] = round(spent.get(kind, 0) + time.monotonic() - started, 1)
+                write_atomically(self.times_file, json.dumps(self.times, indent=2))
+
+    def report(self) -> None:
+        """Where the time went, and what failed."""
+        table = Table(title=f"{self.name}: seconds")
+        for column in ("arm", *COUNTS_AS.values()):
+            table.add_column(column, justify="left" if column == "arm" else "right")
+        for label, spent in self.times.items():
+            table.add_row(label, *(f"{spent.get(kind, 0):.0f}" for kind in COUNTS_AS.values()))
+        console.print(table)
+        for label, why in self.failed.items():
+            console.print(f"[red]{self.name}: failed: {label}: {why}[/red]")
+
+
+def _die_with_parent() -> None:
+    """A sweep must not go on measuring after its experiment was killed (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def main() -> int:
+    args = parse_args()
+    try:
+        experiment = read(args)
+    except ValueError as error:
+        print(f"run_experiment.py: error: {error}", file=sys.stderr)
+        return 2
+    name = args.file.stem
+    if args.dry_run:
+        print(plan.script(name, experiment, args.results_dir), end="")
+        return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run = Run(name, experiment, args.results_dir)
+    try:
+        run.all()
+    except subprocess.CalledProcessError as error:
+        console.print(f"[red]{name}: {' '.join(map(str, error.cmd[1:4]))} exited with {error.returncode}[/red]")
+        return 1
+    except KeyboardInterrupt:
+        console.print(f"{name}: interrupted; the same command goes on where this one ended")
+        return 130
+    run.report()
+    return 1 if run.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""Experiment files, the commands that they stand for, and what a run does when an arm fails or was measured already."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+import run_experiment
+from pdbench import experiment as plan
+from pdbench.configs import ROOT, ConfigError
+from pdbench.manifest import LevelRecord
+
+FILES = sorted((ROOT / "configs/experiments").glob("*.yaml"))
+STUDY = {
+    "tp_baselines": "8xtp1 4xtp2 2xtp4 1xtp8",
+    "pd_ratio_dtp4": """2xtp4 p1xtp4-d1xtp4 p1xtp2-d1xtp4 p2xtp2-d1xtp4
+        p1xtp1-d1xtp4 p2xtp1-d1xtp4 p3xtp1-d1xtp4 p4xtp1-d1xtp4""",
+    "pd_ratio_dtp2": """4xtp2 p1xtp2-d1xtp2 p2xtp2-d1xtp2 p3xtp2-d1xtp2 p1xtp2-d2xtp2 p1xtp2-d3xtp2 p2xtp2-d2xtp2
+        p1xtp1-d1xtp2 p2xtp1-d1xtp2 p4xtp1-d1xtp2 p1xtp1-d2xtp2 p2xtp1-d3xtp2 p1xtp4-d1xtp2""",
+    "network": "2xtp4 p1xtp4-d1xtp4 p1xtp4-d1xtp4 p1xtp4-d1xtp4",
+}
+SMALL = {
+    "shows": "that it works", "model": "configs/models/gpt-oss-tiny.yaml", "hardware": "configs/hardware/cpu.yaml",
+    "workload": {"isl": 100, "osl": 11}, "levels": {"concurrency": [1, 2]}, "repeats": 2,
+    "arms": [{"layout": "2xtp1"}, {"layout": "p1xtp1-d1xtp1", "mode": "pd-pack", "transport": ["cma", "sysv"]}],
+}  # fmt: skip
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(**changes):
+        path = tmp_path / "small.yaml"
+        path.write_text(yaml.safe_dump(SMALL | changes))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", STUDY)
+def test_the_study_is_there_whole(name):
+    experiment = plan.load_experiment(ROOT / f"configs/experiments/{name}.yaml")
+    assert [arm.layout for arm in experiment.arms] == STUDY[name].split()
+    assert (experiment.workload.isl, experiment.workload.osl, experiment.repeats) == (5000, 250, 3)
+    assert experiment.levels.concurrency == [4, 8, 16, 32, 48, 64]
+
+
+def test_the_network_is_told_apart():
+    arms = plan.load_experiment(ROOT / "configs/experiments/network.yaml").arms[1:]
+    assert [(arm.mode, arm.transport) for arm in arms] == [
+        ("pd-pack", ["cuda_ipc"]), ("pd-spread", ["srd"]), ("pd-spread", ["tcp"]),
+    ]  # fmt: skip
+    assert arms[2].ucx_tls.split(",")[0] == "tcp" and arms[1].ucx_tls is None
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_launch_of_every_experiment_has_a_plan(path):
+    """Each arm's command is taken by launch_gptoss.py itself, without a cluster."""
+    import launch_gptoss
+    from pdbench import cluster
+
+    experiment = plan.load_experiment(path)
+    for one in plan.rounds(path.stem, experiment, ROOT / "bm_results"):
+        args = launch_gptoss.parse_args(one.steps[0].command[2:])
+        resolved, _ = launch_gptoss.resolve(args, cluster.planned_nodes)
+        assert resolved.layout == one.arm.layout and resolved.mode == one.arm.mode
+
+
+def run_script(*args):
+    command = [sys.executable, ROOT / "run_experiment.py", *args]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, timeout=60)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_dry_run_prints_a_script_that_bash_reads(path, tmp_path):
+    done = run_script(path, "--dry-run", "--results-dir", tmp_path / "none")
+    assert done.returncode == 0 and done.stderr == "" and not (tmp_path / "none").exists()
+    assert subprocess.run(["bash", "-n"], input=done.stdout, text=True).returncode == 0
+    experiment = plan.load_experiment(path)
+    assert done.stdout.count("launch_gptoss.py --mode") == len(experiment.arms)
+    assert done.stdout.count("launch_gptoss.py --stop") == len(experiment.arms)
+
+
+def test_the_commands_of_a_small_experiment(write, tmp_path):
+    experiment = plan.load_experiment(write())
+    first, second = plan.rounds("small", experiment, tmp_path)
+    assert [step.what for step in first.steps] == ["launch", "check", "sweep", "stop"]
+    tokens = f"{tmp_path}/small_tokens.json"
+    assert first.steps[1].command == ["python", "-m", "pdbench.gates", "--save", tokens]
+    assert second.steps[1].command == ["python", "-m", "pdbench.gates", "--against", tokens, "--transport", "cma,sysv"]
+    assert " ".join(second.steps[2].command) == (
+        f"./run_bm.sh -e small_pack_p1xtp1-d1xtp1 --itl 100 --otl 11 -c 1,2 --repeats 2 --results-dir {tmp_path}"
+    )
+    (figure,) = plan.figure_steps("small", experiment, tmp_path)
+    prefix = f"{tmp_path}/gpt-oss-tiny_itl100_otl11_mixed_small"
+    assert figure.command == [
+        "python", "viz.py", "--exps", f"{prefix}_2xtp1", f"{prefix}_pack_p1xtp1-d1xtp1", "--plot-path", f"{tmp_path}/small.png",
+    ]  # fmt: skip
+
+
+def test_request_rates_phases_and_transports_reach_the_commands(write, tmp_path):
+    arms = [{"layout": "1xtp2"}, {"layout": "p1xtp1-d1xtp1", "mode": "pd-spread", "ucx_tls": "tcp", "name": "slow"}]
+    changes = {"levels": {"request_rate": [0.5, 2], "num_prompts": 30}, "arms": arms}
+    experiment = plan.load_experiment(write(**changes, workload={"isl": 7, "osl": 3, "phase": "prefill-only"}))
+    one = plan.rounds("small", experiment, tmp_path)[1]
+    assert one.steps[0].command[-2:] == ["--ucx-tls", "tcp"]
+    text = " ".join(one.steps[2].command)
+    assert "-e small_spread_p1xtp1-d1xtp1_slow --itl 7 --otl 3 --mode prefill-only -t request-rate -r 0.5,2 -n 30" in text
+
+
+def test_interleaved_arms_take_turns(write, tmp_path):
+    experiment = plan.load_experiment(write(interleave=True))
+    order = [(one.arm.layout, one.repeats) for one in plan.rounds("small", experiment, tmp_path)]
+    assert order == [("2xtp1", 1), ("p1xtp1-d1xtp1", 1), ("2xtp1", 2), ("p1xtp1-d1xtp1", 2)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"repeat": 3}, "unknown key 'repeat': did you mean 'repeats'?"),
+        ({"arms": [{"layot": "2xtp1"}]}, "unknown key 'arms.0.layot': did you mean 'layout'?"),
+        ({"workload": {"isl": 1, "ols": 2}}, "unknown key 'workload.ols': did you mean 'osl'?"),
+        ({"arms": [{"layout": "2tp1"}]}, "cannot read the layout '2tp1'"),
+        ({"arms": []}, "arms"),
+        ({"arms": [{"layout": "2xtp1"}, {"layout": "2xtp1"}]}, "two arms are both 2xtp1: give one a name"),
+        ({"arms": [{"layout": "p1xtp1-d1xtp1"}]}, "does not go with mode collocated"),
+        ({"arms": [{"layout": "2xtp1", "ucx_tls": "tcp"}]}, "is collocated: it has no KV transfer"),
+        ({"arms": [{"layout": "p1xtp1-d1xtp1", "mode": "pd-pack"}]}, "the first arm must be collocated"),
+        ({"levels": {}}, "give either concurrency or request_rate"),
+        ({"levels": {"concurrency": [1], "request_rate": [1]}}, "give either concurrency or request_rate"),
+        ({"levels": {"concurrency": [0]}}, "levels.concurrency.0"),
+        ({"repeats": 0}, "repeats"),
+    ],
+)
+def test_a_wrong_file_is_told_in_one_line(write, changes, words):
+    path = write(**changes)
+    with pytest.raises(ConfigError) as told:
+        plan.load_experiment(path)
+    assert words in str(told.value) and str(path) in str(told.value) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--arms", "3xtp1"], "no arm 3xtp1 in this experiment: there are 2xtp1, pack_p1xtp1-d1xtp1"),
+        (["--levels", "2,3"], "no level 3.0 in this experiment: there are 1, 2"),
+        (["--levels", "two"], "--levels 'two' is not a list of numbers such as 4,8"),
+        (["--repeats", "0"], "--repeats must be at least 1, not 0"),
+        (["--repeats", "x"], "argument --repeats: invalid int value: 'x'"),
+    ],
+)
+def test_a_wrong_option_is_told_in_one_line(write, options, words):
+    done = run_script(write(), *options)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("run_experiment.py: error: ") and words in done.stderr
+
+
+def test_a_file_that_is_missing_names_those_that_are_there(tmp_path):
+    done = run_script(tmp_path / "none.yaml")
+    assert done.returncode == 2 and "no such file" in done.stderr and "configs/experiments/network.yaml" in done.stderr
+
+
+def test_a_selection_keeps_the_order_of_the_file(write):
+    experiment = plan.select(plan.load_experiment(write()), ["pack_p1xtp1-d1xtp1", "2xtp1"], [2.0], 5)
+    assert [arm.layout for arm in experiment.arms] == ["2xtp1", "p1xtp1-d1xtp1"]
+    assert experiment.levels.concurrency == [2] and experiment.repeats == 5
+
+
+# A run, with its commands recorded instead of run.
+
+
+class Recorded(run_experiment.Run):
+    """Notes each command; those of `fails` exit with 1. Gates save their tokens."""
+
+    fails: set = set()
+
+    def __init__(self, experiment, results):
+        super().__init__("small", experiment, results)
+        self.ran = []
+
+    def _step(self, step, title, check=True):
+        self.ran.append((step.arm, step.what))
+        if (step.arm, step.what) in self.fails:
+            if check:
+                raise subprocess.CalledProcessError(1, step.command)
+        elif "--save" in step.command:
+            plan.tokens_file(self.name, self.results).write_text("{}")
+
+
+ARMS = ("2xtp1", "pack_p1xtp1-d1xtp1")
+WHOLE = [(arm, what) for arm in ARMS for what in ("launch", "check", "sweep", "stop")]
+
+
+@pytest.fixture
+def run(write, tmp_path):
+    return Recorded(plan.load_experiment(write()), tmp_path / "results")
+
+
+def test_a_run_measures_every_arm_then_draws(run):
+    run.all()
+    assert run.ran == [*WHOLE, (None, "figure")] and run.failed == {}
+    assert (run.results / "small.sh").read_text() == plan.script("small", run.experiment, run.results)
+    assert not run.running.exists()
+
+
+def test_one_arms_failure_does_not_lose_the_others(run):
+    run.fails = {("pack_p1xtp1-d1xtp1", "check")}
+    run.experiment.arms.append(plan.Arm(layout="1xtp1"))
+    run.all()
+    assert run.failed == {"pack_p1xtp1-d1xtp1": "check exited with 1"}
+    assert run.ran[4:7] == [(ARMS[1], "launch"), (ARMS[1], "check"), (ARMS[1], "stop")], "stopped, and not measured"
+    assert [what for arm, what in run.ran if arm == "1xtp1"] == ["launch", "sweep", "stop"]
+    assert (None, "figure") not in run.ran
+
+
+def test_without_the_collocated_tokens_no_pd_arm_is_launched(run):
+    run.fails = {("2xtp1", "launch")}
+    run.all()
+    assert "small_tokens.json is missing: the collocated arm must be measured first" in run.failed[ARMS[1]]
+    assert run.ran == [("2xtp1", "launch"), ("2xtp1", "stop")]
+
+
+def test_an_arm_that_needs_a_newer_vllm_is_told(run, monkeypatch):
+    monkeypatch.setattr(run_experiment, "vllm_version", lambda: (0, 13, 0))
+    run.experiment.arms[1] = run.experiment.arms[1].model_copy(update={"needs_vllm": "0.14"})
+    run.all()
+    assert run.failed == {ARMS[1]: "needs vLLM 0.14, here is 0.13.0"} and run.ran == WHOLE[:4]
+
+
+def measure(run, make_manifest, arm, stems):
+    """What run_bm.sh leaves of levels that count."""
+    folder = run.results / plan.folder("small", arm, run.experiment)
+    folder.mkdir(parents=True)
+    manifest = make_manifest()
+    known = {"command": "vllm bench serve", "launched": "now", "seed": 1, "warmup_seed": 2, "num_prompts": 5}
+    known |= {"started": "now", "ended": "now", "ok": True}
+    manifest.levels = [LevelRecord(level=stem, **known) for stem in stems]
+    manifest.write(folder)
+    for stem in stems:
+        (folder / f"{stem}.json").write_text("{}")
+    return folder
+
+
+def test_what_was_measured_is_not_launched_again(run, make_manifest):
+    folder = measure(run, make_manifest, run.experiment.arms[0], ["conc1", "conc2", "conc1_rep2", "conc2_rep2"])
+    plan.tokens_file("small", run.results).write_text("{}")
+    run.all()
+    assert run.ran == [*WHOLE[4:], (None, "figure")]
+    (folder / "conc2_rep2.json").unlink()
+    again = Recorded(run.experiment, run.results)
+    again.all()
+    assert again.ran[:4] == WHOLE[:4], "a level without its file is measured"
+
+
+def test_what_a_killed_run_left_is_stopped_first(run):
+    run.results.mkdir()
+    run.running.touch()
+    run.all()
+    assert run.ran[0] == (None, "stop") and run.ran[1:] == [*WHOLE, (None, "figure")]
+
+
+def test_times_add_up_over_runs(write, tmp_path, monkeypatch):
+    run = run_experiment.Run("small", plan.load_experiment(write()), tmp_path)
+    step = plan.Step("sweep", ["true"], "2xtp1")
+    run.times = {"2xtp1": {"measuring": 100.0}}
+    run._step(step, "title")
+    assert json.loads(run.times_file.read_text())["2xtp1"]["measuring"] >= 100.0
+    with pytest.raises(subprocess.CalledProcessError):
+        run._step(plan.Step("sweep", ["false"], "2xtp1"), "title")
