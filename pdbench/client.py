@@ -4,7 +4,6 @@
     python -m pdbench.client warmup --base-url URL --model NAME --isl N --osl N --requests K --seed S
 """
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -15,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+
+from pdbench.cli import Parser
 
 CONNECT_TIMEOUT_S = 5.0
 # Ids that every vocabulary has: prompts are sent as ids, so that no tokenizer is needed here.
@@ -140,7 +141,7 @@ def _print_smoke(model: str, done: Completion) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m pdbench.client", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m pdbench.client", description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=["smoke", "warmup"])
     parser.add_argument("--base-url", required=True)
     parser.add_argument("--model")

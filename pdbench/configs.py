@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from pdbench.manifest import first_line
+from pdbench.manifest import Strict, first_line
 from pdbench.tiny import TinySpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,11 +17,7 @@ class ConfigError(ValueError):
     """A configuration file is missing or wrong; one line that names the file and the key."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-
-class ModelConfig(_Strict):
+class ModelConfig(Strict):
     """A model and how its engine is started."""
 
     model_id: str = Field(min_length=1, description="name that clients send")
@@ -39,7 +35,7 @@ class ModelConfig(_Strict):
         return str(ROOT / source) if self.tiny else source
 
 
-class HardwareConfig(_Strict):
+class HardwareConfig(Strict):
     """One kind of node and what engines need there."""
 
     name: str

@@ -5,19 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pdbench import workload
 from pdbench.configs import ROOT, load, load_model
 from pdbench.layout import MODES, Layout
-from pdbench.manifest import FILENAME, Manifest
+from pdbench.manifest import FILENAME, Manifest, Strict
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Workload(_Strict):
+class Workload(Strict):
     """Tokens in and out of each request, and which phase of it is sent."""
 
     isl: int = Field(ge=1)
@@ -25,7 +21,7 @@ class Workload(_Strict):
     phase: Literal[workload.PHASES] = "mixed"
 
 
-class Levels(_Strict):
+class Levels(Strict):
     """Either requests in flight or requests per second."""
 
     concurrency: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
@@ -38,8 +34,17 @@ class Levels(_Strict):
             raise ValueError("give either concurrency or request_rate")
         return self
 
+    @property
+    def kind(self) -> str:
+        """The key that is given."""
+        return "concurrency" if self.concurrency else "request_rate"
 
-class Arm(_Strict):
+    @property
+    def values(self) -> list[float]:
+        return getattr(self, self.kind)
+
+
+class Arm(Strict):
     """One layout of an experiment, where it stands, and what carries its KV cache."""
 
     layout: str
@@ -72,10 +77,11 @@ class Arm(_Strict):
         return "_".join([*words, self.layout, *([self.name] if self.name else [])])
 
 
-class Experiment(_Strict):
+class Experiment(Strict):
     """Arms of one workload, how each is measured, and what is drawn from them."""
 
     shows: str = Field(min_length=1, description="what the experiment is to show")
+    cannot_show: str | None = Field(default=None, description="what must not be concluded from it; printed at the end")
     model: str
     hardware: str
     local_workers: int | None = Field(default=None, ge=1, description="start a local cluster of so many worker nodes")
@@ -106,6 +112,9 @@ class Step:
     arm: str | None = None
 
 
+STOP = Step("stop", ["python", "launch_gptoss.py", "--stop"])
+
+
 @dataclass(frozen=True)
 class Round:
     """Launch, check, sweep and stop of one arm, up to its `repeats`-th measurement of each level."""
@@ -126,8 +135,7 @@ def select(experiment: Experiment, arms: list[str] | None, levels: list[float] |
     Raises:
         ValueError: the experiment has no such arm or level.
     """
-    kind = "concurrency" if experiment.levels.concurrency else "request_rate"
-    have = {"arm": [arm.label for arm in experiment.arms], "level": getattr(experiment.levels, kind)}
+    have = {"arm": [arm.label for arm in experiment.arms], "level": experiment.levels.values}
     for what, named in (("arm", arms or []), ("level", levels or [])):
         if unknown := [x for x in named if x not in have[what]]:
             raise ValueError(f"no {what} {unknown[0]} in this experiment: there are {', '.join(map(str, have[what]))}")
@@ -135,7 +143,8 @@ def select(experiment: Experiment, arms: list[str] | None, levels: list[float] |
     if arms:
         update["arms"] = [arm for arm in experiment.arms if arm.label in arms]
     if levels:
-        update["levels"] = experiment.levels.model_copy(update={kind: [v for v in have["level"] if v in levels]})
+        kept = [value for value in have["level"] if value in levels]
+        update["levels"] = experiment.levels.model_copy(update={experiment.levels.kind: kept})
     if repeats:
         update["repeats"] = repeats
     return experiment.model_copy(update=update)
@@ -156,7 +165,7 @@ def rounds(name: str, experiment: Experiment, results: Path) -> list[Round]:
                 "launch": _launch(arm, experiment),
                 "check": _check(arm, experiment, str(tokens_file(name, results))),
                 "sweep": _sweep(name, arm, experiment, results, repeats),
-                "stop": ["python", "launch_gptoss.py", "--stop"],
+                "stop": STOP.command,
             }
             found.append(Round(arm, repeats, [Step(what, command, arm.label) for what, command in commands.items() if command]))
     return found
@@ -167,13 +176,13 @@ def tokens_file(name: str, results: Path) -> Path:
     return results / f"{name}_tokens.json"
 
 
-def cluster_steps(experiment: Experiment) -> tuple[list[Step], list[Step]]:
+def cluster_steps(experiment: Experiment) -> tuple[Step | None, Step | None]:
     """What starts the local cluster before all arms, and what stops it after them; nothing without one."""
     if not experiment.local_workers:
-        return [], []
+        return None, None
     module = ["python", "-m", "pdbench.local_cluster"]
     start = Step("cluster", [*module, "start", "--workers", str(experiment.local_workers)])
-    return [start], [Step("cluster", [*module, "stop"])]
+    return start, Step("cluster", [*module, "stop"])
 
 
 def figure_steps(name: str, experiment: Experiment, results: Path) -> list[Step]:
@@ -188,13 +197,13 @@ def figure_steps(name: str, experiment: Experiment, results: Path) -> list[Step]
 
 def script(name: str, experiment: Experiment, results: Path) -> str:
     """The whole experiment as a shell script: the reproduction recipe."""
-    before, after = cluster_steps(experiment)
+    start, stop = cluster_steps(experiment)
     lines = ["#!/usr/bin/env bash", f"# {name}: {experiment.shows}", "set -euo pipefail"]
-    lines += [shlex.join(step.command) for step in before]
+    lines += [shlex.join(start.command)] if start else []
     for number, one in enumerate(rounds(name, experiment, results), start=1):
         needs = f", needs vLLM >= {one.arm.needs_vllm}" if one.arm.needs_vllm else ""
         lines += ["", f"# {number}: {one.arm.label}{needs}", *(shlex.join(step.command) for step in one.steps)]
-    lines += ["", *(shlex.join(step.command) for step in [*after, *figure_steps(name, experiment, results)])]
+    lines += ["", *(shlex.join(step.command) for step in [*([stop] if stop else []), *figure_steps(name, experiment, results)])]
     return "\n".join(lines) + "\n"
 
 
@@ -203,11 +212,10 @@ def is_measured(name: str, one: Round, experiment: Experiment, results: Path) ->
     path = results / folder(name, one.arm, experiment)
     if not (path / FILENAME).is_file():
         return False
-    counted = {record.level for record in Manifest.read(path).levels if record.ok}
-    kind = "concurrency" if experiment.levels.concurrency else "request-rate"
-    values = experiment.levels.concurrency or experiment.levels.request_rate
-    wanted = [workload.Level(kind, float(v), r) for v in values for r in range(1, one.repeats + 1)]
-    return all(level.stem in counted and (path / level.filename).is_file() for level in wanted)
+    manifest, levels = Manifest.read(path), experiment.levels
+    kind = levels.kind.replace("_", "-")
+    wanted = [workload.Level(kind, float(v), r) for v in levels.values for r in range(1, one.repeats + 1)]
+    return all(manifest.has(path, level, levels.num_prompts or level.num_prompts()) for level in wanted)
 
 
 def folder(name: str, arm: Arm, experiment: Experiment) -> str:
@@ -234,10 +242,9 @@ def _check(arm: Arm, experiment: Experiment, tokens: str) -> list[str]:
 
 def _sweep(name: str, arm: Arm, experiment: Experiment, results: Path, repeats: int) -> list[str]:
     w, levels = experiment.workload, experiment.levels
-    kind, values = ("-c", levels.concurrency) if levels.concurrency else ("-r", levels.request_rate)
     command = ["./run_bm.sh", "-e", f"{name}_{arm.label}", "--itl", str(w.isl), "--otl", str(w.osl)]
     command += ["--mode", w.phase] if w.phase != "mixed" else []
-    command += ["-t", "request-rate"] if kind == "-r" else []
-    command += [kind, ",".join(f"{value:g}" for value in values)]
+    command += ["-c"] if levels.concurrency else ["-t", "request-rate", "-r"]
+    command += [",".join(f"{value:g}" for value in levels.values)]
     command += ["-n", str(levels.num_prompts)] if levels.num_prompts else []
     return [*command, "--repeats", str(repeats), "--results-dir", str(results)]

@@ -4,7 +4,6 @@
     python -m pdbench.gates --base-url URL --against tokens.json   (on each PD arm)
 """
 
-import argparse
 import asyncio
 import contextlib
 import datetime
@@ -15,6 +14,7 @@ import time
 import uuid
 from pathlib import Path
 
+from pdbench.cli import Parser
 from pdbench.client import ServerError, get, post, random_prompt, session
 from pdbench.manifest import Gate, read_json, write_atomically
 
@@ -176,7 +176,8 @@ async def _kv_counters(base_url: str) -> dict[str, float]:
 async def kv_moved(base_url: str, before: dict[str, float], requests: int) -> Gate:
     """Gate `kv-transfer`: NIXL moved a KV cache for each request; equal tokens alone could be a recompute.
 
-    Ray exports counters every few seconds, so they are read until all transfers show or time is up.
+    Ray exports counters every few seconds, so they are read until all transfers show or time is up; for
+    the same reason those of a request just before, such as the launch's, may be counted in.
     """
     deadline = time.monotonic() + COUNTERS_TIMEOUT_S
     while True:
@@ -259,7 +260,7 @@ async def check(base_url: str, path: Path, wanted: list[str] | None = None) -> l
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m pdbench.gates", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m pdbench.gates", description=__doc__.splitlines()[0])
     parser.add_argument("--base-url", default="http://127.0.0.1:8000")
     parser.add_argument("--seed", type=int, default=0)
     action = parser.add_mutually_exclusive_group(required=True)

@@ -8,7 +8,6 @@ With it `pd-spread` is placed and run for real on one machine. Every process inh
 environment, so that `stop` ends all of them, those of a crash included, and nothing else.
 """
 
-import argparse
 import contextlib
 import fcntl
 import json
@@ -26,6 +25,7 @@ from pathlib import Path
 
 import psutil
 
+from pdbench.cli import Parser
 from pdbench.manifest import write_atomically
 
 STATE_DIR = Path(os.environ.get("PDBENCH_STATE_DIR", Path(__file__).resolve().parent.parent / ".cluster"))
@@ -244,7 +244,7 @@ def lock():
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m pdbench.local_cluster", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m pdbench.local_cluster", description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=["start", "status", "stop"])
     parser.add_argument("--workers", type=int, default=2, help="worker nodes besides the head (default: %(default)s)")
     parser.add_argument("--cpus", type=int, default=4, help="engine slots of each worker (default: %(default)s)")

@@ -8,15 +8,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pdbench import workload
+
 SCHEMA_VERSION = 1
 FILENAME = "manifest.json"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class Strict(BaseModel):
+    """Data of which every key is known."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
-class Replica(_Strict):
+class Replica(Strict):
     """Where one replica of the running app stands."""
 
     role: Literal["collocated", "prefill", "decode", "ingress"]
@@ -26,7 +30,7 @@ class Replica(_Strict):
     pid: int
 
 
-class Gate(_Strict):
+class Gate(Strict):
     """The outcome of one check: what was seen, what was expected."""
 
     name: str
@@ -36,12 +40,12 @@ class Gate(_Strict):
     time: str
 
 
-class Repository(_Strict):
+class Repository(Strict):
     commit: str | None
     dirty: bool | None
 
 
-class Machine(_Strict):
+class Machine(Strict):
     """Versions, hardware and the environment variables that matter of one node."""
 
     node_ip: str
@@ -54,7 +58,7 @@ class Machine(_Strict):
     environment: dict[str, str] = Field(default_factory=dict)
 
 
-class Deployment(_Strict):
+class Deployment(Strict):
     """What is running, as the deployment itself says (never as the bench's caller claims)."""
 
     layout: str
@@ -75,7 +79,7 @@ class Deployment(_Strict):
     gates: list[Gate] = Field(default_factory=list)
 
 
-class LevelRecord(_Strict):
+class LevelRecord(Strict):
     """One measured level: the exact command, its seeds and times, and whether it counts."""
 
     level: str
@@ -91,7 +95,7 @@ class LevelRecord(_Strict):
     problems: list[str] = Field(default_factory=list)
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """Schema of `manifest.json`; `schema_version` rises when a reader has to care."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -120,6 +124,11 @@ class Manifest(_Strict):
             return cls.model_validate_json(path.read_bytes())
         except ValueError as error:
             raise ValueError(f"{path}: {first_line(error)}") from error
+
+    def has(self, folder: Path, level: workload.Level, num_prompts: int) -> bool:
+        """Whether `level` was measured with so many requests, counts, and its file is in `folder`."""
+        record = next((r for r in self.levels if r.level == level.stem), None)
+        return bool(record and record.ok and record.num_prompts == num_prompts and (folder / level.filename).is_file())
 
     def write(self, folder: Path) -> None:
         """Write `folder/manifest.json` atomically."""

@@ -4,11 +4,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from pdbench.cluster import Placement
 from pdbench.configs import HardwareConfig, ModelConfig
 from pdbench.layout import Layout, Pool
+from pdbench.manifest import Strict
 from pdbench.transport import Transport
 
 APP = "pdbench"
@@ -22,10 +21,8 @@ class LaunchError(RuntimeError):
     """The app did not come up; the message bears the engine's own error where there is one."""
 
 
-class Plan(BaseModel):
+class Plan(Strict):
     """All that a launch decides, before anything starts; prints as YAML with --dry-run."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     layout: str
     mode: str

@@ -1,15 +1,9 @@
-"""What a neighbour's prefill does to those who decode: p99 inter-token latency, collocated against PD.
-
-    python -m pdbench.stalls FOLDER...
-"""
-
-import argparse
-import sys
+"""What a neighbour's prefill does to those who decode: p99 inter-token latency, collocated against PD."""
 
 import pandas as pd
 
 from pdbench.layout import Layout
-from pdbench.results import ResultError, read_results
+from pdbench.results import ResultError
 
 # Of the two arms' p99; a single run of a level cannot tell smaller differences.
 NOTEWORTHY = 1.25
@@ -55,26 +49,3 @@ def verdict(collocated_p99: float, pd_p99: float) -> str:
     if ratio <= 1 / NOTEWORTHY:
         return f"the worst stalls are {1 / ratio:.1f} times longer with PD"
     return "no difference that one run could show"
-
-
-LIMITS = """\
-What a machine with no GPU cannot show: the throughput of either layout on GPUs, the best P:D ratio, and
-the speed of a real network. Here all engines share the cores with Ray, the HTTP path and the bench
-client, both nodes are this machine, and NIXL's progress threads poll on the engines' own cores."""
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m pdbench.stalls", description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="+", metavar="FOLDER")
-    args = parser.parse_args()
-    try:
-        lines = stall_lines(read_results(args.folders))
-    except ResultError as error:
-        print(f"stalls: error: {error}", file=sys.stderr)
-        return 2
-    print("What this run showed, one measurement of each level:", *lines, LIMITS, sep="\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

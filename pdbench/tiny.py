@@ -16,7 +16,9 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from pdbench.manifest import Strict
 
 CHECKSUM_FILE = "SHA256SUMS"
 END_OF_TEXT = "<|endoftext|>"
@@ -28,10 +30,8 @@ CHAT_TEMPLATE = (
 SPECIAL_TOKENS = [END_OF_TEXT, RETURN, "<|start|>", "<|message|>", "<|end|>"]
 
 
-class TinySpec(BaseModel):
+class TinySpec(Strict):
     """Sizes of a tiny gpt-oss; the defaults allow TP 1 and 2."""
-
-    model_config = ConfigDict(extra="forbid")
 
     vocab_size: int = Field(default=16384, ge=1024, description="tokens; also the number of different random prompts")
     hidden_size: int = Field(default=128, ge=32)

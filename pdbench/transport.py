@@ -3,7 +3,7 @@
 import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pdbench.manifest import Strict
 
 ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
 VERBOSE_ENV = {"NIXL_LOG_LEVEL": "DEBUG", "UCX_LOG_LEVEL": "debug", "VLLM_LOGGING_LEVEL": "DEBUG"}
@@ -18,10 +18,9 @@ _ROW = re.compile(r"\|\s*[\w.]+\s*\|[^|]*\|\s*(\S[^|]*?)\s*\|")
 _TRANSPORT = re.compile(r"\w+/[^\s,]+")
 
 
-class Transport(BaseModel):
+class Transport(Strict):
     """Which NIXL backend moves the KV cache, and which UCX transports it may use (None: UCX decides)."""
 
-    model_config = ConfigDict(extra="forbid")
 
     backend: Literal["UCX", "LIBFABRIC"] = "UCX"
     ucx_tls: str | None = None

@@ -263,18 +263,14 @@ def test_a_level_counts_as_measured_with_file_and_record_only(server, tmp_path, 
     folder = tmp_path / "tiny_itl100_otl11_mixed_x"
     begin(capsys, tmp_path)
     measure(folder, level_content)
-    manifest, args = Manifest.read(folder), bench.parse_args(["begin", *options(tmp_path)])
-    assert bench._measured(folder, CONC4, manifest, args)
-    assert not bench._measured(folder, CONC8, manifest, args)
-    manifest.levels[0].num_prompts = 19
-    assert not bench._measured(folder, CONC4, manifest, args)
-    args.num_prompts = 19
-    assert bench._measured(folder, CONC4, manifest, args)
+    manifest = Manifest.read(folder)
+    assert manifest.has(folder, CONC4, 20)
+    assert not manifest.has(folder, CONC4, 19) and not manifest.has(folder, CONC8, 40)
     manifest.levels[0].ok = False
-    assert not bench._measured(folder, CONC4, manifest, args)
+    assert not manifest.has(folder, CONC4, 20)
     manifest.levels[0].ok = True
     (folder / "conc4.json").unlink()
-    assert not bench._measured(folder, CONC4, manifest, args)
+    assert not manifest.has(folder, CONC4, 20)
 
 
 def test_force_measures_again_and_keeps_the_record_of_the_rest(server, tmp_path, capsys, level_content):

@@ -11,6 +11,7 @@ import run_experiment
 from pdbench import experiment as plan
 from pdbench.configs import ROOT, ConfigError
 from pdbench.manifest import LevelRecord
+from pdbench.workload import Level
 
 FILES = sorted((ROOT / "configs/experiments").glob("*.yaml"))
 STUDY = {
@@ -179,11 +180,10 @@ class Recorded(run_experiment.Run):
         super().__init__("small", experiment, results)
         self.ran = []
 
-    def _step(self, step, title, check=True):
+    def _step(self, step, title):
         self.ran.append((step.arm, step.what))
         if (step.arm, step.what) in self.fails:
-            if check:
-                raise subprocess.CalledProcessError(1, step.command)
+            raise subprocess.CalledProcessError(1, step.command)
         elif "--save" in step.command:
             plan.tokens_file(self.name, self.results).write_text("{}")
 
@@ -233,9 +233,10 @@ def measure(run, make_manifest, arm, stems):
     folder = run.results / plan.folder("small", arm, run.experiment)
     folder.mkdir(parents=True)
     manifest = make_manifest()
-    known = {"command": "vllm bench serve", "launched": "now", "seed": 1, "warmup_seed": 2, "num_prompts": 5}
+    known = {"command": "vllm bench serve", "launched": "now", "seed": 1, "warmup_seed": 2}
     known |= {"started": "now", "ended": "now", "ok": True}
-    manifest.levels = [LevelRecord(level=stem, **known) for stem in stems]
+    asked = {stem: Level.from_filename(f"{stem}.json").num_prompts() for stem in stems}
+    manifest.levels = [LevelRecord(level=stem, num_prompts=n, **known) for stem, n in asked.items()]
     manifest.write(folder)
     for stem in stems:
         (folder / f"{stem}.json").write_text("{}")
@@ -258,6 +259,59 @@ def test_what_a_killed_run_left_is_stopped_first(run):
     run.running.touch()
     run.all()
     assert run.ran[0] == (None, "stop") and run.ran[1:] == [*WHOLE, (None, "figure")]
+
+
+def on_local_cluster(run):
+    run.experiment.local_workers = 2
+    return run
+
+
+def test_a_local_cluster_is_started_and_stopped_around_the_arms(run):
+    on_local_cluster(run).all()
+    assert run.ran == [(None, "cluster"), *WHOLE, (None, "cluster"), (None, "figure")]
+
+
+def test_the_cluster_that_a_killed_run_left_is_stopped_first(run):
+    run.results.mkdir()
+    run.running.touch()
+    on_local_cluster(run).all()
+    assert run.ran[:3] == [(None, "cluster"), (None, "cluster"), WHOLE[0]] and not run.running.exists()
+
+
+def test_somebody_elses_cluster_is_left_alone(run):
+    """Starting fails where a cluster runs already: that one is not this run's to stop, now or next time."""
+    run.fails = {(None, "cluster")}
+    with pytest.raises(subprocess.CalledProcessError):
+        on_local_cluster(run).all()
+    assert run.ran == [(None, "cluster")] and not run.running.exists()
+
+
+def test_a_stop_that_fails_is_told(run):
+    run.fails = {("2xtp1", "stop")}
+    run.all()
+    assert run.failed == {"2xtp1": "stop exited with 1"} and ("pack_p1xtp1-d1xtp1", "sweep") in run.ran
+
+
+def test_lines_of_a_command_are_passed_on(write, tmp_path, capfd):
+    run = run_experiment.Run("small", plan.load_experiment(write()), tmp_path)
+    run._step(plan.Step("sweep", ["bash", "-c", "echo '[a] run_bm: level conc1'; echo wrong >&2"], "2xtp1"), "title")
+    assert capfd.readouterr().out.splitlines()[1:] == ["[a] run_bm: level conc1", "wrong"]
+
+
+def test_after_an_interruption_nothing_is_left_to_stop(run):
+    def interrupted(todo):
+        raise KeyboardInterrupt
+
+    run._rounds = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        on_local_cluster(run).all()
+    assert run.ran == [(None, "cluster"), (None, "cluster")] and not run.running.exists()
+
+
+def test_what_must_not_be_concluded_ends_the_report(write, tmp_path, capfd):
+    run = run_experiment.Run("small", plan.load_experiment(write(cannot_show="nothing about GPUs")), tmp_path)
+    run.report()
+    assert capfd.readouterr().out.splitlines()[-1] == "nothing about GPUs"
 
 
 def test_times_add_up_over_runs(write, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import launch_gptoss
-from pdbench import cluster, local_cluster, stack
+from pdbench import cluster, deployment, local_cluster, stack
 from pdbench.configs import ROOT
 
 BIG = ["--model", "configs/models/gpt-oss-120b.yaml", "--hardware", "configs/hardware/p5.48xlarge.yaml"]
@@ -241,7 +241,7 @@ def test_without_a_cluster_nothing_runs_and_nothing_is_to_stop(monkeypatch, caps
     ],
 )  # fmt: skip
 def test_the_engines_own_error_is_found_in_a_line(line, error):
-    found = re.search(launch_gptoss.ENGINE_ERROR, line)
+    found = re.search(deployment.ENGINE_ERROR, line)
     assert (found and found[1]) == error
 
 
@@ -252,3 +252,27 @@ def test_without_a_cluster_a_launch_says_how_to_start_one(monkeypatch):
     monkeypatch.setattr(cluster, "connect", no_cluster)
     with pytest.raises(ConnectionError, match="none; to start one on this machine: python -m pdbench.local_cluster start"):
         launch_gptoss.connect(launch_gptoss.parse_args([]))
+
+
+@pytest.mark.parametrize(("found", "passes"), [(3, True), (2, False)])
+def test_ranks_that_share_a_core_end_the_launch(monkeypatch, found, passes):
+    """One prefill rank and two decode ranks; `found` is what the nodes say that they pinned."""
+    replica = {"node_id": "n", "replica_id": "r", "deployment": "d", "state": "RUNNING"}
+    running = [replica | {"role": role, "pid": pid} for pid, role in enumerate(("ingress", "prefill", "decode"))]
+    monkeypatch.setattr(deployment.serving, "serve_details", dict)
+    monkeypatch.setattr(deployment.serving, "replicas", lambda details: running)
+    asked = []
+
+    def on_every_node(ray, function, replicas):
+        asked.extend(replicas)
+        return {"node1": found, "node2": 0}
+
+    monkeypatch.setattr(cluster, "on_every_node", on_every_node)
+    args = launch_gptoss.parse_args(["--pd-pack", "--p-tp", "1", "--d-tp", "2", *TINY])
+    plan, _ = launch_gptoss.resolve(args, cluster.planned_nodes)
+    if passes:
+        assert deployment.pin_ranks(None, plan).passed
+        assert [(r["pid"], r["first"]) for r in asked] == [(1, 0), (2, 1)]
+    else:
+        with pytest.raises(deployment.LaunchError, match="2 of 3 engine ranks were found and pinned"):
+            deployment.pin_ranks(None, plan)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pdbench import stalls
+import viz
 from pdbench.results import ResultError, read_results
 from pdbench.stalls import stall_lines, verdict
 
@@ -97,20 +97,15 @@ def test_one_output_token_has_no_stalls(arm, level_content, write_folder, tmp_pa
         lines_of(*folders)
 
 
-def run(monkeypatch, capsys, *folders):
-    monkeypatch.setattr("sys.argv", ["stalls", *map(str, folders)])
-    return stalls.main(), capsys.readouterr()
-
-
-def test_the_command_says_what_it_showed_and_what_it_cannot(arm, monkeypatch, capsys):
+def test_viz_prints_them(arm, capsys):
     folders = arm("2xtp1", {4: (10.0, 300.0)}), arm("pack_p1xtp1-d1xtp1", {4: (11.0, 100.0)})
-    status, said = run(monkeypatch, capsys, *folders)
-    first, line, *limits = said.out.splitlines()
-    assert status == 0 and first.startswith("What this run showed")
-    assert [line] == lines_of(*folders)
-    assert limits[0].startswith("What a machine with no GPU cannot show")
+    viz.main(["--show-stalls", "--exps", *map(str, folders)])
+    assert capsys.readouterr().out.splitlines() == lines_of(*folders)
 
 
-def test_the_command_names_a_folder_that_cannot_be_read(tmp_path, monkeypatch, capsys):
-    status, said = run(monkeypatch, capsys, tmp_path / "none")
-    assert (status, said.out, said.err) == (2, "", f"stalls: error: {tmp_path / 'none'}: no such folder\n")
+def test_viz_says_what_cannot_be_compared(arm, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        viz.main(["--show-stalls", "--exps", str(arm("2xtp1", {4: (10.0, 300.0)}))])
+    said = capsys.readouterr()
+    expected = "viz.py: error: stalls compare a collocated arm with PD arms: give folders of both\n"
+    assert (stopped.value.code, said.out, said.err) == (2, "", expected)

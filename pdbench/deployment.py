@@ -1,0 +1,151 @@
+"""Start, show and stop one deployment on a connected cluster."""
+
+import asyncio
+import json
+import logging
+import re
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from pdbench import cluster, describe, gates, serving, stack, tiny
+from pdbench.configs import ROOT, ModelConfig
+from pdbench.manifest import Gate
+from pdbench.serving import APP, LaunchError, Plan
+
+# `RuntimeError: ...` at a line's start or after a prefix.
+ENGINE_ERROR = r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception): .+)"
+
+
+def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
+    """Deploy `plan` and return when every replica has answered a real request.
+
+    Args:
+        deadline: `time.monotonic()` at which to give up.
+
+    Raises:
+        LaunchError: a deployment runs already, or this one did not come up; what had started is stopped then.
+        TimeoutError: some replica answered nothing in time.
+    """
+    started = time.time()
+    if (details := serving.serve_details()) and APP in details["applications"]:
+        raise LaunchError("a deployment is running already: see it with --status, end it with --stop")
+    if model.tiny:
+        say(f"model {model.model_id}: making it in {model.source}, or checking what is there")
+        tiny.ensure_tiny_model(Path(model.source), model.tiny)
+    say(f"layout {plan.layout}, {plan.mode}, on {plan.placement}")
+    record = describe_launch(ray, plan)
+    extra = [(describe.NAME, describe.ROUTE, describe.application(record, started))]
+    quiet_loggers()
+    try:
+        serving.deploy(plan, extra, deadline, say)
+        checks = [gates.answer_on_every_replica(replica_counts(), APP, plan.model_id, deadline)]
+        if plan.core_per_rank:
+            checks.append(pin_ranks(ray, plan))
+    except BaseException as error:
+        fail(ray, error, started)
+        if isinstance(error, ray.exceptions.RayError):
+            raise LaunchError(str(error).strip().splitlines()[-1]) from None
+        raise
+    base_url = f"http://{plan.http['host']}:{plan.http['port']}"
+    for gate in checks:
+        asyncio.run(gates.record(base_url, gate))
+    say(f"ready after {time.time() - started:.0f} s at {base_url}: every replica has answered a request")
+
+
+def replica_counts() -> dict[str, int]:
+    """Engine replicas by deployment name."""
+    counts: dict[str, int] = {}
+    for replica in serving.replicas(serving.serve_details()):
+        if replica["role"] != "ingress":
+            counts[replica["deployment"]] = counts.get(replica["deployment"], 0) + 1
+    return counts
+
+
+def describe_launch(ray, plan: Plan) -> dict:
+    """What `GET /pdbench/deployment` answers: the fields of `manifest.Deployment`.
+
+    Paths inside this repository are told relative to it, so that a manifest says the same on every machine.
+    """
+    machines = cluster.on_every_node(ray, stack.machine)
+    source = Path(plan.model_source)
+    told = json.loads(json.dumps(plan.model_dump()).replace(f"{ROOT}/", ""))
+    return {
+        "layout": plan.layout, "mode": plan.mode, "gpus": plan.gpus, "gpus_per_node": plan.gpus_per_node,
+        "accelerator": plan.accelerator, "model_id": plan.model_id, "model_source": told["model_source"],
+        "model_checksum": tiny.verified_checksum(source) if source.is_dir() else None,
+        "transport": plan.transport.model_dump() if plan.transport else None,
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "launched": gates.now(),
+        "machines": [{**machine, "node_ip": ip} for ip, machine in machines.items()],
+        "repository": stack.repository(ROOT).model_dump(),
+        "llm_configs": told["llm_configs"],
+        "gates": [],
+    }  # fmt: skip
+
+
+def pin_ranks(ray, plan: Plan) -> Gate:
+    """Give each engine rank a core of its own.
+
+    Raises:
+        LaunchError: not all ranks were found; where some share a core, arms do not compare.
+    """
+    replicas, first = [], 0
+    for replica in serving.replicas(serving.serve_details()):
+        if replica["role"] != "ingress":
+            replicas.append({"node_id": replica["node_id"], "pid": replica["pid"], "first": first})
+            first += plan.llm_configs[replica["role"]]["engine_kwargs"]["tensor_parallel_size"]
+    pinned = sum(cluster.on_every_node(ray, cluster.pin_ranks, replicas).values())
+    if pinned != first:
+        raise LaunchError(f"{pinned} of {first} engine ranks were found and pinned to a core: arms would not compare")
+    return Gate(name="core-per-rank", passed=True, seen=f"{pinned} ranks pinned to a core",
+                expected=f"{first} ranks", time=gates.now())  # fmt: skip
+
+
+def fail(ray, error: BaseException, started: float) -> None:
+    """Take the half-started deployment down and tell what the engines themselves said."""
+    say(f"launch failed ({type(error).__name__}); stopping what had started")
+    lines = cluster.on_every_node(ray, cluster.engine_lines, ENGINE_ERROR, started).values()
+    errors = (re.search(ENGINE_ERROR, line)[1][:500] for of_node in lines for line in of_node)
+    for error in list(dict.fromkeys(errors))[:5]:
+        say(f"an engine said: {error}")
+    serving.stop(time.monotonic() + 120)
+
+
+def stop(ray, deadline: float) -> None:
+    """Stop the deployment; returns when all of its processes are gone.
+
+    Raises:
+        TimeoutError: something is left at the deadline (`time.monotonic()`).
+    """
+    pids = [r["pid"] for r in serving.replicas(serving.serve_details()) if r["pid"]]
+    trees = cluster.on_every_node(ray, cluster.process_tree, pids)
+    say("stopped" if serving.stop(deadline) else "no deployment was running")
+    for ip, left in trees.items():
+        while left:
+            left = cluster.on_every_node(ray, cluster.process_tree, left)[ip]
+            if left and time.monotonic() > deadline:
+                raise TimeoutError(f"processes {left} on {ip} are still there")
+
+
+def status() -> dict | None:
+    """The app's status, its replica counts and its replicas; None if no deployment of this repository runs."""
+    from ray import serve  # after connecting: Ray reads the token's place when it is imported
+
+    details = serving.serve_details()
+    if not details or APP not in details["applications"]:
+        return None
+    app = serve.status().applications[APP]
+    counts = {n: {str(getattr(s, "value", s)): c for s, c in d.replica_states.items() if c} for n, d in app.deployments.items()}
+    return {"running": True, "status": app.status, "deployments": counts, "replicas": serving.replicas(details)}
+
+
+def say(line: str) -> None:
+    print(f"launch: {line}", file=sys.stderr, flush=True)
+
+
+def quiet_loggers() -> None:
+    """Ray Serve prints every deployment's options; --dry-run shows them better."""
+    for name in ("ray.serve", "ray", "vllm"):
+        logging.getLogger(name).setLevel(logging.WARNING)
