@@ -88,7 +88,7 @@ def read_configs(args: argparse.Namespace) -> tuple[ModelConfig, HardwareConfig]
     if args.model_id:
         model = model.model_copy(update={"model_id": args.model_id})
     if args.model_source:
-        model = model.model_copy(update={"model_source": args.model_source, "tiny": None})
+        model = model.model_copy(update={"model_source": args.model_source, "tiny": None, "kv_cache": model.kv})
     return model, hardware
 
 
@@ -104,7 +104,7 @@ def resolve(args: argparse.Namespace, nodes_of) -> tuple[Plan, ModelConfig]:
         raise ValueError("--ucx-tls goes with --use-ucx, not with --use-libfabric")
     if args.ingress_replicas is not None and args.ingress_replicas < 1:
         raise ValueError(f"--ingress-replicas must be at least 1, not {args.ingress_replicas}")
-    stack.check_tensor_parallel(layout, model.kv_heads, stack.vllm_version())
+    stack.check_tensor_parallel(layout, model.kv.heads, stack.vllm_version())
     placement = cluster.place(layout, mode, nodes_of(hardware, layout, mode), hardware.accelerator)
     how = transport.Transport(backend=args.backend, ucx_tls=args.ucx_tls, verbose=args.verbose)
     ingress = args.ingress_replicas or hardware.ingress_replicas

@@ -23,6 +23,9 @@ usage: ./run_bm.sh -e NAME --itl N --otl N [options]
       --seed N                   base seed, default 0; each level derives its own
       --results-dir DIR          default bm_results
       --force                    measure again what is there
+      --transport LIST           UCX transports that must have carried the KV cache, e.g. cuda_ipc
+      --max-hit-rate X           largest share of prompt tokens from the prefix cache, default 0.01
+      --as-published             the public study's procedure: one seed for all levels, no warm-up
   -s, --smoke                    stream one completion, print it with its times, and stop
 EOF
 }
@@ -32,11 +35,12 @@ die() { echo "run_bm: error: $1" >&2; exit 2; }
 typed="./run_bm.sh${*:+ ${*@Q}}"
 type=concurrency concurrency=all request_rate=all isl="" osl="" mode=mixed exp_name="" smoke="" model=""
 base_url=http://127.0.0.1:8000 results_dir=bm_results
-options=()
+options=() checks=()
 while (($#)); do
   case $1 in
     -s | --smoke) smoke=1; shift; continue ;;
     --force) options+=(--force); shift; continue ;;
+    --as-published) options+=(--as-published); checks+=(--max-hit-rate 1); shift; continue ;;
     -h | --help) usage; exit 0 ;;
   esac
   [[ $1 == -* ]] || die "unexpected '$1': see --help"
@@ -55,6 +59,7 @@ while (($#)); do
     -n | --num-prompts) options+=(--num-prompts "$2") ;;
     --repeats) options+=(--repeats "$2") ;;
     --seed) options+=(--seed "$2") ;;
+    --transport | --max-hit-rate) checks+=("$1" "$2") ;;
     --results-dir) results_dir=$2 ;;
     *) die "unknown option $1: see --help" ;;
   esac
@@ -92,6 +97,8 @@ log=$folder/.client.log
 coproc loaded { exec "$python" -m pdbench.bench_client "$log"; }
 exec 4>&"${loaded[1]}" 5<&"${loaded[0]}"
 trap '' PIPE # a client that died is told by its missing answer
+"$python" -m pdbench.bench settle "$folder" --base-url "$base_url" &
+wait $!
 
 begun=$SECONDS done=0
 for line in "${todo[@]}"; do
@@ -102,9 +109,13 @@ for line in "${todo[@]}"; do
 
   load=(--max-concurrency "$value") warm=$value
   [[ $type == request-rate ]] && load=(--request-rate "$value") && warm=4
-  "$python" -m pdbench.client warmup --base-url "$base_url" --model "$model" \
-    --isl "$input_len" --osl "$output_len" --requests "$warm" --seed "$warmup_seed" &
-  wait $!
+  if [[ $warmup_seed == - ]]; then
+    warm=0
+  else
+    "$python" -m pdbench.client warmup --base-url "$base_url" --model "$model" \
+      --isl "$input_len" --osl "$output_len" --requests "$warm" --seed "$warmup_seed" &
+    wait $!
+  fi
 
   bench=(--backend vllm --base-url "$base_url" --endpoint /v1/completions
     --model "$model" --tokenizer "$tokenizer" --dataset-name random
@@ -115,10 +126,13 @@ for line in "${todo[@]}"; do
     --metadata "seed=$seed" "level=$level" "exp_name=$exp_name")
   started=$(date -u +%Y-%m-%dT%H:%M:%S.%3N+00:00)
   echo "${bench[*]@Q}" >&4 || true
-  read -r status <&5 || status=1
+  read -r status used <&5 || { status=1 used="0 0 0"; }
   ((status)) && tail -n 5 "$log" >&2
+  # shellcheck disable=SC2086 # three numbers
   "$python" -m pdbench.bench finish "$folder" "$level" --status "$status" --command "vllm bench serve ${bench[*]@Q}" \
-    --started "$started" --num-prompts "$num_prompts" --seed "$seed" --warmup-seed "$warmup_seed"
+    --base-url "$base_url" --started "$started" --num-prompts "$num_prompts" --seed "$seed" \
+    --warmup-seed "$warmup_seed" --warmups "$warm" --client $used "${checks[@]}" &
+  wait $!
   done=$((done + 1))
 done
 rm -f "$log"

@@ -1,6 +1,7 @@
 """The bookkeeping of `run_bm.sh`: what to measure, whether a level counts, and the manifest.
 
     python -m pdbench.bench begin FOLDER ...     prints one line per level that is still to be measured
+    python -m pdbench.bench settle FOLDER ...    notes the engines' counters before the first level
     python -m pdbench.bench finish FOLDER ...    checks a level; it gets its name only if it counts
 """
 
@@ -14,15 +15,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pdbench import client, stack, workload
+from pdbench import client, level_gates, stack, workload
 from pdbench.cli import Parser
 from pdbench.configs import ROOT
 from pdbench.gates import now
-from pdbench.manifest import FILENAME, Deployment, LevelRecord, Machine, Manifest, first_line, read_json
+from pdbench.manifest import FILENAME, Deployment, Gate, LevelRecord, Machine, Manifest, first_line, read_json
 
 # The bench client writes here; only a level that counts gets a name that plots read.
 PARTIAL = ".part"
 BAD = ".bad"
+SNAPSHOT = "counters.part"
 COUNTS = ("completed", "failed", "total_output_tokens", "duration")
 SUMMARY = ("request_throughput", "median_ttft_ms", "median_tpot_ms", "p99_itl_ms")
 
@@ -84,7 +86,7 @@ def describe_deployment(base_url: str) -> Deployment | None:
 def begin(args: argparse.Namespace) -> None:
     """Check server and folder, write the manifest, print the levels to measure.
 
-    Prints `MODEL<tab>TOKENIZER`, then for each level `stem value num_prompts seed warmup_seed`.
+    Prints `MODEL<tab>TOKENIZER`, then for each level `stem value num_prompts seed warmup_seed`; no warm-up is `-`.
     """
     named = workload.parse_levels(args.type, args.levels)
     # All levels once, then again: drift of the machine does not pass for a difference between levels.
@@ -110,7 +112,10 @@ def begin(args: argparse.Namespace) -> None:
         # What this manifest does not vouch for, such as levels of another layout, must not be plotted with it.
         if path.name != FILENAME and path.stem not in {r.level for r in manifest.levels}:
             os.replace(path, f"{path}{BAD}")
-    seeds = unseen_seeds(args.base_url, args.seed, todo, deployment is not None)
+    if args.as_published:
+        seeds = {level: [args.seed, "-"] for level in todo}
+    else:
+        seeds = unseen_seeds(args.base_url, args.seed, todo, deployment is not None)
     warn(f"{folder}: {len(todo)} of {len(levels)} levels to measure")
     print(folder)
     print(model, tokenizer or model, *workload.phase_lengths(args.mode, args.isl, args.osl), sep="\t")
@@ -149,13 +154,13 @@ def _first_unseen(base_seed: int, level: workload.Level, seen: set[int]) -> list
 def _manifest(folder: Path, name: workload.RunName, args: argparse.Namespace, deployment: Deployment | None) -> Manifest:
     fields = {
         "name": name.name, "model": name.model, "phase": name.phase, "isl": name.isl, "osl": name.osl,
-        "base_seed": args.seed, "deployment": deployment,
+        "base_seed": args.seed, "as_published": args.as_published, "deployment": deployment,
         "client": Machine(**stack.machine()), "repository": stack.repository(ROOT),
     }  # fmt: skip
     if not (folder / FILENAME).exists():
         return Manifest(**fields, commands=[args.typed])
     old = Manifest.read(folder)
-    changed = [c for c in _identity(old, deployment, args.seed) if c[1] != c[2]]
+    changed = [c for c in _identity(old, deployment, args) if c[1] != c[2]]
     if changed and not args.force:
         what, was, is_now = changed[0]
         raise BenchError(f"{folder} holds results of {what} {was}, but this is {what} {is_now}: "
@@ -164,10 +169,17 @@ def _manifest(folder: Path, name: workload.RunName, args: argparse.Namespace, de
     return Manifest(**fields, commands=[*old.commands, args.typed], levels=levels)
 
 
-def _identity(old: Manifest, deployment: Deployment | None, seed: int):
-    yield "base seed", old.base_seed, seed
+def _identity(old: Manifest, deployment: Deployment | None, args: argparse.Namespace):
+    yield "base seed", old.base_seed, args.seed
+    yield "as_published", old.as_published, args.as_published
     for what in ("layout", "mode", "model_checksum", "transport"):
         yield what, getattr(old.deployment, what, None), getattr(deployment, what, None)
+
+
+def settle(args: argparse.Namespace) -> None:
+    """Note the engines' counters, so that what the first level adds to them can be told."""
+    if deployment := Manifest.read(Path(args.folder)).deployment:
+        level_gates.settle(args.base_url, Path(args.folder) / SNAPSHOT, deployment)
 
 
 def finish(args: argparse.Namespace) -> None:
@@ -180,7 +192,7 @@ def finish(args: argparse.Namespace) -> None:
     level = workload.Level.from_filename(f"{args.level}.json")
     partial = folder / (level.filename + PARTIAL)
     manifest = Manifest.read(folder)
-    _, osl = workload.phase_lengths(manifest.phase, manifest.isl, manifest.osl)
+    isl, osl = workload.phase_lengths(manifest.phase, manifest.isl, manifest.osl)
     if args.status:
         problems = [f"the bench client exited with code {args.status}"]
     else:
@@ -188,9 +200,16 @@ def finish(args: argparse.Namespace) -> None:
             problems = problems_of(read_json(partial), args.num_prompts, osl)
         except ValueError as error:
             problems = [str(error)]
+    gates = []
+    if manifest.deployment and not problems:
+        try:
+            gates = _engine_gates(args, folder, manifest.deployment, isl)
+        except client.ServerError as error:
+            problems = [str(error)]
+        problems += [f"{g.name}: {g.seen}; expected {g.expected}; {g.advice}" for g in gates if not g.passed]
     record = LevelRecord(
         level=level.stem, command=args.command, seed=args.seed, warmup_seed=args.warmup_seed,
-        num_prompts=args.num_prompts, started=args.started, ended=now(), ok=not problems, problems=problems,
+        num_prompts=args.num_prompts, started=args.started, ended=now(), ok=not problems, problems=problems, gates=gates,
         launched=manifest.deployment.launched if manifest.deployment else None,
     )  # fmt: skip
     manifest.levels = [r for r in manifest.levels if r.level != level.stem] + [record]
@@ -200,6 +219,15 @@ def finish(args: argparse.Namespace) -> None:
     if problems:
         raise BenchError(f"level {level.stem} does not count: {'; '.join(problems)}")
     print(_summary(read_json(folder / level.filename)))
+
+
+def _engine_gates(args: argparse.Namespace, folder: Path, deployment: Deployment, isl: int) -> list[Gate]:
+    asked = level_gates.Asked(
+        requests=args.num_prompts + args.warmups, isl=isl, max_hit_rate=args.max_hit_rate,
+        transport=args.transport.split(",") if args.transport else None,
+    )  # fmt: skip
+    used = level_gates.ClientUse(cpu=args.client[0], waited=args.client[1], wall=args.client[2])
+    return level_gates.check(args.base_url, folder / SNAPSHOT, deployment, asked, used)
 
 
 def _summary(result: dict) -> str:
@@ -230,14 +258,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     first.add_argument("--results-dir", required=True)
     first.add_argument("--typed", required=True, help="run_bm.sh's own command line")
     first.add_argument("--force", action="store_true")
+    first.add_argument("--as-published", action="store_true")
+    middle = actions.add_parser("settle", prog="run_bm")
+    middle.add_argument("folder")
+    middle.add_argument("--base-url", required=True)
     last = actions.add_parser("finish", prog="run_bm")
     last.add_argument("folder")
     last.add_argument("level")
     last.add_argument("--status", type=int, required=True, help="exit status of the bench client")
     last.add_argument("--command", required=True)
     last.add_argument("--started", required=True)
-    for number in ("num-prompts", "seed", "warmup-seed"):
+    last.add_argument("--base-url", required=True)
+    for number in ("num-prompts", "seed", "warmups"):
         last.add_argument(f"--{number}", type=int, required=True)
+    last.add_argument("--warmup-seed", type=lambda text: None if text == "-" else int(text))
+    last.add_argument("--client", type=float, nargs=3, required=True, help="CPU, waiting and wall seconds of the bench client")
+    last.add_argument("--transport", metavar="LIST")
+    last.add_argument("--max-hit-rate", type=_share, default=level_gates.MAX_HIT_RATE)
     return parser.parse_args(argv)
 
 
@@ -247,13 +284,23 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
 def main() -> int:
     args = parse_args()
     try:
-        begin(args) if args.action == "begin" else finish(args)
+        {"begin": begin, "settle": settle, "finish": finish}[args.action](args)
     except (BenchError, client.ServerError, ValueError, OSError) as error:
         warn(f"error: {first_line(error)}")
-        return 2 if args.action == "begin" else 1
+        return 1 if args.action == "finish" else 2
     return 0
 
 

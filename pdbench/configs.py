@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from pdbench.kv_cache import KVCache
 from pdbench.manifest import Strict, first_line
 from pdbench.tiny import TinySpec
 
@@ -23,10 +24,21 @@ class ModelConfig(Strict):
     model_id: str = Field(min_length=1, description="name that clients send")
     model_source: str | None = Field(default=None, description="hub id or folder; model_id if absent")
     tiny: TinySpec | None = Field(default=None, description="make the model here with these sizes")
-    kv_heads: int = Field(ge=1, description="bounds the prefill TP when it exceeds the decode TP")
+    kv_cache: KVCache | None = Field(default=None, description="its shape; a tiny model's follows from its sizes")
     max_model_len: int = Field(ge=1, description="tokens of prompt and output together")
     stream_batching_interval_ms: float = Field(default=0, ge=0)
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _the_kv_cache_has_one_shape(self):
+        if bool(self.tiny) == bool(self.kv_cache):
+            raise ValueError("give either kv_cache or tiny")
+        return self
+
+    @property
+    def kv(self) -> KVCache:
+        """Shape of the KV cache."""
+        return self.tiny.kv_cache if self.tiny else self.kv_cache
 
     @property
     def source(self) -> str:

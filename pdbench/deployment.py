@@ -35,7 +35,7 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
         say(f"model {model.model_id}: making it in {model.source}, or checking what is there")
         tiny.ensure_tiny_model(Path(model.source), model.tiny)
     say(f"layout {plan.layout}, {plan.mode}, on {plan.placement}")
-    record = describe_launch(ray, plan)
+    record = describe_launch(ray, plan) | {"kv_cache": model.kv.model_dump()}
     extra = [(describe.NAME, describe.ROUTE, describe.application(record, started))]
     quiet_loggers()
     try:

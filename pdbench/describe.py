@@ -21,6 +21,7 @@ COUNTERS = {
     "kv_seconds": "ray_vllm_nixl_xfer_time_seconds_sum",
     "kv_failed": "ray_vllm_nixl_num_failed_transfers_total",
     "kv_expired": "ray_vllm_nixl_num_kv_expired_reqs_total",
+    "requests": "ray_vllm_request_success_total",
     "prompt_tokens": "ray_vllm_prompt_tokens_total",
     "prefix_cache_queries": "ray_vllm_prefix_cache_queries_total",
     "prefix_cache_hits": "ray_vllm_prefix_cache_hits_total",
@@ -66,7 +67,7 @@ class Describe:
         return sorted({transport for of_node in lines.values() for transport in read_transports(of_node)})
 
     async def _counters(self) -> dict[str, dict[str, float]]:
-        """Counters of every living replica since it started: {replica_id: {name: value}}."""
+        """Counters since the start, over the living replicas of each role: {role: {name: value}}."""
         import re
 
         import aiohttp
@@ -75,14 +76,15 @@ class Describe:
         names = {exported: name for name, exported in COUNTERS.items()}
         line = re.compile(r'^(ray_vllm_\w+)\{.*?ReplicaId="(\w+)".*\} (\S+)$', re.MULTILINE)
         # Ray goes on exporting the counters of replicas that are gone.
-        found: dict[str, dict[str, float]] = {r["replica_id"]: {} for r in self._replicas() if r["role"] != "ingress"}
+        roles = {r["replica_id"]: r["role"] for r in self._replicas() if r["role"] != "ingress"}
+        found: dict[str, dict[str, float]] = {role: {} for role in roles.values()}
         async with aiohttp.ClientSession() as session:
             for node in (n for n in ray.nodes() if n["Alive"]):
                 url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
                 async with session.get(url) as response:
                     for exported, replica, value in line.findall(await response.text()):
-                        if (name := names.get(exported)) and replica in found:
-                            found[replica][name] = found[replica].get(name, 0.0) + float(value)
+                        if (name := names.get(exported)) and (role := roles.get(replica)):
+                            found[role][name] = found[role].get(name, 0.0) + float(value)
         return found
 
 

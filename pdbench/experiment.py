@@ -87,6 +87,7 @@ class Experiment(Strict):
     local_workers: int | None = Field(default=None, ge=1, description="start a local cluster of so many worker nodes")
     workload: Workload
     levels: Levels
+    max_hit_rate: float | None = Field(default=None, ge=0, le=1, description="prefix cache; else run_bm.sh's default")
     repeats: int = Field(default=3, ge=1, description="measurements of each level")
     interleave: bool = Field(default=False, description="A B C, A B C instead of A A, B B, C C: a launch per repeat")
     arms: list[Arm] = Field(min_length=1)
@@ -247,4 +248,6 @@ def _sweep(name: str, arm: Arm, experiment: Experiment, results: Path, repeats: 
     command += ["-c"] if levels.concurrency else ["-t", "request-rate", "-r"]
     command += [",".join(f"{value:g}" for value in levels.values)]
     command += ["-n", str(levels.num_prompts)] if levels.num_prompts else []
+    command += ["--transport", ",".join(arm.transport)] if arm.transport else []
+    command += ["--max-hit-rate", f"{experiment.max_hit_rate:g}"] if experiment.max_hit_rate is not None else []
     return [*command, "--repeats", str(repeats), "--results-dir", str(results)]

@@ -169,8 +169,8 @@ def varied(continuations: list[list[int]]) -> bool:
 
 async def _kv_counters(base_url: str) -> dict[str, float]:
     async with session(base_url, total_s=30) as opened:
-        replicas = (await get(opened, "/pdbench/counters")).values()
-    return {k: sum(r.get(k, 0.0) for r in replicas) for k in ("kv_bytes", "kv_transfers", "kv_failed", "kv_expired")}
+        roles = (await get(opened, "/pdbench/counters")).values()
+    return {k: sum(role.get(k, 0.0) for role in roles) for k in ("kv_bytes", "kv_transfers", "kv_failed", "kv_expired")}
 
 
 async def kv_moved(base_url: str, before: dict[str, float], requests: int) -> Gate:
@@ -196,25 +196,32 @@ async def kv_moved(base_url: str, before: dict[str, float], requests: int) -> Ga
 
 def _progress(done: int, total: int) -> None:
     if sys.stderr.isatty() or done == total:
-        print(f"\rgreedy tokens: {done} of {total} prompts", end="\n" if done == total else "", file=sys.stderr)
+        start = "\r" if sys.stderr.isatty() else ""
+        print(f"{start}greedy tokens: {done} of {total} prompts", end="\n" if done == total else "", file=sys.stderr)
 
 
-async def transport_seen(base_url: str, ucx_tls: str | None, wanted: list[str] | None = None) -> Gate:
+async def transports_named(base_url: str) -> list[str]:
+    """UCX transports that have carried KV reads since the launch, in UCX's words."""
+    async with session(base_url, total_s=60) as opened:
+        return await get(opened, "/pdbench/transports")
+
+
+def transport_gate(seen: list[str], ucx_tls: str | None, wanted: list[str] | None = None) -> Gate:
     """Gate `transport`: UCX says what carried the KV reads, and it is what is expected.
 
     Args:
+        seen: what UCX named.
         ucx_tls: UCX_TLS of the engines: what they were told to use.
         wanted: the only transports that may have carried them (`cuda_ipc`, `srd`, `tcp`), whatever UCX_TLS allows.
     """
-    async with session(base_url, total_s=60) as opened:
-        seen = await get(opened, "/pdbench/transports")
     words = wanted or (ucx_tls.split(",") if ucx_tls else ["all"])
     # Beginnings: UCX_TLS takes families, too (rc stands for rc_mlx5 and rc_verbs).
     allowed = tuple(name for word in words for name in UCX_GROUPS.get(word, (word,)))
     fits = all(name.startswith(allowed) for name in seen)
     expected = f"within UCX_TLS={ucx_tls}" if ucx_tls else "any, but one that UCX names"
     expected = " or ".join(wanted) if wanted else expected
-    return Gate(name="transport", passed=bool(seen) and fits, seen=", ".join(seen) or "none", expected=expected, time=now())
+    return Gate(name="transport", passed=bool(seen) and fits, seen=", ".join(seen) or "none", expected=expected, time=now(),
+                advice="set --ucx-tls, and see what devices UCX finds: ucx_info -d")  # fmt: skip
 
 
 async def _deployment(base_url: str) -> dict:
@@ -253,7 +260,7 @@ async def check(base_url: str, path: Path, wanted: list[str] | None = None) -> l
     if is_pd:
         gates.append(await kv_moved(base_url, before, len(saved["prompts"])))
         if deployment["transport"]["backend"] == "UCX":
-            gates.append(await transport_seen(base_url, deployment["transport"]["ucx_tls"], wanted))
+            gates.append(transport_gate(await transports_named(base_url), deployment["transport"]["ucx_tls"], wanted))
     for gate in gates:
         await record(base_url, gate)
     return gates

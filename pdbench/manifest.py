@@ -38,6 +38,8 @@ class Gate(Strict):
     seen: str
     expected: str
     time: str
+    advice: str | None = None
+    value: float | None = Field(default=None, description="what was seen, as a number: a rate, a share, GB/s")
 
 
 class Repository(Strict):
@@ -69,7 +71,9 @@ class Deployment(Strict):
     model_id: str
     model_source: str
     model_checksum: str | None
+    kv_cache: dict[str, Any] | None = Field(default=None, description="shape, as in the model's file")
     transport: dict[str, Any] | None
+    counters_every_s: float = Field(default=10.0, description="how often Ray exports the engines' counters")
     command: str
     launched: str
     replicas: list[Replica]
@@ -93,6 +97,7 @@ class LevelRecord(Strict):
     ended: str
     ok: bool
     problems: list[str] = Field(default_factory=list)
+    gates: list[Gate] = Field(default_factory=list)
 
 
 class Manifest(Strict):
@@ -105,6 +110,7 @@ class Manifest(Strict):
     isl: int
     osl: int
     base_seed: int
+    as_published: bool = Field(default=False, description="one seed for all levels and no warm-up, as in the public study")
     commands: list[str]
     deployment: Deployment | None
     client: Machine

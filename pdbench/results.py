@@ -2,7 +2,8 @@
 
 Latency figures are the bench client's own: TTFT, TPOT and inter-token latency over the requests of a
 level, in milliseconds. Interactivity and chunk latency are derived from the *medians* of TTFT and TPOT.
-Throughput is tokens / duration of the whole level, in tokens per second.
+Throughput is tokens / duration of the whole level, in tokens per second; beside it stands that of the
+steady state, without ramp and drain, where per-request details exist (`pdbench/requests.py`).
 """
 
 import json
@@ -21,6 +22,7 @@ import pandas as pd
 from pdbench.layout import Layout
 from pdbench.manifest import FILENAME as MANIFEST
 from pdbench.manifest import Manifest, first_line
+from pdbench.requests import Requests, goodput, percentiles, steady
 from pdbench.workload import Level, RunName, phase_lengths
 
 GPUS_PER_NODE = 8
@@ -49,22 +51,26 @@ class Arm:
 
 
 def read_results(
-    folders: Sequence[str | os.PathLike[str]], gpus_per_node: int | None = None, chunk_size: int = CHUNK_SIZE
-) -> pd.DataFrame:
+    folders: Sequence[str | os.PathLike[str]], gpus_per_node: int | None = None, chunk_size: int = CHUNK_SIZE,
+    sla: dict[str, float] | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Read result folders into one table, in the order given, levels ascending.
 
     Args:
         folders: result folders, each `{model}_itl{ISL}_otl{OSL}_{phase}_{name}`.
         gpus_per_node: accelerators of a node; None takes each folder's manifest, else 8.
         chunk_size: tokens of the first chunk, for `chunk_latency_ms` = TTFT + (chunk_size - 1) * TPOT.
+        sla: upper bounds in ms by `ttft` and `tpot`, for `goodput`.
 
     Returns:
         One row per (folder, level, repeat). Identity: folder, arm (unique short label), model, layout,
         placement ("" when unknown or collocated), kind (concurrency | request-rate), level, repeat,
         accelerator, gpus, gpus_per_node, isl, osl, phase. Measures: completed, duration (s),
-        {mean,median,p99,std}_{ttft,tpot,itl}_ms, {input,output,total}_throughput (tokens/s), the same
-        with `_per_node` (times gpus_per_node / gpus), interactivity (1000 / median TPOT, tokens/s/user)
-        and chunk_latency_ms. What rests on TPOT is NaN where requests have a single output token.
+        {mean,median,p90,p95,p99,std}_{ttft,tpot,itl}_ms, {input,output,total}_throughput (tokens/s), the
+        same with `_per_node` (times gpus_per_node / gpus), interactivity (1000 / median TPOT,
+        tokens/s/user) and chunk_latency_ms; steady_duration (s), steady_{request,input,output}_throughput
+        and, with `sla`, goodput (requests/s). What rests on TPOT is NaN where requests have a single output
+        token; what rests on per-request details is NaN without them.
 
     Raises:
         ResultError: a folder or file is missing, truncated, malformed or tells of failed requests.
@@ -77,7 +83,7 @@ def read_results(
     rows = []
     for arm, label in zip(arms, arm_labels(arms), strict=True):
         for level, path in sorted(arm.levels.items(), key=lambda item: (item[0].value, item[0].repeat)):
-            rows.append(_identity(arm, label, level) | read_level(path, level, arm.run))
+            rows.append(_identity(arm, label, level) | read_level(path, level, arm.run, sla))
     return _with_derived(pd.DataFrame(rows), chunk_size)
 
 
@@ -107,11 +113,22 @@ def read_arm(folder: Path, gpus_per_node: int | None = None) -> Arm:
     )  # fmt: skip
 
 
-def read_level(path: Path, level: Level, run: RunName) -> dict[str, float]:
+def read_requests(folder: Path) -> dict[Level, Requests | None]:
+    """The requests of every level and repeat of a result folder, for intervals; raises ResultError."""
+    arm = read_arm(folder)
+    found = {}
+    for level, path in arm.levels.items():
+        read_level(path, level, arm.run)  # what is not whole is told
+        found[level] = Requests.of(_load(path))
+    return found
+
+
+def read_level(path: Path, level: Level, run: RunName, sla: dict[str, float] | None = None) -> dict[str, float]:
     """Read one level's file, checking that it is whole and that it is what its name says.
 
     Returns:
-        completed, duration (s), the latency statistics (ms) and the three throughputs (tokens/s).
+        completed, duration (s), the latency statistics (ms), the three throughputs (tokens/s) and what
+        follows from per-request details.
 
     Raises:
         ResultError: see the module's first line; the message names `path`.
@@ -127,7 +144,9 @@ def read_level(path: Path, level: Level, run: RunName) -> dict[str, float]:
         for kind in TOKENS:
             row[f"{kind}_throughput"] = tokens[kind] / duration
         _check_throughput(content, row)
-        return row
+        requests = Requests.of(content)
+        row |= percentiles(requests) | steady(requests)
+        return row | ({"goodput": goodput(requests, duration, sla)} if sla else {})
 
 
 def node_words(table: pd.DataFrame) -> str:

@@ -18,6 +18,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from pdbench.kv_cache import KVCache
 from pdbench.manifest import Strict
 
 CHECKSUM_FILE = "SHA256SUMS"
@@ -54,6 +55,15 @@ class TinySpec(Strict):
         if self.experts_per_token > self.num_experts:
             raise ValueError(f"experts_per_token {self.experts_per_token} exceeds num_experts {self.num_experts}")
         return self
+
+    @property
+    def kv_cache(self) -> KVCache:
+        """Shape of its KV cache: every second layer slides, the first one among them."""
+        return KVCache(
+            heads=self.num_kv_heads, head_dim=self.head_dim, layers=self.num_layers,
+            sliding_layers=(self.num_layers + 1) // 2, sliding_window=self.sliding_window,
+            value_bytes=4 if self.dtype == "float32" else 2,
+        )  # fmt: skip
 
 
 def ensure_tiny_model(folder: Path, spec: TinySpec) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pdbench import bench, client, workload
 from pdbench.bench import BenchError, problems_of
-from pdbench.manifest import FILENAME, Manifest, Repository
+from pdbench.manifest import FILENAME, Gate, Manifest, Repository
 from pdbench.workload import Level
 
 CONC4, CONC8 = Level("concurrency", 4.0), Level("concurrency", 8.0)
@@ -106,7 +106,7 @@ def test_whatever_a_result_holds_its_problems_are_listed(change, asked, osl):
 @pytest.fixture
 def server(monkeypatch, make_manifest):
     """A stand-in for what runs: `server["deployment"]` is what it says of itself."""
-    found = {"deployment": make_manifest(layout="p1xtp2-d1xtp2", mode="pd-spread").deployment, "smoked": []}
+    found = {"deployment": make_manifest(layout="p1xtp2-d1xtp2", mode="pd-spread").deployment, "smoked": [], "gates": []}
 
     async def smoke(base_url, model, max_tokens):
         found["smoked"].append(model)
@@ -116,6 +116,7 @@ def server(monkeypatch, make_manifest):
     first = lambda url, base_seed, levels, described: {v: bench._first_unseen(base_seed, v, set()) for v in levels}  # noqa: E731
     monkeypatch.setattr(bench, "unseen_seeds", first)
     monkeypatch.setattr(client, "smoke", smoke)
+    monkeypatch.setattr(bench.level_gates, "check", lambda *args: found["gates"])
     monkeypatch.setattr(bench.stack, "machine", lambda: manifest.client.model_dump())
     monkeypatch.setattr(bench.stack, "repository", lambda root: Repository(commit="c0ffee", dirty=False))
     return found
@@ -134,7 +135,8 @@ def begin(capsys, results, *more, levels="4,8", name="x"):
 def finish(folder, level="conc4", status=0, num_prompts=20):
     bench.finish(bench.parse_args([
         "finish", str(folder), level, "--status", str(status), "--command", "vllm bench serve", "--started", "then",
-        "--num-prompts", str(num_prompts), "--seed", "7", "--warmup-seed", "8",
+        "--num-prompts", str(num_prompts), "--seed", "7", "--warmup-seed", "8", "--warmups", "4",
+        "--base-url", "http://127.0.0.1:1", "--client", "1", "0", "2",
     ]))  # fmt: skip
 
 
@@ -226,6 +228,38 @@ def test_a_level_that_does_not_count_is_set_aside(server, tmp_path, capsys, leve
     assert not record.ok and problem in record.problems[0]
     assert list(begin(capsys, tmp_path)[2]) == ["conc4", "conc8"], "it is measured again"
     assert files(folder) == [FILENAME]
+
+
+def test_a_level_whose_gate_fails_does_not_count(server, tmp_path, capsys, level_content):
+    folder = tmp_path / "tiny_itl100_otl11_mixed_x"
+    begin(capsys, tmp_path)
+    known = {"time": "now", "expected": "at most 1.0%", "advice": "choose another --seed"}
+    server["gates"] = [Gate(name="requests", passed=True, seen="24", **known),
+                       Gate(name="prefix-cache", passed=False, seen="40.0% cached", **known)]  # fmt: skip
+    problem = "prefix-cache: 40.0% cached; expected at most 1.0%; choose another --seed"
+    with pytest.raises(BenchError, match=f"level conc4 does not count: {problem}"):
+        measure(folder, level_content)
+    assert files(folder) == ["conc4.json.bad", FILENAME]
+    (record,) = Manifest.read(folder).levels
+    assert (record.ok, record.problems, record.gates) == (False, [problem], server["gates"])
+
+
+def test_a_server_that_dies_at_the_gates_fails_its_level(server, tmp_path, capsys, level_content, monkeypatch):
+    def gone(*args):
+        raise client.ServerError("no server answers")
+
+    begin(capsys, tmp_path)
+    monkeypatch.setattr(bench.level_gates, "check", gone)
+    with pytest.raises(BenchError, match="no server answers"):
+        measure(tmp_path / "tiny_itl100_otl11_mixed_x", level_content)
+
+
+def test_as_published_all_levels_have_one_seed_and_no_warm_up(server, tmp_path, capsys):
+    todo = begin(capsys, tmp_path, "--as-published", "--seed", "3")[2]
+    assert todo == {"conc4": ["4", "20", "3", "-"], "conc8": ["8", "40", "3", "-"]}
+    assert Manifest.read(tmp_path / "tiny_itl100_otl11_mixed_x").as_published
+    with pytest.raises(BenchError, match="holds results of as_published True, but this is as_published False"):
+        begin(capsys, tmp_path, "--seed", "3")
 
 
 def test_a_client_that_wrote_nothing_leaves_no_level(server, tmp_path, capsys):
@@ -379,6 +413,7 @@ def test_a_results_folder_that_cannot_be_written_is_named(server, tmp_path, monk
 def test_a_bad_level_makes_the_command_fail(server, tmp_path, monkeypatch, capsys, make_manifest, write_folder):
     folder = write_folder(tmp_path, "x", {"conc4.json.part": "{}"})
     args = ["--status=0", "--command=c", "--started=s", "--num-prompts=20", "--seed=1", "--warmup-seed=2"]
+    args += ["--warmups=4", "--base-url=http://127.0.0.1:1", "--client", "0", "0", "0"]
     status, line = run(monkeypatch, capsys, "finish", folder, "conc4", *args)
     assert status == 1 and line.startswith("run_bm: error: ") and FILENAME in line
     make_manifest().write(folder)

@@ -6,7 +6,9 @@ from pdbench.configs import ROOT, ConfigError, load_hardware, load_model
 
 MODELS = sorted((ROOT / "configs/models").glob("*.yaml"))
 HARDWARE = sorted((ROOT / "configs/hardware").glob("*.yaml"))
-MODEL = "model_id: m\nkv_heads: 2\nmax_model_len: 100\n"
+KV = "kv_cache: {heads: 2, head_dim: 64, layers: 4}\n"
+MODEL = f"model_id: m\n{KV}max_model_len: 100\n"
+TINY = MODEL.replace(KV, "")
 
 
 def refusal(load, path, text):
@@ -22,7 +24,7 @@ def refusal(load, path, text):
 def test_every_model_file_loads(path):
     model = load_model(path)
     assert model.stream_batching_interval_ms == 0, "batching would hide the spread of inter-token latencies"
-    assert model.tiny is None or model.kv_heads == model.tiny.num_kv_heads
+    assert model.kv.layers == 2 * model.kv.sliding_layers and model.kv.sliding_window == 128
 
 
 @pytest.mark.parametrize("path", HARDWARE, ids=lambda p: p.stem)
@@ -36,7 +38,7 @@ def test_the_files_that_the_study_needs_are_there():
     assert [p.stem for p in MODELS] == ["gpt-oss-120b", "gpt-oss-20b", "gpt-oss-tiny"]
     assert [p.stem for p in HARDWARE] == ["cpu", "p5.48xlarge"]
     big = load_model(ROOT / "configs/models/gpt-oss-120b.yaml")
-    assert (big.source, big.kv_heads, big.max_model_len) == ("openai/gpt-oss-120b", 8, 16000)
+    assert (big.source, big.kv.heads, big.max_model_len) == ("openai/gpt-oss-120b", 8, 16000)
     node = load_hardware(ROOT / "configs/hardware/p5.48xlarge.yaml")
     assert (node.accelerators_per_node, node.accelerator_type) == (8, "H100")
 
@@ -47,7 +49,7 @@ def test_the_source_is_the_id_a_hub_id_or_a_folder_of_this_repository(tmp_path):
     assert load_model(path).source == "m"
     path.write_text(MODEL + "model_source: hub/id\n")
     assert load_model(path).source == "hub/id"
-    path.write_text(MODEL + "model_source: some/folder\ntiny: {}\n")
+    path.write_text(TINY + "model_source: some/folder\ntiny: {}\n")
     assert load_model(path).source == str(ROOT / "some/folder")
 
 
@@ -55,17 +57,20 @@ def test_the_source_is_the_id_a_hub_id_or_a_folder_of_this_repository(tmp_path):
     ("text", "message"),
     [
         (MODEL + "max_modle_len: 5\n", "unknown key 'max_modle_len': did you mean 'max_model_len'?"),
-        (MODEL + "tiny:\n  num_layer: 2\n", "unknown key 'tiny.num_layer': did you mean 'num_layers'?"),
-        (MODEL.replace("kv_heads: 2", "kv_heads: 0"), "kv_heads: Input should be greater than or equal to 1"),
-        (MODEL.replace("kv_heads: 2\n", ""), "kv_heads: Field required"),
+        (TINY + "tiny:\n  num_layer: 2\n", "unknown key 'tiny.num_layer': did you mean 'num_layers'?"),
+        (MODEL.replace("heads: 2", "heads: 0"), "kv_cache.heads: Input should be greater than or equal to 1"),
+        (MODEL.replace("4}", "4, sliding_layers: 5, sliding_window: 9}"), "kv_cache: Value error, sliding_layers"),
+        (MODEL.replace("layers: 4", "layers: 4, sliding_layers: 2"), "kv_cache: Value error, sliding_layers and"),
+        (TINY, "Value error, give either kv_cache or tiny"),
+        (MODEL + "tiny: {}\n", "Value error, give either kv_cache or tiny"),
         (MODEL.replace("m\n", "''\n"), "model_id: String should have at least 1 character"),
-        (MODEL + "tiny:\n  num_layers: many\n", "tiny.num_layers: Input should be a valid integer"),
-        (MODEL + "tiny:\n  num_kv_heads: 3\n", "tiny: Value error, num_heads 8 must be a multiple of num_kv_heads 3"),
+        (TINY + "tiny:\n  num_layers: many\n", "tiny.num_layers: Input should be a valid integer"),
+        (TINY + "tiny:\n  num_kv_heads: 3\n", "tiny: Value error, num_heads 8 must be a multiple of num_kv_heads 3"),
         ("- a\n- b\n", "expected keys and values, found list"),
         ("", "expected keys and values, found NoneType"),
         ("just words\n", "expected keys and values, found str"),
         ("model_id: [unclosed\n", "not valid YAML: "),
-        ("model_id: m\n\tkv_heads: 2\n", "not valid YAML: "),
+        ("model_id: m\n\tmax_model_len: 2\n", "not valid YAML: "),
         (b"model_id: \xff\xfe\n", "not valid YAML: "),
         ("model_id: !!python/object:os.system {}\n", "not valid YAML: "),
     ],

@@ -91,7 +91,8 @@ def test_the_commands_of_a_small_experiment(write, tmp_path):
     assert first.steps[1].command == ["python", "-m", "pdbench.gates", "--save", tokens]
     assert second.steps[1].command == ["python", "-m", "pdbench.gates", "--against", tokens, "--transport", "cma,sysv"]
     assert " ".join(second.steps[2].command) == (
-        f"./run_bm.sh -e small_pack_p1xtp1-d1xtp1 --itl 100 --otl 11 -c 1,2 --repeats 2 --results-dir {tmp_path}"
+        f"./run_bm.sh -e small_pack_p1xtp1-d1xtp1 --itl 100 --otl 11 -c 1,2 "
+        f"--transport cma,sysv --repeats 2 --results-dir {tmp_path}"
     )
     (figure,) = plan.figure_steps("small", experiment, tmp_path)
     prefix = f"{tmp_path}/gpt-oss-tiny_itl100_otl11_mixed_small"

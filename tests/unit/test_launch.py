@@ -204,9 +204,9 @@ def test_an_old_vllm_cannot_shrink_tp_from_prefill_to_decode(monkeypatch, capsys
 
 def test_a_wrong_key_in_a_file_is_named(monkeypatch, capsys, tmp_path):
     path = tmp_path / "m.yaml"
-    path.write_text("model_id: m\nkv_heads: 2\nmax_model_len: 9\nkv_headz: 3\n")
+    path.write_text("model_id: m\nmax_model_len: 9\nkv_cach: 3\n")
     status, said = run(monkeypatch, capsys, "--dry-run", *PD, "--model", path)
-    expected = f"launch_gptoss.py: error: {path}: unknown key 'kv_headz': did you mean 'kv_heads'?\n"
+    expected = f"launch_gptoss.py: error: {path}: unknown key 'kv_cach': did you mean 'kv_cache'?\n"
     assert (status, said.err) == (2, expected)
 
 

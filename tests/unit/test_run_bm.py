@@ -26,7 +26,7 @@ from pdbench.workload import Level, level_seed
 STAND_IN = {
     "__init__.py": "",
     "benchmarks/serve.py": """\
-import json, os, sys, time
+import json, os, sys, time, urllib.request
 
 def add_cli_args(parser):
     pass
@@ -38,11 +38,13 @@ def main(arguments):
         raise RuntimeError("no such luck")
     if given["--result-filename"] == os.environ.get("DIES"):
         os._exit(3)
+    urllib.request.urlopen(given["--base-url"] + "/finished", data=given["--num-prompts"].encode())
     content = json.loads(os.environ["CONTENT"]) | {"arguments": arguments, "pid": os.getpid()}
     open(path, "w").write(json.dumps(content))
     if os.environ.get("HANGS"):
         open(path + ".pid", "w").write(str(os.getpid()))
         time.sleep(300)
+    return content
 """,
     "utils/argparse_utils.py": """\
 class FlexibleArgumentParser:
@@ -63,17 +65,25 @@ class FakeServer(ThreadingHTTPServer):
         self.deployment, self.requests, self.seeds = deployment, [], []
         self.models = {"data": [{"id": "served"}]}
         self.events = None
+        self.finished = 0  # requests of bench clients
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         known = {"/v1/models": self.server.models, "/pdbench/deployment": self.server.deployment,
-                 "/pdbench/seeds": self.server.seeds}
+                 "/pdbench/seeds": self.server.seeds, "/pdbench/counters": self.counters()}
         content = known.get(self.path)
         self.answer(404 if content is None else 200, json.dumps({"error": "unknown"} if content is None else content))
 
+    def counters(self):
+        done = self.server.finished + len(self.server.requests)
+        return {"collocated": {"requests": done, "prefix_cache_queries": 100 * done, "prefix_cache_hits": 0}}
+
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/finished":
+            self.server.finished += body
+            return self.answer(200, "{}")
         if self.path == "/pdbench/seeds":
             self.server.seeds += body
             return self.answer(200, "{}")
@@ -94,7 +104,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(make_manifest):
-    with FakeServer(json.loads(make_manifest().deployment.model_dump_json())) as server:
+    deployment = make_manifest("2xtp1", "collocated", counters_every_s=0.1).deployment
+    with FakeServer(json.loads(deployment.model_dump_json())) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server

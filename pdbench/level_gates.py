@@ -1,0 +1,191 @@
+"""Checks around each level: what the engines and the client did while it was measured.
+
+A level counts only if all pass. Counters are vLLM's own, as Ray exports them, over all replicas of a role.
+"""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+from pdbench.client import get, session
+from pdbench.gates import now, transport_gate, transports_named
+from pdbench.kv_cache import KVCache
+from pdbench.manifest import Deployment, Gate, Strict, write_atomically
+
+# Random prompts share no block; what shows beyond this was seen before.
+MAX_HIT_RATE = 0.01
+# The client's event loop runs on one core; near all of it, requests wait for the client.
+MAX_CLIENT_SHARE = 0.9
+DEBUG_VARIABLES = ("NIXL_LOG_LEVEL", "UCX_LOG_LEVEL", "VLLM_LOGGING_LEVEL")
+
+
+class Snapshot(Strict):
+    """The engines at one moment: counters by role, and the process of each replica."""
+
+    counters: dict[str, dict[str, float]]
+    replicas: dict[str, int]
+
+    @classmethod
+    def read(cls, path: Path) -> "Snapshot":
+        return cls.model_validate_json(path.read_bytes())
+
+    def write(self, path: Path) -> None:
+        write_atomically(path, self.model_dump_json())
+
+    @property
+    def requests(self) -> float:
+        """Requests that engines have finished where answers come from: collocated or decode."""
+        return sum(self.counters.get(role, {}).get("requests", 0) for role in ("collocated", "decode"))
+
+
+class Asked(Strict):
+    """What was asked of the engines between two snapshots, and what their answers must keep to."""
+
+    requests: int
+    isl: int
+    transport: list[str] | None = None
+    max_hit_rate: float = MAX_HIT_RATE
+
+
+class ClientUse(Strict):
+    """What the bench client's main thread did while it measured, in seconds."""
+
+    cpu: float
+    waited: float
+    wall: float
+
+
+def settle(base_url: str, path: Path, deployment: Deployment) -> None:
+    """Keep in `path` what the engines had done before the call: wait until Ray has exported it."""
+    time.sleep(1.1 * deployment.counters_every_s)
+    asyncio.run(_snapshot(base_url)).write(path)
+
+
+async def _after_level(base_url: str, before: Snapshot, requests: int, every_s: float) -> Snapshot:
+    """A snapshot as soon as it shows `requests` more than `before`, or when three exports did not."""
+    deadline = time.monotonic() + 3 * every_s
+    while True:
+        found = await _snapshot(base_url)
+        if found.requests - before.requests >= requests or time.monotonic() > deadline:
+            return found
+        await asyncio.sleep(0.5)
+
+
+async def _snapshot(base_url: str) -> Snapshot:
+    async with session(base_url, total_s=30) as opened:
+        counters = await get(opened, "/pdbench/counters")
+        replicas = (await get(opened, "/pdbench/deployment"))["replicas"]
+    return Snapshot(counters=counters, replicas={r["replica_id"]: r["pid"] for r in replicas})
+
+
+def judge(before: Snapshot, after: Snapshot, deployment: Deployment, asked: Asked, carried: list[str] | None) -> list[Gate]:
+    """The gates of the engines for one level.
+
+    Args:
+        carried: what UCX named; None without a KV transfer over UCX.
+    """
+    grown = {role: {k: v - before.counters.get(role, {}).get(k, 0) for k, v in of_role.items()}
+             for role, of_role in after.counters.items()}  # fmt: skip
+    gates = [
+        _same_replicas(before, after), _all_finished(after.requests - before.requests, asked),
+        _prefix_cache(grown, deployment, asked), _no_debug_logging(deployment),
+    ]  # fmt: skip
+    if "decode" in grown:
+        gates.append(_kv_transfer(grown, deployment, asked))
+    if carried is not None:
+        gates.append(transport_gate(carried, deployment.transport["ucx_tls"], asked.transport))
+    return gates
+
+
+def _same_replicas(before: Snapshot, after: Snapshot) -> Gate:
+    new = sorted(set(after.replicas.items()) - set(before.replicas.items()))
+    gone = sorted(set(before.replicas.items()) - set(after.replicas.items()))
+    seen = "; ".join(f"{what} {', '.join(name for name, _ in some)}" for what, some in (("new", new), ("gone", gone)) if some)
+    return Gate(
+        name="same-replicas", passed=not (new or gone), seen=seen or f"{len(after.replicas)} replicas, as before", time=now(),
+        expected="no replica restarted", advice="find the reason in the log of what is gone, then measure the level again",
+    )  # fmt: skip
+
+
+def _all_finished(finished: float, asked: Asked) -> Gate:
+    return Gate(
+        name="requests", passed=finished == asked.requests, seen=f"{finished:.0f} requests finished", time=now(),
+        expected=f"{asked.requests}, warm-up included", advice="see that nobody else uses the deployment",
+    )  # fmt: skip
+
+
+def _prefix_cache(grown: dict[str, dict[str, float]], deployment: Deployment, asked: Asked) -> Gate:
+    """Hits where prompts are computed: decode replicas take them from the transfer."""
+    name = "prefill" if "prefill" in grown else "collocated"
+    role, config = grown.get(name, {}), deployment.llm_configs.get(name, {})
+    off = config.get("engine_kwargs", {}).get("enable_prefix_caching") is False
+    queries, hits = role.get("prefix_cache_queries", 0), role.get("prefix_cache_hits", 0)
+    rate = hits / queries if queries else 0.0
+    return Gate(
+        name="prefix-cache", passed=(queries > 0 or off) and rate <= asked.max_hit_rate, time=now(), value=rate,
+        seen=f"{rate:.1%} of {queries:.0f} prompt tokens were cached", expected=f"at most {asked.max_hit_rate:.1%}",
+        advice="prompts were seen before: choose another --seed, launch anew, or allow it with --max-hit-rate",
+    )  # fmt: skip
+
+
+def _no_debug_logging(deployment: Deployment) -> Gate:
+    given = [config.get("runtime_env", {}).get("env_vars", {}) for config in deployment.llm_configs.values()]
+    given += [machine.environment for machine in deployment.machines]
+    found = sorted({f"{k}={env[k]}" for env in given for k in DEBUG_VARIABLES if env.get(k, "").lower() in ("debug", "trace")})
+    return Gate(
+        name="no-debug-logging", passed=not found, seen=", ".join(found) or "none", expected="none", time=now(),
+        advice="launch without --verbose: debug logging costs throughput",
+    )  # fmt: skip
+
+
+def _kv_transfer(grown: dict[str, dict[str, float]], deployment: Deployment, asked: Asked) -> Gate:
+    """Bytes that NIXL moved against what the prompts' KV cache must weigh."""
+    total = {k: sum(role.get(k, 0) for role in grown.values())
+             for k in ("kv_bytes", "kv_transfers", "kv_seconds", "kv_failed", "kv_expired")}  # fmt: skip
+    speed = total["kv_bytes"] / total["kv_seconds"] / 1e9 if total["kv_seconds"] else 0.0
+    expected = f"a transfer for each of {asked.requests} requests"
+    passed = total["kv_transfers"] >= asked.requests and total["kv_bytes"] > 0
+    if deployment.kv_cache:
+        least, most = (asked.requests * bound for bound in _kv_bounds(deployment, asked.isl))
+        expected += f", {least / 2**20:.1f} to {most / 2**20:.1f} MiB"
+        passed = passed and least <= total["kv_bytes"] <= most
+    return Gate(
+        name="kv-transfer", passed=passed and not total["kv_failed"] and not total["kv_expired"], time=now(), value=speed,
+        seen=f"{total['kv_transfers']:.0f} transfers, {total['kv_bytes'] / 2**20:.1f} MiB in {total['kv_seconds']:.2f} s "
+             f"({speed:.2f} GB/s), {total['kv_failed']:.0f} failed, {total['kv_expired']:.0f} expired",
+        expected=f"{expected}, none failed or expired",
+        advice="see the engines' logs for NIXL's errors; a decode replica that computed prompts itself is not PD",
+    )  # fmt: skip
+
+
+def _kv_bounds(deployment: Deployment, isl: int) -> tuple[float, float]:
+    cache = KVCache.model_validate(deployment.kv_cache)
+    tp = deployment.llm_configs["decode"]["engine_kwargs"]["tensor_parallel_size"]
+    copies = max(1.0, tp / cache.heads)  # more ranks than heads: heads are held more than once
+    least, most = cache.bounds(isl)
+    return least * copies, most * copies
+
+
+def client_gate(used: ClientUse) -> Gate:
+    """Whether the bench client had time to spare; its wait for a core is recorded beside it."""
+    share, waited = used.cpu / used.wall, used.waited / used.wall
+    return Gate(
+        name="client", passed=share < MAX_CLIENT_SHARE, value=share, time=now(),
+        seen=f"the bench client used {share:.0%} of a core and waited {waited:.0%} of the time for one",
+        expected=f"below {MAX_CLIENT_SHARE:.0%}", advice="run the client on another machine, or measure lower levels",
+    )  # fmt: skip
+
+
+def check(base_url: str, path: Path, deployment: Deployment, asked: Asked, used: ClientUse) -> list[Gate]:
+    """Judge the level that ended just now and keep its snapshot in `path` for the next one."""
+
+    async def ask() -> tuple[Snapshot, Any]:
+        after = await _after_level(base_url, before, asked.requests, deployment.counters_every_s)
+        ucx = deployment.transport and deployment.transport["backend"] == "UCX"
+        return after, await transports_named(base_url) if ucx else None
+
+    before = Snapshot.read(path)
+    after, carried = asyncio.run(ask())
+    after.write(path)
+    return [*judge(before, after, deployment, asked, carried), client_gate(used)]

@@ -1,0 +1,153 @@
+"""The requests of a level, one by one: what the client's summary of them cannot say.
+
+`vllm bench serve --save-detailed` keeps, for each request, when it started, its TTFT and every time
+between tokens. Older results, such as the public study's, have none of it: then what follows is NaN.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+PERCENTILES = (50, 90, 95, 99)
+METRICS = ("ttft", "tpot", "itl")
+# A window that holds fewer requests than this share of a level says nothing of it.
+MIN_STEADY_SHARE = 0.25
+RESAMPLES = 500
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Times of a level's requests, in seconds.
+
+    Attributes:
+        start: when each was sent, on the client's clock; shape (n,).
+        ttft: time to its first token; shape (n,).
+        itl: times between its tokens; shape (n, OSL - 1).
+        isl: prompt tokens of each; shape (n,).
+    """
+
+    start: np.ndarray
+    ttft: np.ndarray
+    itl: np.ndarray
+    isl: np.ndarray
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> "Requests | None":
+        """From a level's file; None without details, or where tokens came several at a time."""
+        keys = ("start_times", "ttfts", "itls", "input_lens", "output_lens")
+        if any(key not in content for key in keys):
+            return None
+        if any(len(gaps) != n - 1 for gaps, n in zip(content["itls"], content["output_lens"], strict=True)):
+            return None
+        start, ttft, itl, isl = (np.array(content[key], dtype=float) for key in keys[:4])
+        return cls(start, ttft, itl.reshape(len(start), -1), isl)
+
+    @property
+    def tpot(self) -> np.ndarray:
+        """Mean time per output token after the first of each request; NaN for a single token."""
+        return self.itl.mean(axis=1) if self.itl.shape[1] else np.full(len(self.start), math.nan)
+
+    @property
+    def end(self) -> np.ndarray:
+        return self.start + self.ttft + self.itl.sum(axis=1)
+
+    def of_metric(self, metric: str) -> np.ndarray:
+        """`ttft`, `tpot` or `itl` of each request, in ms; shape (n,) or (n, OSL - 1)."""
+        return 1e3 * getattr(self, metric)
+
+    def pick(self, rows: np.ndarray) -> "Requests":
+        return Requests(self.start[rows], self.ttft[rows], self.itl[rows], self.isl[rows])
+
+
+def percentiles(requests: Requests | None) -> dict[str, float]:
+    """`p90_ttft_ms` and so on, linearly interpolated over requests (TTFT, TPOT) or over tokens (ITL)."""
+    found = {}
+    for metric in METRICS:
+        values = requests.of_metric(metric).ravel() if requests else np.array([])
+        for p in PERCENTILES[1:-1]:  # the client's own summary has the median and p99
+            found[f"p{p}_{metric}_ms"] = float(np.percentile(values, p)) if values.size else math.nan
+    return found
+
+
+def steady_window(requests: Requests) -> tuple[float, float] | None:
+    """The time between ramp and drain: from the first answer's end to the last request's start.
+
+    Before it the requests sent at once at the beginning go through their prefills together; after it the
+    client has nothing left to send and requests in flight become fewer. None if fewer than a quarter of
+    the requests end within it.
+    """
+    begin, end = float(requests.end.min()), float(requests.start.max())
+    inside = np.count_nonzero((requests.end > begin) & (requests.end <= end))
+    return (begin, end) if inside >= MIN_STEADY_SHARE * len(requests.start) else None
+
+
+def steady(requests: Requests | None) -> dict[str, float]:
+    """Throughput within the steady window: `steady_{request,input,output}_throughput` per second, and its length in s.
+
+    A prompt counts when its first token comes, an output token when it comes, a request when it ends.
+    """
+    names = ("steady_duration", "steady_request_throughput", "steady_input_throughput", "steady_output_throughput")
+    window = steady_window(requests) if requests else None
+    if window is None:
+        return dict.fromkeys(names, math.nan)
+    begin, end = window
+    first = requests.start + requests.ttft
+    tokens = first[:, None] + np.hstack([np.zeros((len(first), 1)), requests.itl.cumsum(axis=1)])
+
+    def within(times: np.ndarray) -> np.ndarray:
+        return (times > begin) & (times <= end)
+
+    counts = (np.count_nonzero(within(requests.end)), requests.isl[within(first)].sum(), np.count_nonzero(within(tokens)))
+    return dict(zip(names, (end - begin, *(float(count / (end - begin)) for count in counts)), strict=True))
+
+
+def goodput(requests: Requests | None, duration: float, sla: dict[str, float]) -> float:
+    """Requests per second that kept to `sla`, over the whole level; NaN without details.
+
+    Args:
+        duration: of the level, in s.
+        sla: upper bounds in ms by `ttft` and `tpot` (vLLM's goodput: https://docs.vllm.ai/en/latest/cli/bench/serve.html).
+    """
+    if requests is None:
+        return math.nan
+    kept = np.ones(len(requests.start), dtype=bool)
+    for metric, bound in sla.items():
+        kept &= ~(requests.of_metric(metric) > bound)  # a single token has no TPOT to be late with
+    return float(np.count_nonzero(kept) / duration)
+
+
+def interval(
+    repeats: Sequence[Requests], metric: str, statistic: Callable[[np.ndarray], float], seed: int = 0
+) -> tuple[float, float]:
+    """95% confidence interval of `statistic` over all requests of a level, in ms, by bootstrap.
+
+    Repeats are drawn with replacement, then requests within each, whole (tokens of one request are not
+    independent); the interval is between the 2.5th and 97.5th percentile of 500 draws (Davison and
+    Hinkley, Bootstrap Methods and their Application, 1997, sections 2.4 and 3.8). With one repeat it
+    covers the spread of requests only: what changes from run to run is not in it.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(RESAMPLES):
+        chosen = [repeats[i] for i in rng.integers(len(repeats), size=len(repeats))]
+        rows = [rng.integers(len(r.start), size=len(r.start)) for r in chosen]
+        drawn.append(statistic(np.concatenate([r.of_metric(metric)[i].ravel() for r, i in zip(chosen, rows, strict=True)])))
+    return _between(drawn)
+
+
+def interval_of_means(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """95% confidence interval of a mean over repeats, such as throughput's, by bootstrap; NaN for fewer than 3."""
+    if len(values) < 3:
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    return _between(rng.choice(values, size=(RESAMPLES, len(values))).mean(axis=1))
+
+
+def _between(drawn: Sequence[float]) -> tuple[float, float]:
+    outside = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(drawn, [outside, 100 - outside])
+    return float(low), float(high)

@@ -1,0 +1,123 @@
+"""What is said of the engines and the client after a level; real engines are in the e2e tests."""
+
+import pytest
+
+from pdbench import level_gates
+from pdbench.kv_cache import KVCache
+from pdbench.level_gates import Asked, ClientUse, Snapshot, client_gate, judge
+
+# 2 of 4 layers full, 2 with a window of 128; 256 bytes per token and layer.
+CACHE = KVCache(heads=2, head_dim=32, layers=4, sliding_layers=2, sliding_window=128)
+PD = {"prefill": {"engine_kwargs": {"tensor_parallel_size": 1}}, "decode": {"engine_kwargs": {"tensor_parallel_size": 1}}}
+UCX = {"backend": "UCX", "ucx_tls": "tcp", "verbose": False}
+MOVED = {"kv_bytes": 10 * 1000 * 1000.0, "kv_transfers": 10.0, "kv_seconds": 0.5, "kv_failed": 0.0}
+REPLICAS = {"p1": 11, "d1": 12}
+
+
+@pytest.fixture
+def pd(make_manifest):
+    return make_manifest(transport=UCX, kv_cache=CACHE.model_dump(), llm_configs=PD).deployment
+
+
+def gates_of(deployment, prefill=None, decode=None, replicas=None, carried=("tcp/lo",), **asked):
+    """Gates of a level of 10 requests of 1000 tokens; the engines had 5 finished before it."""
+    before = {
+        "prefill": {"requests": 5.0, "prefix_cache_queries": 500.0, "prefix_cache_hits": 7.0},
+        "decode": {"requests": 5.0, **dict.fromkeys(MOVED, 3.0)},
+    }
+    grew = {"prefill": {"requests": 10.0, "prefix_cache_queries": 10000.0} | (prefill or {}),
+            "decode": {"requests": 10.0} | MOVED | (decode or {})}  # fmt: skip
+    after = {role: {k: before[role].get(k, 0.0) + grew[role].get(k, 0.0) for k in before[role] | grew[role]} for role in before}
+    snapshots = Snapshot(counters=before, replicas=REPLICAS), Snapshot(counters=after, replicas=replicas or REPLICAS)
+    found = judge(*snapshots, deployment, Asked(requests=10, isl=1000, **asked), list(carried))
+    return {gate.name: gate for gate in found}
+
+
+def failed(gates):
+    return [name for name, gate in gates.items() if not gate.passed]
+
+
+def test_a_clean_level_passes_all(pd):
+    gates = gates_of(pd)
+    assert list(gates) == ["same-replicas", "requests", "prefix-cache", "no-debug-logging", "kv-transfer", "transport"]
+    assert failed(gates) == []
+    assert gates["kv-transfer"].seen == "10 transfers, 9.5 MiB in 0.50 s (0.02 GB/s), 0 failed, 0 expired"
+    assert gates["kv-transfer"].value == pytest.approx(0.02) and gates["prefix-cache"].value == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "gate", "seen"),
+    [
+        ({"replicas": {"p1": 11, "d2": 13}}, "same-replicas", "new d2; gone d1"),
+        ({"replicas": {"p1": 99, "d1": 12}}, "same-replicas", "new p1; gone p1"),
+        ({"decode": {"requests": 11.0}}, "requests", "11 requests finished"),
+        ({"decode": {"requests": 9.0}}, "requests", "9 requests finished"),
+        ({"prefill": {"prefix_cache_hits": 200.0}}, "prefix-cache", "2.0% of 10000 prompt tokens were cached"),
+        ({"prefill": {"prefix_cache_queries": 0.0}}, "prefix-cache", "0.0% of 0 prompt tokens were cached"),
+        ({"decode": {"kv_transfers": 9.0}}, "kv-transfer", "9 transfers"),
+        ({"decode": {"kv_bytes": 0.0}}, "kv-transfer", "0.0 MiB"),
+        ({"decode": {"kv_bytes": 3e6}}, "kv-transfer", "2.9 MiB"),
+        ({"decode": {"kv_bytes": 2e7}}, "kv-transfer", "19.1 MiB"),
+        ({"decode": {"kv_failed": 1.0}}, "kv-transfer", "1 failed"),
+        ({"prefill": {"kv_expired": 2.0}}, "kv-transfer", "2 expired"),
+        ({"carried": ["cma/memory"]}, "transport", "cma/memory"),
+        ({"carried": []}, "transport", "none"),
+        ({"transport": ["srd"]}, "transport", "tcp/lo"),
+    ],
+)
+def test_each_gate_fails_for_its_own_reason(pd, change, gate, seen):
+    gates = gates_of(pd, **change)
+    assert failed(gates) == [gate] and seen in gates[gate].seen
+    assert gates[gate].expected and gates[gate].advice
+
+
+def test_hits_within_the_bound_pass(pd):
+    hits = {"prefix_cache_hits": 200.0}
+    assert failed(gates_of(pd, prefill=hits, max_hit_rate=0.02)) == []
+
+
+def test_without_a_prefix_cache_there_is_nothing_to_count(make_manifest):
+    off = {"prefill": {"engine_kwargs": {"enable_prefix_caching": False}}, "decode": PD["decode"]}
+    deployment = make_manifest(transport=UCX, llm_configs=off).deployment
+    assert failed(gates_of(deployment, prefill={"prefix_cache_queries": 0.0})) == []
+
+
+def test_debug_logging_is_seen_in_engines_and_machines(make_manifest):
+    loud = PD | {"decode": PD["decode"] | {"runtime_env": {"env_vars": {"NIXL_LOG_LEVEL": "DEBUG", "UCX_LOG_LEVEL": "info"}}}}
+    gates = gates_of(make_manifest(transport=UCX, llm_configs=loud).deployment)
+    assert failed(gates) == ["no-debug-logging"] and gates["no-debug-logging"].seen == "NIXL_LOG_LEVEL=DEBUG"
+    deployment = make_manifest(transport=UCX, llm_configs=PD).deployment
+    deployment.machines[0].environment["UCX_LOG_LEVEL"] = "trace"
+    assert gates_of(deployment)["no-debug-logging"].seen == "UCX_LOG_LEVEL=trace"
+
+
+def test_collocated_arms_move_no_kv_cache(make_manifest):
+    counters = {"requests": 10.0, "prefix_cache_queries": 10000.0}
+    before = Snapshot(counters={"collocated": {}}, replicas=REPLICAS)
+    after = Snapshot(counters={"collocated": counters}, replicas=REPLICAS)
+    deployment = make_manifest("2xtp1", "collocated").deployment
+    found = judge(before, after, deployment, Asked(requests=10, isl=1000), None)
+    assert [gate.name for gate in found] == ["same-replicas", "requests", "prefix-cache", "no-debug-logging"]
+    assert all(gate.passed for gate in found)
+
+
+@pytest.mark.parametrize(("cpu", "passes"), [(1.78, True), (1.82, False)])
+def test_a_client_that_uses_a_whole_core_is_in_the_way(cpu, passes):
+    gate = client_gate(ClientUse(cpu=cpu, waited=0.5, wall=2.0))
+    assert gate.passed is passes
+    assert gate.seen == f"the bench client used {cpu / 2:.0%} of a core and waited 25% of the time for one"
+
+
+def test_more_ranks_than_heads_hold_a_head_twice(pd):
+    pd.llm_configs["decode"] = {"engine_kwargs": {"tensor_parallel_size": 4}}
+    least, most = level_gates._kv_bounds(pd, 1000)
+    assert (least, most) == tuple(2 * bound for bound in CACHE.bounds(1000))
+
+
+def test_what_a_prompts_kv_cache_weighs():
+    """gpt-oss-120b: 36 layers, 18 of them with a window of 128; 8 heads of 64 in 2 bytes: 2 KiB per token and layer."""
+    big = KVCache(heads=8, head_dim=64, layers=36, sliding_layers=18, sliding_window=128)
+    assert big.layer_token_bytes == 2048
+    # 5000 tokens are 39 blocks of 128 and 8 tokens: full layers 39 blocks, sliding ones 1.
+    assert big.bounds(5000) == (18 * (4992 + 128) * 2048, 36 * (4992 + 256) * 2048)
+    assert big.bounds(1)[0] == 0 < big.bounds(1)[1]

@@ -1,0 +1,98 @@
+"""Per-request details: every number against one worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from pdbench.requests import Requests, goodput, interval, interval_of_means, percentiles, steady, steady_window
+
+# Two clients, one request after another each: 100 prompt tokens, 3 output tokens.
+# sent at    0    0    1    1.5   2
+# TTFT       .5   1    .5   .5    .5
+# gaps      .25  .25  .25  .25   .25 (twice each)
+# ends at    1    1.5  2    2.5   3
+CONTENT = {
+    "start_times": [0.0, 0.0, 1.0, 1.5, 2.0], "ttfts": [0.5, 1.0, 0.5, 0.5, 0.5], "itls": [[0.25, 0.25]] * 5,
+    "input_lens": [100] * 5, "output_lens": [3] * 5,
+}  # fmt: skip
+
+
+@pytest.fixture
+def requests():
+    return Requests.of(CONTENT)
+
+
+def test_times_of_each_request(requests):
+    assert list(requests.end) == [1.0, 1.5, 2.0, 2.5, 3.0]
+    assert list(requests.tpot) == [0.25] * 5 and list(requests.of_metric("ttft")) == [500, 1000, 500, 500, 500]
+
+
+@pytest.mark.parametrize("key", CONTENT)
+def test_without_a_detail_there_is_nothing_to_say(key):
+    assert Requests.of({k: v for k, v in CONTENT.items() if k != key}) is None
+    assert all(map(math.isnan, [*steady(None).values(), *percentiles(None).values(), goodput(None, 3.0, {"ttft": 600})]))
+
+
+def test_tokens_that_came_several_at_a_time_have_no_times():
+    assert Requests.of(CONTENT | {"itls": [[0.25, 0.25]] * 4 + [[0.5]]}) is None
+
+
+def test_percentiles_are_over_requests_and_over_tokens():
+    uneven = Requests.of(CONTENT | {"itls": [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6], [0.7, 0.8], [0.9, 1.0]]})
+    found = percentiles(uneven)
+    # TTFT sorted .5 .5 .5 .5 1: p90 lies at rank 3.6, p95 at 3.8.
+    assert found["p90_ttft_ms"] == pytest.approx(800) and found["p95_ttft_ms"] == pytest.approx(900)
+    # Means .15 .35 .55 .75 .95; ten gaps .1 to 1.0, p90 at rank 8.1.
+    assert found["p90_tpot_ms"] == pytest.approx(870) and found["p90_itl_ms"] == pytest.approx(910)
+
+
+def test_the_steady_window_leaves_out_ramp_and_drain(requests):
+    """From the first end, at 1, to the last start, at 2: in it two ends, two first tokens, six tokens."""
+    assert steady_window(requests) == (1.0, 2.0)
+    # First tokens at .5 1 1.5 2 2.5, so in (1, 2] are 2; tokens of request 2 at 1.25 and 1.5, of request 3 at
+    # 1.5, 1.75 and 2, of request 4 at 2: 6 tokens; ends at 1.5 and 2.
+    expected = {"steady_duration": 1.0, "steady_request_throughput": 2.0}
+    assert steady(requests) == expected | {"steady_input_throughput": 200.0, "steady_output_throughput": 6.0}
+
+
+def test_a_level_that_is_all_ramp_has_no_steady_state():
+    at_once = Requests.of(CONTENT | {"start_times": [0.0] * 5})
+    assert steady_window(at_once) is None and math.isnan(steady(at_once)["steady_output_throughput"])
+
+
+def test_goodput_counts_requests_that_kept_to_every_bound(requests):
+    assert goodput(requests, 3.0, {"ttft": 600}) == pytest.approx(4 / 3)
+    assert goodput(requests, 3.0, {"ttft": 600, "tpot": 200}) == 0
+    assert goodput(requests, 3.0, {"tpot": 250}) == pytest.approx(5 / 3), "the bound itself is kept to"
+
+
+def test_a_single_token_has_no_tpot_to_be_late_with():
+    single = Requests.of(CONTENT | {"itls": [[]] * 5, "output_lens": [1] * 5})
+    assert math.isnan(single.tpot[0]) and goodput(single, 3.0, {"tpot": 1}) == pytest.approx(5 / 3)
+    assert steady(single)["steady_output_throughput"] > 0 and math.isnan(percentiles(single)["p90_itl_ms"])
+
+
+def level(rng, ttft):
+    n = 200
+    return Requests(np.arange(n, dtype=float), rng.normal(ttft, 0.1, n), np.full((n, 2), 0.25), np.full(n, 100.0))
+
+
+def test_the_interval_of_a_median_is_as_wide_as_theory_says():
+    """Standard error of a normal sample's median: 1.2533 sigma / sqrt(n), so +-1.96 x 8.9 ms for n = 200."""
+    low, high = interval([level(np.random.default_rng(1), 1.0)], "ttft", np.median)
+    assert low < 1000 < high and high - low == pytest.approx(2 * 1.96 * 1.2533 * 100 / math.sqrt(200), rel=0.35)
+
+
+def test_repeats_that_differ_widen_the_interval():
+    rng = np.random.default_rng(2)
+    alike = interval([level(rng, 1.0), level(rng, 1.0), level(rng, 1.0)], "ttft", np.median)
+    apart = interval([level(rng, 0.8), level(rng, 1.0), level(rng, 1.2)], "ttft", np.median)
+    assert apart[1] - apart[0] > 5 * (alike[1] - alike[0])
+    assert interval([level(np.random.default_rng(1), 1.0)], "itl", np.median) == (250.0, 250.0)
+
+
+def test_a_mean_over_repeats_needs_three_of_them():
+    assert all(map(math.isnan, interval_of_means([1.0, 2.0])))
+    low, high = interval_of_means([1.0, 2.0, 3.0])
+    assert 1.0 <= low < 2.0 < high <= 3.0
