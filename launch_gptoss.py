@@ -10,7 +10,7 @@ from pdbench import cluster, stack, transport
 from pdbench.cli import Parser
 from pdbench.configs import ROOT, HardwareConfig, ModelConfig, load_hardware, load_model
 from pdbench.layout import MODES, Layout, Pool
-from pdbench.serving import LaunchError, Plan, make_plan
+from pdbench.serving import LaunchError, Plan, make_plan, with_decode_bench
 
 DEFAULT_MODEL = ROOT / "configs/models/gpt-oss-120b.yaml"
 DEFAULT_HARDWARE = ROOT / "configs/hardware/p5.48xlarge.yaml"
@@ -34,6 +34,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--model-id", help="name that clients send, instead of the model file's")
     what.add_argument("--model-source", help="hub id or folder of the weights, instead of the model file's")
     what.add_argument("--ingress-replicas", type=int, help="HTTP ingress replicas, instead of the hardware file's")
+    what.add_argument("--decode-bench", action="store_true",
+                      help="collocated: fill KV caches instead of computing them, to bench decode-only")  # fmt: skip
     network = parser.add_argument_group("KV transfer (PD)")
     backend = network.add_mutually_exclusive_group()
     backend.add_argument("--use-ucx", dest="backend", action="store_const", const="UCX", default="UCX")
@@ -108,7 +110,11 @@ def resolve(args: argparse.Namespace, nodes_of) -> tuple[Plan, ModelConfig]:
     placement = cluster.place(layout, mode, nodes_of(hardware, layout, mode), hardware.accelerator)
     how = transport.Transport(backend=args.backend, ucx_tls=args.ucx_tls, verbose=args.verbose)
     ingress = args.ingress_replicas or hardware.ingress_replicas
-    return make_plan(model, hardware, layout, mode, placement, how, ingress, args.host, args.port), model
+    plan = make_plan(model, hardware, layout, mode, placement, how, ingress, args.host, args.port)
+    if args.decode_bench:
+        stack.check_decode_bench(stack.vllm_version())
+        plan = with_decode_bench(plan)
+    return plan, model
 
 
 def connect(args: argparse.Namespace):

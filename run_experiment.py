@@ -41,6 +41,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--arms", metavar="A,B", help="only these, by their labels, such as 2xtp4,pack_p1xtp4-d1xtp4")
     parser.add_argument("--levels", metavar="4,8", help="only these of the file's levels")
     parser.add_argument("--repeats", type=int, metavar="N", help="measurements of each level, instead of the file's")
+    parser.add_argument("--as-published", action="store_true",
+                        help="by the public study's procedure: one seed for all levels, no warm-up, one repeat")  # fmt: skip
     parser.add_argument("--results-dir", type=Path, default=Path("bm_results"), metavar="DIR")
     return parser.parse_args(argv)
 
@@ -57,7 +59,10 @@ def read(args: argparse.Namespace) -> plan.Experiment:
         raise ValueError(f"--levels {args.levels!r} is not a list of numbers such as 4,8") from None
     if args.repeats is not None and args.repeats < 1:
         raise ValueError(f"--repeats must be at least 1, not {args.repeats}")
-    return plan.select(plan.load_experiment(args.file), args.arms.split(",") if args.arms else None, levels, args.repeats)
+    experiment = plan.load_experiment(args.file)
+    if args.as_published:
+        experiment = experiment.model_copy(update={"as_published": True, "repeats": 1, "interleave": False})
+    return plan.select(experiment, args.arms.split(",") if args.arms else None, levels, args.repeats)
 
 
 class Run:
@@ -194,7 +199,7 @@ def main() -> int:
     except ValueError as error:
         print(f"run_experiment.py: error: {error}", file=sys.stderr)
         return 2
-    name = args.file.stem
+    name = args.file.stem + ("_as-published" if args.as_published else "")
     if args.dry_run:
         print(plan.script(name, experiment, args.results_dir), end="")
         return 0

@@ -28,16 +28,20 @@ def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     # Imported only now: --help and a wrong flag answer at once.
+    from pdbench import tables
+    from pdbench.intervals import level_intervals
     from pdbench.results import ResultError, read_results
     from pdbench.stalls import stall_lines
 
     try:
-        table = read_results(args.exps, gpus_per_node=args.gpus_per_node, chunk_size=args.chunk_size)
+        table = read_results(args.exps, gpus_per_node=args.gpus_per_node, chunk_size=args.chunk_size, sla=args.sla)
         if args.show_tables:
-            print_tables(table, args)
+            tables.print_measurements(table, args.chunk_size, args.use_normalized)
         if args.show_stalls:
             print(*stall_lines(table), sep="\n")
-        if args.plot or args.plot_path or not (args.show_tables or args.show_stalls):
+        if args.show_intervals:
+            tables.print_intervals(level_intervals(args.exps))
+        if args.plot or args.plot_path or not (args.show_tables or args.show_stalls or args.show_intervals):
             plot(table, args, args.plot_path or DEFAULT_PATH)
     except ResultError as error:
         parser.error(str(error))
@@ -62,6 +66,8 @@ def build_parser() -> Parser:
     add("--itl", action="store_true", help="add p99 inter-token latency: shows decoding stalled by prefill")
     add("--show-tables", action="store_true", help="print every measurement")
     add("--show-stalls", action="store_true", help="compare each PD arm's p99 inter-token latency with the collocated one")
+    add("--show-intervals", action="store_true", help="95%% confidence intervals over requests and repeats, by bootstrap")
+    add("--sla", type=sla, metavar="ttft=MS,tpot=MS", help="in the tables, goodput: requests/s that keep to it")
     add("--plot", action="store_true", help="draw the figure; the default without a --show option")
     add("--plot-path", type=figure_path, metavar="PATH",
         help=f"where to, {', '.join(FORMATS)} (default: {DEFAULT_PATH}); implies --plot")  # fmt: skip
@@ -74,6 +80,19 @@ def positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def sla(text: str) -> dict[str, float]:
+    found = {}
+    for part in text.split(","):
+        metric, _, bound = part.partition("=")
+        try:
+            found[metric] = float(bound)
+        except ValueError:
+            found[metric] = math.nan
+        if metric not in ("ttft", "tpot") or not 0 < found[metric] < math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r} is not like ttft=500,tpot=10 (ms)")
+    return found
 
 
 def figure_path(text: str) -> Path:
@@ -89,6 +108,7 @@ def figure_path(text: str) -> Path:
 
 def plot(table: "pd.DataFrame", args: argparse.Namespace, path: Path) -> None:
     from pdbench import figures
+    from pdbench.tables import how_counted
 
     view = figures.View(
         latency_mode=args.latency_mode,
@@ -102,62 +122,11 @@ def plot(table: "pd.DataFrame", args: argparse.Namespace, path: Path) -> None:
     )
     figures.save(figures.draw(table, view), path)
     print(f"{path}: {table['arm'].nunique()} arms, {len(table)} measurements")
-    print(f"  y: {figures.throughput_label(table, view)}{how_counted(table, args)}")
+    print(f"  y: {figures.throughput_label(table, view)}{how_counted(table, args.use_normalized)}")
     print(f"  x: {figures.latency_label(view)}")
     without = table.loc[table["median_tpot_ms"].isna(), "arm"].unique()
     if len(without):
         print(f"  one output token per request, so no TPOT: {', '.join(without)}")
-
-
-def print_tables(table: "pd.DataFrame", args: argparse.Namespace) -> None:
-    """Every measurement, one table for each kind of load."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.measure import Measurement
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    from pdbench.results import node_words
-
-    columns = {"gpus": node_words(table).split()[-1], "level": "", "repeat": "rep.", "completed": "done"}
-    columns |= {"median_ttft_ms": "TTFT\nmedian", "p99_ttft_ms": "TTFT\np99"}
-    columns |= {"median_tpot_ms": "TPOT\nmedian", "p99_tpot_ms": "TPOT\np99", "p99_itl_ms": "ITL\np99"}
-    columns |= {"chunk_latency_ms": f"first\n{args.chunk_size}", "interactivity": "tokens/s\n/user"}
-    suffix, per = ("_per_node", "node") if args.use_normalized else ("", "layout")
-    columns |= {f"{tokens}_throughput{suffix}": f"{tokens}/s\n/{per}" for tokens in THROUGHPUT_METRICS}
-    console = Console()
-    for kind, rows in table.groupby("kind"):
-        columns["level"] = {"concurrency": "conc.", "request-rate": "rate"}[kind]
-        headers = [Column(name, justify="right", no_wrap=True) for name in columns.values()]
-        grid = Table(Column("arm", no_wrap=True), *headers, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for _, row in rows.iterrows():
-            grid.add_row(Text(row["arm"]), *(number(row[name]) for name in columns))
-        # A number cut off to fit a narrow terminal or a pipe would be a wrong number.
-        natural = Measurement.get(console, console.options.update(width=1000), grid).maximum
-        console.width = max(console.width, natural)
-        console.print(grid)
-    where = f"per node of {node_words(table)}" if args.use_normalized else "of the layout"
-    print(f"ms over the requests of a level; from medians: first {args.chunk_size} = TTFT +", end=" ")
-    print(f"{args.chunk_size - 1} x TPOT, tokens/s/user = 1000 / TPOT")
-    print(f"input, output and total tokens/s {where}{how_counted(table, args)}")
-
-
-def how_counted(table: "pd.DataFrame", args: argparse.Namespace) -> str:
-    """How throughput comes about, with the GPUs that it is divided by."""
-    from pdbench.results import node_words
-
-    sizes = " or ".join(map(str, sorted(table["gpus"].unique())))
-    if not args.use_normalized:
-        return f" = tokens / duration, not divided by its size ({sizes})"
-    return f" = tokens / duration x {node_words(table)} / those of the layout ({sizes})"
-
-
-def number(value: float) -> str:
-    """Four digits or so; a dash where there is no such value."""
-    if math.isnan(value):
-        return "-"
-    decimals = 0 if value == int(value) or value >= 1000 else 1 if value >= 100 else 2
-    return f"{value:,.{decimals}f}"
 
 
 if __name__ == "__main__":

@@ -101,10 +101,11 @@ def begin(args: argparse.Namespace) -> None:
         warn(f"{args.base_url} was not launched by launch_gptoss.py: the manifest will not say what ran there")
     name = workload.RunName(model.rsplit("/", 1)[-1], args.isl, args.osl, args.mode, args.exp_name)
     folder = Path(args.results_dir) / str(name)
+    decode_bench = _check_phase(args, deployment)
     manifest = _manifest(folder, name, args, deployment)
     todo = [
         level for level in levels
-        if args.force or not manifest.has(folder, level, args.num_prompts or level.num_prompts())
+        if args.force or not manifest.has(folder, level, args.num_prompts or level.num_prompts(decode_bench))
     ]  # fmt: skip
     asyncio.run(client.smoke(args.base_url, model, max_tokens=4))
     manifest.write(folder)
@@ -118,12 +119,26 @@ def begin(args: argparse.Namespace) -> None:
         seeds = unseen_seeds(args.base_url, args.seed, todo, deployment is not None)
     warn(f"{folder}: {len(todo)} of {len(levels)} levels to measure")
     print(folder)
-    print(model, tokenizer or model, *workload.phase_lengths(args.mode, args.isl, args.osl), sep="\t")
+    print(model, tokenizer or model, *manifest.lengths, sep="\t")
     for level in todo:
         for old in (folder / level.filename, folder / (level.filename + BAD)):
             old.unlink(missing_ok=True)
-        prompts = args.num_prompts or level.num_prompts()
+        prompts = args.num_prompts or level.num_prompts(decode_bench)
         print(level.stem, f"{level.value:g}", prompts, *seeds[level], sep="\t")
+
+
+def _check_phase(args: argparse.Namespace, deployment: Deployment | None) -> bool:
+    """Whether the deployment fills KV caches instead of computing them.
+
+    Raises:
+        BenchError: it does, but that is not what is to be measured.
+    """
+    decode_bench = bool(deployment and deployment.decode_bench)
+    if decode_bench and (args.mode, args.type) != ("decode-only", "concurrency"):
+        raise BenchError("the deployment was launched with --decode-bench: measure --mode decode-only at a concurrency")
+    if args.mode == "decode-only" and not decode_bench:
+        warn("prompts of one token leave out what a long context costs: launch with --decode-bench to have it counted")
+    return decode_bench
 
 
 def unseen_seeds(base_url: str, base_seed: int, levels: list[workload.Level], described: bool) -> dict:
@@ -192,7 +207,7 @@ def finish(args: argparse.Namespace) -> None:
     level = workload.Level.from_filename(f"{args.level}.json")
     partial = folder / (level.filename + PARTIAL)
     manifest = Manifest.read(folder)
-    isl, osl = workload.phase_lengths(manifest.phase, manifest.isl, manifest.osl)
+    isl, osl = manifest.lengths
     if args.status:
         problems = [f"the bench client exited with code {args.status}"]
     else:

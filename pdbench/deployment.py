@@ -75,6 +75,7 @@ def describe_launch(ray, plan: Plan) -> dict:
         "layout": plan.layout, "mode": plan.mode, "gpus": plan.gpus, "gpus_per_node": plan.gpus_per_node,
         "accelerator": plan.accelerator, "model_id": plan.model_id, "model_source": told["model_source"],
         "model_checksum": tiny.verified_checksum(source) if source.is_dir() else None,
+        "decode_bench": plan.decode_bench,
         "transport": plan.transport.model_dump() if plan.transport else None,
         "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "launched": gates.now(),

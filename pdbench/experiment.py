@@ -12,6 +12,11 @@ from pdbench.configs import ROOT, load, load_model
 from pdbench.layout import MODES, Layout
 from pdbench.manifest import FILENAME, Manifest, Strict
 
+# What a phase's figures need: there is no TPOT of a single token, and no throughput of prompts in decode.
+PHASE_OPTIONS = {
+    "mixed": [], "prefill-only": ["--latency-mode", "first_token"], "decode-only": ["--throughput-metric", "output"],
+}  # fmt: skip
+
 
 class Workload(Strict):
     """Tokens in and out of each request, and which phase of it is sent."""
@@ -50,6 +55,7 @@ class Arm(Strict):
     layout: str
     mode: Literal[MODES] = "collocated"
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.-]+$", description="told from other arms of this layout")
+    phase: Literal[workload.PHASES] | None = Field(default=None, description="instead of the workload's")
     backend: Literal["UCX", "LIBFABRIC"] = "UCX"
     ucx_tls: str | None = Field(default=None, description="UCX_TLS of the engines")
     transport: list[str] | None = Field(default=None, min_length=1, description="of these UCX must name one, and no other")
@@ -66,14 +72,17 @@ class Arm(Strict):
             raise ValueError(f"layout {self.layout} does not go with mode {self.mode}")
         if self.mode == "collocated" and (self.ucx_tls or self.transport or self.backend != "UCX"):
             raise ValueError(f"arm {self.layout} is collocated: it has no KV transfer to say anything about")
+        if self.mode != "collocated" and self.phase == "decode-only":
+            raise ValueError(f"arm {self.layout}: decode alone is measured collocated")
         if self.backend == "LIBFABRIC" and (self.ucx_tls or self.transport):
             raise ValueError("ucx_tls and transport are about UCX, not LIBFABRIC")
         return self
 
     @property
     def label(self) -> str:
-        """`2xtp4`, `pack_p1xtp4-d1xtp4`, `spread_p1xtp4-d1xtp4_tcp`."""
-        words = [self.mode.removeprefix("pd-")] if self.mode != "collocated" else []
+        """`2xtp4`, `pack_p1xtp4-d1xtp4`, `spread_p1xtp4-d1xtp4_tcp`; `decode-only_2xtp4` with a phase of its own."""
+        words = [self.phase] if self.phase else []
+        words += [self.mode.removeprefix("pd-")] if self.mode != "collocated" else []
         return "_".join([*words, self.layout, *([self.name] if self.name else [])])
 
 
@@ -88,11 +97,15 @@ class Experiment(Strict):
     workload: Workload
     levels: Levels
     max_hit_rate: float | None = Field(default=None, ge=0, le=1, description="prefix cache; else run_bm.sh's default")
+    as_published: bool = Field(default=False, description="by the public study's procedure: one seed, no warm-up")
     repeats: int = Field(default=3, ge=1, description="measurements of each level")
     interleave: bool = Field(default=False, description="A B C, A B C instead of A A, B B, C C: a launch per repeat")
     arms: list[Arm] = Field(min_length=1)
     figures: list[list[str]] = Field(default=[[]], min_length=1, description="further options of viz.py, a figure each")
     timeout_s: int = Field(default=1800, ge=1, description="for one launch")
+
+    def phase_of(self, arm: Arm) -> str:
+        return arm.phase or self.workload.phase
 
     @model_validator(mode="after")
     def _arms_are_told_apart(self):
@@ -187,12 +200,16 @@ def cluster_steps(experiment: Experiment) -> tuple[Step | None, Step | None]:
 
 
 def figure_steps(name: str, experiment: Experiment, results: Path) -> list[Step]:
-    """The figures of all arms."""
-    folders = [str(results / folder(name, arm, experiment)) for arm in experiment.arms]
+    """The figures of all arms; phases do not share one."""
+    phases = list(dict.fromkeys(experiment.phase_of(arm) for arm in experiment.arms))
     found = []
-    for number, options in enumerate(experiment.figures, start=1):
-        path = results / (f"{name}.png" if len(experiment.figures) == 1 else f"{name}_{number}.png")
-        found.append(Step("figure", ["python", "viz.py", "--exps", *folders, *options, "--plot-path", str(path)]))
+    for phase in phases:
+        folders = [str(results / folder(name, arm, experiment)) for arm in experiment.arms if experiment.phase_of(arm) == phase]
+        for number, options in enumerate(experiment.figures, start=1):
+            words = [name, *([phase] if len(phases) > 1 else []), *([str(number)] if len(experiment.figures) > 1 else [])]
+            path = results / f"{'_'.join(words)}.png"
+            options = [*options, *PHASE_OPTIONS[phase]]
+            found.append(Step("figure", ["python", "viz.py", "--exps", *folders, *options, "--plot-path", str(path)]))
     return found
 
 
@@ -216,38 +233,43 @@ def is_measured(name: str, one: Round, experiment: Experiment, results: Path) ->
     manifest, levels = Manifest.read(path), experiment.levels
     kind = levels.kind.replace("_", "-")
     wanted = [workload.Level(kind, float(v), r) for v in levels.values for r in range(1, one.repeats + 1)]
-    return all(manifest.has(path, level, levels.num_prompts or level.num_prompts()) for level in wanted)
+    at_once = experiment.phase_of(one.arm) == "decode-only"
+    return all(manifest.has(path, level, levels.num_prompts or level.num_prompts(at_once)) for level in wanted)
 
 
 def folder(name: str, arm: Arm, experiment: Experiment) -> str:
     """Name of an arm's result folder, as run_bm.sh makes it."""
     model = load_model(ROOT / experiment.model).model_id.rsplit("/", 1)[-1]
     w = experiment.workload
-    return str(workload.RunName(model, w.isl, w.osl, w.phase, f"{name}_{arm.label}"))
+    return str(workload.RunName(model, w.isl, w.osl, experiment.phase_of(arm), f"{name}_{arm.label}"))
 
 
 def _launch(arm: Arm, experiment: Experiment) -> list[str]:
     command = ["python", "launch_gptoss.py", "--mode", arm.mode, "--layout", arm.layout]
     command += ["--model", experiment.model, "--hardware", experiment.hardware, "--timeout", str(experiment.timeout_s)]
+    command += ["--decode-bench"] if experiment.phase_of(arm) == "decode-only" else []
     command += ["--use-libfabric"] if arm.backend == "LIBFABRIC" else []
     return command + (["--ucx-tls", arm.ucx_tls] if arm.ucx_tls else [])
 
 
 def _check(arm: Arm, experiment: Experiment, tokens: str) -> list[str]:
-    """The first arm's tokens are saved, and PD arms held against them; further collocated arms move no KV cache."""
+    """PD arms are held against the tokens of the first arm; further collocated arms move no KV cache."""
     gates = ["python", "-m", "pdbench.gates"]
     if arm.mode != "collocated":
         return [*gates, "--against", tokens, *(["--transport", ",".join(arm.transport)] if arm.transport else [])]
-    return [*gates, "--save", tokens] if arm is experiment.arms[0] else []
+    is_needed = arm is experiment.arms[0] and any(a.mode != "collocated" for a in experiment.arms)
+    return [*gates, "--save", tokens] if is_needed else []
 
 
 def _sweep(name: str, arm: Arm, experiment: Experiment, results: Path, repeats: int) -> list[str]:
     w, levels = experiment.workload, experiment.levels
     command = ["./run_bm.sh", "-e", f"{name}_{arm.label}", "--itl", str(w.isl), "--otl", str(w.osl)]
-    command += ["--mode", w.phase] if w.phase != "mixed" else []
+    phase = experiment.phase_of(arm)
+    command += ["--mode", phase] if phase != "mixed" else []
     command += ["-c"] if levels.concurrency else ["-t", "request-rate", "-r"]
     command += [",".join(f"{value:g}" for value in levels.values)]
     command += ["-n", str(levels.num_prompts)] if levels.num_prompts else []
     command += ["--transport", ",".join(arm.transport)] if arm.transport else []
     command += ["--max-hit-rate", f"{experiment.max_hit_rate:g}"] if experiment.max_hit_rate is not None else []
+    command += ["--as-published"] if experiment.as_published else []
     return [*command, "--repeats", str(repeats), "--results-dir", str(results)]

@@ -51,6 +51,7 @@ PD_LINES = ("-", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
 COLLOCATED_LINES = ((0, (5, 2)), (0, (2, 1.5)), (0, (5, 2, 1.5, 2)), (0, (9, 4)))
 LABEL_POINTS = 7
 NEAR = 9  # points from a marker to the middle of its label; farther away a thin line leads there
+NO_TTFT = "no time to first token:\nprompts' KV caches are filled, not computed"
 NO_TPOT = "no time per output token:\nevery request has one output token"
 
 
@@ -114,6 +115,8 @@ def with_axes(table: pd.DataFrame, view: View) -> pd.DataFrame:
             "use --latency-mode first_token"
         )
     throughput = table[f"{view.throughput}_throughput" + ("_per_node" if view.normalized else "")]
+    if throughput.isna().all():
+        raise ResultError(f"decode alone has no {view.throughput} throughput: use --throughput-metric output")
     return table.assign(x=1000 / latency if view.interactivity else latency, y=throughput)
 
 
@@ -249,7 +252,8 @@ def _level_panel(
     axes.set_xlabel(load[kind])
     axes.set_ylabel(label)
     if data[column].isna().all():
-        axes.text(0.5, 0.5, NO_TPOT, transform=axes.transAxes, ha="center", va="center", color="#555555")
+        why = NO_TTFT if column == "median_ttft_ms" else NO_TPOT
+        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color="#555555")
         axes.set_yticks([])
     elif view.log_latency:
         _log_ticks(axes, "y")

@@ -73,6 +73,7 @@ class Deployment(Strict):
     model_checksum: str | None
     kv_cache: dict[str, Any] | None = Field(default=None, description="shape, as in the model's file")
     transport: dict[str, Any] | None
+    decode_bench: bool = Field(default=False, description="prompts' KV caches are filled, not computed")
     counters_every_s: float = Field(default=10.0, description="how often Ray exports the engines' counters")
     command: str
     launched: str
@@ -130,6 +131,11 @@ class Manifest(Strict):
             return cls.model_validate_json(path.read_bytes())
         except ValueError as error:
             raise ValueError(f"{path}: {first_line(error)}") from error
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Tokens (in, out) that each request really has."""
+        return workload.phase_lengths(self.phase, self.isl, self.osl, bool(self.deployment and self.deployment.decode_bench))
 
     def has(self, folder: Path, level: workload.Level, num_prompts: int) -> bool:
         """Whether `level` was measured with so many requests, counts, and its file is in `folder`."""

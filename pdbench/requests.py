@@ -105,6 +105,31 @@ def steady(requests: Requests | None) -> dict[str, float]:
     return dict(zip(names, (end - begin, *(float(count / (end - begin)) for count in counts)), strict=True))
 
 
+def decode_steps(requests: Requests) -> dict[str, float]:
+    """Latencies (ms) and output throughput (1/s) of pure decode: while every request of the level decodes.
+
+    That is from the last first token to the first end, so that no admission is in it: with vLLM's
+    DecodeBenchConnector, filling a prompt's KV cache stalls those who decode already (vllm issue #56473).
+
+    Raises:
+        ValueError: there is no such time.
+    """
+    first = requests.start + requests.ttft
+    begin, end = float(first.max()), float(requests.end.min())
+    if not requests.itl.shape[1] or begin >= end:
+        raise ValueError("at no time do all requests decode: ask for more output tokens")
+    tokens = first[:, None] + requests.itl.cumsum(axis=1)
+    inside = (tokens - requests.itl >= begin) & (tokens <= end)
+    if not inside.any(axis=1).all():
+        raise ValueError("a request has no decode step while all decode: ask for more output tokens")
+    gaps = [row[kept] for row, kept in zip(requests.of_metric("itl"), inside, strict=True)]
+    found = {"output_throughput": float(np.count_nonzero((tokens > begin) & (tokens <= end)) / (end - begin))}
+    for metric, values in (("itl", np.concatenate(gaps)), ("tpot", np.array([row.mean() for row in gaps]))):
+        found |= {f"mean_{metric}_ms": float(values.mean()), f"std_{metric}_ms": float(values.std())}
+        found |= {f"{'median' if p == 50 else f'p{p}'}_{metric}_ms": float(np.percentile(values, p)) for p in PERCENTILES}
+    return found
+
+
 def goodput(requests: Requests | None, duration: float, sla: dict[str, float]) -> float:
     """Requests per second that kept to `sla`, over the whole level; NaN without details.
 

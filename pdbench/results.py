@@ -22,7 +22,7 @@ import pandas as pd
 from pdbench.layout import Layout
 from pdbench.manifest import FILENAME as MANIFEST
 from pdbench.manifest import Manifest, first_line
-from pdbench.requests import Requests, goodput, percentiles, steady
+from pdbench.requests import Requests, decode_steps, goodput, percentiles, steady
 from pdbench.workload import Level, RunName, phase_lengths
 
 GPUS_PER_NODE = 8
@@ -47,6 +47,7 @@ class Arm:
     placement: str
     gpus_per_node: int
     accelerator: str
+    decode_bench: bool
     levels: dict[Level, Path]
 
 
@@ -83,7 +84,7 @@ def read_results(
     rows = []
     for arm, label in zip(arms, arm_labels(arms), strict=True):
         for level, path in sorted(arm.levels.items(), key=lambda item: (item[0].value, item[0].repeat)):
-            rows.append(_identity(arm, label, level) | read_level(path, level, arm.run, sla))
+            rows.append(_identity(arm, label, level) | read_level(path, level, arm.run, sla, arm.decode_bench))
     return _with_derived(pd.DataFrame(rows), chunk_size)
 
 
@@ -109,7 +110,7 @@ def read_arm(folder: Path, gpus_per_node: int | None = None) -> Arm:
             raise ValueError(f"gpus_per_node is {per_node}: give --gpus-per-node")
     return Arm(
         folder, run, layout, (placement or "") if layout.is_pd else "", per_node,
-        deployment.accelerator if deployment else "GPU", levels,
+        deployment.accelerator if deployment else "GPU", bool(deployment and deployment.decode_bench), levels,
     )  # fmt: skip
 
 
@@ -118,12 +119,14 @@ def read_requests(folder: Path) -> dict[Level, Requests | None]:
     arm = read_arm(folder)
     found = {}
     for level, path in arm.levels.items():
-        read_level(path, level, arm.run)  # what is not whole is told
+        read_level(path, level, arm.run, decode_bench=arm.decode_bench)  # what is not whole is told
         found[level] = Requests.of(_load(path))
     return found
 
 
-def read_level(path: Path, level: Level, run: RunName, sla: dict[str, float] | None = None) -> dict[str, float]:
+def read_level(
+    path: Path, level: Level, run: RunName, sla: dict[str, float] | None = None, decode_bench: bool = False
+) -> dict[str, float]:
     """Read one level's file, checking that it is whole and that it is what its name says.
 
     Returns:
@@ -146,7 +149,17 @@ def read_level(path: Path, level: Level, run: RunName, sla: dict[str, float] | N
         _check_throughput(content, row)
         requests = Requests.of(content)
         row |= percentiles(requests) | steady(requests)
+        if decode_bench:
+            row |= _pure_decode(requests)
         return row | ({"goodput": goodput(requests, duration, sla)} if sla else {})
+
+
+def _pure_decode(requests: Requests | None) -> dict[str, float]:
+    """What stands in a row of a deployment that fills KV caches: decode steps only, and nothing of prompts."""
+    if requests is None:
+        raise ValueError("decode steps need per-request details")
+    nothing = [f"{statistic}_ttft_ms" for statistic in (*STATISTICS, "p90", "p95")]
+    return dict.fromkeys([*nothing, "input_throughput", "total_throughput"], math.nan) | decode_steps(requests)
 
 
 def node_words(table: pd.DataFrame) -> str:

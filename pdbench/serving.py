@@ -34,6 +34,7 @@ class Plan(Strict):
     placement: dict[str, str]
     transport: Transport | None
     core_per_rank: bool
+    decode_bench: bool = False
     ingress: dict[str, Any]
     llm_configs: dict[str, dict[str, Any]]
     http: dict[str, Any]
@@ -70,6 +71,22 @@ def make_plan(
         },
         http={"host": host, "port": port},
     )
+
+
+def with_decode_bench(plan: Plan) -> Plan:
+    """The plan with engines that fill a prompt's KV cache with dummy values instead of computing it.
+
+    So decode runs at the real context length without prefill: vLLM's DecodeBenchConnector (vllm PR #25986).
+
+    Raises:
+        ValueError: the layout is not collocated, whose replicas are what decodes here.
+    """
+    if plan.mode != "collocated":
+        raise ValueError(f"--decode-bench measures decode alone: give a collocated layout, not {plan.layout} {plan.mode}")
+    config = plan.llm_configs["collocated"]
+    connector = {"kv_connector": "DecodeBenchConnector", "kv_role": "kv_both"}
+    engine = config["engine_kwargs"] | {"kv_transfer_config": connector}
+    return plan.model_copy(update={"decode_bench": True, "llm_configs": {"collocated": config | {"engine_kwargs": engine}}})
 
 
 def _llm_config(

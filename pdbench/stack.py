@@ -53,6 +53,18 @@ def check_tensor_parallel(layout: Layout, kv_heads: int, vllm: tuple[int, ...]) 
         raise ValueError(f"{layout}: prefill TP {p} > decode TP {d} needs prefill TP <= KV heads, the model has {kv_heads}")
 
 
+def check_decode_bench(vllm: tuple[int, ...]) -> None:
+    """Refuse --decode-bench where vLLM has no DecodeBenchConnector (vllm PR #25986).
+
+    Raises:
+        ValueError: says what there is instead.
+    """
+    if vllm < (0, 11, 2):
+        version = ".".join(map(str, vllm))
+        raise ValueError(f"--decode-bench needs vLLM >= 0.11.2, this is {version}: without it run_bm.sh --mode decode-only "
+                         "sends prompts of one token, an approximation that leaves out what a long context costs")  # fmt: skip
+
+
 def machine(node_ip: str = "127.0.0.1") -> dict:
     """Versions, hardware and telling environment of this machine: the fields of `manifest.Machine`.
 

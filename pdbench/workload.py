@@ -64,8 +64,14 @@ class Level:
                 return level
         raise ValueError(f"{filename!r} is not a level: expected conc<K>.json or rr<R>.json")
 
-    def num_prompts(self) -> int:
-        """Requests to send: 5 per request in flight, or 500 at a request rate."""
+    def num_prompts(self, at_once: bool = False) -> int:
+        """Requests to send: 5 per request in flight, or 500 at a request rate.
+
+        Args:
+            at_once: one per request in flight, so that all are admitted before any decode step that counts.
+        """
+        if at_once:
+            return int(self.value)
         if self.kind == "concurrency":
             return int(self.value) * REQUESTS_PER_CONCURRENCY
         return REQUESTS_PER_RATE_LEVEL
@@ -135,9 +141,10 @@ def level_seed(base_seed: int, level: Level, purpose: str = "measure", attempt: 
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") >> 1
 
 
-def phase_lengths(phase: str, isl: int, osl: int) -> tuple[int, int]:
+def phase_lengths(phase: str, isl: int, osl: int, decode_bench: bool = False) -> tuple[int, int]:
     """Tokens (in, out) that a phase really sends: prefill-only is ISL:1, decode-only 1:OSL.
 
-    1:OSL ignores what a long context costs each decode step, so it is an approximation.
+    1:OSL ignores what a long context costs each decode step, so it is an approximation. Where the
+    deployment fills KV caches instead of computing them (`decode_bench`), decode-only is ISL:OSL.
     """
-    return {"mixed": (isl, osl), "prefill-only": (isl, 1), "decode-only": (1, osl)}[phase]
+    return {"mixed": (isl, osl), "prefill-only": (isl, 1), "decode-only": (isl if decode_bench else 1, osl)}[phase]

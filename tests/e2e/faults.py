@@ -35,7 +35,7 @@ sys.exit(launch_gptoss.main())
 
 @contextlib.contextmanager
 def launch_with_other_prefill_weights(weights: Path):
-    command = [sys.executable, "-c", LAUNCHER, str(weights), *STACK, "--pd-pack", "--layout", "p1xtp1-d1xtp1"]
+    command = [sys.executable, "-c", LAUNCHER, str(weights), *STACK, "--verbose", "--pd-pack", "--layout", "p1xtp1-d1xtp1"]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=700)
     try:
         assert done.returncode == 0, done.stderr[-2000:]

@@ -11,7 +11,8 @@ import psutil
 import pytest
 from commands import BIN, ROOT, URL, bench, deployment, environment, launch, level, module, run
 
-from pdbench.manifest import Manifest
+from pdbench import level_gates
+from pdbench.manifest import Deployment, Manifest
 
 FOLDER = "gpt-oss-tiny_itl300_otl16_mixed_{}"
 WORKLOAD = ("--itl", "300", "--otl", "16")
@@ -100,6 +101,19 @@ def test_sweep_writes_levels_and_resumes(running, tmp_path):
     assert "1xtp1" in shown.stdout and figure.stat().st_size > 10_000
 
 
+def test_prompts_that_were_seen_before_fail_their_level(running, tmp_path):
+    """The published procedure sends conc1's prompts again at conc2; without its allowance the gate says so."""
+    done = bench(tmp_path, "-e", "seen", *WORKLOAD, "-c", "1,2", "--as-published", "--max-hit-rate", "0.01", check=False)
+    assert done.returncode == 1
+    assert re.search(r"level conc2 does not count: prefix-cache: \d\d\.\d% of \d+ prompt tokens were cached", done.stderr)
+    first, second = Manifest.read(tmp_path / FOLDER.format("seen")).levels
+    gates = {gate.name: gate for gate in second.gates}
+    assert first.ok and first.seed == second.seed == 0 and first.warmup_seed is None
+    assert 0.3 < gates.pop("prefix-cache").value < 0.6, "5 of the 10 prompts are conc1's"
+    assert set(gates) == {"same-replicas", "requests", "no-debug-logging", "client"}
+    assert all(gate.passed for gate in gates.values())
+
+
 def test_request_rate_and_prefill_only(running, tmp_path):
     bench(tmp_path, "-e", "rate", *WORKLOAD, "-t", "request-rate", "-r", "4", "-n", "8", "--mode", "prefill-only")
     found = level(tmp_path / "gpt-oss-tiny_itl300_otl16_prefill-only_rate", "rr4.json")
@@ -120,6 +134,8 @@ def test_interrupted_sweep_leaves_no_process_and_no_part(running, tmp_path):
 
 
 def test_a_killed_replica_fails_its_level_and_the_next_sweep_succeeds(running, tmp_path):
+    found, snapshot = Deployment.model_validate(deployment()), tmp_path / "counters"
+    level_gates.settle(URL, snapshot, found)
     sweep = subprocess.Popen(
         ["./run_bm.sh", "-e", "killed", *WORKLOAD, "-c", "4,2", "-n", "400", "--results-dir", str(tmp_path)],
         cwd=ROOT, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
@@ -134,6 +150,10 @@ def test_a_killed_replica_fails_its_level_and_the_next_sweep_succeeds(running, t
     assert (folder / "conc4.json.bad").exists() and not Manifest.read(folder).levels[0].ok
 
     wait_for(lambda: any(r["role"] == "collocated" and r["pid"] != engine["pid"] for r in deployment()["replicas"]), 300)
+    used = level_gates.ClientUse(cpu=0, waited=0, wall=1)
+    gates = {g.name: g for g in level_gates.check(URL, snapshot, found, level_gates.Asked(requests=0, isl=300), used)}
+    restarted = gates["same-replicas"]
+    assert not restarted.passed and engine["replica_id"] in restarted.seen.split("gone ")[1]
     bench(tmp_path, "-e", "killed", *WORKLOAD, "-c", "4,2", "-n", "8")
     assert level(folder, "conc4.json")["completed"] == 8 and not (folder / "conc4.json.bad").exists()
 

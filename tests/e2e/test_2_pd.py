@@ -49,6 +49,13 @@ def test_pack_tp1_to_tp1(deployed, shared, tmp_path):
     assert gates["core-per-rank"].seen == "2 ranks pinned to a core"
     assert sorted(cores(r["pid"]) for r in found["replicas"] if r["role"] != "ingress") == [{0}, {1}]
     assert all(g.passed for g in gates.values()) and gates["transport"].seen == "cma/memory"
+    (record,) = Manifest.read(folder).levels
+    gates = {g.name: g for g in record.gates}
+    assert set(gates) == {"same-replicas", "requests", "prefix-cache", "no-debug-logging", "kv-transfer", "transport", "client"}
+    assert gates["kv-transfer"].seen.startswith("12 transfers") and gates["kv-transfer"].value > 0
+
+    done = bench(tmp_path, "-e", "other", "--itl", "300", "--otl", "16", "-c", "1", "--transport", "srd", check=False)
+    assert done.returncode == 1 and "level conc1 does not count: transport: cma/memory; expected srd" in done.stderr
 
 
 def test_spread_over_tcp(deployed, shared):
@@ -70,9 +77,11 @@ def test_tp_sizes_that_differ(deployed, shared, layout):
     assert "ok   token-equality: 36 of 36" in lines and "ok   kv-transfer" in lines
 
 
-def test_a_wrong_kv_cache_is_noticed(local_cluster, shared):
+def test_a_wrong_kv_cache_and_debug_logging_are_noticed(local_cluster, shared, tmp_path):
     """P with other weights fills D's blocks with another model's keys and values: the gate must fail."""
     with launch_with_other_prefill_weights(shared / "other-weights"):
         lines = gate_lines(shared, check=False)
+        done = bench(tmp_path, "-e", "loud", "--itl", "300", "--otl", "16", "-c", "1", check=False)
+    assert done.returncode == 1 and "no-debug-logging: NIXL_LOG_LEVEL=DEBUG" in done.stderr
     assert "FAIL token-equality" in lines and "differs from token" in lines
     assert "ok   kv-transfer" in lines, "the transfer itself works: only its content is wrong"

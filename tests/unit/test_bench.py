@@ -254,6 +254,20 @@ def test_a_server_that_dies_at_the_gates_fails_its_level(server, tmp_path, capsy
         measure(tmp_path / "tiny_itl100_otl11_mixed_x", level_content)
 
 
+def test_decode_bench_sends_whole_prompts_all_at_once(server, tmp_path, capsys, make_manifest):
+    server["deployment"] = make_manifest("2xtp1", "collocated", decode_bench=True).deployment
+    folder, model, todo = begin(capsys, tmp_path, "--mode", "decode-only")
+    assert model[2:] == ["100", "11"] and {level: fields[1] for level, fields in todo.items()} == {"conc4": "4", "conc8": "8"}
+    for more in (["--mode", "mixed"], ["--mode", "decode-only", "--type", "request-rate"]):
+        with pytest.raises(BenchError, match="launched with --decode-bench: measure --mode decode-only at a concurrency"):
+            begin(capsys, tmp_path, *more)
+
+
+def test_decode_only_without_it_is_an_approximation(server, tmp_path, capsys):
+    bench.begin(bench.parse_args(["begin", *options(tmp_path), "--mode", "decode-only"]))
+    assert "prompts of one token leave out what a long context costs: launch with --decode-bench" in capsys.readouterr().err
+
+
 def test_as_published_all_levels_have_one_seed_and_no_warm_up(server, tmp_path, capsys):
     todo = begin(capsys, tmp_path, "--as-published", "--seed", "3")[2]
     assert todo == {"conc4": ["4", "20", "3", "-"], "conc8": ["8", "40", "3", "-"]}

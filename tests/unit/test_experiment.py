@@ -111,6 +111,28 @@ def test_request_rates_phases_and_transports_reach_the_commands(write, tmp_path)
     assert "-e small_spread_p1xtp1-d1xtp1_slow --itl 7 --otl 3 --mode prefill-only -t request-rate -r 0.5,2 -n 30" in text
 
 
+def test_phases_are_measured_and_drawn_apart(write, tmp_path):
+    arms = [{"layout": "2xtp1", "phase": "prefill-only"}, {"layout": "2xtp1", "phase": "decode-only"}]
+    experiment = plan.load_experiment(write(arms=arms))
+    prefill, decode = plan.rounds("small", experiment, tmp_path)
+    assert [step.what for step in prefill.steps] == ["launch", "sweep", "stop"], "no PD arm: no tokens to hold against"
+    assert "--decode-bench" in decode.steps[0].command and "--decode-bench" not in prefill.steps[0].command
+    assert " ".join(decode.steps[1].command).startswith(
+        "./run_bm.sh -e small_decode-only_2xtp1 --itl 100 --otl 11 --mode decode-only"
+    )
+    first, second = (step.command for step in plan.figure_steps("small", experiment, tmp_path))
+    assert first[3:] == [f"{tmp_path}/gpt-oss-tiny_itl100_otl11_prefill-only_small_prefill-only_2xtp1",
+                         "--latency-mode", "first_token", "--plot-path", f"{tmp_path}/small_prefill-only.png"]  # fmt: skip
+    assert second[-1] == f"{tmp_path}/small_decode-only.png" and "--throughput-metric" in second
+
+
+def test_as_published_is_one_repeat_in_folders_of_its_own(write):
+    done = run_script(write(), "--dry-run", "--as-published")
+    sweeps = [line for line in done.stdout.splitlines() if line.startswith("./run_bm.sh")]
+    assert len(sweeps) == 2
+    assert all("-e small_as-published_" in line and "--as-published --repeats 1" in line for line in sweeps)
+
+
 def test_interleaved_arms_take_turns(write, tmp_path):
     experiment = plan.load_experiment(write(interleave=True))
     order = [(one.arm.layout, one.repeats) for one in plan.rounds("small", experiment, tmp_path)]
@@ -129,6 +151,8 @@ def test_interleaved_arms_take_turns(write, tmp_path):
         ({"arms": [{"layout": "p1xtp1-d1xtp1"}]}, "does not go with mode collocated"),
         ({"arms": [{"layout": "2xtp1", "ucx_tls": "tcp"}]}, "is collocated: it has no KV transfer"),
         ({"arms": [{"layout": "p1xtp1-d1xtp1", "mode": "pd-pack"}]}, "the first arm must be collocated"),
+        ({"arms": [{"layout": "2xtp1"}, {"layout": "p1xtp1-d1xtp1", "mode": "pd-pack", "phase": "decode-only"}]},
+         "arm p1xtp1-d1xtp1: decode alone is measured collocated"),
         ({"levels": {}}, "give either concurrency or request_rate"),
         ({"levels": {"concurrency": [1], "request_rate": [1]}}, "give either concurrency or request_rate"),
         ({"levels": {"concurrency": [0]}}, "levels.concurrency.0"),

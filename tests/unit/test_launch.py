@@ -168,6 +168,7 @@ MISTAKES = [
     ([*PD, "--hardware", "none.yaml"], "no such file: none.yaml (there are: configs/hardware/cpu.yaml, "),
     ([*PD, "--model", "run_bm.sh"], "run_bm.sh: not valid YAML: "),
     ([*PD, "--model", "configs/hardware/cpu.yaml"], "configs/hardware/cpu.yaml: "),
+    ([*PD, "--decode-bench"], "--decode-bench measures decode alone: give a collocated layout, not p1xtp1-d1xtp1 pd-pack"),
     ([*PD, "--surprise"], "unrecognized arguments: --surprise"),
     ([*PD, "--port", "x"], "argument --port: invalid int value: 'x'"),
     ([*PD, "--timeout", "soon"], "argument --timeout: invalid float value: 'soon'"),
@@ -188,6 +189,20 @@ def test_a_mistake_is_told_in_one_line_before_anything_starts(monkeypatch, capsy
         assert (status, said.out) == (2, "")
         assert said.err.startswith("launch_gptoss.py: error: ") and words in said.err
         assert said.err.count("\n") == 1 and said.err.endswith("\n")
+
+
+def test_decode_bench_fills_kv_caches_of_collocated_engines(monkeypatch, capsys):
+    plan = dry_run(monkeypatch, capsys, "--layout", "2xtp4", "--decode-bench", *BIG)
+    assert plan["decode_bench"] is True
+    transfer = plan["llm_configs"]["collocated"]["engine_kwargs"]["kv_transfer_config"]
+    assert transfer == {"kv_connector": "DecodeBenchConnector", "kv_role": "kv_both"}
+    assert dry_run(monkeypatch, capsys, "--layout", "2xtp4", *BIG)["decode_bench"] is False
+
+
+def test_an_old_vllm_has_no_decode_bench(monkeypatch, capsys):
+    monkeypatch.setattr(stack, "vllm_version", lambda: (0, 11, 0))
+    status, said = run(monkeypatch, capsys, "--dry-run", "--layout", "2xtp4", "--decode-bench", *BIG)
+    assert status == 2 and "--decode-bench needs vLLM >= 0.11.2, this is 0.11.0" in said.err and "approximation" in said.err
 
 
 def test_an_old_vllm_cannot_shrink_tp_from_prefill_to_decode(monkeypatch, capsys):

@@ -76,6 +76,12 @@ def test_hits_within_the_bound_pass(pd):
     assert failed(gates_of(pd, prefill=hits, max_hit_rate=0.02)) == []
 
 
+def test_what_hits_save_need_not_be_transferred(pd):
+    saved = {"kv_transfers": 5.0, "kv_bytes": 3e6}
+    assert failed(gates_of(pd, decode=saved)) == ["kv-transfer"]
+    assert failed(gates_of(pd, decode=saved, max_hit_rate=0.5)) == []
+
+
 def test_without_a_prefix_cache_there_is_nothing_to_count(make_manifest):
     off = {"prefill": {"engine_kwargs": {"enable_prefix_caching": False}}, "decode": PD["decode"]}
     deployment = make_manifest(transport=UCX, llm_configs=off).deployment

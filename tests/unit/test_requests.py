@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pdbench.requests import Requests, goodput, interval, interval_of_means, percentiles, steady, steady_window
+from pdbench.requests import Requests, decode_steps, goodput, interval, interval_of_means, percentiles, steady, steady_window
 
 # Two clients, one request after another each: 100 prompt tokens, 3 output tokens.
 # sent at    0    0    1    1.5   2
@@ -96,3 +96,24 @@ def test_a_mean_over_repeats_needs_three_of_them():
     assert all(map(math.isnan, interval_of_means([1.0, 2.0])))
     low, high = interval_of_means([1.0, 2.0, 3.0])
     assert 1.0 <= low < 2.0 < high <= 3.0
+
+
+def test_decode_steps_are_those_while_all_decode():
+    """Sent together, first tokens at 1 and 1.5; ends at 3 and 3.5: both decode from 1.5 to 3.
+
+    Gaps of the first: 1-1.5 (an admission is in it), 1.5-2, 2-2.5, 2.5-3; of the second: 1.5-2.5, 2.5-3, 3-3.5.
+    """
+    both = Requests(np.zeros(2), np.array([1.0, 1.5]), np.array([[0.5] * 4, [1.0, 0.25, 0.25, 0.5]]), np.full(2, 9.0))
+    found = decode_steps(both)
+    # Within: .5 .5 .5 of the first; 1 .25 .25 of the second (ends at 3); its last gap ends at 3.5.
+    assert found["median_itl_ms"] == 500 and found["mean_itl_ms"] == 500
+    assert found["mean_tpot_ms"] == 500 and found["std_tpot_ms"] == 0
+    assert found["output_throughput"] == pytest.approx(6 / 1.5)
+    assert found["p90_itl_ms"] == pytest.approx(750), "sorted .25 .25 .5 .5 .5 1: rank 4.5"
+
+
+@pytest.mark.parametrize("ttft", [[0.5, 2.5], [0.5, 1.4]])
+def test_requests_that_never_decode_together_are_an_error(ttft):
+    apart = Requests(np.zeros(2), np.array(ttft), np.array([[0.5, 0.5]] * 2), np.full(2, 9.0))
+    with pytest.raises(ValueError, match="ask for more output tokens"):
+        decode_steps(apart)

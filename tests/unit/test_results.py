@@ -447,3 +447,34 @@ def test_published_request_rates_are_not_taken_for_concurrencies(published):
     table = read_results([published / "archive" / "gptoss_itl10000_otl500_8xtp1"])
     assert set(table["kind"]) == {"request-rate"}
     assert list(table["level"]) == [1, 2, 4, 8, 16]
+
+
+DECODE = "tiny_itl100_otl4_decode-only_2xtp1"
+
+
+@pytest.fixture
+def decode_folder(tmp_path, write_folder, level_content, make_manifest):
+    """Two requests of 4 tokens, sent at once; the second is admitted while the first decodes."""
+    content = level_content(
+        requests=2, concurrency=2, osl=4, detailed=True, start_times=[0.0, 0.0], ttfts=[1.0, 1.5],
+        itls=[[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]],
+    )  # fmt: skip
+    folder = write_folder(tmp_path, DECODE, {"conc2.json": content})
+    make_manifest("2xtp1", "collocated", osl=4, phase="decode-only", decode_bench=True, gpus=2).write(folder)
+    return folder
+
+
+def test_of_filled_kv_caches_only_decode_steps_count(decode_folder):
+    """Both decode from 1.5 to 2 s: gaps of .25 in it, and 2 tokens of each."""
+    row = read_results([decode_folder]).iloc[0]
+    assert row["median_tpot_ms"] == row["p99_itl_ms"] == 250 and row["output_throughput"] == 8
+    assert row[["median_ttft_ms", "p90_ttft_ms", "input_throughput", "total_throughput"]].isna().all()
+
+
+def test_decode_alone_is_drawn_by_output_tokens(decode_folder):
+    from pdbench import figures
+
+    table = read_results([decode_folder])
+    figures.draw(table, figures.View(throughput="output"))
+    with pytest.raises(ResultError, match="decode alone has no input throughput: use --throughput-metric output"):
+        figures.draw(table, figures.View(throughput="input"))

@@ -133,3 +133,5 @@ def test_lengths_of_a_phase():
     assert phase_lengths("mixed", 5000, 250) == (5000, 250)
     assert phase_lengths("prefill-only", 5000, 250) == (5000, 1)
     assert phase_lengths("decode-only", 5000, 250) == (1, 250)
+    assert phase_lengths("decode-only", 5000, 250, decode_bench=True) == (5000, 250)
+    assert phase_lengths("mixed", 5000, 250, decode_bench=True) == (5000, 250)

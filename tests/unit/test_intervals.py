@@ -1,0 +1,68 @@
+"""Confidence intervals of result folders, and how viz.py prints them and goodput."""
+
+import math
+
+import pytest
+
+import viz
+from pdbench.intervals import level_intervals
+from pdbench.results import ResultError
+
+
+@pytest.fixture
+def arm(tmp_path, write_folder, level_content):
+    """An arm's folder; `{file name: TTFT in s of its requests}`."""
+
+    def write(name, levels, osl=11):
+        contents = {}
+        for stem, ttft in levels.items():
+            spread = [ttft * (0.9 + 0.01 * i) for i in range(20)]
+            starts = [0.1 * i for i in range(20)]
+            content = level_content(detailed=True, osl=osl, ttfts=spread, start_times=starts)
+            contents[f"{stem}.json"] = content
+        return write_folder(tmp_path, f"tiny_itl100_otl{osl}_mixed_{name}", contents)
+
+    return write
+
+
+def test_repeats_are_pooled_and_their_spread_widens_the_interval(arm):
+    table = level_intervals([arm("1xtp1", {"conc4": 1.0}), arm("2xtp1", {"conc4": 0.5, "conc4_rep2": 1.0, "conc4_rep3": 1.5})])
+    ttft = table[table["statistic"] == "median_ttft_ms"].set_index("arm")
+    assert ttft["repeats"].to_dict() == {"1xtp1": 1, "2xtp1": 3}
+    # 20 requests at 0.90, 0.91 ... 1.09 of it.
+    assert ttft.loc["1xtp1", "estimate"] == pytest.approx(995)
+    assert ttft.loc["1xtp1", "low"] > 940 and ttft.loc["1xtp1", "high"] < 1050
+    assert ttft.loc["2xtp1", "low"] < 600 and ttft.loc["2xtp1", "high"] > 1300
+    rate = table[table["statistic"] == "request_throughput"].set_index("arm")
+    assert rate.loc["2xtp1", "estimate"] == 10 and math.isnan(rate.loc["1xtp1", "low"])
+
+
+def test_a_single_output_token_has_no_tpot(arm):
+    table = level_intervals([arm("1xtp1", {"conc4": 1.0}, osl=1)])
+    assert set(table["statistic"]) == {"median_ttft_ms", "request_throughput"}
+
+
+def test_without_details_there_is_no_interval(tmp_path, write_folder, level_content):
+    folder = write_folder(tmp_path, "tiny_itl100_otl11_mixed_1xtp1", {"conc4.json": level_content()})
+    with pytest.raises(ResultError, match=r"conc4.json holds no per-request details"):
+        level_intervals([folder])
+
+
+def test_viz_prints_intervals(arm, capsys):
+    viz.main(["--show-intervals", "--exps", str(arm("1xtp1", {"conc4": 1.0, "conc4_rep2": 1.0}))])
+    out = capsys.readouterr().out
+    assert "TTFT median" in out and "995 [" in out and "10 [-, -]" in out
+
+
+def test_viz_prints_goodput(arm, capsys):
+    """TTFT is 900 to 1090 ms: 11 of 20 requests are within 1000, in 2 s."""
+    viz.main(["--show-tables", "--sla", "ttft=1000.1,tpot=20", "--exps", str(arm("1xtp1", {"conc4": 1.0}))])
+    out = capsys.readouterr().out
+    assert "goodput" in out and out.splitlines()[4].split()[-1] == "5.50"
+
+
+@pytest.mark.parametrize("text", ["", "ttft", "ttft=x", "ttft=0", "ttft=-1", "ttft=nan", "ttft=inf", "itl=5", "ttft=5,"])
+def test_a_wrong_sla_is_told(text, capsys):
+    with pytest.raises(SystemExit):
+        viz.main(["--exps", "x", "--sla", text])
+    assert capsys.readouterr().err == f"viz.py: error: argument --sla: {text!r} is not like ttft=500,tpot=10 (ms)\n"
