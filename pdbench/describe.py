@@ -4,6 +4,7 @@ Results learn their provenance from here, over the same address that they are me
 from what a caller claims. Idle while nobody asks.
 """
 
+import os
 from typing import Any
 
 # Names, not modules: what the app uses travels to its node by value.
@@ -40,7 +41,9 @@ class Describe:
 
         what = (request.method, request.url.path.rstrip("/").rsplit("/", 1)[-1])
         if what == ("GET", "deployment"):
-            return JSONResponse(self.record | {"replicas": self._replicas()})
+            # Set where the cluster is started; its workers inherit it.
+            every_ms = float(os.environ.get("RAY_metrics_report_interval_ms", 10_000))  # noqa: SIM112
+            return JSONResponse(self.record | {"replicas": self._replicas(), "counters_every_s": every_ms / 1e3})
         if what == ("GET", "counters"):
             return JSONResponse(await self._counters())
         if what == ("GET", "transports"):

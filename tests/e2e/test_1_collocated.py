@@ -18,9 +18,40 @@ FOLDER = "gpt-oss-tiny_itl300_otl16_mixed_{}"
 WORKLOAD = ("--itl", "300", "--otl", "16")
 
 
+EXPERIMENT = """\
+shows: that a killed run goes on
+model: configs/models/gpt-oss-tiny.yaml
+hardware: configs/hardware/cpu.yaml
+workload: {isl: 300, osl: 16}
+levels: {concurrency: [1, 2], num_prompts: 60}
+repeats: 1
+timeout_s: 600
+arms: [{layout: 1xtp1}]
+figures: [[--itl]]
+"""
+
+
 @pytest.fixture(scope="module")
-def running(local_cluster):
-    yield launch("--collocated", "--num", "1", "--tp", "1")
+def experiment(tmp_path_factory):
+    """What runs an experiment of one arm and two levels, and where its results go."""
+    folder = tmp_path_factory.mktemp("experiment")
+    (folder / "small.yaml").write_text(EXPERIMENT)
+    command = [str(BIN / "python"), "run_experiment.py", str(folder / "small.yaml"), "--results-dir", str(folder / "results")]
+    return command, folder / "results"
+
+
+@pytest.fixture(scope="module")
+def running(local_cluster, experiment):
+    """The deployment that an experiment leaves when it is killed in the middle of its second level."""
+    command, results = experiment
+    killed = subprocess.Popen(command, cwd=ROOT, env=environment(MARKED="killed"), stdout=subprocess.DEVNULL)
+    folder = results / FOLDER.format("small_1xtp1")
+    wait_for(lambda: (folder / "conc1.json").exists(), 400)
+    wait_for(lambda: re.search(r"\b[1-9]\d*/60 ", client_log(folder)))
+    killed.kill()
+    killed.wait()
+    wait_for(lambda: not marked("killed"), 30)
+    yield
     launch("--stop")
 
 
@@ -156,6 +187,22 @@ def test_a_killed_replica_fails_its_level_and_the_next_sweep_succeeds(running, t
     assert not restarted.passed and engine["replica_id"] in restarted.seen.split("gone ")[1]
     bench(tmp_path, "-e", "killed", *WORKLOAD, "-c", "4,2", "-n", "8")
     assert level(folder, "conc4.json")["completed"] == 8 and not (folder / "conc4.json.bad").exists()
+
+
+def test_the_killed_experiment_goes_on_where_it_ended(running, experiment):
+    command, results = experiment
+    folder = results / FOLDER.format("small_1xtp1")
+    assert sorted(p.name for p in folder.glob("conc*")) == ["conc1.json"], "nothing is left of the level that was cut off"
+    before, launched = (folder / "conc1.json").stat().st_mtime_ns, deployment()["launched"]
+    done = run(*command)
+    assert "the last run was cut off: stopping what it left" in done.stdout and "1 of 2 levels to measure" in done.stdout
+    assert (folder / "conc1.json").stat().st_mtime_ns == before
+    first, second = Manifest.read(folder).levels
+    assert (first.level, first.ok, first.launched) == ("conc1", True, launched)
+    assert (second.level, second.ok) == ("conc2", True) and second.launched > launched
+    assert (results / "small.png").stat().st_size > 10_000 and (results / "small.sh").read_text().count("run_bm.sh") == 1
+    assert set(json.loads((results / "small_times.json").read_text())["1xtp1"]) == {"launching", "measuring", "stopping"}
+    assert launch("--status", check=False).returncode == 3, "what it launched is stopped"
 
 
 def wait_for(condition, seconds: float = 120) -> None:
