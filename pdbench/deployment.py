@@ -36,11 +36,12 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
         tiny.ensure_tiny_model(Path(model.source), model.tiny)
     say(f"layout {plan.layout}, {plan.mode}, on {plan.placement}")
     record = describe_launch(ray, plan) | {"kv_cache": model.kv.model_dump()}
+    base_url = f"http://{plan.http['host']}:{plan.http['port']}"
     extra = [(describe.NAME, describe.ROUTE, describe.application(record, started))]
     quiet_loggers()
     try:
         serving.deploy(plan, extra, deadline, say)
-        checks = [gates.answer_on_every_replica(replica_counts(), APP, plan.model_id, deadline)]
+        checks = [answered(plan, base_url, deadline)]
         if plan.core_per_rank:
             checks.append(pin_ranks(ray, plan))
     except BaseException as error:
@@ -48,10 +49,19 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
         if isinstance(error, ray.exceptions.RayError):
             raise LaunchError(str(error).strip().splitlines()[-1]) from None
         raise
-    base_url = f"http://{plan.http['host']}:{plan.http['port']}"
     for gate in checks:
         asyncio.run(gates.record(base_url, gate))
     say(f"ready after {time.time() - started:.0f} s at {base_url}: every replica has answered a request")
+
+
+def answered(plan: Plan, base_url: str, deadline: float) -> Gate:
+    """Gate `readiness`: every replica has answered, or, with an older Ray, many requests at once were."""
+    from ray.serve.handle import DeploymentHandle
+
+    counts = replica_counts()
+    if hasattr(DeploymentHandle, "choose_replica"):
+        return gates.answer_on_every_replica(counts, APP, plan.model_id, deadline)
+    return gates.answer_through_router(base_url, plan.model_id, sum(counts.values()), deadline)
 
 
 def replica_counts() -> dict[str, int]:

@@ -26,6 +26,7 @@ NEW_TOKENS = 8
 # rounding moves that distance by up to 0.11 (tiny.py).
 MARGIN = 0.15
 MIN_DECIDED = 3
+REQUESTS_PER_REPLICA = 16
 MAX_DRAWS = 100
 # Words of UCX_TLS that stand for several transports, not all of which begin like them.
 SHARED_MEMORY = ("posix", "sysv", "cma", "knem", "xpmem")
@@ -54,6 +55,24 @@ def answer_on_every_replica(deployments: dict[str, int], app: str, model: str, d
     seen = "; ".join(f"{name}: {', '.join(sorted(ids))}" for name, ids in answered.items())
     expected = "; ".join(f"{name}: {count}" for name, count in deployments.items())
     return Gate(name="readiness", passed=True, seen=seen, expected=f"{expected} replicas answer", time=now())
+
+
+def answer_through_router(base_url: str, model: str, replicas: int, deadline: float) -> Gate:
+    """Readiness where Ray cannot address one replica: many requests at once, of which the router gives some to each.
+
+    Raises:
+        TimeoutError: not all have been answered at `deadline` (`time.monotonic()`).
+        ServerError: one was answered with an error.
+    """
+
+    async def ask() -> None:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())), session(base_url) as opened:
+            prompts = [random_prompt(random.Random(), 20) for _ in range(REQUESTS_PER_REPLICA * replicas)]
+            await asyncio.gather(*(_greedy(opened, model, prompt, 2) for prompt in prompts))
+
+    asyncio.run(ask())
+    seen = f"{REQUESTS_PER_REPLICA * replicas} requests at once answered; which replica took which is not known"
+    return Gate(name="readiness", passed=True, seen=seen, expected=f"all, over {replicas} replicas", time=now())
 
 
 async def _answer_all(deployments: dict[str, int], app: str, model: str, deadline: float) -> dict[str, set[str]]:

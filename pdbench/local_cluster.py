@@ -32,7 +32,7 @@ STATE_DIR = Path(os.environ.get("PDBENCH_STATE_DIR", Path(__file__).resolve().pa
 MARK = "PDBENCH_CLUSTER"
 HEAD_IP = "127.0.0.2"  # Ray turns 127.0.0.1 into the machine's outside address
 START_TIMEOUT_S = 90.0
-STOP_GRACE_S = 20.0
+STOP_GRACE_S = 5.0
 OBJECT_STORE_BYTES = 100_000_000
 
 

@@ -8,6 +8,7 @@ from pdbench.cluster import Placement
 from pdbench.configs import HardwareConfig, ModelConfig
 from pdbench.layout import Layout, Pool
 from pdbench.manifest import Strict
+from pdbench.stack import Stack
 from pdbench.transport import Transport
 
 APP = "pdbench"
@@ -100,7 +101,7 @@ def _llm_config(
     env = dict(hardware.env)
     if role != "collocated":
         engine["kv_transfer_config"] = transport.kv_transfer_config(
-            role, hardware.kv_buffer_device, hardware.kv_connector_extra_config
+            role, hardware.kv_buffer_device, hardware.kv_connector_extra_config, Stack.installed()
         )
         env |= transport.environment()
     elif transport.verbose:
@@ -139,10 +140,8 @@ def build_app(plan: Plan):
     configs = {role: LLMConfig(**config) for role, config in plan.llm_configs.items()}
     if "collocated" in configs:
         return build_openai_app({"llm_configs": [configs["collocated"]], "ingress_deployment_config": plan.ingress})
-    return build_pd_openai_app({
-        "prefill_config": configs["prefill"], "decode_config": configs["decode"],
-        "ingress_deployment_config": plan.ingress,
-    })  # fmt: skip
+    engines = {"prefill_config": configs["prefill"], "decode_config": configs["decode"]}
+    return build_pd_openai_app(engines | Stack.installed().pd_deployments(plan.ingress))
 
 
 def deploy(plan: Plan, extra_apps: list[tuple[str, str, Any]], deadline: float, tell: Callable[[str], None]) -> None:

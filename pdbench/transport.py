@@ -4,8 +4,8 @@ import re
 from typing import Literal
 
 from pdbench.manifest import Strict
+from pdbench.stack import Stack
 
-ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
 VERBOSE_ENV = {"NIXL_LOG_LEVEL": "DEBUG", "UCX_LOG_LEVEL": "debug", "VLLM_LOGGING_LEVEL": "DEBUG"}
 VERBOSE_WARNING = "debug logging distorts results, NIXL's alone costs much throughput: do not publish these numbers"
 
@@ -21,7 +21,6 @@ _TRANSPORT = re.compile(r"\w+/[^\s,]+")
 class Transport(Strict):
     """Which NIXL backend moves the KV cache, and which UCX transports it may use (None: UCX decides)."""
 
-
     backend: Literal["UCX", "LIBFABRIC"] = "UCX"
     ucx_tls: str | None = None
     verbose: bool = False
@@ -36,14 +35,13 @@ class Transport(Strict):
                 env["UCX_TLS"] = self.ucx_tls
         return env | (VERBOSE_ENV if self.verbose else {})
 
-    def kv_transfer_config(self, role: Literal["prefill", "decode"], kv_buffer_device: str, extra: dict) -> dict:
+    def kv_transfer_config(self, role: Literal["prefill", "decode"], kv_buffer_device: str, extra: dict, stack: Stack) -> dict:
         """vLLM's `kv_transfer_config` for one side; `extra` are further options of the connector."""
         return {
             "kv_connector": "NixlConnector",
-            "kv_role": ROLES[role],
+            "kv_role": stack.kv_role(role),
             "kv_buffer_device": kv_buffer_device,
-            # A lost transfer is an error, never a silent recompute that would pass for PD.
-            "kv_load_failure_policy": "fail",
+            **stack.load_failure_policy(),
             "kv_connector_extra_config": {"backends": [self.backend], **extra},
         }
 

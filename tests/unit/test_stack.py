@@ -68,6 +68,13 @@ def test_any_version_is_read_back(numbers, rest):
     assert stack.parse_version(".".join(map(str, numbers)) + rest) == tuple(numbers)
 
 
+def test_until_ray_2_54_a_proxy_stands_before_the_engines():
+    ingress = {"num_replicas": 8}
+    assert stack.Stack((2, 60, 0), (0, 29, 0)).pd_deployments(ingress) == {"ingress_deployment_config": ingress}
+    old = stack.Stack((2, 54, 1), (0, 11, 0)).pd_deployments(ingress)
+    assert old == {"ingress_deployment_config": ingress, "proxy_deployment_config": ingress}
+
+
 def test_without_vllm_the_pinned_version_is_assumed(monkeypatch):
     monkeypatch.setattr(stack, "_installed", lambda name: None)
     assert stack.vllm_version() == stack.parse_version(stack.PINNED_VLLM)

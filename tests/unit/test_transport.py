@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pdbench.stack import Stack
 from pdbench.transport import UCX_TABLE, VERBOSE_ENV, Transport, read_transports
 
 # As UCX printed it: two engines on one machine, UCX_PROTO_INFO=y.
@@ -94,16 +95,21 @@ def test_the_lines_asked_of_engines_are_the_rows_and_titles():
 
 
 def test_each_side_of_the_transfer_has_its_role():
-    ucx = Transport()
-    assert ucx.kv_transfer_config("prefill", "cuda", {}) == {
+    ucx, stack = Transport(), Stack((2, 60, 0), (0, 29, 0))
+    assert ucx.kv_transfer_config("prefill", "cuda", {}, stack) == {
         "kv_connector": "NixlConnector", "kv_role": "kv_producer", "kv_buffer_device": "cuda",
         "kv_load_failure_policy": "fail", "kv_connector_extra_config": {"backends": ["UCX"]},
     }  # fmt: skip
-    assert ucx.kv_transfer_config("decode", "cuda", {})["kv_role"] == "kv_consumer"
+    assert ucx.kv_transfer_config("decode", "cuda", {}, stack)["kv_role"] == "kv_consumer"
+
+
+def test_the_original_study_knew_one_role_and_no_policy():
+    config = Transport().kv_transfer_config("decode", "cuda", {}, Stack((2, 51, 0), (0, 11, 0)))
+    assert config["kv_role"] == "kv_both" and "kv_load_failure_policy" not in config
 
 
 def test_the_backend_and_further_options_reach_the_connector():
-    config = Transport(backend="LIBFABRIC").kv_transfer_config("decode", "cpu", {"num_threads": 0})
+    config = Transport(backend="LIBFABRIC").kv_transfer_config("decode", "cpu", {"num_threads": 0}, Stack((2, 60), (0, 29)))
     assert config["kv_connector_extra_config"] == {"backends": ["LIBFABRIC"], "num_threads": 0}
     assert config["kv_buffer_device"] == "cpu"
 
