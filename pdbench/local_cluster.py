@@ -130,8 +130,6 @@ def _environment(found: dict) -> dict:
         MARK: found["mark"],
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": found["token_path"],
-        # Levels take seconds here, and each waits for the engines' counters: Ray exports them every 10 s by default.
-        "RAY_metrics_report_interval_ms": "5000",
     }
 
 

@@ -98,7 +98,7 @@ def test_the_kv_gate_fails_where_no_kv_cache_moved(running):
 
     async def check():
         before = await gates._kv_counters(URL)
-        await gates.greedy_tokens(URL, "gpt-oss-tiny", [list(range(300, 500))], [8], lambda *_: None)
+        await gates.greedy_choices(URL, "gpt-oss-tiny", [list(range(300, 500))], [8], lambda *_: None)
         return await gates.kv_moved(URL, before, 1)
 
     old, gates.COUNTERS_TIMEOUT_S = gates.COUNTERS_TIMEOUT_S, 3.0

@@ -80,6 +80,37 @@ def test_a_margin_that_nobody_knows_is_no_decision():
     assert _decided(same_text) == [0]
 
 
+def parted(token_ids, at, second, behind):
+    """A continuation whose second best token at `at` is `second`, so many nats behind."""
+    best = [{f"token_id:{t}": -0.1, "token_id:99": -5.0} for t in token_ids]
+    best[at] = {f"token_id:{token_ids[at]}": -0.1, f"token_id:{second}": -0.1 - behind}
+    return {"token_ids": token_ids, "logprobs": {"top_logprobs": best}}
+
+
+EXPECTED = [list(range(20)), list(range(20, 40))]
+SAME = parted(EXPECTED[0], 0, 99, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("choice", "passed", "seen"),
+    [
+        (SAME | {"token_ids": EXPECTED[1]}, True, "100.0% of 40 leading tokens agree; at 0 partings"),
+        (parted([*range(20, 38), 77, 77], 18, 38, 0.4), True, "95.0% of 40 leading tokens agree; at 1 partings the "
+         "expected token is at most 0.40 nats behind"),
+        (parted([*range(20, 38), 77, 77], 18, 38, 0.6), False, "at most 0.60 nats behind"),
+        (parted([*range(20, 38), 77, 77], 18, 66, 0.1), False, "at most inf nats behind"),
+        (parted([*range(20, 37), 77, 77, 77], 17, 37, 0.1), False, "92.5% of 40 leading tokens agree"),
+    ],
+)  # fmt: skip
+def test_on_gpus_leading_tokens_agree_and_part_by_little(choice, passed, seen):
+    gate = gates.agree(EXPECTED, [SAME, choice])
+    assert (gate.name, gate.passed) == ("token-agreement", passed) and seen in gate.seen
+
+
+def test_nothing_compared_is_no_agreement():
+    assert not gates.agree([], []).passed
+
+
 @pytest.mark.parametrize(
     ("continuations", "verdict"),
     [
@@ -121,7 +152,7 @@ class FakeDeployment(ThreadingHTTPServer):
 
     def deployment(self):
         return {
-            "model_id": "m", "model_checksum": self.checksum, "mode": self.mode, "layout": "1xtp1",
+            "model_id": "m", "accelerator": "CPU", "model_checksum": self.checksum, "mode": self.mode, "layout": "1xtp1",
             "transport": self.transport, "llm_configs": {"x": {"engine_kwargs": {"max_model_len": self.context}}},
         }  # fmt: skip
 
