@@ -38,7 +38,7 @@ def level_intervals(folders: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
             for name, (metric, p) in STATISTICS.items():
                 if np.isnan(measured[name]).any():
                     continue  # a single output token
-                pooled = np.concatenate([r.of_metric(metric).ravel() for r in repeats])
+                pooled = np.concatenate([r.values(metric) for r in repeats])
                 low, high = interval(repeats, metric, lambda values, p=p: np.percentile(values, p))
                 rows.append(known | {"statistic": name, "estimate": np.percentile(pooled, p), "low": low, "high": high})
             rates = (measured["completed"] / measured["duration"]).to_list()

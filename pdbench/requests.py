@@ -5,7 +5,7 @@ between tokens. Older results, such as the public study's, have none of it: then
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,48 +26,54 @@ class Requests:
     Attributes:
         start: when each was sent, on the client's clock; shape (n,).
         ttft: time to its first token; shape (n,).
-        itl: times between its tokens; shape (n, OSL - 1).
-        isl: prompt tokens of each; shape (n,).
+        itl: times between the pieces of each answer, n arrays. A piece is a token, but on a busy machine two
+            tokens may come in one: then an array has fewer than OSL - 1 entries.
+        isl, osl: prompt and output tokens of each; shape (n,).
     """
 
     start: np.ndarray
     ttft: np.ndarray
-    itl: np.ndarray
+    itl: Sequence[np.ndarray]
     isl: np.ndarray
+    osl: np.ndarray
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "Requests | None":
-        """From a level's file; None without details, or where tokens came several at a time."""
-        keys = ("start_times", "ttfts", "itls", "input_lens", "output_lens")
-        if any(key not in content for key in keys):
+        """From a level's file; None without details."""
+        keys = ("start_times", "ttfts", "input_lens", "output_lens")
+        if "itls" not in content or any(key not in content for key in keys):
             return None
-        if any(len(gaps) != n - 1 for gaps, n in zip(content["itls"], content["output_lens"], strict=True)):
-            return None
-        start, ttft, itl, isl = (np.array(content[key], dtype=float) for key in keys[:4])
-        return cls(start, ttft, itl.reshape(len(start), -1), isl)
+        start, ttft, isl, osl = (np.array(content[key], dtype=float) for key in keys)
+        return cls(start, ttft, [np.array(gaps, dtype=float) for gaps in content["itls"]], isl, osl)
 
     @property
     def tpot(self) -> np.ndarray:
         """Mean time per output token after the first of each request; NaN for a single token."""
-        return self.itl.mean(axis=1) if self.itl.shape[1] else np.full(len(self.start), math.nan)
+        after_first = np.where(self.osl > 1, self.osl - 1, math.nan)
+        return np.array([gaps.sum() for gaps in self.itl]) / after_first
 
     @property
     def end(self) -> np.ndarray:
-        return self.start + self.ttft + self.itl.sum(axis=1)
+        return self.start + self.ttft + np.array([gaps.sum() for gaps in self.itl])
 
-    def of_metric(self, metric: str) -> np.ndarray:
-        """`ttft`, `tpot` or `itl` of each request, in ms; shape (n,) or (n, OSL - 1)."""
-        return 1e3 * getattr(self, metric)
+    def values(self, metric: str, rows: Sequence[int] | None = None) -> np.ndarray:
+        """All `ttft`, `tpot` or `itl` of the requests, or of `rows` of them, in ms."""
+        rows = range(len(self.start)) if rows is None else rows
+        if metric == "itl":
+            return 1e3 * np.concatenate([self.itl[i] for i in rows])
+        return 1e3 * getattr(self, metric)[list(rows)]
 
-    def pick(self, rows: np.ndarray) -> "Requests":
-        return Requests(self.start[rows], self.ttft[rows], self.itl[rows], self.isl[rows])
+    def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+        """Of each request: when its pieces after the first came, the gaps before them, and tokens per piece."""
+        for first, gaps, osl in zip(self.start + self.ttft, self.itl, self.osl, strict=True):
+            yield first + gaps.cumsum(), gaps, (osl - 1) / len(gaps) if len(gaps) else 0.0
 
 
 def percentiles(requests: Requests | None) -> dict[str, float]:
     """`p90_ttft_ms` and so on, linearly interpolated over requests (TTFT, TPOT) or over tokens (ITL)."""
     found = {}
     for metric in METRICS:
-        values = requests.of_metric(metric).ravel() if requests else np.array([])
+        values = requests.values(metric) if requests else np.array([])
         for p in PERCENTILES[1:-1]:  # the client's own summary has the median and p99
             found[f"p{p}_{metric}_ms"] = float(np.percentile(values, p)) if values.size else math.nan
     return found
@@ -96,12 +102,12 @@ def steady(requests: Requests | None) -> dict[str, float]:
         return dict.fromkeys(names, math.nan)
     begin, end = window
     first = requests.start + requests.ttft
-    tokens = first[:, None] + np.hstack([np.zeros((len(first), 1)), requests.itl.cumsum(axis=1)])
 
     def within(times: np.ndarray) -> np.ndarray:
         return (times > begin) & (times <= end)
 
-    counts = (np.count_nonzero(within(requests.end)), requests.isl[within(first)].sum(), np.count_nonzero(within(tokens)))
+    tokens = np.count_nonzero(within(first)) + sum(each * np.count_nonzero(within(came)) for came, _, each in requests.pieces())
+    counts = (np.count_nonzero(within(requests.end)), requests.isl[within(first)].sum(), tokens)
     return dict(zip(names, (end - begin, *(float(count / (end - begin)) for count in counts)), strict=True))
 
 
@@ -116,15 +122,16 @@ def decode_steps(requests: Requests) -> dict[str, float]:
     """
     first = requests.start + requests.ttft
     begin, end = float(first.max()), float(requests.end.min())
-    if not requests.itl.shape[1] or begin >= end:
-        raise ValueError("at no time do all requests decode: ask for more output tokens")
-    tokens = first[:, None] + requests.itl.cumsum(axis=1)
-    inside = (tokens - requests.itl >= begin) & (tokens <= end)
-    if not inside.any(axis=1).all():
-        raise ValueError("a request has no decode step while all decode: ask for more output tokens")
-    gaps = [row[kept] for row, kept in zip(requests.of_metric("itl"), inside, strict=True)]
-    found = {"output_throughput": float(np.count_nonzero((tokens > begin) & (tokens <= end)) / (end - begin))}
-    for metric, values in (("itl", np.concatenate(gaps)), ("tpot", np.array([row.mean() for row in gaps]))):
+    steps, tpots, tokens = [], [], 0.0
+    for came, gaps, each in requests.pieces():
+        whole = 1e3 * gaps[(came - gaps >= begin) & (came <= end)]
+        if not whole.size:
+            raise ValueError("at no time do all requests decode: ask for more output tokens")
+        steps.append(whole)
+        tpots.append(whole.mean() / each)
+        tokens += each * np.count_nonzero((came > begin) & (came <= end))
+    found = {"output_throughput": float(tokens / (end - begin))}
+    for metric, values in (("itl", np.concatenate(steps)), ("tpot", np.array(tpots))):
         found |= {f"mean_{metric}_ms": float(values.mean()), f"std_{metric}_ms": float(values.std())}
         found |= {f"{'median' if p == 50 else f'p{p}'}_{metric}_ms": float(np.percentile(values, p)) for p in PERCENTILES}
     return found
@@ -141,7 +148,7 @@ def goodput(requests: Requests | None, duration: float, sla: dict[str, float]) -
         return math.nan
     kept = np.ones(len(requests.start), dtype=bool)
     for metric, bound in sla.items():
-        kept &= ~(requests.of_metric(metric) > bound)  # a single token has no TPOT to be late with
+        kept &= ~(requests.values(metric) > bound)  # a single token has no TPOT to be late with
     return float(np.count_nonzero(kept) / duration)
 
 
@@ -160,7 +167,7 @@ def interval(
     for _ in range(RESAMPLES):
         chosen = [repeats[i] for i in rng.integers(len(repeats), size=len(repeats))]
         rows = [rng.integers(len(r.start), size=len(r.start)) for r in chosen]
-        drawn.append(statistic(np.concatenate([r.of_metric(metric)[i].ravel() for r, i in zip(chosen, rows, strict=True)])))
+        drawn.append(statistic(np.concatenate([r.values(metric, i) for r, i in zip(chosen, rows, strict=True)])))
     return _between(drawn)
 
 

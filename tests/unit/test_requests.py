@@ -25,7 +25,7 @@ def requests():
 
 def test_times_of_each_request(requests):
     assert list(requests.end) == [1.0, 1.5, 2.0, 2.5, 3.0]
-    assert list(requests.tpot) == [0.25] * 5 and list(requests.of_metric("ttft")) == [500, 1000, 500, 500, 500]
+    assert list(requests.tpot) == [0.25] * 5 and list(requests.values("ttft")) == [500, 1000, 500, 500, 500]
 
 
 @pytest.mark.parametrize("key", CONTENT)
@@ -34,8 +34,11 @@ def test_without_a_detail_there_is_nothing_to_say(key):
     assert all(map(math.isnan, [*steady(None).values(), *percentiles(None).values(), goodput(None, 3.0, {"ttft": 600})]))
 
 
-def test_tokens_that_came_several_at_a_time_have_no_times():
-    assert Requests.of(CONTENT | {"itls": [[0.25, 0.25]] * 4 + [[0.5]]}) is None
+def test_two_tokens_in_one_piece_are_two_tokens():
+    merged = Requests.of(CONTENT | {"itls": [[0.5], *[[0.25, 0.25]] * 4]})
+    assert list(merged.tpot) == [0.25] * 5 and list(merged.values("itl")) == [500] + [250] * 8
+    # Of the first request both tokens come at 1, which is when the window begins: as before.
+    assert steady(merged)["steady_output_throughput"] == 6.0
 
 
 def test_percentiles_are_over_requests_and_over_tokens():
@@ -75,7 +78,8 @@ def test_a_single_token_has_no_tpot_to_be_late_with():
 
 def level(rng, ttft):
     n = 200
-    return Requests(np.arange(n, dtype=float), rng.normal(ttft, 0.1, n), np.full((n, 2), 0.25), np.full(n, 100.0))
+    isl, osl = np.full(n, 100.0), np.full(n, 3.0)
+    return Requests(np.arange(n, dtype=float), rng.normal(ttft, 0.1, n), np.full((n, 2), 0.25), isl, osl)
 
 
 def test_the_interval_of_a_median_is_as_wide_as_theory_says():
@@ -103,7 +107,8 @@ def test_decode_steps_are_those_while_all_decode():
 
     Gaps of the first: 1-1.5 (an admission is in it), 1.5-2, 2-2.5, 2.5-3; of the second: 1.5-2.5, 2.5-3, 3-3.5.
     """
-    both = Requests(np.zeros(2), np.array([1.0, 1.5]), np.array([[0.5] * 4, [1.0, 0.25, 0.25, 0.5]]), np.full(2, 9.0))
+    gaps = np.array([[0.5] * 4, [1.0, 0.25, 0.25, 0.5]])
+    both = Requests(np.zeros(2), np.array([1.0, 1.5]), gaps, np.full(2, 9.0), np.full(2, 5.0))
     found = decode_steps(both)
     # Within: .5 .5 .5 of the first; 1 .25 .25 of the second (ends at 3); its last gap ends at 3.5.
     assert found["median_itl_ms"] == 500 and found["mean_itl_ms"] == 500
@@ -114,6 +119,6 @@ def test_decode_steps_are_those_while_all_decode():
 
 @pytest.mark.parametrize("ttft", [[0.5, 2.5], [0.5, 1.4]])
 def test_requests_that_never_decode_together_are_an_error(ttft):
-    apart = Requests(np.zeros(2), np.array(ttft), np.array([[0.5, 0.5]] * 2), np.full(2, 9.0))
+    apart = Requests(np.zeros(2), np.array(ttft), np.array([[0.5, 0.5]] * 2), np.full(2, 9.0), np.full(2, 3.0))
     with pytest.raises(ValueError, match="ask for more output tokens"):
         decode_steps(apart)
