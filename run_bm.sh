@@ -24,7 +24,7 @@ usage: ./run_bm.sh -e NAME --itl N --otl N [options]
       --results-dir DIR          default bm_results
       --force                    measure again what is there
       --transport LIST           UCX transports that must have carried the KV cache, e.g. cuda_ipc
-      --max-hit-rate X           largest share of prompt tokens from the prefix cache, default 0.01
+      --max-hit-rate X           largest share of prompt tokens from the prefix cache, default 0.02
       --as-published             the public study's procedure: one seed for all levels, no warm-up
   -s, --smoke                    stream one completion, print it with its times, and stop
 EOF
@@ -117,9 +117,13 @@ for line in "${todo[@]}"; do
     wait $!
   fi
 
+  # vLLM's random prompts are runs of consecutive tokens, as many different ones as the vocabulary has words, so that
+  # levels meet by chance. A few random tokens, fewer than a block, before all of a level's prompts tell them apart.
+  prefix=0
+  ((warm && input_len > 16)) && prefix=8
   bench=(--backend vllm --base-url "$base_url" --endpoint /v1/completions
     --model "$model" --tokenizer "$tokenizer" --dataset-name random
-    --random-input-len "$input_len" --random-output-len "$output_len" --ignore-eos --temperature 0
+    --random-prefix-len "$prefix" --random-input-len "$((input_len - prefix))" --random-output-len "$output_len" --ignore-eos --temperature 0
     --num-prompts "$num_prompts" "${load[@]}" --seed "$seed"
     --percentile-metrics ttft,tpot,itl,e2el --metric-percentiles 50,90,95,99
     --save-result --save-detailed --result-dir "$folder" --result-filename "$level.json.part"

@@ -14,8 +14,8 @@ from pdbench.gates import now, transport_gate, transports_named
 from pdbench.kv_cache import KVCache
 from pdbench.manifest import Deployment, Gate, Strict, write_atomically
 
-# Random prompts share no block; what shows beyond this was seen before.
-MAX_HIT_RATE = 0.01
+# Two of a level's random prompts may begin at the same token by chance; what shows beyond this was seen before.
+MAX_HIT_RATE = 0.02
 # The client's event loop runs on one core; near all of it, requests wait for the client.
 MAX_CLIENT_SHARE = 0.9
 DEBUG_VARIABLES = ("NIXL_LOG_LEVEL", "UCX_LOG_LEVEL", "VLLM_LOGGING_LEVEL")

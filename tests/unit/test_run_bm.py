@@ -224,7 +224,8 @@ def test_a_sweep_measures_stops_at_a_bad_level_and_goes_on_later(sweep, server, 
     told = dict(zip(arguments, arguments[1:]))
     assert "--ignore-eos" in arguments and "--save-detailed" in arguments
     assert (told["--max-concurrency"], told["--seed"]) == ("2", str(seeds["conc2"]))
-    assert (told["--random-input-len"], told["--random-output-len"]) == ("100", "11")
+    lengths = told["--random-prefix-len"], told["--random-input-len"], told["--random-output-len"]
+    assert lengths == ("8", "92", "11"), "prompts of 100 tokens that no other level has"
     assert (told["--base-url"], told["--model"], told["--tokenizer"]) == (server.url, "tiny", "tiny")
     assert f"seed={seeds['conc2']}" in arguments, "written to the result's metadata"
 
