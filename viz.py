@@ -18,6 +18,8 @@ from pdbench.cli import Parser
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pdbench import figures
+
 LATENCY_MODES = ("token", "first_token", "chunk")
 THROUGHPUT_METRICS = ("input", "output", "total")
 FORMATS = (".png", ".pdf", ".svg")
@@ -41,7 +43,9 @@ def main(argv: list[str] | None = None) -> None:
             print(*stall_lines(table), sep="\n")
         if args.show_intervals:
             tables.print_intervals(level_intervals(args.exps))
-        if args.plot or args.plot_path or not (args.show_tables or args.show_stalls or args.show_intervals):
+        if args.report:
+            write_report(table, args)
+        if args.plot or args.plot_path or not (args.show_tables or args.show_stalls or args.show_intervals or args.report):
             plot(table, args, args.plot_path or DEFAULT_PATH)
     except ResultError as error:
         parser.error(str(error))
@@ -71,6 +75,8 @@ def build_parser() -> Parser:
     add("--plot", action="store_true", help="draw the figure; the default without a --show option")
     add("--plot-path", type=figure_path, metavar="PATH",
         help=f"where to, {', '.join(FORMATS)} (default: {DEFAULT_PATH}); implies --plot")  # fmt: skip
+    add("--report", type=html_path, metavar="PATH",
+        help="write one self-contained HTML file: decision, crossovers, interactive chart, tables, provenance")  # fmt: skip
     add("--gpus-per-node", type=positive, metavar="N",
         help="instead of each manifest's number, or 8 where there is no manifest")  # fmt: skip
     return parser
@@ -96,9 +102,17 @@ def sla(text: str) -> dict[str, float]:
 
 
 def figure_path(text: str) -> Path:
+    return output_path(text, FORMATS)
+
+
+def html_path(text: str) -> Path:
+    return output_path(text, (".html",))
+
+
+def output_path(text: str, endings: tuple[str, ...]) -> Path:
     path = Path(text)
-    if path.suffix not in FORMATS:
-        raise argparse.ArgumentTypeError(f"{text!r} must end in {', '.join(FORMATS)}")
+    if path.suffix not in endings:
+        raise argparse.ArgumentTypeError(f"{text!r} must end in {', '.join(endings)}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r}: there is no folder {str(path.parent)!r}")
     if path.is_dir():
@@ -110,7 +124,29 @@ def plot(table: "pd.DataFrame", args: argparse.Namespace, path: Path) -> None:
     from pdbench import figures
     from pdbench.tables import how_counted
 
-    view = figures.View(
+    view = view_of(args)
+    figures.save(figures.draw(table, view), path)
+    print(f"{path}: {table['arm'].nunique()} arms, {len(table)} measurements")
+    print(f"  y: {figures.throughput_label(table, view)}{how_counted(table, args.use_normalized)}")
+    print(f"  x: {figures.latency_label(view)}")
+    without = table.loc[table["median_tpot_ms"].isna(), "arm"].unique()
+    if len(without):
+        print(f"  one output token per request, so no TPOT: {', '.join(without)}")
+
+
+def write_report(table: "pd.DataFrame", args: argparse.Namespace) -> None:
+    from pdbench.manifest import write_atomically
+    from pdbench.report import render
+
+    page = render(table, view_of(args))
+    write_atomically(args.report, page)
+    print(f"{args.report}: {table['arm'].nunique()} arms, {len(table)} measurements, {len(page.encode()) / 1e6:.1f} MB")
+
+
+def view_of(args: argparse.Namespace) -> "figures.View":
+    from pdbench import figures
+
+    return figures.View(
         latency_mode=args.latency_mode,
         chunk_size=args.chunk_size,
         interactivity=args.use_interactivity,
@@ -120,13 +156,6 @@ def plot(table: "pd.DataFrame", args: argparse.Namespace, path: Path) -> None:
         log_levels=args.log_concurrency,
         itl=args.itl,
     )
-    figures.save(figures.draw(table, view), path)
-    print(f"{path}: {table['arm'].nunique()} arms, {len(table)} measurements")
-    print(f"  y: {figures.throughput_label(table, view)}{how_counted(table, args.use_normalized)}")
-    print(f"  x: {figures.latency_label(view)}")
-    without = table.loc[table["median_tpot_ms"].isna(), "arm"].unique()
-    if len(without):
-        print(f"  one output token per request, so no TPOT: {', '.join(without)}")
 
 
 if __name__ == "__main__":

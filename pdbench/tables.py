@@ -27,20 +27,24 @@ def print_measurements(table: pd.DataFrame, chunk_size: int, normalized: bool) -
         chunk_size: that `table` was read with.
         normalized: throughput per node.
     """
-    columns = {"gpus": node_words(table).split()[-1], "level": "", "repeat": "rep.", "completed": "done"}
-    columns |= {"median_ttft_ms": "TTFT\nmedian", "p99_ttft_ms": "TTFT\np99"}
-    columns |= {"median_tpot_ms": "TPOT\nmedian", "p99_tpot_ms": "TPOT\np99", "p99_itl_ms": "ITL\np99"}
-    columns |= {"chunk_latency_ms": f"first\n{chunk_size}", "interactivity": "tokens/s\n/user"}
-    suffix, per = ("_per_node", "node") if normalized else ("", "layout")
-    columns |= {f"{tokens}_throughput{suffix}": f"{tokens}/s\n/{per}" for tokens in TOKENS}
-    columns |= {"goodput": "goodput\nreq./s"} if "goodput" in table else {}
     for kind, rows in table.groupby("kind"):
-        columns["level"] = KINDS[kind]
+        columns = measurement_columns(table, kind, chunk_size, normalized)
         show(["arm", *columns.values()], ([row["arm"], *(number(row[name]) for name in columns)] for _, row in rows.iterrows()))
     where = f"per node of {node_words(table)}" if normalized else "of the layout"
     print(f"ms over the requests of a level; from medians: first {chunk_size} = TTFT +", end=" ")
     print(f"{chunk_size - 1} x TPOT, tokens/s/user = 1000 / TPOT")
     print(f"input, output and total tokens/s {where}{how_counted(table, normalized)}")
+
+
+def measurement_columns(table: pd.DataFrame, kind: str, chunk_size: int, normalized: bool) -> dict[str, str]:
+    """Columns of a table of measurements, beside the arm, with their headings; `kind` is that of the levels."""
+    columns = {"gpus": node_words(table).split()[-1], "level": KINDS[kind], "repeat": "rep.", "completed": "done"}
+    columns |= {"median_ttft_ms": "TTFT\nmedian", "p99_ttft_ms": "TTFT\np99"}
+    columns |= {"median_tpot_ms": "TPOT\nmedian", "p99_tpot_ms": "TPOT\np99", "p99_itl_ms": "ITL\np99"}
+    columns |= {"chunk_latency_ms": f"first\n{chunk_size}", "interactivity": "tokens/s\n/user"}
+    suffix, per = ("_per_node", "node") if normalized else ("", "layout")
+    columns |= {f"{tokens}_throughput{suffix}": f"{tokens}/s\n/{per}" for tokens in TOKENS}
+    return columns | ({"goodput": "goodput\nreq./s"} if "goodput" in table else {})
 
 
 def print_intervals(intervals: pd.DataFrame) -> None:
