@@ -4,7 +4,7 @@
     python viz.py --exps bm_results/exp1 bm_results/exp2
     python viz.py --exps bm_results/* --show-tables --plot-path tradeoff.pdf --log-latency
 
-With neither --plot nor a --show option it draws figure.png. Input tokens are counted by default, as in
+With neither --plot nor a --show option nor --audit it draws figure.png. Input tokens are counted by default, as in
 the public study, so that its figures compare; where prompts are short, count output or total.
 """
 
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     # Imported only now: --help and a wrong flag answer at once.
     from pdbench import tables
+    from pdbench.audit import audit
     from pdbench.intervals import level_intervals
     from pdbench.results import ResultError, read_results
     from pdbench.stalls import stall_lines
@@ -41,7 +42,9 @@ def main(argv: list[str] | None = None) -> None:
             print(*stall_lines(table), sep="\n")
         if args.show_intervals:
             tables.print_intervals(level_intervals(args.exps))
-        if args.plot or args.plot_path or not (args.show_tables or args.show_stalls or args.show_intervals):
+        if args.audit:
+            tables.print_findings(audit(args.exps))
+        if args.plot or args.plot_path or not (args.show_tables or args.show_stalls or args.show_intervals or args.audit):
             plot(table, args, args.plot_path or DEFAULT_PATH)
     except ResultError as error:
         parser.error(str(error))
@@ -67,8 +70,9 @@ def build_parser() -> Parser:
     add("--show-tables", action="store_true", help="print every measurement")
     add("--show-stalls", action="store_true", help="compare each PD arm's p99 inter-token latency with the collocated one")
     add("--show-intervals", action="store_true", help="95%% confidence intervals over requests and repeats, by bootstrap")
+    add("--audit", action="store_true", help="print what to know before believing these folders, and what to do about it")
     add("--sla", type=sla, metavar="ttft=MS,tpot=MS", help="in the tables, goodput: requests/s that keep to it")
-    add("--plot", action="store_true", help="draw the figure; the default without a --show option")
+    add("--plot", action="store_true", help="draw the figure; the default without --show options or --audit")
     add("--plot-path", type=figure_path, metavar="PATH",
         help=f"where to, {', '.join(FORMATS)} (default: {DEFAULT_PATH}); implies --plot")  # fmt: skip
     add("--gpus-per-node", type=positive, metavar="N",
