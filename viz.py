@@ -4,7 +4,7 @@
     python viz.py --exps bm_results/exp1 bm_results/exp2
     python viz.py --exps bm_results/* --show-tables --plot-path tradeoff.pdf --log-latency
 
-With neither --plot nor a --show option it draws figure.png. Input tokens are counted by default, as in
+With neither --plot nor a --show option nor --audit it draws figure.png. Input tokens are counted by default, as in
 the public study, so that its figures compare; where prompts are short, count output or total.
 """
 
@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     # Imported only now: --help and a wrong flag answer at once.
     from pdbench import tables
+    from pdbench.audit import audit
     from pdbench.intervals import level_intervals
     from pdbench.results import ResultError, read_results
     from pdbench.stalls import stall_lines
@@ -43,9 +44,12 @@ def main(argv: list[str] | None = None) -> None:
             print(*stall_lines(table), sep="\n")
         if args.show_intervals:
             tables.print_intervals(level_intervals(args.exps))
+        if args.audit:
+            tables.print_findings(audit(args.exps))
         if args.report:
             write_report(table, args)
-        if args.plot or args.plot_path or not (args.show_tables or args.show_stalls or args.show_intervals or args.report):
+        shown = args.show_tables or args.show_stalls or args.show_intervals or args.audit or args.report
+        if args.plot or args.plot_path or not shown:
             plot(table, args, args.plot_path or DEFAULT_PATH)
     except ResultError as error:
         parser.error(str(error))
@@ -71,8 +75,9 @@ def build_parser() -> Parser:
     add("--show-tables", action="store_true", help="print every measurement")
     add("--show-stalls", action="store_true", help="compare each PD arm's p99 inter-token latency with the collocated one")
     add("--show-intervals", action="store_true", help="95%% confidence intervals over requests and repeats, by bootstrap")
+    add("--audit", action="store_true", help="print what to know before believing these folders, and what to do about it")
     add("--sla", type=sla, metavar="ttft=MS,tpot=MS", help="in the tables, goodput: requests/s that keep to it")
-    add("--plot", action="store_true", help="draw the figure; the default without a --show option")
+    add("--plot", action="store_true", help="draw the figure; the default without --show options or --audit")
     add("--plot-path", type=figure_path, metavar="PATH",
         help=f"where to, {', '.join(FORMATS)} (default: {DEFAULT_PATH}); implies --plot")  # fmt: skip
     add("--report", type=html_path, metavar="PATH",
@@ -135,10 +140,11 @@ def plot(table: "pd.DataFrame", args: argparse.Namespace, path: Path) -> None:
 
 
 def write_report(table: "pd.DataFrame", args: argparse.Namespace) -> None:
+    from pdbench.audit import audit
     from pdbench.manifest import write_atomically
     from pdbench.report import render
 
-    page = render(table, view_of(args))
+    page = render(table, view_of(args), audit(args.exps))
     write_atomically(args.report, page)
     print(f"{args.report}: {table['arm'].nunique()} arms, {len(table)} measurements, {len(page.encode()) / 1e6:.1f} MB")
 

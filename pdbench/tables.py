@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from textwrap import fill
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -10,6 +12,7 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
+from pdbench.audit import Finding
 from pdbench.results import TOKENS, node_words
 
 KINDS = {"concurrency": "conc.", "request-rate": "rate"}
@@ -58,6 +61,22 @@ def print_intervals(intervals: pd.DataFrame) -> None:
             lines.append([arm, number(level), number(repeats), *cells])
         show(["arm", KINDS[kind], "rep.", *(INTERVALS[name] for name in names)], lines)
     print("estimate [95% interval]: bootstrap over repeats, then requests; of one repeat it holds no drift from run to run")
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """What the audit found, by kind; `findings` is of `audit`."""
+    for kind, of_kind in groupby(findings, key=lambda finding: finding.kind):
+        several = list(of_kind)
+        print(f"{kind}: {several[0].why}", f"  to do: {several[0].mend}", sep="\n")
+        for finding in several:
+            print(_wrapped("  - ", finding.where), _wrapped("    ", finding.seen), sep="\n")
+        print()
+    folders = {folder for finding in findings for folder in finding.folders}
+    print(f"findings: {len(findings)}, on {len(folders)} folders")
+
+
+def _wrapped(indent: str, text: str) -> str:
+    return fill(text, 118, initial_indent=indent, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def show(headers: Sequence[str], lines: Iterable[Sequence[str]]) -> None:

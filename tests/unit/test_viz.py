@@ -108,6 +108,15 @@ def test_arms_without_tpot_are_named(folders, capsys, write_folder, level_conten
     assert "one output token per request, so no TPOT: 1xtp1 100:1" in capsys.readouterr().out
 
 
+def test_the_audit_alone_draws_nothing(folders, capsys):
+    """The two folders hold the same levels, of 20 requests with the client's own seed, and PD has no manifest."""
+    viz.main(["--audit", "--exps", *folders])
+    assert os.listdir() == []
+    out = capsys.readouterr().out
+    told = ("2xtp1 (2 GPUs) and p1xtp1-d1xtp2 (3 GPUs)", "conc8 100%", "conc4 20, conc8 20", "PD without a manifest")
+    assert all(words in " ".join(out.split()) for words in (*told, "to do: send more requests", "findings: 4, on 2 folders"))
+
+
 # -- mistakes --
 
 
