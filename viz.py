@@ -174,7 +174,7 @@ def show_decision(table: "pd.DataFrame", args: argparse.Namespace) -> None:
         if args.sla:
             answers = decision.decide(rows, args.sla, throughput)
             tables.print_decision(answers, args.sla, counted, rows["kind"].iloc[0], args.gpu_hour_price)
-        tables.print_uncertainty(rows)
+        print(*tables.uncertainty_words(rows), sep="\n")
     print(f"{args.throughput_metric} tokens/s{tables.how_counted(table, args.use_normalized)}")
 
 

@@ -3,7 +3,7 @@
 import html
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
@@ -14,6 +14,7 @@ from matplotlib.path import Path
 
 from pdbench import figures
 from pdbench.results import METRICS, TOKENS
+from pdbench.sla import Bound
 from pdbench.tables import number
 
 STATISTICS = ("median", "mean", "p90", "p95", "p99")
@@ -31,8 +32,8 @@ DASHES = {"-": (), "--": (4, 2), ":": (1, 2), "-.": (6, 2, 1, 2)}
 LINE_WIDTH = 2  # pixels; matplotlib's dashes count in line widths
 # Beside a point; where it lies says the two chosen.
 HOVER = {
-    "level", "level_per_gpu", "median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "p99_tpot_ms", "p99_itl_ms", "requests",
-    "goodput", *(f"{tokens}_throughput{per}" for tokens in TOKENS for per in ("", "_per_node")),
+    "level", "level_per_gpu", "median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "p99_tpot_ms", "p99_itl_ms", "goodput",
+    *(f"{counted}_throughput{per}" for counted in (*TOKENS, "request") for per in ("", "_per_node")),
 }  # fmt: skip
 DARK_PAGE = "#16181c"
 READABLE = 3  # contrast of graphics: WCAG 2.2, success criterion 1.4.11
@@ -72,25 +73,26 @@ def throughput(view: figures.View) -> str:
 def metrics(table: pd.DataFrame, kind: str, view: figures.View) -> dict[str, dict[str, str]]:
     """What either axis can show: group -> metric -> label, without what no arm has."""
     interactive = [replace(view, latency_mode=mode, interactivity=True) for mode in MODES]
+    suffix = "_per_node" * view.normalized
     per = figures.throughput_label(table, view).partition("tokens/s")[2]
     groups = {
         "Latency": {f"{s}_{m}_ms": f"{s.capitalize()} {WORDS[m]} (ms)" for m in METRICS for s in STATISTICS}
         | {MODES["chunk"]: figures.latency_label(replace(view, latency_mode="chunk", interactivity=False))},
         "Interactivity": {latency(other): figures.latency_label(other) for other in interactive},
         "Throughput": {throughput(other): figures.throughput_label(table, other) for other in _by_tokens(view)}
-        | {"requests": f"Requests/s{per}", "goodput": "Goodput: requests/s of the layout that keep to the target"},
+        | {f"request_throughput{suffix}": f"Requests/s{per}", "goodput": "Requests/s of the layout within the target"},
         "Load": {"level": LEVELS[kind], "level_per_gpu": f"{LEVELS[kind]} per GPU"},
     }
-    known = with_metrics(table, view.normalized)
+    known = with_metrics(table)
     measured = {name for name in known if known[name].notna().any()}
     groups = {group: {name: label for name, label in of.items() if name in measured} for group, of in groups.items()}
     return {group: of for group, of in groups.items() if of}
 
 
-def data(table: pd.DataFrame, arms: Mapping[str, Looks], groups: dict[str, dict[str, str]], view: figures.View) -> Markup:
+def data(table: pd.DataFrame, arms: Mapping[str, Looks], groups: dict[str, dict[str, str]], bounds: Sequence[Bound]) -> Markup:
     """JSON: of each arm how it is drawn and, level by level, the median, least and most of each metric over repeats."""
     labels = {metric: label for of in groups.values() for metric, label in of.items()}
-    levels = with_metrics(table, view.normalized).groupby(["arm", "level"])
+    levels = with_metrics(table).groupby(["arm", "level"])
     repeats = levels["repeat"].nunique()
     frames = {"middle": levels[list(labels)].median()}
     if (repeats > 1).any():
@@ -102,18 +104,14 @@ def data(table: pd.DataFrame, arms: Mapping[str, Looks], groups: dict[str, dict[
         hover = [_hover(arm, labels, values, count) for values, count in rows]
         curves.append(asdict(look) | {"name": arm, "hover": hover} | {name: _lists(frame) for name, frame in of_arm.items()})
     better = {metric: {"Latency": -1, "Load": 0}.get(group, 1) for group, of in groups.items() for metric in of}
-    content = {"arms": curves, "labels": labels, "better": better}
+    content = {"arms": curves, "labels": labels, "better": better, "bounds": {bound.column: bound.limit for bound in bounds}}
     return Markup(json.dumps(content, allow_nan=False).replace("<", "\\u003c"))  # so that no name ends the script
 
 
-def with_metrics(table: pd.DataFrame, normalized: bool) -> pd.DataFrame:
-    """The table with what only the chart shows: requests/s, level per GPU, interactivity of each latency."""
-    requests = table["completed"] / table["duration"]
-    nodes = table["gpus"] / table["gpus_per_node"] if normalized else 1
-    return table.assign(
-        requests=requests / nodes, level_per_gpu=table["level"] / table["gpus"],
-        **{f"{mode}_interactivity": 1000 / table[column] for mode, column in MODES.items()},
-    )  # fmt: skip
+def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with what only the chart shows: level per GPU, interactivity of each latency."""
+    rates = {f"{mode}_interactivity": 1000 / table[column] for mode, column in MODES.items()}
+    return table.assign(level_per_gpu=table["level"] / table["gpus"], **rates)
 
 
 def _by_tokens(view: figures.View) -> list[figures.View]:

@@ -8,49 +8,65 @@ load or send anything, and to run any script but these two.
 import base64
 import gzip
 import hashlib
-import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
+from itertools import groupby
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pdbench import chart, figures
-from pdbench.frontier import LATENCIES, crossovers, curves
-from pdbench.layout import Layout
+from pdbench import chart, decision, figures, tables
+from pdbench.audit import LAYOUT_IN_DOUBT, Finding
 from pdbench.provenance import commands, facts, manifests
 from pdbench.results import node_words
-from pdbench.tables import how_counted, measurement_columns, number
+from pdbench.sla import Bound
 
+# As report.js sorts: 1,234 or +5.2% or "5.2 to 6.1", and no 2xtp4.
+NUMBER = re.compile(r"[-+]?[\d,.]+(?=$|[\s%])")
 TEMPLATES = files("pdbench") / "templates"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table that sorts: each row has a cell, text or number, for each header."""
+    """A table that sorts: each row has a cell for each header."""
 
     caption: str
     headers: Sequence[str]
-    rows: Sequence[Sequence[str | float]]
+    rows: Sequence[Sequence[str]]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Whether a column has a number in some row."""
+        return [any(NUMBER.match(row[i]) for row in self.rows) for i in range(len(self.headers))]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What stands first: lines are (arm, what is said of it)."""
+class Decision:
+    """The answer for one workload: in words where there is a target, and in a table."""
 
-    lead: str
-    lines: Sequence[tuple[str, str]]
-    note: str
+    workload: str
+    target: str
+    best: str
+    words: Sequence[str]
+    grid: Grid
+    notes: Sequence[str]
 
 
-def render(table: pd.DataFrame, view: figures.View, findings: Sequence = ()) -> str:
+def render(
+    table: pd.DataFrame, view: figures.View, bounds: Sequence[Bound] = (), price: float | None = None,
+    findings: Sequence[Finding] = (),
+) -> str:  # fmt: skip
     """The page.
 
     Args:
         table: of `results.read_results`.
         view: latency, tokens and scale that the page opens with; the chart's can be changed there.
+        bounds: the target; without one the bands of latency are the decision.
+        price: of an hour of one GPU.
         findings: of `audit.audit`.
 
     Raises:
@@ -61,27 +77,33 @@ def render(table: pd.DataFrame, view: figures.View, findings: Sequence = ()) -> 
     looks = {arm: chart.looks(style) for arm, style in figures.arm_styles(table).items()}
     metrics = chart.metrics(table, kind, view)
     found = manifests(table)
-    script, plotly = _read("report.js"), (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    folders = dict(zip(table["folder"], table["arm"], strict=True))
+    script, (plotly, packed) = _read("report.js"), _plotly()
     return _template().render(
         title=figures.title(table) or "Benchmark results",
         summary=summary(table, kind),
-        decision=bands(table, view),
-        crossovers=[crossover_grid(table, view, latency) for latency in LATENCIES.values() if table[latency].notna().any()],
+        decisions=[decide(title, rows, view, bounds, price) for title, rows in decision.workloads(table)],
+        doubts=doubts(folders, findings),
+        crossovers=crossovers(table, view, [mode for mode in chart.MODES if bounds or mode != view.latency_mode], price),
         arms=looks,
         metrics=metrics,
         opening={"x": chart.latency(view), "y": chart.throughput(view), "log": view.log_latency},
         repeated=bool((table["repeat"] > 1).any()),
-        findings=findings,
-        measurements=measurements(table, kind, view),
+        folders=folders,
+        findings={kind: list(alike) for kind, alike in groupby(findings, key=lambda finding: finding.kind)},
+        measurements=Grid("Latencies in ms", *tables.measurement_rows(table, kind, view.chunk_size, view.normalized)),
         method=method(table, view),
         unknown=[arm for arm, manifest in found.items() if manifest is None],
-        provenance=provenance({arm: facts(manifest) for arm, manifest in found.items() if manifest}),
+        provenance=[
+            Grid("Folders", ["arm", "folder"], [(arm, folder) for folder, arm in folders.items()]),
+            *provenance({arm: facts(manifest) for arm, manifest in found.items() if manifest}),
+        ],
         commands={arm: commands(manifest) for arm, manifest in found.items() if manifest},
         style=Markup(_read("report.css")),
         script=Markup(script),
-        hashes=Markup(f"{_hash(script)} {_hash(plotly)}"),
-        plotly=base64.b64encode(gzip.compress(plotly.encode(), mtime=0)).decode(),
-        data=chart.data(table, looks, metrics, view),
+        hashes=Markup(f"{_hash(script)} {plotly}"),
+        plotly=packed,
+        data=chart.data(table, looks, metrics, bounds),
     )
 
 
@@ -94,44 +116,44 @@ def summary(table: pd.DataFrame, kind: str) -> str:
     return f"{table['arm'].nunique()} arms on {nodes}, {kind.replace('-', ' ')} {levels}, each measured {often}"
 
 
-def bands(table: pd.DataFrame, view: figures.View) -> Answer:
-    """Without a target, the answer is which arm is best from which latency on."""
-    latency, tokens = chart.latency(view, interactive=False), chart.throughput(view)
-    lines = []
-    for row in _crossovers(table, latency, tokens).itertuples():
-        where = f"from {number(row.low)} ms on" if math.isinf(row.high) else f"{number(row.low)} to {number(row.high)} ms"
-        attained = f"{number(row.throughput_low)} to {number(row.throughput_high)} tokens/s"
-        over = [f"{_over(*margins)} over {other}" for other, *margins in _others(row)]
-        lines.append((row.best, f"{where}: {'; '.join([attained, *over])}"))
-    words = figures.throughput_label(table, view)
-    return Answer(
-        f"No target was given. Best by {_latency_words(view, latency)}, in {words[0].lower()}{words[1:]}:", lines,
-        "With --sla, for example --sla tpot=10,ttft=500, the answer for that target stands here.",
-    )  # fmt: skip
+def decide(title: str, table: pd.DataFrame, view: figures.View, bounds: Sequence[Bound], price: float | None) -> Decision:
+    """What stands first; `table` is of one workload."""
+    uncertainty, counted = list(tables.uncertainty_words(table)), _counted(view)
+    if not bounds:
+        notes = [" ".join(tables.BANDS_READ), *uncertainty]
+        return Decision(title, "", "", [], band_grid(table, view, view.latency_mode, price), notes)
+    answers = decision.decide(table, bounds, chart.throughput(view))
+    best = answers["arm"].iloc[0] if answers["holds"].iloc[0] else ""
+    words = [line.strip() for line in tables.answer_words(answers, bounds, counted)]
+    rows = tables.decision_rows(answers, bounds, counted, table["kind"].iloc[0], price)
+    return Decision(title, ", ".join(map(str, bounds)), best, words, Grid("Every arm", *rows), uncertainty)
 
 
-def crossover_grid(table: pd.DataFrame, view: figures.View, latency: str) -> Grid:
-    """Which arm is best in which band of one latency."""
-    rows = [
-        (row.low, row.high, row.best, row.throughput_low, row.throughput_high,
-         _over(row.collocated_margin_low, row.collocated_margin_high) if row.collocated != row.best else "", row.collocated,
-         _over(row.next_margin_low, row.next_margin_high), row.next_best)
-        for row in _crossovers(table, latency, chart.throughput(view)).itertuples()
-    ]  # fmt: skip
-    headers = ["from\nms", "to\nms", "best", "tokens/s\nfrom", "tokens/s\nto", "over\ncollocated", "best\ncollocated"]
-    return Grid(f"By {_latency_words(view, latency)}", [*headers, "over\nnext best", "next best"], rows)
+def band_grid(table: pd.DataFrame, view: figures.View, mode: str, price: float | None) -> Grid:
+    """Which arm is best in which band of a latency; no rows where no arm has it."""
+    words = f"first {view.chunk_size}" if mode == "chunk" else {"token": "median TPOT", "first_token": "median TTFT"}[mode]
+    bands = decision.bands(table, chart.MODES[mode], chart.throughput(view))
+    rows = tables.band_rows(bands, words, _counted(view), view.interactivity, price)
+    return Grid(f"Best by {words}{' tokens' if mode == 'chunk' else ''}", *rows)
 
 
-def measurements(table: pd.DataFrame, kind: str, view: figures.View) -> Grid:
-    """Every measurement."""
-    columns = measurement_columns(table, kind, view.chunk_size, view.normalized)
-    rows = [(row["arm"], *(row[name] for name in columns)) for _, row in table.iterrows()]
-    return Grid("Every measurement, latencies in ms", ["arm", *columns.values()], rows)
+def crossovers(table: pd.DataFrame, view: figures.View, modes: Sequence[str], price: float | None) -> dict[str, list[Grid]]:
+    """The bands of several latencies, by workload."""
+    return {title: [band_grid(rows, view, mode, price) for mode in modes] for title, rows in decision.workloads(table)}
+
+
+def doubts(folders: dict[str, str], findings: Sequence[Finding]) -> dict[str, list[str]]:
+    """Arms of which the audit doubts that they are what their name says, with the kinds of findings."""
+    found: dict[str, list[str]] = {}
+    for finding in findings:
+        for folder in finding.folders if finding.kind in LAYOUT_IN_DOUBT else ():
+            found.setdefault(folders[folder], []).append(finding.kind)
+    return found
 
 
 def method(table: pd.DataFrame, view: figures.View) -> list[str]:
     """How the numbers come about."""
-    counted = f"Throughput{how_counted(table, view.normalized)}."
+    counted = f"Throughput{tables.how_counted(table, view.normalized)}."
     chunk = f"Latency of the first {view.chunk_size} tokens = TTFT + {view.chunk_size - 1} x TPOT"
     return [
         "TTFT: time to the first token. TPOT: time per output token after the first. ITL: the time between two tokens. "
@@ -159,35 +181,19 @@ def provenance(known: dict[str, dict[str, str]]) -> list[Grid]:
     return grids
 
 
-def _crossovers(table: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
-    layouts = table.drop_duplicates("arm").set_index("arm")["layout"].map(Layout.parse)
-    return crossovers(curves(table, latency, throughput), {arm for arm, layout in layouts.items() if not layout.is_pd})
-
-
-def _others(row) -> list[tuple[str, float, float]]:
-    """The best collocated arm and the next best one, and the margins over them: those that there are, and once."""
-    found = [(f"the best collocated, {row.collocated}", row.collocated_margin_low, row.collocated_margin_high)]
-    found = found if row.collocated not in ("", row.best) else []
-    if row.next_best not in ("", row.collocated) or row.best == row.collocated:
-        found.append((row.next_best or "any other", row.next_margin_low, row.next_margin_high))
-    return [margins for margins in found if not math.isnan(margins[1])]
-
-
-def _over(low: float, high: float) -> str:
-    """A margin that varies within a band; where the other attains nothing it has no end."""
-    if math.isnan(low) or math.isinf(low):
-        return "" if math.isnan(low) else "alone, no level as fast"
-    few, most = f"{low:.0%}", f"{high:.0%}"
-    return f"{few} and more" if math.isinf(high) else few if few == most else f"{few} to {most}"
-
-
-def _latency_words(view: figures.View, column: str) -> str:
-    words = {"median_tpot_ms": "median TPOT", "median_ttft_ms": "median TTFT", "median_itl_ms": "median inter-token latency"}
-    return words.get(column, f"latency of the first {view.chunk_size} tokens")
+def _counted(view: figures.View) -> str:
+    return f"{view.throughput}/s\n/{'node' if view.normalized else 'layout'}"
 
 
 def _read(name: str) -> str:
     return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+@cache
+def _plotly() -> tuple[str, str]:
+    """plotly.js: its hash, and itself as gzip in base64."""
+    script = (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    return _hash(script), base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
 
 
 def _hash(script: str) -> str:
@@ -197,6 +203,4 @@ def _hash(script: str) -> str:
 
 def _template():
     environment = Environment(loader=PackageLoader("pdbench"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["number"] = lambda value: "∞" if math.isinf(value) else number(value)
-    environment.filters["javascript"] = lambda value: {"nan": "NaN", "inf": "Infinity"}.get(str(value), str(value))
     return environment.get_template("report.html")

@@ -22,6 +22,10 @@ INTERVALS = {
     "median_ttft_ms": "TTFT median\nms", "median_tpot_ms": "TPOT median\nms", "p99_itl_ms": "ITL p99\nms",
     "request_throughput": "requests/s",
 }  # fmt: skip
+BANDS_READ = (
+    "an arm attains at a latency what it reaches at that latency or a lower one, linearly between its levels;",
+    "over: in the middle of the band, the last up to the last level; alone: the other attains nothing there",
+)
 
 
 def print_measurements(table: pd.DataFrame, chunk_size: int, normalized: bool) -> None:
@@ -33,23 +37,26 @@ def print_measurements(table: pd.DataFrame, chunk_size: int, normalized: bool) -
         normalized: throughput per node.
     """
     for kind, rows in table.groupby("kind"):
-        columns = measurement_columns(table, kind, chunk_size, normalized)
-        show(["arm", *columns.values()], ([row["arm"], *(number(row[name]) for name in columns)] for _, row in rows.iterrows()))
+        show(*measurement_rows(rows, kind, chunk_size, normalized))
     where = f"per node of {node_words(table)}" if normalized else "of the layout"
     print(f"ms over the requests of a level; from medians: first {chunk_size} = TTFT +", end=" ")
     print(f"{chunk_size - 1} x TPOT, tokens/s/user = 1000 / TPOT")
     print(f"input, output and total tokens/s {where}{how_counted(table, normalized)}")
 
 
-def measurement_columns(table: pd.DataFrame, kind: str, chunk_size: int, normalized: bool) -> dict[str, str]:
-    """Columns of a table of measurements, beside the arm, with their headings; `kind` is that of the levels."""
+def measurement_rows(
+    table: pd.DataFrame, kind: str, chunk_size: int, normalized: bool
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of `print_measurements`; `kind` is that of the levels."""
     columns = {"gpus": node_words(table).split()[-1], "level": KINDS[kind], "repeat": "rep.", "completed": "done"}
     columns |= {"median_ttft_ms": "TTFT\nmedian", "p99_ttft_ms": "TTFT\np99"}
     columns |= {"median_tpot_ms": "TPOT\nmedian", "p99_tpot_ms": "TPOT\np99", "p99_itl_ms": "ITL\np99"}
     columns |= {"chunk_latency_ms": f"first\n{chunk_size}", "interactivity": "tokens/s\n/user"}
     suffix, per = ("_per_node", "node") if normalized else ("", "layout")
     columns |= {f"{tokens}_throughput{suffix}": f"{tokens}/s\n/{per}" for tokens in TOKENS}
-    return columns | ({"goodput": "goodput\nreq./s"} if "goodput" in table else {})
+    columns |= {"goodput": "goodput\nreq./s"} if "goodput" in table else {}
+    rows = [[row["arm"], *(number(row[name]) for name in columns)] for _, row in table.iterrows()]
+    return ["arm", *columns.values()], rows
 
 
 def print_intervals(intervals: pd.DataFrame) -> None:
@@ -83,6 +90,14 @@ def _wrapped(indent: str, text: str) -> str:
 
 def print_bands(bands: pd.DataFrame, latency: str, counted: str, interactivity: bool, price: float | None) -> None:
     """Which arm is best in which band; `bands` is of `decision.bands`, the words say what its numbers are."""
+    show(*band_rows(bands, latency, counted, interactivity, price))
+    print(*BANDS_READ, sep="\n")
+
+
+def band_rows(
+    bands: pd.DataFrame, latency: str, counted: str, interactivity: bool, price: float | None
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of `print_bands`."""
     unit = "per s\nand user" if interactivity else "ms"
     headers = [f"{latency}\n{unit}", "best", counted, "over the\nnext best", "least to\nmost", "next best"]
     headers += ["over\ncollocated", "least to\nmost", "collocated"] + ["price\nof 1M"] * bool(price)
@@ -100,9 +115,7 @@ def print_bands(bands: pd.DataFrame, latency: str, counted: str, interactivity: 
         if price:
             line += [" to ".join(f"{cost(price, row.gpus, rate):.3f}" for rate in (row.throughput_low, row.throughput_high))]
         lines.append(line)
-    show(headers, lines[::-1] if interactivity else lines)
-    print("an arm attains at a latency what it reaches at that latency or a lower one, linearly between its levels;")
-    print("over: in the middle of the band, the last up to the last level; alone: the other attains nothing there")
+    return headers, lines[::-1] if interactivity else lines
 
 
 def print_decision(
@@ -117,12 +130,24 @@ def print_decision(
         price: of an hour of one GPU.
     """
     print(f"SLA: {', '.join(map(str, bounds))}")
-    print(*_answer(answers, bounds, counted), sep="\n")
+    print(*answer_words(answers, bounds, counted), sep="\n")
+    show(*decision_rows(answers, bounds, counted, kind, price))
+    if answers["goodput_per_node"].notna().any():
+        print("goodput: requests/s that each keep to the bounds on TTFT and TPOT, of the level where they are most")
+    if price:
+        print(f"price: {price:g} per GPU and hour, for all GPUs of the layout; each kind of token bears the whole of it")
+
+
+def decision_rows(
+    answers: pd.DataFrame, bounds: Sequence[Bound], counted: str, kind: str, price: float | None
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of `print_decision`: what every arm has to say to the SLA."""
     answers = answers.assign(
         interval=[_interval(row.throughput_from, row.throughput_to) for row in answers.itertuples()],
         lead=["-"] + [_share(row.lead, row.lead_from, row.lead_to) for row in answers[1:].itertuples()],
     )
-    columns = {"gpus": node_words(answers).split()[-1], "throughput": counted} | ({"interval": "95%\ninterval"} if answers["interval"].any() else {})
+    columns = {"gpus": node_words(answers).split()[-1], "throughput": counted}
+    columns |= {"interval": "95%\ninterval"} if answers["interval"].any() else {}
     columns |= {"lead": "best is\nbetter by", "request_throughput_per_node": "requests/s\n/node", "level": KINDS[kind]}
     columns |= {"concurrency_per_gpu": "conc.\n/GPU"} if kind == "concurrency" else {}
     columns |= {bound.column: f"{bound.words}\nms".replace(" ", "\n", 1) for bound in bounds}
@@ -133,14 +158,10 @@ def print_decision(
         answers[f"price_{tokens}"] = [f"{p:.3f}" if p > 0 else "-" for p in cost(price, answers["gpus_per_node"], rates)]
     columns["reason"] = "why not more"
     cells = answers.reindex(columns=columns).map(lambda cell: cell if isinstance(cell, str) else number(cell))
-    show(["arm", *columns.values()], ([arm, *row] for arm, row in zip(answers["arm"], cells.to_numpy(), strict=True)))
-    if "goodput_per_node" in columns:
-        print("goodput: requests/s that each keep to the bounds on TTFT and TPOT, of the level where they are most")
-    if price:
-        print(f"price: {price:g} per GPU and hour, for all GPUs of the layout; each kind of token bears the whole of it")
+    return ["arm", *columns.values()], [[arm, *row] for arm, row in zip(answers["arm"], cells.to_numpy(), strict=True)]
 
 
-def _answer(answers: pd.DataFrame, bounds: Sequence[Bound], counted: str) -> Iterator[str]:
+def answer_words(answers: pd.DataFrame, bounds: Sequence[Bound], counted: str) -> Iterator[str]:
     """The best arm in words: what it does, its margins, and by how much it is ahead."""
     best, others = answers.iloc[0], answers[1:]
     if not best["holds"]:
@@ -166,14 +187,14 @@ def _interval(low: float, high: float) -> str:
     return "" if math.isnan(low) else f"[{number(low)}, {number(high)}]"
 
 
-def print_uncertainty(table: pd.DataFrame) -> None:
+def uncertainty_words(table: pd.DataFrame) -> Iterator[str]:
     """Where intervals come from, or why there is none."""
     fewest = table.groupby(["arm", "kind", "level"]).size().groupby("arm").min()
     if (without := fewest[fewest < MIN_REPEATS]).size:
         which = "every arm" if without.size == fewest.size else ", ".join(without.index)
-        print(f"no interval for {which}: fewer than {MIN_REPEATS} repeats of a level, so a small difference may be noise")
+        yield f"no interval for {which}: fewer than {MIN_REPEATS} repeats of a level, so a small difference may be noise"
     if without.size < fewest.size:
-        print("[95% interval]: bootstrap over the repeats of every level; a difference whose interval holds 0 is noise")
+        yield "[95% interval]: bootstrap over the repeats of every level; a difference whose interval holds 0 is noise"
 
 
 def _band(low: float, high: float, interactivity: bool) -> str:

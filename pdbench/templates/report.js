@@ -34,6 +34,12 @@ function traces(isDark) {
   });
 }
 
+// The target, where it bounds the metric of this axis: a line from end to end of the other.
+function bound(metric, axis, other) {
+  const at = data.bounds[metric];
+  return at ? [{ type: "line", [`${axis}0`]: at, [`${axis}1`]: at, [`${other}ref`]: "paper", [`${other}0`]: 0, [`${other}1`]: 1 }] : [];
+}
+
 function layout() {
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const [ink, rule, page] = ["--ink", "--rule", "--page"].map(css);
@@ -48,6 +54,7 @@ function layout() {
     // A finger on the chart scrolls the page.
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
     xaxis: axis(xs, { type: log.checked ? "log" : "linear" }), yaxis: axis(ys, { rangemode: "tozero" }),
+    shapes: [...bound(xs.value, "x", "y"), ...bound(ys.value, "y", "x")].map((line) => ({ ...line, line: { color: ink, width: 1.5, dash: "dot" } })),
     ...(printing() ? { width: 680, height: 440, autosize: false } : { autosize: true }),
   };
 }
@@ -62,13 +69,14 @@ function sort(button) {
   for (const other of header.parentNode.cells) other.setAttribute("aria-sort", "none");
   header.setAttribute("aria-sort", order);
   const key = (row) => {
-    const cell = row.cells[header.cellIndex];
-    return "value" in cell.dataset ? Number(cell.dataset.value) : cell.textContent;
+    const text = row.cells[header.cellIndex].textContent.trim();
+    const number = text.match(/^[-+]?[\d,.]+(?=$|[\s%])/); // 1,234 or +5.2% or "5.2 to 6.1", and no 2xtp4
+    return number ? Number(number[0].replaceAll(",", "")) : text;
   };
   const sign = order === "ascending" ? 1 : -1;
   const compare = (a, b) => {
-    if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b); // what is not known comes last
-    return sign * (typeof a === "number" ? a - b || 0 : a.localeCompare(b, "en", { numeric: true }));
+    if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1; // what is not known comes last either way
+    return sign * (typeof a === "number" ? a - b : a.localeCompare(b, "en", { numeric: true }));
   };
   body.append(...[...body.rows].sort((a, b) => compare(key(a), key(b))));
 }
