@@ -82,7 +82,7 @@ def read_source(folder: Path, rows: pd.DataFrame) -> Source:
         seed = content.get("seed", record.seed if record else 0)  # 0 is the client's own, which it does not write
         files.append(
             {"kind": level.kind, "level": level.value, "repeat": level.repeat, "stem": level.stem}
-            | {"date": str(content.get("date", "")), "seed": str(seed), "launched": str(record.launched) if record else ""}
+            | {"seed": str(seed), "launched": str(record.launched) if record else ""}
             | {"keys": frozenset(CLIENT_KEYS) & content.keys(), "digest": _digest(content)}
         )  # fmt: skip
     levels = rows.merge(pd.DataFrame(files), on=["kind", "level", "repeat"])
