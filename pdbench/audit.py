@@ -98,8 +98,9 @@ def audit(folders: Sequence[str | os.PathLike[str]]) -> list[Finding]:
     Raises:
         ResultError: a folder cannot be read.
     """
-    table = read_results(folders)
-    return findings([read_source(Path(folder), table[table["folder"] == str(Path(folder))]) for folder in folders])
+    table = read_results(folders, details=False)
+    rows = dict(list(table.groupby("folder", sort=False)))
+    return findings([read_source(Path(folder), rows[str(Path(folder))]) for folder in folders])
 
 
 def findings(sources: list[Source]) -> list[Finding]:

@@ -203,7 +203,7 @@ def read_evidence(folders: Sequence[str | os.PathLike[str]], lengths: tuple[int,
     sources, unread = [], []
     for folder in dict.fromkeys(path for given in folders for path in result_folders(Path(given))):
         try:
-            sources.append(read_source(folder, read_results([folder])))
+            sources.append(read_source(folder, read_results([folder], details=False)))
         except ResultError as error:
             unread.append(str(error))
     by_workload = defaultdict(list)
