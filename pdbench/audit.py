@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdbench.audit_checks import MIN_SAMPLES, checked, read_source
+from pdbench.audit_checks import MIN_SAMPLES, Source, checked, read_source
 from pdbench.results import read_results
 
 # Of every kind of finding: why it matters, and what to do.
@@ -60,8 +60,6 @@ KINDS = {
         "measure with run_experiment.py, or run python -m pdbench.gates before the sweep: it stores what UCX named",
     ),
 }  # fmt: skip
-# What makes a folder's own name, and so its layout, doubtful.
-LAYOUT_IN_DOUBT = ("two layouts", "name and manifest", "odd decode")
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,14 @@ class Finding:
 
     @property
     def where(self) -> str:
-        """The folders in words, each with the folder that it lies in."""
-        return ", ".join(f"{Path(os.path.abspath(folder)).parent.name}/{Path(folder).name}" for folder in self.folders)
+        """The folders in words."""
+        return ", ".join(map(short, self.folders))
+
+
+def short(folder: str | os.PathLike[str]) -> str:
+    """A result folder's name, with that of the folder that it lies in."""
+    path = Path(os.path.abspath(folder))
+    return f"{path.parent.name}/{path.name}"
 
 
 def audit(folders: Sequence[str | os.PathLike[str]]) -> list[Finding]:
@@ -94,8 +98,13 @@ def audit(folders: Sequence[str | os.PathLike[str]]) -> list[Finding]:
     Raises:
         ResultError: a folder cannot be read.
     """
-    table = read_results(folders)
-    sources = [read_source(Path(folder), table[table["folder"] == str(Path(folder))]) for folder in folders]
+    table = read_results(folders, details=False)
+    rows = dict(list(table.groupby("folder", sort=False)))
+    return findings([read_source(Path(folder), rows[str(Path(folder))]) for folder in folders])
+
+
+def findings(sources: list[Source]) -> list[Finding]:
+    """As `audit`, on folders that were read."""
     alike = defaultdict(list)
     for kind, concerned, seen in checked(sources):
         names = [source.name for source in concerned]

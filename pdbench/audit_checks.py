@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from pdbench.layout import Layout, Pool
-from pdbench.manifest import Machine, Manifest, read_json
-from pdbench.results import Arm, read_arm
+from pdbench.manifest import Machine, Manifest
+from pdbench.results import Arm, load_level, read_arm
 from pdbench.workload import phase_lengths
 
 # A first level is cold where a few requests waited for what later ones found ready: their mean is far above their
@@ -39,7 +39,7 @@ class Source:
 
     Attributes:
         levels: its rows of the tidy table in the order measured, with stem, date, seed, launched, and, of the file,
-            keys (those of `CLIENT_KEYS` in it) and digest (of its content: byte-identical files share it, and so do
+            keys (those of `CLIENT_KEYS` in it) and digest (of its summary: byte-identical files share it, and so do
             files that differ in white space only).
     """
 
@@ -76,17 +76,15 @@ def read_source(folder: Path, rows: pd.DataFrame) -> Source:
     except FileNotFoundError:
         manifest = None
     records = {record.level: record for record in manifest.levels} if manifest else {}
-    files = []
-    for level, path in arm.levels.items():
-        content, record = read_json(path), records.get(level.stem)
-        seed = content.get("seed", record.seed if record else 0)  # 0 is the client's own, which it does not write
-        files.append(
-            {"kind": level.kind, "level": level.value, "repeat": level.repeat, "stem": level.stem}
-            | {"seed": str(seed), "launched": str(record.launched) if record else ""}
-            | {"keys": frozenset(CLIENT_KEYS) & content.keys(), "digest": _digest(content)}
-        )  # fmt: skip
-    levels = rows.merge(pd.DataFrame(files), on=["kind", "level", "repeat"])
-    return Source(arm, manifest, levels.sort_values("date", kind="stable", ignore_index=True))
+    files = defaultdict(list)
+    for level in sorted(arm.levels, key=lambda level: (level.value, level.repeat)):  # as the table has them
+        content, record = load_level(arm.levels[level], details=False), records.get(level.stem)
+        files["stem"].append(level.stem)
+        files["seed"].append(str(content.get("seed", record.seed if record else 0)))  # the client does not write its own 0
+        files["launched"].append(str(record.launched) if record else "")
+        files["keys"].append(frozenset(CLIENT_KEYS) & content.keys())
+        files["digest"].append(_digest(content))
+    return Source(arm, manifest, rows.assign(**files).sort_values("date", kind="stable", ignore_index=True))
 
 
 def _digest(content: dict[str, Any]) -> bytes:
@@ -114,8 +112,8 @@ def checked(sources: list[Source]) -> Seen:
 def _same_results(sources: list[Source]) -> Seen:
     holders, stems = defaultdict(list), defaultdict(dict)
     for source in sources:
-        for row in source.levels.itertuples():
-            holders[row.digest].append((source, row.stem))
+        for digest, stem in zip(source.levels["digest"], source.levels["stem"]):
+            holders[digest].append((source, stem))
     for several in holders.values():
         if len(several) > 1:
             copies, of_copies = zip(*several)
@@ -166,11 +164,11 @@ def _replayed(source: Source) -> Iterator[tuple[str, str]]:
     if source.arm.run.isl < CACHE_BLOCK or _prefix_cache_off(source.manifest):
         return
     sent, shares = defaultdict(int), []
-    for row in source.levels.itertuples():
-        key = row.launched, row.seed
-        if sent[key]:
-            shares.append(f"{row.stem} {min(sent[key], row.completed) / row.completed:.0%}")
-        sent[key] = max(sent[key], row.completed)
+    columns = (source.levels[name] for name in ("stem", "launched", "seed", "completed"))
+    for stem, launched, seed, completed in zip(*columns):
+        if earlier := sent[launched, seed]:
+            shares.append(f"{stem} {min(earlier, completed) / completed:.0%}")
+        sent[launched, seed] = max(earlier, completed)
     if shares:
         yield "replayed prompts", f"prompts that an earlier level had sent: {', '.join(shares)}"
 
@@ -193,10 +191,9 @@ def _cold(source: Source) -> Iterator[tuple[str, str]]:
 
 
 def _few_requests(source: Source) -> Iterator[tuple[str, str]]:
-    few = source.levels[source.levels["completed"] < MIN_SAMPLES]
-    if len(few):
-        told = ", ".join(f"{row.stem} {row.completed}" for row in few.itertuples())
-        yield "few requests", f"requests of a level: {told}"
+    requests = zip(source.levels["stem"], source.levels["completed"])
+    if few := [f"{stem} {completed}" for stem, completed in requests if completed < MIN_SAMPLES]:
+        yield "few requests", f"requests of a level: {', '.join(few)}"
 
 
 def _transport(source: Source) -> Iterator[tuple[str, str]]:
@@ -291,11 +288,10 @@ def _machines(role: str, machines: list[Machine]) -> dict[str, str]:
 
 def _missing_levels(compared: list[Source]) -> Seen:
     """Levels that most of the other arms have."""
-    have = {source.name: set(source.levels["level"]) for source in compared}
-    for source in compared:
-        others = [levels for name, levels in have.items() if name != source.name]
-        known = set(itertools.chain(*others)) - have[source.name]
-        missing = sorted(level for level in known if 2 * sum(level in levels for levels in others) > len(others))
+    have = [set(source.levels["level"]) for source in compared]
+    count = Counter(itertools.chain(*have))
+    for source, levels in zip(compared, have):
+        missing = sorted(level for level in count.keys() - levels if 2 * count[level] > len(compared) - 1)
         if missing:
             told = f"{', '.join(f'{level:g}' for level in missing)} ({source.levels['kind'].iloc[0]})"
             yield "missing levels", [source], f"most of the other arms have {told}"

@@ -134,7 +134,7 @@ def read_requests(folder: Path) -> dict[Level, Requests | None]:
     found = {}
     for level, path in arm.levels.items():
         read_level(path, level, arm.run, decode_bench=arm.decode_bench)  # what is not whole is told
-        found[level] = Requests.of(_load(path))
+        found[level] = Requests.of(load_level(path))
     return found
 
 
@@ -152,7 +152,7 @@ def read_level(
         ResultError: see the module's first line; the message names `path`.
     """
     with _naming(path):
-        content = _load(path, details or decode_bench)
+        content = load_level(path, details or decode_bench)
         isl, osl = run.isl, phase_lengths(run.phase, run.isl, run.osl)[1]
         completed = _check_requests(content, level)
         duration = _number(content, "duration", positive=True)
@@ -284,7 +284,8 @@ def _without_details(path: Path) -> bytes:
     return path.read_bytes() if end < 0 else head[:begin] + tail[end:]
 
 
-def _load(path: Path, details: bool = True) -> dict[str, Any]:
+def load_level(path: Path, details: bool = True) -> dict[str, Any]:
+    """A level's file as the client wrote it, or all of it but per-request details; raises ValueError if it is not whole."""
     data = path.read_bytes() if details else _without_details(path)
     try:
         content = json.loads(data)

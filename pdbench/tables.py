@@ -78,13 +78,14 @@ def print_findings(findings: Sequence[Finding]) -> None:
         several = list(of_kind)
         print(f"{kind}: {several[0].why}", f"  to do: {several[0].mend}", sep="\n")
         for finding in several:
-            print(_wrapped("  - ", finding.where), _wrapped("    ", finding.seen), sep="\n")
+            print(wrapped("  - ", finding.where), wrapped("    ", finding.seen), sep="\n")
         print()
     folders = {folder for finding in findings for folder in finding.folders}
     print(f"findings: {len(findings)}, on {len(folders)} folders")
 
 
-def _wrapped(indent: str, text: str) -> str:
+def wrapped(indent: str, text: str) -> str:
+    """Lines of at most 118 characters, the later ones indented by 4 more than none; names are not cut."""
     return fill(text, 118, initial_indent=indent, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
