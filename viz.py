@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Result folders -> the three-panel figure and tables. Needs only requirements-viz.txt: no Ray, no vLLM.
+"""Result folders -> figures and tables. Needs only requirements-viz.txt: no Ray, no vLLM.
 
     python viz.py --exps bm_results/exp1 bm_results/exp2
     python viz.py --exps bm_results/* --show-tables --plot-path tradeoff.pdf --log-latency
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LATENCY_MODES = ("token", "first_token", "chunk")
 THROUGHPUT_METRICS = ("input", "output", "total")
+FIGURES = ("classic", "tradeoff", "heatmap", "network", "latencies", "timeline")
 FORMATS = (".png", ".pdf", ".svg")
 DEFAULT_PATH = Path("figure.png")
 
@@ -71,6 +72,11 @@ def build_parser() -> Parser:
     add("--plot", action="store_true", help="draw the figure; the default without a --show option")
     add("--plot-path", type=figure_path, metavar="PATH",
         help=f"where to, {', '.join(FORMATS)} (default: {DEFAULT_PATH}); implies --plot")  # fmt: skip
+    add("--figure", choices=FIGURES, default="classic",
+        help="classic: TPOT, TTFT and trade-off; the trade-off alone; heatmap: best throughput under --sla by P:D ratio and TP;"
+        " network: one PD layout by placement and transport; latencies: their distributions at a level; timeline: every"
+        " request of a level (default: %(default)s)")  # fmt: skip
+    add("--level", type=level, metavar="N", help="of latencies and timeline (default: the highest that all arms have)")
     add("--gpus-per-node", type=positive, metavar="N",
         help="instead of each manifest's number, or 8 where there is no manifest")  # fmt: skip
     return parser
@@ -80,6 +86,16 @@ def positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def level(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a concurrency or request rate above 0")
+    return number
 
 
 def sla(text: str) -> dict[str, float]:
@@ -119,6 +135,9 @@ def plot(table: "pd.DataFrame", args: argparse.Namespace, path: Path) -> None:
         log_latency=args.log_latency,
         log_levels=args.log_concurrency,
         itl=args.itl,
+        figure=args.figure,
+        level=args.level,
+        sla=args.sla or {},
     )
     figures.save(figures.draw(table, view), path)
     print(f"{path}: {table['arm'].nunique()} arms, {len(table)} measurements")
