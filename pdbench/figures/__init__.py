@@ -10,7 +10,7 @@
 In all of them colour is the P:D ratio and the line the TP sizes; collocated arms are dashed black (`styles.py`).
 """
 
-from pdbench.figures import classic, distributions, network, timeline
+from pdbench.figures import classic, distributions, heatmap, network, timeline
 from pdbench.figures.files import save
 from pdbench.figures.styles import Style, arm_styles
 from pdbench.figures.view import View, latency_label, one_kind, throughput_label, title, with_axes
@@ -20,6 +20,7 @@ __all__ = ["Style", "View", "arm_styles", "draw", "latency_label", "one_kind", "
 FIGURES = {
     "classic": classic.draw,
     "tradeoff": classic.draw_tradeoff,
+    "heatmap": heatmap.draw,
     "network": network.draw,
     "latencies": distributions.draw,
     "timeline": timeline.draw,

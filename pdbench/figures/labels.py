@@ -72,7 +72,7 @@ def _reach(axes: Axes, text: str) -> np.ndarray:
     renderer, font = axes.figure.canvas.get_renderer(), FontProperties(size=LABEL_POINTS)
     width, _, _ = renderer.get_text_width_height_descent(text, font, False)
     _, height, _ = renderer.get_text_width_height_descent("lp", font, False)  # a line's, as matplotlib has it
-    return np.array([width / 2 + 1, height / 2 + 1])
+    return np.array([width / 2 + 2, height / 2 + 1])
 
 
 def _free_place(

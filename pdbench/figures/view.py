@@ -1,11 +1,11 @@
 """What a figure shows, and the words on its axes."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pandas as pd
 
 from pdbench.results import CHUNK_SIZE, ResultError, node_words
+from pdbench.sla import Bound
 
 LATENCIES = {"token": "median_tpot_ms", "first_token": "median_ttft_ms", "chunk": "chunk_latency_ms"}
 
@@ -24,7 +24,7 @@ class View:
     itl: bool = False
     figure: str = "classic"
     level: float | None = None
-    sla: Mapping[str, float] = field(default_factory=dict)
+    sla: tuple[Bound, ...] = ()
 
 
 def with_axes(table: pd.DataFrame, view: View) -> pd.DataFrame:
