@@ -92,10 +92,11 @@ def _lines(axes: Axes, data: pd.DataFrame, x: str, y: str, styles: dict[str, Sty
             markersize=5.5, linewidth=1.6, markerfacecolor=style.color if style.filled else "white",
         )  # fmt: skip
         if (rows["repeat"] > 1).any():
-            below, above = (middle - levels.min()).T.to_numpy(), (levels.max() - middle).T.to_numpy()
-            (xerr, yerr) = zip(below, above, strict=True)
-            thin = {"fmt": "none", "ecolor": style.color, "elinewidth": 0.9, "capsize": 2, "label": "_range"}
-            axes.errorbar(middle["at"], middle["up"], yerr, xerr if x != "level" else None, **thin)
+            xerr, yerr = np.stack([middle - levels.min(), levels.max() - middle]).T.swapaxes(1, 2)
+            thin = {"fmt": "none", "ecolor": style.color, "elinewidth": 0.9, "capsize": 2}
+            drawn = axes.errorbar(middle["at"], middle["up"], yerr, xerr if x != "level" else None, **thin)
+            for bar in drawn.lines[2]:
+                bar.set_gid("range")
 
 
 def _level_panel(
