@@ -3,6 +3,7 @@
 
     python viz.py --exps bm_results/exp1 bm_results/exp2
     python viz.py --exps bm_results/* --show-tables --plot-path tradeoff.pdf --log-latency
+    python viz.py --exps bm_results/* --sla tpot=10,p99_ttft=800 --gpu-hour-price 5
 
 With neither --plot nor a --show option it draws figure.png. Input tokens are counted by default, as in
 the public study, so that its figures compare; where prompts are short, count output or total.
@@ -10,18 +11,21 @@ the public study, so that its figures compare; where prompts are short, count ou
 
 import argparse
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pdbench.cli import Parser
+from pdbench.sla import Bound, parse, per_request
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LATENCY_MODES = ("token", "first_token", "chunk")
+LATENCY_MODES = {"token": "tpot", "first_token": "ttft", "chunk": "chunk"}
 THROUGHPUT_METRICS = ("input", "output", "total")
 FIGURES = ("classic", "tradeoff", "heatmap", "network", "latencies", "timeline")
 FORMATS = (".png", ".pdf", ".svg")
+TABLE_FORMATS = (".csv", ".json", ".parquet")
 DEFAULT_PATH = Path("figure.png")
 
 
@@ -30,19 +34,31 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     # Imported only now: --help and a wrong flag answer at once.
     from pdbench import tables
+    from pdbench.export import export
     from pdbench.intervals import level_intervals
     from pdbench.results import ResultError, read_results
     from pdbench.stalls import stall_lines
 
+    goodput = per_request(args.sla or ())
+    details = bool(goodput or args.export)
+    decide = args.show_decision or args.sla or args.gpu_hour_price
     try:
-        table = read_results(args.exps, gpus_per_node=args.gpus_per_node, chunk_size=args.chunk_size, sla=args.sla)
+        table = read_results(
+            args.exps, gpus_per_node=args.gpus_per_node, chunk_size=args.chunk_size, sla=goodput, details=details
+        )
+        if args.export:
+            export(table, args.export)
+            print(f"{args.export}: {len(table)} rows, {len(table.columns)} columns")
         if args.show_tables:
             tables.print_measurements(table, args.chunk_size, args.use_normalized)
         if args.show_stalls:
             print(*stall_lines(table), sep="\n")
         if args.show_intervals:
             tables.print_intervals(level_intervals(args.exps))
-        if args.plot or args.plot_path or not (args.show_tables or args.show_stalls or args.show_intervals):
+        if decide:
+            show_decision(table, args)
+        asked = args.show_tables or args.show_stalls or args.show_intervals or decide or args.export
+        if args.plot or args.plot_path or args.figure or not asked:
             plot(table, args, args.plot_path or DEFAULT_PATH)
     except ResultError as error:
         parser.error(str(error))
@@ -68,15 +84,20 @@ def build_parser() -> Parser:
     add("--show-tables", action="store_true", help="print every measurement")
     add("--show-stalls", action="store_true", help="compare each PD arm's p99 inter-token latency with the collocated one")
     add("--show-intervals", action="store_true", help="95%% confidence intervals over requests and repeats, by bootstrap")
-    add("--sla", type=sla, metavar="ttft=MS,tpot=MS", help="in the tables, goodput: requests/s that keep to it")
+    add("--show-decision", action="store_true", help="which layout is best in which band of latency (see --latency-mode)")
+    add("--sla", type=sla, metavar="tpot=MS,p99_ttft=MS,...",
+        help="which layout is best within these bounds (medians unless a statistic is said), and what the others lack;"
+        " in the tables, goodput: requests/s that keep to it")  # fmt: skip
+    add("--gpu-hour-price", type=above_zero, metavar="P", help="price of a million tokens, at P for an hour of a GPU")
+    add("--export", type=table_path, metavar="PATH", help=f"write every measurement, {', '.join(TABLE_FORMATS)}")
     add("--plot", action="store_true", help="draw the figure; the default without a --show option")
     add("--plot-path", type=figure_path, metavar="PATH",
         help=f"where to, {', '.join(FORMATS)} (default: {DEFAULT_PATH}); implies --plot")  # fmt: skip
-    add("--figure", choices=FIGURES, default="classic",
+    add("--figure", choices=FIGURES,
         help="classic: TPOT, TTFT and trade-off; the trade-off alone; heatmap: best throughput under --sla by P:D ratio and TP;"
         " network: one PD layout by placement and transport; latencies: their distributions at a level; timeline: every"
-        " request of a level (default: %(default)s)")  # fmt: skip
-    add("--level", type=level, metavar="N", help="of latencies and timeline (default: the highest that all arms have)")
+        f" request of a level (default: {FIGURES[0]}); implies --plot")  # fmt: skip
+    add("--level", type=above_zero, metavar="N", help="of latencies and timeline (default: the highest that all arms have)")
     add("--gpus-per-node", type=positive, metavar="N",
         help="instead of each manifest's number, or 8 where there is no manifest")  # fmt: skip
     return parser
@@ -88,38 +109,65 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def level(text: str) -> float:
+def above_zero(text: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a concurrency or request rate above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return number
 
 
-def sla(text: str) -> dict[str, float]:
-    found = {}
-    for part in text.split(","):
-        metric, _, bound = part.partition("=")
-        try:
-            found[metric] = float(bound)
-        except ValueError:
-            found[metric] = math.nan
-        if metric not in ("ttft", "tpot") or not 0 < found[metric] < math.inf:
-            raise argparse.ArgumentTypeError(f"{text!r} is not like ttft=500,tpot=10 (ms)")
-    return found
+def sla(text: str) -> tuple[Bound, ...]:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def table_path(text: str) -> Path:
+    path = output_path(text, TABLE_FORMATS)
+    if path.suffix == ".parquet" and not find_spec("pyarrow"):
+        raise argparse.ArgumentTypeError(f"{text!r} needs pyarrow: pip install pyarrow, or write .csv or .json")
+    return path
 
 
 def figure_path(text: str) -> Path:
+    return output_path(text, FORMATS)
+
+
+def output_path(text: str, formats: tuple[str, ...]) -> Path:
     path = Path(text)
-    if path.suffix not in FORMATS:
-        raise argparse.ArgumentTypeError(f"{text!r} must end in {', '.join(FORMATS)}")
+    if path.suffix not in formats:
+        raise argparse.ArgumentTypeError(f"{text!r} must end in {', '.join(formats)}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r}: there is no folder {str(path.parent)!r}")
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is a folder")
     return path
+
+
+def show_decision(table: "pd.DataFrame", args: argparse.Namespace) -> None:
+    from pdbench import decision, tables
+    from pdbench.frontier import LATENCIES
+
+    mode = LATENCY_MODES[args.latency_mode]
+    words = f"first {args.chunk_size}" if mode == "chunk" else f"median {mode.upper()}"
+    throughput = f"{args.throughput_metric}_throughput" + "_per_node" * args.use_normalized
+    counted = f"{args.throughput_metric}/s\n/{'node' if args.use_normalized else 'layout'}"
+    for title, rows in decision.workloads(table):
+        print(f"\n{title}")
+        bands = decision.bands(rows, LATENCIES[mode], throughput)
+        if bands.empty:
+            print(f"no arm has both {LATENCIES[mode]} and {throughput}: use --latency-mode or --throughput-metric")
+        else:
+            tables.print_bands(bands, words, counted, args.use_interactivity, args.gpu_hour_price)
+        if args.sla:
+            answers = decision.decide(rows, args.sla, throughput)
+            tables.print_decision(answers, args.sla, counted, rows["kind"].iloc[0], args.gpu_hour_price)
+        tables.print_uncertainty(rows)
+    print(f"{args.throughput_metric} tokens/s{tables.how_counted(table, args.use_normalized)}")
 
 
 def plot(table: "pd.DataFrame", args: argparse.Namespace, path: Path) -> None:
@@ -135,14 +183,16 @@ def plot(table: "pd.DataFrame", args: argparse.Namespace, path: Path) -> None:
         log_latency=args.log_latency,
         log_levels=args.log_concurrency,
         itl=args.itl,
-        figure=args.figure,
+        figure=args.figure or FIGURES[0],
         level=args.level,
-        sla=args.sla or {},
+        sla=args.sla or (),
     )
     figures.save(figures.draw(table, view), path)
     print(f"{path}: {table['arm'].nunique()} arms, {len(table)} measurements")
-    print(f"  y: {figures.throughput_label(table, view)}{how_counted(table, args.use_normalized)}")
-    print(f"  x: {figures.latency_label(view)}")
+    if view.figure not in ("latencies", "timeline"):
+        print(f"  y: {figures.throughput_label(table, view)}{how_counted(table, args.use_normalized)}")
+    if view.figure in ("classic", "tradeoff"):
+        print(f"  x: {figures.latency_label(view)}")
     without = table.loc[table["median_tpot_ms"].isna(), "arm"].unique()
     if len(without):
         print(f"  one output token per request, so no TPOT: {', '.join(without)}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pdbench.frontier import Curve, crossovers, curves
+from pdbench.frontier import crossovers, curves
 from pdbench.layout import Layout
 from pdbench.requests import RESAMPLES, between
 from pdbench.results import TOKENS
@@ -49,37 +49,32 @@ def collocated(table: pd.DataFrame) -> set[str]:
 
 
 def bands(table: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
-    """`frontier.crossovers` of a table of one workload, with margins and their intervals in the middle of each band.
+    """`frontier.crossovers` of a table of one workload, with intervals of the margins in the middle of each band.
 
     Returns:
-        its columns, and middle (ms: half-way through the band, the last one up to its arm's last level), and for
-        `next` and `collocated`: _margin over the arm named there at that latency (a share: 0.1 is 10%; inf: it attains
-        nothing), _margin_from, _margin_to (95% interval; NaN without three repeats of every level).
+        its columns, and {next,collocated}_margin_from, _to: 95% intervals, NaN without three repeats of every level; and
+        gpus, those that the throughput is counted over: of a node for a column per node, else of the best layout.
     """
     found = curves(table, latency, throughput)
     if not found:
         return pd.DataFrame()
-    rows = []
-    for row in crossovers(found, collocated(table)).to_dict("records"):
-        best = found[row["best"]]
-        row["middle"] = (row["low"] + max(row["low"], min(row["high"], best.latency[-1]))) / 2
-        for name, prefix in (("next_best", "next"), ("collocated", "collocated")):
-            row |= _margin_at(table, prefix, best, found.get(row[name]), row["middle"], latency, throughput)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    bands = crossovers(found, collocated(table))
+    counted = "gpus_per_node" if throughput.endswith("_per_node") else "gpus"
+    bands["gpus"] = bands["best"].map(table.drop_duplicates("arm").set_index("arm")[counted])
+    for row in bands.itertuples():
+        for name, margin in (("next_best", "next_margin"), ("collocated", "collocated_margin")):
+            ends = [f"{margin}_from", f"{margin}_to"]
+            bands.loc[row.Index, ends] = _margin_interval(table, row.best, getattr(row, name), latency, row.middle, throughput)
+    return bands
 
 
-def _margin_at(
-    table: pd.DataFrame, prefix: str, best: Curve, other: Curve | None, at: float, latency: str, throughput: str
-) -> dict[str, float]:
-    names = (f"{prefix}_margin", f"{prefix}_margin_from", f"{prefix}_margin_to")
-    if other is None or other is best:
-        return dict(zip(names, (0.0 if other else np.nan, np.nan, np.nan), strict=True))
-    theirs = np.nan_to_num(other.throughput_at(at))
-    if not theirs:
-        return dict(zip(names, (np.inf, np.nan, np.nan), strict=True))
-    ours, rival = (_drawn(table[table["arm"] == curve.arm], [latency], np.array([at]), throughput) for curve in (best, other))
-    return dict(zip(names, (best.throughput_at(at) / theirs - 1, *_lead(ours, rival, theirs)), strict=True))
+def _margin_interval(
+    table: pd.DataFrame, best: str, other: str, latency: str, at: float, throughput: str
+) -> tuple[float, float]:
+    ours, theirs = (_drawn(table[table["arm"] == arm], [latency], np.array([at]), throughput) for arm in (best, other))
+    if ours is None or theirs is None or best == other or not np.median(theirs):
+        return np.nan, np.nan
+    return _lead(ours, theirs, np.median(theirs))
 
 
 def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "input_throughput_per_node") -> pd.DataFrame:
@@ -93,7 +88,7 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
 
     Returns:
         One row per arm, the best first (of equal ones a collocated, then by name), those that keep no SLA last: arm,
-        layout, gpus, gpus_per_node, repeats (of the level with fewest), holds, throughput, throughput_from,
+        layout, collocated, accelerator, gpus, gpus_per_node, repeats (of the level with fewest), holds, throughput, throughput_from,
         throughput_to (95% interval), level (its load), concurrency_per_gpu (all GPUs of the layout; NaN at request
         rates), {input,output,total,request}_throughput_per_node, the bounds' columns (ms), lead (by which share the best
         exceeds this arm: 0.1 is 10%), lead_from, lead_to (95% interval), goodput_per_node (highest of its levels,
@@ -104,8 +99,7 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
     for arm, of_arm in table.groupby("arm", sort=False):
         rows.append(_answer(of_arm, bounds, throughput))
         drawn[arm] = _drawn(of_arm, list(limits), np.array(list(limits.values())), throughput)
-    base = collocated(table)
-    rows.sort(key=lambda row: (-np.nan_to_num(row["throughput"]), row["arm"] not in base, row["arm"]))
+    rows.sort(key=lambda row: (-np.nan_to_num(row["throughput"]), not row["collocated"], row["arm"]))
     best = rows[0]
     for row in rows:
         low, high = between(drawn[row["arm"]]) if drawn[row["arm"]] is not None and row["holds"] else (np.nan, np.nan)
@@ -130,11 +124,10 @@ def highest(throughput: np.ndarray, latencies: np.ndarray, limits: np.ndarray) -
     until = np.where(rise > 0, cut, np.where((rise == 0) & (start > limits), -np.inf, np.inf)).min(axis=-1).clip(max=1)
     since = np.where(rise < 0, cut, -np.inf).max(axis=-1).clip(min=0)
     gain = np.diff(throughput, axis=-1)
-    share = np.where(gain >= 0, until, since)
+    share = np.where(gain >= 0, until, since).clip(0, 1)
     values = np.where(since <= until, throughput[..., :-1] + share * gain, 0.0)
     segment = values.argmax(axis=-1)[..., None]
-    chosen = (np.take_along_axis(array, segment, axis=-1)[..., 0] for array in (values, share))
-    value, share = chosen
+    value, share = (np.take_along_axis(array, segment, axis=-1)[..., 0] for array in (values, share))
     return Points(value, segment[..., 0], share)
 
 
@@ -149,17 +142,19 @@ def cost(price: float, gpus: float, tokens_per_second: float) -> float:
 
 def _answer(of_arm: pd.DataFrame, bounds: Sequence[Bound], throughput: str) -> dict[str, object]:
     first, columns = of_arm.iloc[0], [bound.column for bound in bounds]
-    row = {name: first[name] for name in ("arm", "layout", "gpus", "gpus_per_node")}
+    row = {name: first[name] for name in ("arm", "layout", "accelerator", "gpus", "gpus_per_node")}
+    row["collocated"] = not Layout.parse(first["layout"]).is_pd
     row |= {"repeats": int(of_arm.groupby("level").size().min()), "goodput_per_node": _goodput(of_arm)}
     wanted = list(dict.fromkeys([throughput, *RATES, *columns]))
+    row |= {"holds": False} | dict.fromkeys(["throughput", "level", "concurrency_per_gpu", *wanted], np.nan)
     levels = of_arm.dropna(subset=[throughput, *columns]).groupby("level")[wanted].median().reset_index()
     if levels.empty:
         missing = [name for name in (throughput, *columns) if of_arm[name].isna().all()]
-        return row | {"holds": False, "throughput": np.nan, "reason": f"its results have no {' and no '.join(missing)}"}
+        return row | {"reason": f"its results have no {' and no '.join(missing)}"}
     limits = np.array([bound.limit for bound in bounds])
     found = highest(levels[throughput].to_numpy(), levels[columns].to_numpy(), limits)
     if not found.throughput:
-        return row | {"holds": False, "throughput": np.nan, "reason": _failure(levels, bounds)}
+        return row | {"reason": _failure(levels, bounds)}
     at = levels.iloc[int(found.segment)]
     to = levels.iloc[min(int(found.segment) + 1, len(levels) - 1)]
     row |= (at + float(found.share) * (to - at)).to_dict()
@@ -173,12 +168,12 @@ def _limit(row: dict[str, object], bounds: Sequence[Bound], levels: pd.DataFrame
     tight = [bound.words for bound in bounds if np.isclose(row[bound.column], bound.limit)]
     if tight:
         return f"limited by {' and '.join(tight)}"
-    return "all levels keep it" if row["level"] == levels["level"].iloc[-1] else "its highest throughput"
+    return "no higher load measured" if row["level"] == levels["level"].iloc[-1] else "more load brings no more"
 
 
 def _failure(levels: pd.DataFrame, bounds: Sequence[Bound]) -> str:
     least = {bound: levels[bound.column].min() for bound in bounds}
-    broken = [f"{bound.words} is {value:.4g} ms at best" for bound, value in least.items() if value > bound.limit]
+    broken = [f"{bound.words} is {value:,.1f} ms at best" for bound, value in least.items() if value > bound.limit]
     return ", ".join(broken) or "each bound holds somewhere, all of them nowhere"
 
 
@@ -191,10 +186,11 @@ def _goodput(of_arm: pd.DataFrame) -> float:
 
 def _drawn(of_arm: pd.DataFrame, columns: list[str], limits: np.ndarray, throughput: str) -> np.ndarray | None:
     """Throughput within the limits for each draw of repeats, shape (500,); None without three repeats of every level."""
-    levels = [rows.to_numpy() for _, rows in of_arm.dropna(subset=[throughput, *columns]).groupby("level")[[throughput, *columns]]]
+    known = of_arm.dropna(subset=[throughput, *columns])
+    levels = [rows.to_numpy() for _, rows in known.groupby("level")[[throughput, *columns]]]
     if not levels or min(map(len, levels)) < MIN_REPEATS:
         return None
-    rng = np.random.default_rng(list(of_arm["arm"].iloc[0].encode()))  # independent of other arms and of their order
+    rng = np.random.default_rng(list(known["arm"].iloc[0].encode()))  # independent of other arms and of their order
     medians = [np.median(rows[rng.integers(len(rows), size=(RESAMPLES, len(rows)))], axis=1) for rows in levels]
     values = np.stack(medians, axis=1)  # (draws, levels, columns)
     return highest(values[..., 0], values[..., 1:], limits).throughput

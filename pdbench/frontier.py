@@ -101,12 +101,13 @@ def crossovers(found: dict[str, Curve], baseline: set[str]) -> pd.DataFrame:
         baseline: the collocated arms among them.
 
     Returns:
-        low, high (ms; the last band has no end: inf), best (arm; of equal ones a collocated, then the first by name),
-        throughput_low, throughput_high (tokens/s at both ends); next_best (the arm that is second in the widest part of
-        the band, "" if no other attains it), next_margin_low, next_margin_high (the least and the most by which best
-        exceeds the second, as a share of that: 0.1 is 10%); collocated, collocated_margin_low, collocated_margin_high,
-        the same over the best arm of `baseline` (0 where that is the best arm). inf: the other attains nothing there;
-        NaN: there is no other.
+        low, high (ms; the last band has no end: inf), middle (half-way, in the last band to its arm's last corner),
+        best (arm; of equal ones a collocated, then the first by name), throughput_low, throughput_high (tokens/s at both
+        ends); next_best (the second in the middle, "" if no other attains anything there), next_margin (by which share
+        best exceeds it there: 0.1 is 10%), next_margin_low, next_margin_high (the least and the most by which best
+        exceeds the second, whichever it is, within the band); collocated, collocated_margin, collocated_margin_low,
+        collocated_margin_high, the same over the best arm of `baseline` (0 where that is the best arm). inf: the other
+        attains nothing; NaN: there is no other.
     """
     ordered = sorted(found.values(), key=lambda curve: (curve.arm not in baseline, curve.arm))
     knots = _knots(ordered)
@@ -115,9 +116,11 @@ def crossovers(found: dict[str, Curve], baseline: set[str]) -> pd.DataFrame:
         best, within = runs[0].owner, np.unique([low, *knots[(knots > low) & (knots < high)], high])
         others = [curve for curve in ordered if curve is not best]
         collocated = [curve for curve in ordered if curve.arm in baseline]
-        row = {"low": low, "high": high, "best": best.arm, "throughput_low": runs[0].bottom, "throughput_high": runs[-1].top}
-        row |= _margins("next_best", "next", best, others, within)
-        rows.append(row | _margins("collocated", "collocated", best, collocated, within))
+        middle = (low + max(low, min(high, best.latency[-1]))) / 2
+        row = {"low": low, "high": high, "middle": middle, "best": best.arm}
+        row |= {"throughput_low": runs[0].bottom, "throughput_high": runs[-1].top}
+        row |= _margins("next_best", "next_margin", best, others, within, middle)
+        rows.append(row | _margins("collocated", "collocated_margin", best, collocated, within, middle))
     table = pd.DataFrame(rows)
     table.loc[table.index[-1:], "high"] = np.inf
     return table
@@ -201,15 +204,18 @@ def _bands(runs: Sequence[_Run]) -> Iterator[tuple[float, float, list[_Run]]]:
         yield of_band[0].low, of_band[-1].high, of_band
 
 
-def _margins(name: str, prefix: str, best: Curve, others: Sequence[Curve], knots: np.ndarray) -> dict[str, object]:
-    """The other that is the highest in the widest part, and by how much `best` exceeds the highest at least and at most."""
-    low, high = f"{prefix}_margin_low", f"{prefix}_margin_high"
+def _margins(
+    name: str, margin: str, best: Curve, others: Sequence[Curve], knots: np.ndarray, middle: float
+) -> dict[str, str | float]:
+    """The highest of the others in the middle, by how much `best` exceeds it there, and the highest, at least and at most."""
     if not others:
-        return {name: "", low: np.nan, high: np.nan}
+        return {name: "", margin: np.nan, f"{margin}_low": np.nan, f"{margin}_high": np.nan}
     runs = _runs(others, knots)
     at, until = (np.array([getattr(run, end) for run in runs]) for end in ("low", "high"))
-    ours = np.concatenate([_limits(best, at)[0], _limits(best, until)[1]])
-    theirs = np.array([run.bottom for run in runs] + [run.top for run in runs])
+    second = max(others, key=lambda curve: np.nan_to_num(curve.throughput_at(middle)))
+    ours = np.concatenate([[best.throughput_at(middle)], _limits(best, at)[0], _limits(best, until)[1]])
+    theirs = np.array([np.nan_to_num(second.throughput_at(middle)), *(run.bottom for run in runs), *(run.top for run in runs)])
     margins = np.divide(ours, theirs, out=np.full(len(ours), np.inf), where=theirs > 0) - 1
-    width = pd.Series(until - at).groupby([run.owner.arm if run.top > 0 else "" for run in runs]).sum()
-    return {name: width.idxmax(), low: max(margins.min(), 0.0), high: max(margins.max(), 0.0)}
+    margins = margins.clip(min=0)  # a rounding error below, where two curves meet
+    found = {margin: margins[0], f"{margin}_low": margins.min(), f"{margin}_high": margins.max()}
+    return {name: second.arm if theirs[0] else ""} | found

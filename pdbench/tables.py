@@ -1,7 +1,7 @@
 """Tables in a terminal."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -10,7 +10,9 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
+from pdbench.decision import MIN_REPEATS, cost
 from pdbench.results import TOKENS, node_words
+from pdbench.sla import Bound
 
 KINDS = {"concurrency": "conc.", "request-rate": "rate"}
 INTERVALS = {
@@ -54,6 +56,115 @@ def print_intervals(intervals: pd.DataFrame) -> None:
             lines.append([arm, number(level), number(repeats), *cells])
         show(["arm", KINDS[kind], "rep.", *(INTERVALS[name] for name in names)], lines)
     print("estimate [95% interval]: bootstrap over repeats, then requests; of one repeat it holds no drift from run to run")
+
+
+def print_bands(bands: pd.DataFrame, latency: str, counted: str, interactivity: bool, price: float | None) -> None:
+    """Which arm is best in which band; `bands` is of `decision.bands`, the words say what its numbers are."""
+    unit = "per s\nand user" if interactivity else "ms"
+    headers = [f"{latency}\n{unit}", "best", counted, "over the\nnext best", "least to\nmost", "next best"]
+    headers += ["over\ncollocated", "least to\nmost", "collocated"] + ["price\nof 1M"] * bool(price)
+    lines = []
+    for row in bands.itertuples():
+        line = [_band(row.low, row.high, interactivity), row.best]
+        line += [f"{number(row.throughput_low)} to {number(row.throughput_high)}"]
+        line += [_share(row.next_margin, row.next_margin_from, row.next_margin_to)]
+        line += [f"{_share(row.next_margin_low)} to {_share(row.next_margin_high)}", row.next_best or "-"]
+        if row.best == row.collocated:
+            line += ["-", "-", "is the best"]
+        else:
+            line += [_share(row.collocated_margin, row.collocated_margin_from, row.collocated_margin_to)]
+            line += [f"{_share(row.collocated_margin_low)} to {_share(row.collocated_margin_high)}", row.collocated or "-"]
+        if price:
+            line += [" to ".join(f"{cost(price, row.gpus, rate):.3f}" for rate in (row.throughput_low, row.throughput_high))]
+        lines.append(line)
+    show(headers, lines[::-1] if interactivity else lines)
+    print("an arm attains at a latency what it reaches at that latency or a lower one, linearly between its levels;")
+    print("over: in the middle of the band, the last up to the last level; alone: the other attains nothing there")
+
+
+def print_decision(
+    answers: pd.DataFrame, bounds: Sequence[Bound], counted: str, kind: str, price: float | None
+) -> None:
+    """The answer to an SLA, and what every arm has to say to it.
+
+    Args:
+        answers: of `decision.decide`, of one workload.
+        counted: the words of its throughput.
+        kind: of its load.
+        price: of an hour of one GPU.
+    """
+    print(f"SLA: {', '.join(map(str, bounds))}")
+    print(*_answer(answers, bounds, counted), sep="\n")
+    answers = answers.assign(
+        interval=[_interval(row.throughput_from, row.throughput_to) for row in answers.itertuples()],
+        lead=["-"] + [_share(row.lead, row.lead_from, row.lead_to) for row in answers[1:].itertuples()],
+    )
+    columns = {"gpus": node_words(answers).split()[-1], "throughput": counted} | ({"interval": "95%\ninterval"} if answers["interval"].any() else {})
+    columns |= {"lead": "best is\nbetter by", "request_throughput_per_node": "requests/s\n/node", "level": KINDS[kind]}
+    columns |= {"concurrency_per_gpu": "conc.\n/GPU"} if kind == "concurrency" else {}
+    columns |= {bound.column: f"{bound.words}\nms".replace(" ", "\n", 1) for bound in bounds}
+    columns |= {"goodput_per_node": "goodput\n/node"} if answers["goodput_per_node"].notna().any() else {}
+    for tokens in TOKENS if price else ():
+        columns[f"price_{tokens}"] = f"price of 1M\n{tokens}"
+        rates = answers[f"{tokens}_throughput_per_node"].where(lambda rate: rate > 0)
+        answers[f"price_{tokens}"] = [f"{p:.3f}" if p > 0 else "-" for p in cost(price, answers["gpus_per_node"], rates)]
+    columns["reason"] = "why not more"
+    cells = answers.reindex(columns=columns).map(lambda cell: cell if isinstance(cell, str) else number(cell))
+    show(["arm", *columns.values()], ([arm, *row] for arm, row in zip(answers["arm"], cells.to_numpy(), strict=True)))
+    if "goodput_per_node" in columns:
+        print("goodput: requests/s that each keep to the bounds on TTFT and TPOT, of the level where they are most")
+    if price:
+        print(f"price: {price:g} per GPU and hour, for all GPUs of the layout; each kind of token bears the whole of it")
+
+
+def _answer(answers: pd.DataFrame, bounds: Sequence[Bound], counted: str) -> Iterator[str]:
+    """The best arm in words: what it does, its margins, and by how much it is ahead."""
+    best, others = answers.iloc[0], answers[1:]
+    if not best["holds"]:
+        yield "no arm keeps it"
+        return
+    load = f", {number(best['concurrency_per_gpu'])} requests in flight per GPU" if best["concurrency_per_gpu"] > 0 else ""
+    rates = f"{number(best['throughput'])} {''.join(counted.split())}"
+    rates += f", {number(best['request_throughput_per_node'])} requests/s/node"
+    yield f"best: {best['arm']}, {rates}{load}; {best['reason']}"
+    yield "  " + "; ".join(f"{b.words} {number(best[b.column])} ms, {1 - best[b.column] / b.limit:.0%} under" for b in bounds)
+    second, base = others[others["holds"]], others[others["holds"] & others["collocated"]]
+    for what, rows in (("the next best", second), ("the best collocated", base)):
+        if what.endswith("collocated") and best["collocated"]:
+            yield "  it is collocated itself"
+        elif rows.empty:
+            yield f"  {what}: none keeps it"
+        else:
+            row = rows.iloc[0]
+            yield f"  {_share(row['lead'], row['lead_from'], row['lead_to'])} over {what}, {row['arm']}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"[{number(low)}, {number(high)}]"
+
+
+def print_uncertainty(table: pd.DataFrame) -> None:
+    """Where intervals come from, or why there is none."""
+    fewest = table.groupby(["arm", "kind", "level"]).size().groupby("arm").min()
+    if (without := fewest[fewest < MIN_REPEATS]).size:
+        which = "every arm" if without.size == fewest.size else ", ".join(without.index)
+        print(f"no interval for {which}: fewer than {MIN_REPEATS} repeats of a level, so a small difference may be noise")
+    if without.size < fewest.size:
+        print("[95% interval]: bootstrap over the repeats of every level; a difference whose interval holds 0 is noise")
+
+
+def _band(low: float, high: float, interactivity: bool) -> str:
+    if interactivity:
+        return f"{number(1000 / high)} to {number(1000 / low)}" if math.isfinite(high) else f"up to {number(1000 / low)}"
+    return f"{number(low)} to {number(high)}" if math.isfinite(high) else f"from {number(low)}"
+
+
+def _share(value: float, low: float = math.nan, high: float = math.nan) -> str:
+    """`+12% [3, 20]`, and whether that is noise."""
+    if not math.isfinite(value):
+        return "-" if math.isnan(value) else "alone"
+    interval = "" if math.isnan(low) else f" [{100 * low:.0f}, {100 * high:.0f}]" + " noise" * (low <= 0 <= high)
+    return f"{100 * value:+.1f}%{interval}"
 
 
 def show(headers: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
