@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from pdbench.figures.labels import annotate
+from pdbench.figures.labels import ARM, annotate
 from pdbench.figures.panels import from_zero, level_axis, level_ticks, log_ticks, new_figure, plain, prepare, settle
 from pdbench.figures.styles import Style, arm_styles, faded, legend, line_handles, style_key
 from pdbench.figures.view import View, latency_label, one_kind, one_workload, throughput_label, title, with_axes
@@ -88,7 +88,7 @@ def _lines(axes: Axes, data: pd.DataFrame, x: str, y: str, styles: dict[str, Sty
         levels = rows.assign(at=rows[x], up=rows[y]).groupby("level")[["at", "up"]]
         middle = levels.median()
         axes.plot(
-            middle["at"], middle["up"], label=arm, color=style.color, linestyle=style.line, marker=style.marker,
+            middle["at"], middle["up"], label=arm, gid=ARM, color=style.color, linestyle=style.line, marker=style.marker,
             markersize=5.5, linewidth=1.6, markerfacecolor=style.color if style.filled else "white",
         )  # fmt: skip
         if (rows["repeat"] > 1).any():

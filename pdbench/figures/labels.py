@@ -14,6 +14,14 @@ from pdbench.figures.styles import Style
 
 LABEL_POINTS = 7
 NEAR = 9  # points from a marker to the middle of its label; farther away a thin line leads there
+OFFSETS = np.array(
+    [
+        (radius * math.cos(angle), radius * math.sin(angle))
+        for radius in (NEAR, 13, 18, 24, 31, 39)
+        for angle in np.radians(range(90, 450, 30))
+    ]
+)
+ARM = "arm"  # gid of the curves that labels keep off
 HALO = [withStroke(linewidth=1.5, foreground="white")]
 
 
@@ -58,12 +66,13 @@ def _leader(axes: Axes, at: np.ndarray, offset: tuple[float, float], reach: np.n
 
 
 def _along_curves(axes: Axes) -> np.ndarray:
-    """Points all along the drawn curves, in pixels."""
+    """Points all along the drawn curves, in pixels; not along what lies under them or only marks points."""
     samples = [np.empty((0, 2))]
     for line in axes.get_lines():
-        pixels = axes.transData.transform(line.get_xydata())
-        for start, end in zip(pixels[:-1], pixels[1:], strict=True):
-            samples.append(start + np.linspace(0, 1, 40)[:, None] * (end - start))
+        if line.get_gid() == ARM:
+            pixels = axes.transData.transform(line.get_xydata())
+            for start, end in zip(pixels[:-1], pixels[1:], strict=True):
+                samples.append(start + np.linspace(0, 1, 40)[:, None] * (end - start))
     return np.concatenate(samples)
 
 
@@ -72,25 +81,22 @@ def _reach(axes: Axes, text: str) -> np.ndarray:
     renderer, font = axes.figure.canvas.get_renderer(), FontProperties(size=LABEL_POINTS)
     width, _, _ = renderer.get_text_width_height_descent(text, font, False)
     _, height, _ = renderer.get_text_width_height_descent("lp", font, False)  # a line's, as matplotlib has it
-    return np.array([width / 2 + 2, height / 2 + 1])
+    return np.array([width / 2 + 1, height / 2 + 1])
 
 
 def _free_place(
     axes: Axes, reach: np.ndarray, at: np.ndarray, taken: list[np.ndarray], curves: np.ndarray
 ) -> tuple[float, float] | None:
     """Offset (points) of the best free place for a label of this reach, near and on few curves; marks it as taken."""
-    points, boxes, best = axes.figure.dpi / 72, np.array(taken), None
-    for radius in (NEAR, 13, 18, 24, 31):
-        for angle in np.radians(range(90, 450, 30)):
-            offset = radius * math.cos(angle), radius * math.sin(angle)
-            low, high = at + np.array(offset) * points - reach, at + np.array(offset) * points + reach
-            inside = (axes.bbox.min <= low).all() and (high <= axes.bbox.max).all()
-            if not inside or ((boxes[:, :2] < high) & (low < boxes[:, 2:])).all(axis=1).any():
-                continue
-            cost = ((curves >= low) & (curves <= high)).all(axis=1).sum() + 0.3 * radius
-            if best is None or cost < best[0]:
-                best = cost, offset, np.concatenate([low, high])
-    if best is None:
+    middle = at + OFFSETS * axes.figure.dpi / 72
+    low, high, boxes = middle - reach, middle + reach, np.array(taken)
+    inside = ((axes.bbox.min <= low) & (high <= axes.bbox.max)).all(axis=1)
+    covered = ((boxes[:, :2] < high[:, None]) & (low[:, None] < boxes[:, 2:])).all(axis=2).any(axis=1)
+    around = curves[(np.abs(curves - at) <= np.abs(middle - at).max() + reach).all(axis=1)]
+    crossed = ((around >= low[:, None]) & (around <= high[:, None])).all(axis=2).sum(axis=1)
+    cost = np.where(inside & ~covered, crossed + 0.3 * np.hypot(*OFFSETS.T), np.inf)
+    best = int(cost.argmin())
+    if np.isinf(cost[best]):
         return None
-    taken.append(best[2])
-    return best[1]
+    taken.append(np.concatenate([low[best], high[best]]))
+    return tuple(OFFSETS[best])

@@ -53,7 +53,7 @@ def curves(axes):
 
 def arm_lines(axes):
     """The lines of arms, without the marks that are laid over or under them."""
-    return [line for line in axes.get_lines() if line.get_label()[0] != "_" and line.get_label() != "Pareto frontier"]
+    return [line for line in axes.get_lines() if line.get_gid() == "arm"]
 
 
 def legend_texts(figure):
@@ -202,7 +202,8 @@ def test_collocated_is_always_dashed_black_and_pd_is_neither(read):
     collocated = {arm: style for arm, style in styles.items() if "-" not in arm}
     assert {(style.color, style.line) for style in collocated.values()} == {("#000000", (0, (5, 2)))}
     assert len({style.marker for style in collocated.values()}) == len(collocated) == 6
-    assert not {(0, (5, 2)), "#000000"} & {part for arm in styles.keys() - collocated for part in (styles[arm].line, styles[arm].color)}
+    pd_arms = [style for arm, style in styles.items() if "-" in arm]
+    assert not {(0, (5, 2)), "#000000"} & {part for style in pd_arms for part in (style.color, style.line)}
 
 
 def test_colour_is_the_ratio_and_the_line_the_tp_sizes(read):
