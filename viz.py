@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Result folders -> the three-panel figure and tables. Needs only requirements-viz.txt: no Ray, no vLLM.
+"""Result folders -> figures and tables. Needs only requirements-viz.txt: no Ray, no vLLM.
 
     python viz.py --exps bm_results/exp1 bm_results/exp2
     python viz.py --exps bm_results/* --show-tables --plot-path tradeoff.pdf --log-latency
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LATENCY_MODES = {"token": "tpot", "first_token": "ttft", "chunk": "chunk"}
 THROUGHPUT_METRICS = ("input", "output", "total")
+FIGURES = ("classic", "tradeoff", "heatmap", "network", "latencies", "timeline")
 FORMATS = (".png", ".pdf", ".svg")
 TABLE_FORMATS = (".csv", ".json", ".parquet")
 DEFAULT_PATH = Path("figure.png")
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.report:
             write_report(table, args)
         shown = args.show_tables, args.show_stalls, args.show_intervals, args.audit, decide, args.export, args.report
-        if args.plot or args.plot_path or not any(shown):
+        if args.plot or args.plot_path or args.figure or not any(shown):
             plot(table, args, args.plot_path or DEFAULT_PATH)
     except ResultError as error:
         parser.error(str(error))
@@ -95,13 +96,18 @@ def build_parser() -> Parser:
     add("--sla", type=sla, metavar="tpot=MS,p99_ttft=MS,...",
         help="which layout is best within these bounds (medians unless a statistic is said), and what the others lack;"
         " in the tables, goodput: requests/s that keep to it")  # fmt: skip
-    add("--gpu-hour-price", type=price, metavar="P", help="price of a million tokens, at P for an hour of a GPU")
+    add("--gpu-hour-price", type=above_zero, metavar="P", help="price of a million tokens, at P for an hour of a GPU")
     add("--export", type=table_path, metavar="PATH", help=f"write every measurement, {', '.join(TABLE_FORMATS)}")
     add("--plot", action="store_true", help="draw the figure; the default where nothing else is asked for")
     add("--plot-path", type=figure_path, metavar="PATH",
         help=f"where to, {', '.join(FORMATS)} (default: {DEFAULT_PATH}); implies --plot")  # fmt: skip
     add("--report", type=html_path, metavar="PATH",
         help="write one self-contained HTML file: decision, crossovers, interactive chart, tables, provenance")  # fmt: skip
+    add("--figure", choices=FIGURES,
+        help="classic: TPOT, TTFT and trade-off; the trade-off alone; heatmap: best throughput under --sla by P:D ratio and TP;"
+        " network: one PD layout by placement and transport; latencies: their distributions at a level; timeline: every"
+        f" request of a level (default: {FIGURES[0]}); implies --plot")  # fmt: skip
+    add("--level", type=above_zero, metavar="N", help="of latencies and timeline (default: the highest that all arms have)")
     add("--gpus-per-node", type=positive, metavar="N",
         help="instead of each manifest's number, or 8 where there is no manifest")  # fmt: skip
     return parser
@@ -113,7 +119,7 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def price(text: str) -> float:
+def above_zero(text: str) -> float:
     try:
         number = float(text)
     except ValueError:
@@ -185,8 +191,10 @@ def plot(table: "pd.DataFrame", args: argparse.Namespace, path: Path) -> None:
     view = view_of(args)
     figures.save(figures.draw(table, view), path)
     print(f"{path}: {table['arm'].nunique()} arms, {len(table)} measurements")
-    print(f"  y: {figures.throughput_label(table, view)}{how_counted(table, args.use_normalized)}")
-    print(f"  x: {figures.latency_label(view)}")
+    if view.figure not in ("latencies", "timeline"):
+        print(f"  y: {figures.throughput_label(table, view)}{how_counted(table, args.use_normalized)}")
+    if view.figure in ("classic", "tradeoff"):
+        print(f"  x: {figures.latency_label(view)}")
     without = table.loc[table["median_tpot_ms"].isna(), "arm"].unique()
     if len(without):
         print(f"  one output token per request, so no TPOT: {', '.join(without)}")
@@ -197,7 +205,7 @@ def write_report(table: "pd.DataFrame", args: argparse.Namespace) -> None:
     from pdbench.manifest import write_atomically
     from pdbench.report import render
 
-    page = render(table, view_of(args), args.sla or (), args.gpu_hour_price, audit(args.exps))
+    page = render(table, view_of(args), args.gpu_hour_price, audit(args.exps))
     write_atomically(args.report, page)
     print(f"{args.report}: {table['arm'].nunique()} arms, {len(table)} measurements, {len(page.encode()) / 1e6:.1f} MB")
 
@@ -214,6 +222,9 @@ def view_of(args: argparse.Namespace) -> "figures.View":
         log_latency=args.log_latency,
         log_levels=args.log_concurrency,
         itl=args.itl,
+        figure=args.figure or FIGURES[0],
+        level=args.level,
+        sla=args.sla or (),
     )
 
 

@@ -23,7 +23,6 @@ from pdbench import chart, decision, figures, tables
 from pdbench.audit import LAYOUT_IN_DOUBT, Finding
 from pdbench.provenance import commands, facts, manifests
 from pdbench.results import node_words
-from pdbench.sla import Bound
 
 # As report.js sorts: 1,234 or +5.2% or "5.2 to 6.1", and no 2xtp4.
 NUMBER = re.compile(r"[-+]?[\d,.]+(?=$|[\s%])")
@@ -57,15 +56,14 @@ class Decision:
 
 
 def render(
-    table: pd.DataFrame, view: figures.View, bounds: Sequence[Bound] = (), price: float | None = None,
-    findings: Sequence[Finding] = (),
-) -> str:  # fmt: skip
+    table: pd.DataFrame, view: figures.View, price: float | None = None, findings: Sequence[Finding] = ()
+) -> str:
     """The page.
 
     Args:
         table: of `results.read_results`.
-        view: latency, tokens and scale that the page opens with; the chart's can be changed there.
-        bounds: the target; without one the bands of latency are the decision.
+        view: the target, without which the bands of latency are the decision, and latency, tokens and scale that the
+            page opens with; the chart's can be changed there.
         price: of an hour of one GPU.
         findings: of `audit.audit`.
 
@@ -82,9 +80,9 @@ def render(
     return _template().render(
         title=figures.title(table) or "Benchmark results",
         summary=summary(table, kind),
-        decisions=[decide(title, rows, view, bounds, price) for title, rows in decision.workloads(table)],
+        decisions=[decide(title, rows, view, price) for title, rows in decision.workloads(table)],
         doubts=doubts(folders, findings),
-        crossovers=crossovers(table, view, [mode for mode in chart.MODES if bounds or mode != view.latency_mode], price),
+        crossovers=crossovers(table, view, [mode for mode in chart.MODES if view.sla or mode != view.latency_mode], price),
         arms=looks,
         metrics=metrics,
         opening={"x": chart.latency(view), "y": chart.throughput(view), "log": view.log_latency},
@@ -103,7 +101,7 @@ def render(
         script=Markup(script),
         hashes=Markup(f"{_hash(script)} {plotly}"),
         plotly=packed,
-        data=chart.data(table, looks, metrics, bounds),
+        data=chart.data(table, looks, metrics, view.sla),
     )
 
 
@@ -116,17 +114,17 @@ def summary(table: pd.DataFrame, kind: str) -> str:
     return f"{table['arm'].nunique()} arms on {nodes}, {kind.replace('-', ' ')} {levels}, each measured {often}"
 
 
-def decide(title: str, table: pd.DataFrame, view: figures.View, bounds: Sequence[Bound], price: float | None) -> Decision:
+def decide(title: str, table: pd.DataFrame, view: figures.View, price: float | None) -> Decision:
     """What stands first; `table` is of one workload."""
     uncertainty, counted = list(tables.uncertainty_words(table)), _counted(view)
-    if not bounds:
+    if not view.sla:
         notes = [" ".join(tables.BANDS_READ), *uncertainty]
         return Decision(title, "", "", [], band_grid(table, view, view.latency_mode, price), notes)
-    answers = decision.decide(table, bounds, chart.throughput(view))
+    answers = decision.decide(table, view.sla, chart.throughput(view))
     best = answers["arm"].iloc[0] if answers["holds"].iloc[0] else ""
-    words = [line.strip() for line in tables.answer_words(answers, bounds, counted)]
-    rows = tables.decision_rows(answers, bounds, counted, table["kind"].iloc[0], price)
-    return Decision(title, ", ".join(map(str, bounds)), best, words, Grid("Every arm", *rows), uncertainty)
+    words = [line.strip() for line in tables.answer_words(answers, view.sla, counted)]
+    rows = tables.decision_rows(answers, view.sla, counted, table["kind"].iloc[0], price)
+    return Decision(title, ", ".join(map(str, view.sla)), best, words, Grid("Every arm", *rows), uncertainty)
 
 
 def band_grid(table: pd.DataFrame, view: figures.View, mode: str, price: float | None) -> Grid:

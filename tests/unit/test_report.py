@@ -13,6 +13,7 @@ import viz
 from pdbench import chart, figures, provenance, report
 from pdbench.audit import Finding
 from pdbench.figures import View
+from pdbench.figures.styles import OTHER_RATIOS, RATIO_COLORS
 from pdbench.results import ResultError, read_results
 from pdbench.sla import parse
 
@@ -53,7 +54,7 @@ def test_one_file_that_points_nowhere(table):
 
 
 def test_the_decision_stands_first(table):
-    page = report.render(table, View(), parse("tpot=10"))
+    page = report.render(table, View(sla=parse("tpot=10")))
     headings = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
     assert headings[0] == "Decision" and headings[-1] == "Provenance"
     # Both arms have a TPOT of 10 ms at every level and 1000 input tokens/s in a first repeat; in the second of the
@@ -72,7 +73,7 @@ def test_without_a_target_the_bands_are_the_decision(table):
 
 
 def test_chart_data_by_hand(table):
-    content = chart_data(report.render(table, View(), parse("p99_ttft=120")))
+    content = chart_data(report.render(table, View(sla=parse("p99_ttft=120"))))
     collocated, pd = content["arms"]
     assert [arm["name"] for arm in (collocated, pd)] == ["2xtp1", "p1xtp1-d1xtp2 pack"]
     # Repeats of 20 and 40 requests of 100 tokens in 2 s are 1000 and 2000 tokens/s; x 8 / 2 GPUs.
@@ -135,7 +136,7 @@ def test_columns_of_numbers():
     assert report.Grid("", "abcd", rows).numeric == [False, True, False, True]
 
 
-@pytest.mark.parametrize("color", [*figures.RATIO_COLORS.values(), *figures.OTHER_RATIOS, "#000000"])
+@pytest.mark.parametrize("color", [*RATIO_COLORS.values(), *OTHER_RATIOS, "#000000"])
 def test_colours_are_readable_on_a_dark_page(color):
     dark = chart.looks(figures.Style(color, "o", "-", True)).dark
     assert chart.contrast(dark, chart.DARK_PAGE) >= 3
