@@ -13,6 +13,7 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
 
 from pdbench import figures
+from pdbench.figures.view import LATENCIES
 from pdbench.results import METRICS, TOKENS
 from pdbench.sla import Bound
 from pdbench.tables import number
@@ -20,7 +21,6 @@ from pdbench.tables import number
 STATISTICS = ("median", "mean", "p90", "p95", "p99")
 WORDS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "inter-token latency"}
 LEVELS = {"concurrency": "Concurrency (requests in flight)", "request-rate": "Request rate (requests/s)"}
-MODES = {"token": "median_tpot_ms", "first_token": "median_ttft_ms", "chunk": "chunk_latency_ms"}
 # matplotlib's names, which figures.py uses -> plotly's.
 SYMBOLS = {
     "o": "circle", "s": "square", "D": "diamond", "P": "cross", "^": "triangle-up", "v": "triangle-down",
@@ -62,7 +62,7 @@ def looks(style: figures.Style) -> Looks:
 def latency(view: figures.View, interactive: bool | None = None) -> str:
     """The metric of the view's x; `interactive=False` for the latency that it rests on."""
     on = view.interactivity if interactive is None else interactive
-    return f"{view.latency_mode}_interactivity" if on else MODES[view.latency_mode]
+    return f"{view.latency_mode}_interactivity" if on else LATENCIES[view.latency_mode]
 
 
 def throughput(view: figures.View) -> str:
@@ -72,12 +72,12 @@ def throughput(view: figures.View) -> str:
 
 def metrics(table: pd.DataFrame, kind: str, view: figures.View) -> dict[str, dict[str, str]]:
     """What either axis can show: group -> metric -> label, without what no arm has."""
-    interactive = [replace(view, latency_mode=mode, interactivity=True) for mode in MODES]
+    interactive = [replace(view, latency_mode=mode, interactivity=True) for mode in LATENCIES]
     suffix = "_per_node" * view.normalized
     per = figures.throughput_label(table, view).partition("tokens/s")[2]
     groups = {
         "Latency": {f"{s}_{m}_ms": f"{s.capitalize()} {WORDS[m]} (ms)" for m in METRICS for s in STATISTICS}
-        | {MODES["chunk"]: figures.latency_label(replace(view, latency_mode="chunk", interactivity=False))},
+        | {LATENCIES["chunk"]: figures.latency_label(replace(view, latency_mode="chunk", interactivity=False))},
         "Interactivity": {latency(other): figures.latency_label(other) for other in interactive},
         "Throughput": {throughput(other): figures.throughput_label(table, other) for other in _by_tokens(view)}
         | {f"request_throughput{suffix}": f"Requests/s{per}", "goodput": "Requests/s of the layout within the target"},
@@ -110,7 +110,7 @@ def data(table: pd.DataFrame, arms: Mapping[str, Looks], groups: dict[str, dict[
 
 def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
     """The table with what only the chart shows: level per GPU, interactivity of each latency."""
-    rates = {f"{mode}_interactivity": 1000 / table[column] for mode, column in MODES.items()}
+    rates = {f"{mode}_interactivity": 1000 / table[column] for mode, column in LATENCIES.items()}
     return table.assign(level_per_gpu=table["level"] / table["gpus"], **rates)
 
 

@@ -20,12 +20,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pdbench import chart, decision, figures, tables
-from pdbench.audit import LAYOUT_IN_DOUBT, Finding
+from pdbench.audit import Finding
+from pdbench.figures.view import LATENCIES
 from pdbench.provenance import commands, facts, manifests
 from pdbench.results import node_words
 
 # As report.js sorts: 1,234 or +5.2% or "5.2 to 6.1", and no 2xtp4.
 NUMBER = re.compile(r"[-+]?[\d,.]+(?=$|[\s%])")
+# Findings of the audit that put an arm's layout, and with it its throughput per node, in doubt.
+IN_DOUBT = ("two layouts", "odd decode")
 TEMPLATES = files("pdbench") / "templates"
 
 
@@ -82,7 +85,7 @@ def render(
         summary=summary(table, kind),
         decisions=[decide(title, rows, view, price) for title, rows in decision.workloads(table)],
         doubts=doubts(folders, findings),
-        crossovers=crossovers(table, view, [mode for mode in chart.MODES if view.sla or mode != view.latency_mode], price),
+        crossovers=crossovers(table, view, [mode for mode in LATENCIES if view.sla or mode != view.latency_mode], price),
         arms=looks,
         metrics=metrics,
         opening={"x": chart.latency(view), "y": chart.throughput(view), "log": view.log_latency},
@@ -130,7 +133,7 @@ def decide(title: str, table: pd.DataFrame, view: figures.View, price: float | N
 def band_grid(table: pd.DataFrame, view: figures.View, mode: str, price: float | None) -> Grid:
     """Which arm is best in which band of a latency; no rows where no arm has it."""
     words = f"first {view.chunk_size}" if mode == "chunk" else {"token": "median TPOT", "first_token": "median TTFT"}[mode]
-    bands = decision.bands(table, chart.MODES[mode], chart.throughput(view))
+    bands = decision.bands(table, LATENCIES[mode], chart.throughput(view))
     rows = tables.band_rows(bands, words, _counted(view), view.interactivity, price)
     return Grid(f"Best by {words}{' tokens' if mode == 'chunk' else ''}", *rows)
 
@@ -144,7 +147,7 @@ def doubts(folders: dict[str, str], findings: Sequence[Finding]) -> dict[str, li
     """Arms of which the audit doubts that they are what their name says, with the kinds of findings."""
     found: dict[str, list[str]] = {}
     for finding in findings:
-        for folder in finding.folders if finding.kind in LAYOUT_IN_DOUBT else ():
+        for folder in finding.folders if finding.kind in IN_DOUBT else ():
             found.setdefault(folders[folder], []).append(finding.kind)
     return found
 
