@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from itertools import groupby
 
@@ -40,7 +40,7 @@ class Grid:
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
 
-    @property
+    @cached_property
     def numeric(self) -> list[bool]:
         """Whether a column has a number in some row."""
         return [any(NUMBER.match(row[i]) for row in self.rows) for i in range(len(self.headers))]
@@ -86,6 +86,7 @@ def render(
         decisions=[decide(title, rows, view, price) for title, rows in decision.workloads(table)],
         doubts=doubts(folders, findings),
         crossovers=crossovers(table, view, [mode for mode in LATENCIES if view.sla or mode != view.latency_mode], price),
+        bands_read=" ".join(tables.BANDS_READ),
         arms=looks,
         metrics=metrics,
         opening={"x": chart.latency(view), "y": chart.throughput(view), "log": view.log_latency},
@@ -121,11 +122,10 @@ def decide(title: str, table: pd.DataFrame, view: figures.View, price: float | N
     """What stands first; `table` is of one workload."""
     uncertainty, counted = list(tables.uncertainty_words(table)), _counted(view)
     if not view.sla:
-        notes = [" ".join(tables.BANDS_READ), *uncertainty]
-        return Decision(title, "", "", [], band_grid(table, view, view.latency_mode, price), notes)
+        return Decision(title, "", "", [], band_grid(table, view, view.latency_mode, price), uncertainty)
     answers = decision.decide(table, view.sla, chart.throughput(view))
     best = answers["arm"].iloc[0] if answers["holds"].iloc[0] else ""
-    words = [line.strip() for line in tables.answer_words(answers, view.sla, counted)]
+    words = [line[0].upper() + line[1:] for line in map(str.strip, tables.answer_words(answers, view.sla, counted))]
     rows = tables.decision_rows(answers, view.sla, counted, table["kind"].iloc[0], price)
     return Decision(title, ", ".join(map(str, view.sla)), best, words, Grid("Every arm", *rows), uncertainty)
 
