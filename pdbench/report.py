@@ -39,11 +39,14 @@ class Grid:
     caption: str
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
+    prose: bool = False
 
     @cached_property
-    def numeric(self) -> list[bool]:
-        """Whether a column has a number in some row."""
-        return [any(NUMBER.match(row[i]) for row in self.rows) for i in range(len(self.headers))]
+    def classes(self) -> list[str]:
+        """How each column is set: words that may break, or, with a number in some row, to the right."""
+        if self.prose:
+            return ["prose"] * len(self.headers)
+        return ["number" if any(NUMBER.match(row[i]) for row in self.rows) else "" for i in range(len(self.headers))]
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def render(
         method=method(table, view),
         unknown=[arm for arm, manifest in found.items() if manifest is None],
         provenance=[
-            Grid("Folders", ["arm", "folder"], [(arm, folder) for folder, arm in folders.items()]),
+            Grid("Folders", ["arm", "folder"], [(arm, folder) for folder, arm in folders.items()], prose=True),
             *provenance({arm: facts(manifest) for arm, manifest in found.items() if manifest}),
         ],
         commands={arm: commands(manifest) for arm, manifest in found.items() if manifest},
@@ -175,10 +178,10 @@ def provenance(known: dict[str, dict[str, str]]) -> list[Grid]:
     values = {name: [of_arm.get(name, "") for of_arm in known.values()] for name in names}
     shared = [(name, of_name[0]) for name, of_name in values.items() if len(set(of_name)) == 1]
     differing = {name: of_name for name, of_name in values.items() if len(set(of_name)) > 1}
-    grids = [Grid("The same for all arms with a manifest", ["what", "value"], shared)] if shared else []
+    grids = [Grid("The same for all arms with a manifest", ["what", "value"], shared, prose=True)] if shared else []
     if differing:
         rows = [(arm, *of_arm) for arm, *of_arm in zip(known, *differing.values(), strict=True)]
-        grids.append(Grid("What differs", ["arm", *differing], rows))
+        grids.append(Grid("What differs", ["arm", *differing], rows, prose=True))
     return grids
 
 

@@ -134,7 +134,8 @@ def test_an_arm_without_a_manifest_is_named(table):
 
 def test_columns_of_numbers():
     rows = [("4xtp2", "1,234", "-", "alone"), ("2xtp1", "-", "4xtp2", "+5.2% to +6.0%")]
-    assert report.Grid("", "abcd", rows).numeric == [False, True, False, True]
+    assert report.Grid("", "abcd", rows).classes == ["", "number", "", "number"]
+    assert report.Grid("", "abcd", rows, prose=True).classes == ["prose"] * 4
 
 
 @pytest.mark.parametrize("color", [*RATIO_COLORS.values(), *OTHER_RATIOS, "#000000"])

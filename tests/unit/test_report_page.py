@@ -82,7 +82,7 @@ def test_every_width_and_both_schemes(page):
 
 def test_the_chart_follows_the_scheme(page):
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(f"getComputedStyle(document.querySelector('#chart .main-svg')).backgroundColor === '{DARK}'")
+    playwright.expect(page.locator("#chart .main-svg").first).to_have_css("background-color", DARK)
     assert background(page) == [DARK, DARK]
 
 
