@@ -104,6 +104,15 @@ def test_the_commands_of_a_small_experiment(write, tmp_path):
     ]  # fmt: skip
 
 
+def test_of_one_kind_of_arms_no_stalls_are_compared(write, tmp_path):
+    experiment = plan.load_experiment(write(figures=[["--itl", "--show-stalls"]]))
+    (both,) = plan.figure_steps("small", experiment, tmp_path)
+    assert "--show-stalls" in both.command
+    for left_out in ARMS:
+        (one,) = plan.figure_steps("small", experiment, tmp_path, without=[left_out])
+        assert "--show-stalls" not in one.command and "--itl" in one.command
+
+
 def test_request_rates_phases_and_transports_reach_the_commands(write, tmp_path):
     arms = [{"layout": "1xtp2"}, {"layout": "p1xtp1-d1xtp1", "mode": "pd-spread", "ucx_tls": "tcp", "name": "slow"}]
     changes = {"levels": {"request_rate": [0.5, 2], "num_prompts": 30}, "arms": arms}
