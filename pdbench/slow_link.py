@@ -1,6 +1,6 @@
 """A slow network on one machine: what UCX sends over TCP on loopback keeps to a rate, by Linux traffic control.
 
-    python -m pdbench.slow_link start --mbit 50
+    python -m pdbench.slow_link start --mbit 10
     python -m pdbench.slow_link stop
 
 Only the KV transfer is slowed, which is told by its ports: engines are launched with
