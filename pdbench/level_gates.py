@@ -196,7 +196,8 @@ def check(base_url: str, path: Path, deployment: Deployment, asked: Asked, used:
     """Judge the level that ended just now and keep its snapshot in `path` for the next one."""
 
     async def ask() -> tuple[Snapshot, Any]:
-        after = await _after_level(base_url, before, asked.requests, deployment.counters_every_s)
+        requests = asked.requests + len(before.since)
+        after = await _after_level(base_url, before, requests, deployment.counters_every_s)
         ucx = deployment.transport and deployment.transport["backend"] == "UCX"
         return after, await transports_named(base_url) if ucx else None
 

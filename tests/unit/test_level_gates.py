@@ -135,3 +135,21 @@ def test_what_a_prompts_kv_cache_weighs():
     # 5000 tokens are 39 blocks of 128 and 8 tokens: full layers 39 blocks, sliding ones 1.
     assert big.bounds(5000) == (18 * (4992 + 128) * 2048, 36 * (4992 + 256) * 2048)
     assert big.bounds(1)[0] == 0 < big.bounds(1)[1]
+
+
+def test_the_level_is_judged_when_all_that_was_sent_shows(make_manifest, monkeypatch, tmp_path):
+    """Ray exports late, so counters rise by one with each look: 10 of the level, 3 of the checks before it."""
+    shown = iter(range(100, 200))
+
+    async def look(base_url):
+        return Snapshot(counters={"collocated": {"requests": next(shown), "prefix_cache_queries": 1}}, replicas={"r": 1})
+
+    async def at_once(seconds):
+        pass
+
+    monkeypatch.setattr(level_gates, "_snapshot", look)
+    monkeypatch.setattr(level_gates.asyncio, "sleep", at_once)
+    Snapshot(counters={"collocated": {"requests": 100}}, replicas={"r": 1}, since=[20, 20, 20]).write(tmp_path / "s")
+    deployment, used = make_manifest("2xtp1", "collocated").deployment, ClientUse(cpu=0, waited=0, wall=1)
+    found = level_gates.check("url", tmp_path / "s", deployment, Asked(requests=10, isl=1000), used)
+    assert all(gate.passed for gate in found) and found[1].seen == "13 requests finished"
