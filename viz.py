@@ -1,26 +1,33 @@
 #!/usr/bin/env python3
-"""Result folders -> the three-panel figure and tables. Needs only requirements-viz.txt: no Ray, no vLLM.
+"""Result folders -> figures and tables. Needs only requirements-viz.txt: no Ray, no vLLM.
 
     python viz.py --exps bm_results/exp1 bm_results/exp2
     python viz.py --exps bm_results/* --show-tables --plot-path tradeoff.pdf --log-latency
+    python viz.py --exps bm_results/* --sla tpot=10,p99_ttft=800 --gpu-hour-price 5
 
-With neither --plot nor a --show option it draws figure.png. Input tokens are counted by default, as in
+Where nothing else is asked for it draws figure.png. Input tokens are counted by default, as in
 the public study, so that its figures compare; where prompts are short, count output or total.
 """
 
 import argparse
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pdbench.cli import Parser
+from pdbench.sla import Bound, parse, per_request
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LATENCY_MODES = ("token", "first_token", "chunk")
+    from pdbench import figures
+
+LATENCY_MODES = {"token": "tpot", "first_token": "ttft", "chunk": "chunk"}
 THROUGHPUT_METRICS = ("input", "output", "total")
+FIGURES = ("classic", "tradeoff", "heatmap", "network", "latencies", "timeline")
 FORMATS = (".png", ".pdf", ".svg")
+TABLE_FORMATS = (".csv", ".json", ".parquet")
 DEFAULT_PATH = Path("figure.png")
 
 
@@ -29,19 +36,36 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     # Imported only now: --help and a wrong flag answer at once.
     from pdbench import tables
+    from pdbench.audit import audit
+    from pdbench.export import export
     from pdbench.intervals import level_intervals
     from pdbench.results import ResultError, read_results
     from pdbench.stalls import stall_lines
 
+    goodput = per_request(args.sla or ())
+    details = bool(goodput or args.export or args.report)
+    decide = args.show_decision or args.sla or args.gpu_hour_price
     try:
-        table = read_results(args.exps, gpus_per_node=args.gpus_per_node, chunk_size=args.chunk_size, sla=args.sla)
+        table = read_results(
+            args.exps, gpus_per_node=args.gpus_per_node, chunk_size=args.chunk_size, sla=goodput, details=details
+        )
+        if args.export:
+            export(table, args.export)
+            print(f"{args.export}: {len(table)} rows, {len(table.columns)} columns")
         if args.show_tables:
             tables.print_measurements(table, args.chunk_size, args.use_normalized)
         if args.show_stalls:
             print(*stall_lines(table), sep="\n")
         if args.show_intervals:
             tables.print_intervals(level_intervals(args.exps))
-        if args.plot or args.plot_path or not (args.show_tables or args.show_stalls or args.show_intervals):
+        if args.audit:
+            tables.print_findings(audit(args.exps))
+        if decide:
+            show_decision(table, args)
+        if args.report:
+            write_report(table, args)
+        shown = args.show_tables, args.show_stalls, args.show_intervals, args.audit, decide, args.export, args.report
+        if args.plot or args.plot_path or args.figure or not any(shown):
             plot(table, args, args.plot_path or DEFAULT_PATH)
     except ResultError as error:
         parser.error(str(error))
@@ -67,10 +91,23 @@ def build_parser() -> Parser:
     add("--show-tables", action="store_true", help="print every measurement")
     add("--show-stalls", action="store_true", help="compare each PD arm's p99 inter-token latency with the collocated one")
     add("--show-intervals", action="store_true", help="95%% confidence intervals over requests and repeats, by bootstrap")
-    add("--sla", type=sla, metavar="ttft=MS,tpot=MS", help="in the tables, goodput: requests/s that keep to it")
-    add("--plot", action="store_true", help="draw the figure; the default without a --show option")
+    add("--audit", action="store_true", help="print what to know before believing these folders, and what to do about it")
+    add("--show-decision", action="store_true", help="which layout is best in which band of latency (see --latency-mode)")
+    add("--sla", type=sla, metavar="tpot=MS,p99_ttft=MS,...",
+        help="which layout is best within these bounds (medians unless a statistic is said), and what the others lack;"
+        " in the tables, goodput: requests/s that keep to it")  # fmt: skip
+    add("--gpu-hour-price", type=above_zero, metavar="P", help="price of a million tokens, at P for an hour of a GPU")
+    add("--export", type=table_path, metavar="PATH", help=f"write every measurement, {', '.join(TABLE_FORMATS)}")
+    add("--plot", action="store_true", help="draw the figure; the default where nothing else is asked for")
     add("--plot-path", type=figure_path, metavar="PATH",
         help=f"where to, {', '.join(FORMATS)} (default: {DEFAULT_PATH}); implies --plot")  # fmt: skip
+    add("--report", type=html_path, metavar="PATH",
+        help="write one self-contained HTML file: decision, crossovers, interactive chart, tables, provenance")  # fmt: skip
+    add("--figure", choices=FIGURES,
+        help="classic: TPOT, TTFT and trade-off; the trade-off alone; heatmap: best throughput under --sla by P:D ratio and TP;"
+        " network: one PD layout by placement and transport; latencies: their distributions at a level; timeline: every"
+        f" request of a level (default: {FIGURES[0]}); implies --plot")  # fmt: skip
+    add("--level", type=above_zero, metavar="N", help="of latencies and timeline (default: the highest that all arms have)")
     add("--gpus-per-node", type=positive, metavar="N",
         help="instead of each manifest's number, or 8 where there is no manifest")  # fmt: skip
     return parser
@@ -82,23 +119,42 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def sla(text: str) -> dict[str, float]:
-    found = {}
-    for part in text.split(","):
-        metric, _, bound = part.partition("=")
-        try:
-            found[metric] = float(bound)
-        except ValueError:
-            found[metric] = math.nan
-        if metric not in ("ttft", "tpot") or not 0 < found[metric] < math.inf:
-            raise argparse.ArgumentTypeError(f"{text!r} is not like ttft=500,tpot=10 (ms)")
-    return found
+def above_zero(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+def sla(text: str) -> tuple[Bound, ...]:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def table_path(text: str) -> Path:
+    path = output_path(text, TABLE_FORMATS)
+    if path.suffix == ".parquet" and not find_spec("pyarrow"):
+        raise argparse.ArgumentTypeError(f"{text!r} needs pyarrow: pip install pyarrow, or write .csv or .json")
+    return path
 
 
 def figure_path(text: str) -> Path:
+    return output_path(text, FORMATS)
+
+
+def html_path(text: str) -> Path:
+    return output_path(text, (".html",))
+
+
+def output_path(text: str, formats: tuple[str, ...]) -> Path:
     path = Path(text)
-    if path.suffix not in FORMATS:
-        raise argparse.ArgumentTypeError(f"{text!r} must end in {', '.join(FORMATS)}")
+    if path.suffix not in formats:
+        raise argparse.ArgumentTypeError(f"{text!r} must end in {', '.join(formats)}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r}: there is no folder {str(path.parent)!r}")
     if path.is_dir():
@@ -106,11 +162,58 @@ def figure_path(text: str) -> Path:
     return path
 
 
+def show_decision(table: "pd.DataFrame", args: argparse.Namespace) -> None:
+    from pdbench import decision, tables
+    from pdbench.frontier import LATENCIES
+
+    mode = LATENCY_MODES[args.latency_mode]
+    words = f"first {args.chunk_size}" if mode == "chunk" else f"median {mode.upper()}"
+    throughput = f"{args.throughput_metric}_throughput" + "_per_node" * args.use_normalized
+    counted = f"{args.throughput_metric}/s\n/{'node' if args.use_normalized else 'layout'}"
+    for title, rows in decision.workloads(table):
+        print(f"\n{title}")
+        bands = decision.bands(rows, LATENCIES[mode], throughput)
+        if bands.empty:
+            print(f"no arm has both {LATENCIES[mode]} and {throughput}: use --latency-mode or --throughput-metric")
+        else:
+            tables.print_bands(bands, words, counted, args.use_interactivity, args.gpu_hour_price)
+        if args.sla:
+            answers = decision.decide(rows, args.sla, throughput)
+            tables.print_decision(answers, args.sla, counted, rows["kind"].iloc[0], args.gpu_hour_price)
+        print(*tables.uncertainty_words(rows), sep="\n")
+    print(f"{args.throughput_metric} tokens/s{tables.how_counted(table, args.use_normalized)}")
+
+
 def plot(table: "pd.DataFrame", args: argparse.Namespace, path: Path) -> None:
     from pdbench import figures
     from pdbench.tables import how_counted
 
-    view = figures.View(
+    view = view_of(args)
+    figures.save(figures.draw(table, view), path)
+    print(f"{path}: {table['arm'].nunique()} arms, {len(table)} measurements")
+    if view.figure not in ("latencies", "timeline"):
+        print(f"  y: {figures.throughput_label(table, view)}{how_counted(table, args.use_normalized)}")
+    if view.figure in ("classic", "tradeoff"):
+        print(f"  x: {figures.latency_label(view)}")
+    without = table.loc[table["median_tpot_ms"].isna(), "arm"].unique()
+    if len(without):
+        print(f"  one output token per request, so no TPOT: {', '.join(without)}")
+
+
+def write_report(table: "pd.DataFrame", args: argparse.Namespace) -> None:
+    from pdbench.audit import audit
+    from pdbench.manifest import write_atomically
+    from pdbench.report import render
+
+    page = render(table, view_of(args), args.gpu_hour_price, audit(args.exps))
+    write_atomically(args.report, page)
+    print(f"{args.report}: {table['arm'].nunique()} arms, {len(table)} measurements, {len(page.encode()) / 1e6:.1f} MB")
+
+
+def view_of(args: argparse.Namespace) -> "figures.View":
+    from pdbench import figures
+
+    return figures.View(
         latency_mode=args.latency_mode,
         chunk_size=args.chunk_size,
         interactivity=args.use_interactivity,
@@ -119,14 +222,10 @@ def plot(table: "pd.DataFrame", args: argparse.Namespace, path: Path) -> None:
         log_latency=args.log_latency,
         log_levels=args.log_concurrency,
         itl=args.itl,
+        figure=args.figure or FIGURES[0],
+        level=args.level,
+        sla=args.sla or (),
     )
-    figures.save(figures.draw(table, view), path)
-    print(f"{path}: {table['arm'].nunique()} arms, {len(table)} measurements")
-    print(f"  y: {figures.throughput_label(table, view)}{how_counted(table, args.use_normalized)}")
-    print(f"  x: {figures.latency_label(view)}")
-    without = table.loc[table["median_tpot_ms"].isna(), "arm"].unique()
-    if len(without):
-        print(f"  one output token per request, so no TPOT: {', '.join(without)}")
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def interval(
         chosen = [repeats[i] for i in rng.integers(len(repeats), size=len(repeats))]
         rows = [rng.integers(len(r.start), size=len(r.start)) for r in chosen]
         drawn.append(statistic(np.concatenate([r.values(metric, i) for r, i in zip(chosen, rows, strict=True)])))
-    return _between(drawn)
+    return between(drawn)
 
 
 def interval_of_means(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
@@ -176,10 +176,11 @@ def interval_of_means(values: Sequence[float], seed: int = 0) -> tuple[float, fl
     if len(values) < 3:
         return math.nan, math.nan
     rng = np.random.default_rng(seed)
-    return _between(rng.choice(values, size=(RESAMPLES, len(values))).mean(axis=1))
+    return between(rng.choice(values, size=(RESAMPLES, len(values))).mean(axis=1))
 
 
-def _between(drawn: Sequence[float]) -> tuple[float, float]:
+def between(drawn: Sequence[float]) -> tuple[float, float]:
+    """The 95% interval of what was drawn: from its 2.5th to its 97.5th percentile."""
     outside = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(drawn, [outside, 100 - outside])
     return float(low), float(high)

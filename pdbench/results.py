@@ -3,7 +3,8 @@
 Latency figures are the bench client's own: TTFT, TPOT and inter-token latency over the requests of a
 level, in milliseconds. Interactivity and chunk latency are derived from the *medians* of TTFT and TPOT.
 Throughput is tokens / duration of the whole level, in tokens per second; beside it stands that of the
-steady state, without ramp and drain, where per-request details exist (`pdbench/requests.py`).
+steady state, without ramp and drain, where per-request details exist (`pdbench/requests.py`). These are most
+of a file and most of the time that reading takes, so whoever needs none of them passes over them.
 """
 
 import json
@@ -30,7 +31,12 @@ CHUNK_SIZE = 16
 METRICS = ("ttft", "tpot", "itl")
 STATISTICS = ("mean", "median", "p99", "std")
 TOKENS = ("input", "output", "total")
-DETAILS = ("input_lens", "output_lens", "ttfts", "itls", "start_times", "generated_texts", "errors")
+DETAILS = ("input_lens", "output_lens", "ttfts", "itls", "start_times", "generated_texts", "errors")  # in the client's order
+# Bytes at the beginning and at the end of a level's file that hold all that is not a detail.
+EDGE = 1 << 14
+VERSIONS = ("vllm", "ray", "nixl")
+TEXT = ("folder", "arm", "model", "layout", "placement", "kind", "accelerator", "phase", "commit", *VERSIONS, "date")
+WHOLE = ("repeat", "gpus", "gpus_per_node", "isl", "osl", "completed")
 
 
 class ResultError(ValueError):
@@ -48,12 +54,13 @@ class Arm:
     gpus_per_node: int
     accelerator: str
     decode_bench: bool
+    provenance: dict[str, Any]
     levels: dict[Level, Path]
 
 
 def read_results(
     folders: Sequence[str | os.PathLike[str]], gpus_per_node: int | None = None, chunk_size: int = CHUNK_SIZE,
-    sla: dict[str, float] | None = None,
+    sla: dict[str, float] | None = None, details: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
     """Read result folders into one table, in the order given, levels ascending.
 
@@ -62,16 +69,21 @@ def read_results(
         gpus_per_node: accelerators of a node; None takes each folder's manifest, else 8.
         chunk_size: tokens of the first chunk, for `chunk_latency_ms` = TTFT + (chunk_size - 1) * TPOT.
         sla: upper bounds in ms by `ttft` and `tpot`, for `goodput`.
+        details: read and check per-request details; else what rests on them is NaN, except p90 and p95
+            where the client's summary has them, and except pure decode, which is made of nothing else.
 
     Returns:
-        One row per (folder, level, repeat). Identity: folder, arm (unique short label), model, layout,
+        One row per (folder, level, repeat), columns always of the same types: text, whole numbers, numbers
+        and, for as_published, a truth value. Identity: folder, arm (unique short label), model, layout,
         placement ("" when unknown or collocated), kind (concurrency | request-rate), level, repeat,
-        accelerator, gpus, gpus_per_node, isl, osl, phase. Measures: completed, duration (s),
-        {mean,median,p90,p95,p99,std}_{ttft,tpot,itl}_ms, {input,output,total}_throughput (tokens/s), the
-        same with `_per_node` (times gpus_per_node / gpus), interactivity (1000 / median TPOT,
-        tokens/s/user) and chunk_latency_ms; steady_duration (s), steady_{request,input,output}_throughput
-        and, with `sla`, goodput (requests/s). What rests on TPOT is NaN where requests have a single output
-        token; what rests on per-request details is NaN without them.
+        accelerator, gpus, gpus_per_node, isl, osl, phase. Provenance, of the manifest, "" where unknown:
+        commit (with "-dirty"), vllm, ray, nixl (versions), as_published (false without a manifest, too: then
+        nothing is known), and date, the client's. Measures: completed, duration (s),
+        {mean,median,p90,p95,p99,std}_{ttft,tpot,itl}_ms, {input,output,total}_throughput (tokens/s),
+        request_throughput (1/s), the same with `_per_node` (times gpus_per_node / gpus), interactivity
+        (1000 / median TPOT, tokens/s/user) and chunk_latency_ms; steady_duration (s),
+        steady_{request,input,output}_throughput and, with `sla`, goodput (requests/s). What rests on TPOT is
+        NaN where requests have a single output token; what rests on per-request details is NaN without them.
 
     Raises:
         ResultError: a folder or file is missing, truncated, malformed or tells of failed requests.
@@ -84,8 +96,9 @@ def read_results(
     rows = []
     for arm, label in zip(arms, arm_labels(arms), strict=True):
         for level, path in sorted(arm.levels.items(), key=lambda item: (item[0].value, item[0].repeat)):
-            rows.append(_identity(arm, label, level) | read_level(path, level, arm.run, sla, arm.decode_bench))
-    return _with_derived(pd.DataFrame(rows), chunk_size)
+            measured = read_level(path, level, arm.run, sla, arm.decode_bench, details)
+            rows.append(_identity(arm, label, level) | measured)
+    return _typed(_with_derived(pd.DataFrame(rows), chunk_size))
 
 
 def read_arm(folder: Path, gpus_per_node: int | None = None) -> Arm:
@@ -110,7 +123,8 @@ def read_arm(folder: Path, gpus_per_node: int | None = None) -> Arm:
             raise ValueError(f"gpus_per_node is {per_node}: give --gpus-per-node")
     return Arm(
         folder, run, layout, (placement or "") if layout.is_pd else "", per_node,
-        deployment.accelerator if deployment else "GPU", bool(deployment and deployment.decode_bench), levels,
+        deployment.accelerator if deployment else "GPU", bool(deployment and deployment.decode_bench),
+        _provenance(manifest), levels,
     )  # fmt: skip
 
 
@@ -120,35 +134,38 @@ def read_requests(folder: Path) -> dict[Level, Requests | None]:
     found = {}
     for level, path in arm.levels.items():
         read_level(path, level, arm.run, decode_bench=arm.decode_bench)  # what is not whole is told
-        found[level] = Requests.of(_load(path))
+        found[level] = Requests.of(load_level(path))
     return found
 
 
 def read_level(
-    path: Path, level: Level, run: RunName, sla: dict[str, float] | None = None, decode_bench: bool = False
-) -> dict[str, float]:
+    path: Path, level: Level, run: RunName, sla: dict[str, float] | None = None, decode_bench: bool = False,
+    details: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """Read one level's file, checking that it is whole and that it is what its name says.
 
     Returns:
-        completed, duration (s), the latency statistics (ms), the three throughputs (tokens/s) and what
-        follows from per-request details.
+        date, completed, duration (s), the latency statistics (ms), the throughputs (tokens/s, requests/s) and
+        what follows from per-request details.
 
     Raises:
         ResultError: see the module's first line; the message names `path`.
     """
     with _naming(path):
-        content = _load(path)
+        content = load_level(path, details or decode_bench)
         isl, osl = run.isl, phase_lengths(run.phase, run.isl, run.osl)[1]
         completed = _check_requests(content, level)
         duration = _number(content, "duration", positive=True)
         tokens = _check_tokens(content, completed, isl, osl, run.phase)
         _check_details(content, completed, osl)
-        row = {"completed": completed, "duration": duration} | _latencies(content, osl)
+        row = {"date": str(content.get("date", "")), "completed": completed, "duration": duration}
+        row |= (latencies := _latencies(content, osl))
         for kind in TOKENS:
             row[f"{kind}_throughput"] = tokens[kind] / duration
+        row["request_throughput"] = completed / duration
         _check_throughput(content, row)
         requests = Requests.of(content)
-        row |= percentiles(requests) | steady(requests)
+        row |= {key: value for key, value in percentiles(requests).items() if math.isnan(latencies[key])} | steady(requests)
         if decode_bench:
             row |= _pure_decode(requests)
         return row | ({"goodput": goodput(requests, duration, sla)} if sla else {})
@@ -159,7 +176,8 @@ def _pure_decode(requests: Requests | None) -> dict[str, float]:
     if requests is None:
         raise ValueError("decode steps need per-request details")
     nothing = [f"{statistic}_ttft_ms" for statistic in (*STATISTICS, "p90", "p95")]
-    return dict.fromkeys([*nothing, "input_throughput", "total_throughput"], math.nan) | decode_steps(requests)
+    nothing += ["input_throughput", "total_throughput", "request_throughput"]
+    return dict.fromkeys(nothing, math.nan) | decode_steps(requests)
 
 
 def node_words(table: pd.DataFrame) -> str:
@@ -239,8 +257,36 @@ def _read_manifest(folder: Path, run: RunName, levels: set[str]) -> Manifest | N
         return manifest
 
 
-def _load(path: Path) -> dict[str, Any]:
-    data = path.read_bytes()
+def _provenance(manifest: Manifest | None) -> dict[str, Any]:
+    """What was running, as far as a manifest says so; see `read_results`."""
+    if manifest is None:
+        return dict.fromkeys(("commit", *VERSIONS), "") | {"as_published": False}
+    measured = manifest.deployment or manifest
+    machine = manifest.deployment.machines[0] if manifest.deployment else manifest.client
+    commit = (measured.repository.commit or "") + "-dirty" * bool(measured.repository.dirty)
+    versions = {name: machine.versions.get(name) or "" for name in VERSIONS}
+    return {"commit": commit} | versions | {"as_published": manifest.as_published}
+
+
+def _without_details(path: Path) -> bytes:
+    """A level's file less its per-request lists but `errors`; whole where these do not stand as the client writes them.
+
+    A quote within a text is escaped in JSON, so no text can hold what the lists are found by.
+    """
+    with path.open("rb") as file:
+        head = file.read(EDGE)
+        begin = head.find(b'"input_lens": [')
+        if begin < 0:
+            return head + file.read()
+        file.seek(max(begin, os.fstat(file.fileno()).st_size - EDGE))
+        tail = file.read()
+    end = tail.rfind(b'"errors": [')
+    return path.read_bytes() if end < 0 else head[:begin] + tail[end:]
+
+
+def load_level(path: Path, details: bool = True) -> dict[str, Any]:
+    """A level's file as the client wrote it, or all of it but per-request details; raises ValueError if it is not whole."""
+    data = path.read_bytes() if details else _without_details(path)
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -347,6 +393,8 @@ def _latencies(content: dict[str, Any], osl: int) -> dict[str, float]:
             defined = osl > 1 or metric == "ttft"
             number = _number(content, key, positive=defined and statistic == "median" and metric != "itl")
             latencies[key] = number if defined else math.nan
+        for key in (f"p90_{metric}_ms", f"p95_{metric}_ms"):  # there only if the client was asked for them
+            latencies[key] = _number(content, key) if defined and key in content else math.nan
     return latencies
 
 
@@ -357,15 +405,22 @@ def _identity(arm: Arm, label: str, level: Level) -> dict[str, Any]:
         | {"placement": arm.placement, "kind": level.kind, "level": level.value, "repeat": level.repeat}
         | {"accelerator": arm.accelerator, "gpus": layout.gpus, "gpus_per_node": arm.gpus_per_node}
         | {"isl": run.isl, "osl": run.osl, "phase": run.phase}
+        | arm.provenance
     )
 
 
 def _with_derived(table: pd.DataFrame, chunk_size: int) -> pd.DataFrame:
     nodes = table["gpus"] / table["gpus_per_node"]
-    for kind in TOKENS:
+    for kind in (*TOKENS, "request"):
         table[f"{kind}_throughput_per_node"] = table[f"{kind}_throughput"] / nodes
     table["interactivity"] = 1000 / table["median_tpot_ms"]
     table["chunk_latency_ms"] = table["median_ttft_ms"]
     if chunk_size > 1:  # a chunk of one token is there at TTFT, whether or not there is a TPOT
         table["chunk_latency_ms"] += (chunk_size - 1) * table["median_tpot_ms"]
     return table
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns of the same types whatever the folders hold, so that exported tables can be put together."""
+    kinds = dict.fromkeys(TEXT, "str") | dict.fromkeys(WHOLE, "int64") | {"as_published": "bool"}
+    return table.astype({name: kinds.get(name, "float64") for name in table.columns})

@@ -1,7 +1,9 @@
 """Tables in a terminal."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from textwrap import fill
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -10,13 +12,20 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
+from pdbench.audit import Finding
+from pdbench.decision import MIN_REPEATS, cost
 from pdbench.results import TOKENS, node_words
+from pdbench.sla import Bound
 
 KINDS = {"concurrency": "conc.", "request-rate": "rate"}
 INTERVALS = {
     "median_ttft_ms": "TTFT median\nms", "median_tpot_ms": "TPOT median\nms", "p99_itl_ms": "ITL p99\nms",
     "request_throughput": "requests/s",
 }  # fmt: skip
+BANDS_READ = (
+    "an arm attains at a latency what it reaches at that latency or a lower one, linearly between its levels;",
+    "over: in the middle of the band, the last up to the last level; alone: the other attains nothing there",
+)
 
 
 def print_measurements(table: pd.DataFrame, chunk_size: int, normalized: bool) -> None:
@@ -27,20 +36,27 @@ def print_measurements(table: pd.DataFrame, chunk_size: int, normalized: bool) -
         chunk_size: that `table` was read with.
         normalized: throughput per node.
     """
-    columns = {"gpus": node_words(table).split()[-1], "level": "", "repeat": "rep.", "completed": "done"}
+    for kind, rows in table.groupby("kind"):
+        show(*measurement_rows(rows, kind, chunk_size, normalized))
+    where = f"per node of {node_words(table)}" if normalized else "of the layout"
+    print(f"ms over the requests of a level; from medians: first {chunk_size} = TTFT +", end=" ")
+    print(f"{chunk_size - 1} x TPOT, tokens/s/user = 1000 / TPOT")
+    print(f"input, output and total tokens/s {where}{how_counted(table, normalized)}")
+
+
+def measurement_rows(
+    table: pd.DataFrame, kind: str, chunk_size: int, normalized: bool
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of `print_measurements`; `kind` is that of the levels."""
+    columns = {"gpus": node_words(table).split()[-1], "level": KINDS[kind], "repeat": "rep.", "completed": "done"}
     columns |= {"median_ttft_ms": "TTFT\nmedian", "p99_ttft_ms": "TTFT\np99"}
     columns |= {"median_tpot_ms": "TPOT\nmedian", "p99_tpot_ms": "TPOT\np99", "p99_itl_ms": "ITL\np99"}
     columns |= {"chunk_latency_ms": f"first\n{chunk_size}", "interactivity": "tokens/s\n/user"}
     suffix, per = ("_per_node", "node") if normalized else ("", "layout")
     columns |= {f"{tokens}_throughput{suffix}": f"{tokens}/s\n/{per}" for tokens in TOKENS}
     columns |= {"goodput": "goodput\nreq./s"} if "goodput" in table else {}
-    for kind, rows in table.groupby("kind"):
-        columns["level"] = KINDS[kind]
-        show(["arm", *columns.values()], ([row["arm"], *(number(row[name]) for name in columns)] for _, row in rows.iterrows()))
-    where = f"per node of {node_words(table)}" if normalized else "of the layout"
-    print(f"ms over the requests of a level; from medians: first {chunk_size} = TTFT +", end=" ")
-    print(f"{chunk_size - 1} x TPOT, tokens/s/user = 1000 / TPOT")
-    print(f"input, output and total tokens/s {where}{how_counted(table, normalized)}")
+    rows = [[row["arm"], *(number(row[name]) for name in columns)] for _, row in table.iterrows()]
+    return ["arm", *columns.values()], rows
 
 
 def print_intervals(intervals: pd.DataFrame) -> None:
@@ -54,6 +70,146 @@ def print_intervals(intervals: pd.DataFrame) -> None:
             lines.append([arm, number(level), number(repeats), *cells])
         show(["arm", KINDS[kind], "rep.", *(INTERVALS[name] for name in names)], lines)
     print("estimate [95% interval]: bootstrap over repeats, then requests; of one repeat it holds no drift from run to run")
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """What the audit found, by kind; `findings` is of `audit`."""
+    for kind, of_kind in groupby(findings, key=lambda finding: finding.kind):
+        several = list(of_kind)
+        print(f"{kind}: {several[0].why}", f"  to do: {several[0].mend}", sep="\n")
+        for finding in several:
+            print(wrapped("  - ", finding.where), wrapped("    ", finding.seen), sep="\n")
+        print()
+    folders = {folder for finding in findings for folder in finding.folders}
+    print(f"findings: {len(findings)}, on {len(folders)} folders")
+
+
+def wrapped(indent: str, text: str) -> str:
+    """Lines of at most 118 characters, the later ones indented by 4 more than none; names are not cut."""
+    return fill(text, 118, initial_indent=indent, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+
+
+def print_bands(bands: pd.DataFrame, latency: str, counted: str, interactivity: bool, price: float | None) -> None:
+    """Which arm is best in which band; `bands` is of `decision.bands`, the words say what its numbers are."""
+    show(*band_rows(bands, latency, counted, interactivity, price))
+    print(*BANDS_READ, sep="\n")
+
+
+def band_rows(
+    bands: pd.DataFrame, latency: str, counted: str, interactivity: bool, price: float | None
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of `print_bands`."""
+    unit = "per s\nand user" if interactivity else "ms"
+    headers = [f"{latency}\n{unit}", "best", counted, "over the\nnext best", "least to\nmost", "next best"]
+    headers += ["over\ncollocated", "least to\nmost", "collocated"] + ["price\nof 1M"] * bool(price)
+    lines = []
+    for row in bands.itertuples():
+        line = [_band(row.low, row.high, interactivity), row.best]
+        line += [f"{number(row.throughput_low)} to {number(row.throughput_high)}"]
+        for name, margin in (("next_best", "next_margin"), ("collocated", "collocated_margin")):
+            other, at, *ends = (getattr(row, column) for column in (name, margin, f"{margin}_low", f"{margin}_high"))
+            interval = (getattr(row, f"{margin}_{end}") for end in ("from", "to"))
+            if other == row.best:
+                line += ["-", "-", "is the best"]
+            else:
+                line += [_share(at, *interval), " to ".join(map(_share, ends)) if ends[0] >= 0 else "-", other or "-"]
+        if price:
+            line += [" to ".join(f"{cost(price, row.gpus, rate):.3f}" for rate in (row.throughput_low, row.throughput_high))]
+        lines.append(line)
+    return headers, lines[::-1] if interactivity else lines
+
+
+def print_decision(
+    answers: pd.DataFrame, bounds: Sequence[Bound], counted: str, kind: str, price: float | None
+) -> None:
+    """The answer to an SLA, and what every arm has to say to it.
+
+    Args:
+        answers: of `decision.decide`, of one workload.
+        counted: the words of its throughput.
+        kind: of its load.
+        price: of an hour of one GPU.
+    """
+    print(f"SLA: {', '.join(map(str, bounds))}")
+    print(*answer_words(answers, bounds, counted), sep="\n")
+    show(*decision_rows(answers, bounds, counted, kind, price))
+    if answers["goodput_per_node"].notna().any():
+        print("goodput: requests/s that each keep to the bounds on TTFT and TPOT, of the level where they are most")
+    if price:
+        print(f"price: {price:g} per GPU and hour, for all GPUs of the layout; each kind of token bears the whole of it")
+
+
+def decision_rows(
+    answers: pd.DataFrame, bounds: Sequence[Bound], counted: str, kind: str, price: float | None
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of `print_decision`: what every arm has to say to the SLA."""
+    answers = answers.assign(
+        interval=[_interval(row.throughput_from, row.throughput_to) for row in answers.itertuples()],
+        lead=["-"] + [_share(row.lead, row.lead_from, row.lead_to) for row in answers[1:].itertuples()],
+    )
+    columns = {"gpus": node_words(answers).split()[-1], "throughput": counted}
+    columns |= {"interval": "95%\ninterval"} if answers["interval"].any() else {}
+    columns |= {"lead": "best is\nbetter by", "request_throughput_per_node": "requests/s\n/node", "level": KINDS[kind]}
+    columns |= {"concurrency_per_gpu": "conc.\n/GPU"} if kind == "concurrency" else {}
+    columns |= {bound.column: f"{bound.words}\nms".replace(" ", "\n", 1) for bound in bounds}
+    columns |= {"goodput_per_node": "goodput\n/node"} if answers["goodput_per_node"].notna().any() else {}
+    for tokens in TOKENS if price else ():
+        columns[f"price_{tokens}"] = f"price of 1M\n{tokens}"
+        rates = answers[f"{tokens}_throughput_per_node"].where(lambda rate: rate > 0)
+        answers[f"price_{tokens}"] = [f"{p:.3f}" if p > 0 else "-" for p in cost(price, answers["gpus_per_node"], rates)]
+    columns["reason"] = "why not more"
+    cells = answers.reindex(columns=columns).map(lambda cell: cell if isinstance(cell, str) else number(cell))
+    return ["arm", *columns.values()], [[arm, *row] for arm, row in zip(answers["arm"], cells.to_numpy(), strict=True)]
+
+
+def answer_words(answers: pd.DataFrame, bounds: Sequence[Bound], counted: str) -> Iterator[str]:
+    """The best arm in words: what it does, its margins, and by how much it is ahead."""
+    best, others = answers.iloc[0], answers[1:]
+    if not best["holds"]:
+        yield "no arm keeps it"
+        return
+    load = f", {number(best['concurrency_per_gpu'])} requests in flight per GPU" if best["concurrency_per_gpu"] > 0 else ""
+    rates = f"{number(best['throughput'])} {''.join(counted.split())}"
+    rates += f", {number(best['request_throughput_per_node'])} requests/s/node"
+    yield f"best: {best['arm']}, {rates}{load}; {best['reason']}"
+    yield "  " + "; ".join(f"{b.words} {number(best[b.column])} ms, {1 - best[b.column] / b.limit:.0%} under" for b in bounds)
+    second, base = others[others["holds"]], others[others["holds"] & others["collocated"]]
+    for what, rows in (("the next best", second), ("the best collocated", base)):
+        if what.endswith("collocated") and best["collocated"]:
+            yield "  it is collocated itself"
+        elif rows.empty:
+            yield f"  {what}: none keeps it"
+        else:
+            row = rows.iloc[0]
+            yield f"  {_share(row['lead'], row['lead_from'], row['lead_to'])} over {what}, {row['arm']}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"[{number(low)}, {number(high)}]"
+
+
+def uncertainty_words(table: pd.DataFrame) -> Iterator[str]:
+    """Where intervals come from, or why there is none."""
+    fewest = table.groupby(["arm", "kind", "level"]).size().groupby("arm").min()
+    if (without := fewest[fewest < MIN_REPEATS]).size:
+        which = "every arm" if without.size == fewest.size else ", ".join(without.index)
+        yield f"no interval for {which}: fewer than {MIN_REPEATS} repeats of a level, so a small difference may be noise"
+    if without.size < fewest.size:
+        yield "[95% interval]: bootstrap over the repeats of every level; a difference whose interval holds 0 is noise"
+
+
+def _band(low: float, high: float, interactivity: bool) -> str:
+    if interactivity:
+        return f"{number(1000 / high)} to {number(1000 / low)}" if math.isfinite(high) else f"up to {number(1000 / low)}"
+    return f"{number(low)} to {number(high)}" if math.isfinite(high) else f"from {number(low)}"
+
+
+def _share(value: float, low: float = math.nan, high: float = math.nan) -> str:
+    """`+12% [3, 20]`, and whether that is noise."""
+    if not math.isfinite(value):
+        return "-" if math.isnan(value) else "alone"
+    interval = "" if math.isnan(low) else f" [{100 * low:.0f}, {100 * high:.0f}]" + " noise" * (low <= 0 <= high)
+    return f"{100 * value:+.1f}%{interval}"
 
 
 def show(headers: Sequence[str], lines: Iterable[Sequence[str]]) -> None:

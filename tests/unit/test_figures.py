@@ -1,11 +1,14 @@
-"""What the figure draws: its values, names, scales and labels."""
+"""What the classic figure and the trade-off draw: values, names, scales and labels; and how figures are saved."""
 
+import itertools
 import os
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from pdbench.figures import View, arm_styles, draw, save
+from pdbench.figures.styles import COLLOCATED_COLOR, OTHER_RATIOS, RATIO_COLORS, faded
 from pdbench.results import ResultError, read_results
 
 SPREAD = "tiny_itl100_otl11_mixed_spread_{}_1xtp4-1xtp4"
@@ -45,12 +48,22 @@ def panel(figure, name):
 
 def curves(axes):
     """{arm: [(x, y), ...]} as drawn."""
-    return {line.get_label(): [tuple(point) for point in line.get_xydata()] for line in axes.get_lines()}
+    return {line.get_label(): [tuple(point) for point in line.get_xydata()] for line in arm_lines(axes)}
+
+
+def arm_lines(axes):
+    """The lines of arms, without the marks that are laid over or under them."""
+    return [line for line in axes.get_lines() if line.get_gid() == "arm"]
 
 
 def legend_texts(figure):
     (legend,) = figure.legends
     return [text.get_text() for text in legend.get_texts()]
+
+
+def legend_key(figure):
+    """What the marks mean, without its line breaks."""
+    return " ".join(figure.legends[0].get_title().get_text().split())
 
 
 def tick_labels(axis):
@@ -117,16 +130,29 @@ def test_p99_inter_token_latency_is_drawn_only_on_request(table):
     assert panel(figure, "itl").get_ylabel() == "p99 inter-token latency (ms)"
 
 
-def test_repeats_draw_their_median_and_each_a_dot(tmp_path, write_folder, level_content):
-    levels = {"conc4.json": 10.0, "conc4_rep2.json": 30.0, "conc4_rep3.json": 14.0}
-    contents = {name: level_content(median_tpot_ms=tpot) for name, tpot in levels.items()}
+def test_repeats_draw_their_median_and_their_range(tmp_path, write_folder, level_content):
+    levels = {"conc4.json": (10.0, 2.0), "conc4_rep2.json": (30.0, 4.0), "conc4_rep3.json": (14.0, 2.5)}
+    contents = {name: level_content(median_tpot_ms=tpot, duration=s) for name, (tpot, s) in levels.items()}
     figure = draw(read_results([write_folder(tmp_path, "tiny_itl100_otl11_mixed_2xtp1", contents)]), View())
-    line, dots = panel(figure, "tpot").get_lines()
+    (line,) = arm_lines(panel(figure, "tpot"))
     assert line.get_xydata().tolist() == [[4, 14]]
-    assert sorted(dots.get_ydata()) == [10, 14, 30]
-    assert dots.get_zorder() < line.get_zorder()
-    assert "line: median of repeats" in figure.legends[0].get_title().get_text()
+    assert bars(panel(figure, "tpot")) == [[[4, 10], [4, 30]]]
+    # 20 requests of 100 tokens in 2, 2.5 and 4 s on 2 of a node's 8 GPUs: 4000, 3200 and 2000 tokens/s
+    assert curves(panel(figure, "tradeoff"))["2xtp1"] == [(14, 3200)]
+    assert bars(panel(figure, "tradeoff")) == [[[10, 3200], [30, 3200]], [[14, 2000], [14, 4000]]]
+    assert "bar: least to most of them" in legend_key(figure)
     assert len(panel(figure, "tradeoff").texts) == 1
+
+
+def test_a_single_measurement_has_no_range(table):
+    figure = draw(table, View())
+    assert not any(bars(axes) for axes in figure.axes) and "repeats" not in legend_key(figure)
+
+
+def bars(axes):
+    """Ends of the error bars."""
+    found = [collection for collection in axes.collections if collection.get_gid() == "range"]
+    return sorted(segment.tolist() for collection in found for segment in collection.get_segments())
 
 
 def test_request_rates_are_the_x_axis(tmp_path, write_folder, level_content):
@@ -167,41 +193,137 @@ def test_one_legend_with_short_names_collocated_first(read):
     assert figure.get_suptitle() == "tiny · ISL 100 · OSL 11 · mixed"
 
 
-def test_collocated_is_dashed_and_grey_and_pd_is_neither(read):
+def test_collocated_is_always_dashed_black_and_pd_is_neither(read):
     names = ["8xtp1", "4xtp2", "2xtp4", "1xtp8", "2xtp2", "1xtp16", "pd_p1xtp2-d1xtp2", "pd_p5xtp1-d1xtp2"]
-    figure = draw(read(*(f"tiny_itl100_otl11_mixed_{name}" for name in names)), View())
-    for axes in figure.axes:
-        assert len(axes.get_lines()) == len(names)
-        for line in axes.get_lines():
-            grey = len({line.get_color()[i : i + 2] for i in (1, 3, 5)}) == 1
-            collocated = "-" not in line.get_label()
-            assert (line.is_dashed(), grey) == (collocated, collocated)
+    table = read(*(f"tiny_itl100_otl11_mixed_{name}" for name in names))
+    for axes in draw(table, View()).axes:
+        assert len(arm_lines(axes)) == len(names)
+    styles = arm_styles(table)
+    collocated = {arm: style for arm, style in styles.items() if "-" not in arm}
+    assert {(style.color, style.line) for style in collocated.values()} == {("#000000", (0, (5, 2)))}
+    assert len({style.marker for style in collocated.values()}) == len(collocated) == 6
+    pd_arms = [style for arm, style in styles.items() if "-" in arm]
+    assert not {(0, (5, 2)), "#000000"} & {part for style in pd_arms for part in (style.color, style.line)}
 
 
-def test_colour_is_the_ratio_and_marker_the_tp_sizes(read):
+def test_colour_is_the_ratio_and_the_line_the_tp_sizes(read):
     names = ["p2xtp2-d1xtp2", "p2xtp2-d1xtp4", "p1xtp2-d2xtp2", "p4xtp2-d2xtp2"]
     styles = arm_styles(read(*(f"tiny_itl100_otl11_mixed_{name}" for name in names)))
     two_one, other_tp, one_two, doubled = (styles[name] for name in names)
     assert two_one.color == other_tp.color == doubled.color != one_two.color
-    assert two_one.marker == one_two.marker == doubled.marker != other_tp.marker
-    assert two_one.line != doubled.line
+    assert two_one.line == one_two.line == doubled.line != other_tp.line
+    assert two_one.marker != doubled.marker
 
 
-def test_arms_of_one_layout_share_colour_and_marker_and_still_differ(read):
+def test_arms_of_one_layout_share_colour_and_line_and_still_differ(read):
     names = ["tiny_itl100_otl11_mixed_pack_1xtp4-1xtp4", "tiny_itl100_otl11_mixed_pd_1xtp4-1xtp4"]
     table = read(*names, SPREAD.format("srd"), SPREAD.format("tcp"))
     styles = list(arm_styles(table).values())
-    assert len({(style.color, style.marker) for style in styles}) == 1
+    assert len({(style.color, style.line) for style in styles}) == 1
     assert len(set(styles)) == 4
-    assert [style.filled for style in arm_styles(table).values()] == [True, True, False, False]
-    lines = panel(draw(table, View()), "tpot").get_lines()
+    assert [style.filled for style in styles] == [True, True, False, False]
+    lines = arm_lines(panel(draw(table, View()), "tpot"))
     assert [line.get_markerfacecolor() == "white" for line in lines] == [False, False, True, True]
 
 
-def test_a_layout_looks_the_same_in_another_figure(read):
-    name = "tiny_itl100_otl11_mixed_p1xtp2-d3xtp2"
-    others = [f"tiny_itl100_otl11_mixed_{other}" for other in ("p9xtp1-d1xtp1", "p1xtp2-d1xtp2", "2xtp4")]
-    assert arm_styles(read(name))["p1xtp2-d3xtp2"] == arm_styles(read(*others, name))["p1xtp2-d3xtp2"]
+@pytest.mark.parametrize("layout", ["p1xtp2-d3xtp2", "p5xtp1-d1xtp2", "p1xtp2-d6xtp2"])
+def test_a_layout_looks_the_same_in_another_figure(read, layout):
+    name = f"tiny_itl100_otl11_mixed_{layout}"
+    others = [f"tiny_itl100_otl11_mixed_{other}" for other in ("p9xtp1-d1xtp1", "p1xtp2-d1xtp2", "2xtp4", "p1xtp1-d7xtp1")]
+    assert arm_styles(read(name))[layout] == arm_styles(read(*others, name))[layout]
+
+
+# sRGB, linear, as seen without one kind of cone: Machado, Oliveira and Fernandes 2009, table 1, severity 1.
+SEEN = {
+    "all": np.eye(3),
+    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+@pytest.mark.parametrize("eyes", SEEN)
+def test_ratios_are_told_apart_whichever_cones_a_reader_has(eyes):
+    colors = [lab(np.clip(np.array(SEEN[eyes]) @ linear(color), 0, 1)) for color in (*RATIO_COLORS.values(), COLLOCATED_COLOR)]
+    # A difference of 2.3 in CIELAB is just noticeable, side by side.
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(colors, 2)) > 5 * 2.3
+
+
+def test_no_two_ratios_share_a_colour():
+    assert len({*RATIO_COLORS.values(), *OTHER_RATIOS}) == len(RATIO_COLORS) + len(OTHER_RATIOS)
+
+
+def linear(color):
+    rgb = np.array(to_rgb(color))
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb):
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(to_xyz @ rgb / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+# -- frontier --
+
+
+@pytest.fixture
+def crossing(tmp_path, write_folder, level_content):
+    """Per node of 8 GPUs: 2xtp1 (10 ms, 4000), (20 ms, 8000); p1xtp1-d1xtp1 (8 ms, 2000), (30 ms, 3000)."""
+
+    def levels(*points):  # 20 requests of 100 tokens on 2 of 8 GPUs: 8000 / duration tokens/s per node
+        return {
+            f"conc{k}.json": level_content(k, median_tpot_ms=tpot, duration=8000 / each)
+            for k, (tpot, each) in zip((4, 8), points, strict=True)
+        }
+
+    arms = {
+        "tiny_itl100_otl11_mixed_2xtp1": levels((10.0, 4000), (20.0, 8000)),
+        "tiny_itl100_otl11_mixed_1xtp1-1xtp1": levels((8.0, 2000), (30.0, 3000)),
+    }
+    return read_results([write_folder(tmp_path, *arm) for arm in arms.items()])
+
+
+def test_the_frontier_goes_through_the_best_of_all_arms(crossing):
+    axes = panel(draw(crossing, View(figure="tradeoff")), "tradeoff")
+    (band,) = [line for line in axes.get_lines() if line.get_label() == "Pareto frontier"]
+    x, y = band.get_xydata().T
+    assert (x[0], y[0]) == (8, 2000) and (x[-1], y[-1]) == (20, 8000)
+    # PD rises by 1000 in 22 ms until collocated begins: at 10 ms from 2000 + 1000 * 2 / 22 to 4000, then 400 per ms.
+    assert max(y[x < 10]) == pytest.approx(2000 + 1000 * 2 / 22, rel=0.01)
+    assert y[x > 10.01] == pytest.approx(4000 + 400 * (x[x > 10.01] - 10))
+    assert "grey band: Pareto frontier" in legend_key(axes.figure)
+
+
+def test_in_interactivity_the_frontier_is_the_same_one(crossing):
+    axes = panel(draw(crossing, View(figure="tradeoff", interactivity=True)), "tradeoff")
+    (band,) = [line for line in axes.get_lines() if line.get_label() == "Pareto frontier"]
+    x, y = band.get_xydata().T
+    assert x[0] == 125 and x[-1] == 50
+    assert y[x < 99.9] == pytest.approx(4000 + 400 * (1000 / x[x < 99.9] - 10))
+
+
+def test_dominated_points_are_pale(crossing):
+    axes = panel(draw(crossing, View(figure="tradeoff")), "tradeoff")
+    (pale,) = [line for line in axes.get_lines() if line.get_label() == "_dominated"]
+    # 30 ms for 3000 is worse than 10 ms for 4000; nothing is as fast as 8 ms.
+    assert pale.get_xydata().tolist() == [[30, 3000]]
+    assert pale.get_markerfacecolor() == faded(RATIO_COLORS[1])
+
+
+def test_arms_of_different_workloads_are_not_ranked(read):
+    names = ["tiny_itl100_otl11_mixed_2xtp1", "other_itl100_otl11_mixed_4xtp1"]
+    figure = draw(read(*names), View())
+    drawn = {line.get_label() for line in panel(figure, "tradeoff").get_lines()}
+    assert drawn == {"2xtp1 tiny", "4xtp1 other"}
+    assert "frontier" not in legend_key(figure)
+
+
+def test_the_tradeoff_alone_is_one_panel_with_the_same_values(table):
+    figure, classic = draw(table, View(figure="tradeoff")), draw(table, View())
+    (axes,) = figure.axes
+    assert curves(axes) == curves(panel(classic, "tradeoff"))
+    assert legend_texts(figure) == legend_texts(classic)
 
 
 # -- scales and labels --
@@ -240,43 +362,34 @@ def test_ticks_at_crowded_levels_leave_some_out(tmp_path, write_folder, level_co
     assert tick_labels(panel(logarithmic, "tpot").xaxis) == ["1", "2", "4", "8", "16", "256"]
 
 
-def test_tradeoff_points_are_labelled_with_their_level(table):
-    texts = panel(draw(table, View()), "tradeoff").texts
-    labels = {text.get_gid(): (text.get_text(), text.xy) for text in texts}
+def test_tradeoff_points_are_labelled_with_their_concurrency_per_gpu(table):
+    figure = draw(table, View())
+    labels = {text.get_gid(): (text.get_text(), text.xy) for text in panel(figure, "tradeoff").texts}
+    # 4 and 8 requests in flight on 2 GPUs and on 3
     assert labels == {
-        "2xtp1/4": ("4", (10.0, 4000.0)),
-        "2xtp1/8": ("8", (20.0, 4000.0)),
-        "p1xtp1-d1xtp2 pack/4": ("4", (8.0, pytest.approx(8000 / 3))),
-        "p1xtp1-d1xtp2 pack/8": ("8", (12.5, pytest.approx(8000 / 3))),
+        "2xtp1/4": ("2", (10.0, 4000.0)),
+        "2xtp1/8": ("4", (20.0, 4000.0)),
+        "p1xtp1-d1xtp2 pack/4": ("1.33", (8.0, pytest.approx(8000 / 3))),
+        "p1xtp1-d1xtp2 pack/8": ("2.67", (12.5, pytest.approx(8000 / 3))),
     }
+    assert "number: concurrency per GPU" in legend_key(figure)
+
+
+def test_tradeoff_points_of_request_rates_are_labelled_with_the_rate(read):
+    figure = draw(read("tiny_itl100_otl11_mixed_2xtp1", filename="rr2.5.json", concurrency=None, rate=2.5), View())
+    assert [text.get_text() for text in panel(figure, "tradeoff").texts] == ["2.5"]
+    assert "number: requests/s" in legend_key(figure)
+
+
+def test_a_curve_that_folds_back_is_drawn_in_order_of_load(tmp_path, write_folder, level_content):
+    levels = {f"conc{k}.json": level_content(k, median_tpot_ms=tpot) for k, tpot in ((4, 20.0), (8, 30.0), (16, 10.0))}
+    table = read_results([write_folder(tmp_path, "tiny_itl100_otl11_mixed_2xtp1", levels)])
+    assert [x for x, _ in curves(panel(draw(table, View()), "tradeoff"))["2xtp1"]] == [20, 30, 10]
 
 
 def test_identical_points_share_one_label(read):
     figure = draw(read("tiny_itl100_otl11_mixed_pack_1xtp4-1xtp4", SPREAD.format("srd")), View())
-    assert [text.get_text() for text in panel(figure, "tradeoff").texts] == ["4"]
-
-
-@pytest.mark.parametrize("view", [View(), View(log_latency=True, log_levels=True, itl=True)])
-def test_no_text_overlaps_in_the_published_figure(published, view):
-    figure = draw(read_results(sorted((published / "bm_results").iterdir())), view)
-    renderer = figure.canvas.get_renderer()
-    axes = panel(figure, "tradeoff")
-    boxes = np.array([text.get_window_extent(renderer).extents for text in axes.texts])
-    # 12 arms of 6 levels, of which two arms are byte for byte the same
-    assert len(boxes) == 66
-    for axis in (axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)):
-        labels = [label.get_window_extent(renderer).extents for label in axis.get_majorticklabels()]
-        assert_apart(np.array(labels))
-    assert_apart(boxes)
-    assert (boxes[:, :2] >= axes.bbox.min).all() and (boxes[:, 2:] <= axes.bbox.max).all()
-    outside = [*figure.legends, figure._suptitle, *figure.axes]
-    assert_apart(np.array([artist.get_tightbbox(renderer).extents for artist in outside]))
-
-
-def assert_apart(boxes):
-    low, high = boxes[:, None, :2], boxes[:, None, 2:]
-    overlap = ((low < high.transpose(1, 0, 2)) & (low.transpose(1, 0, 2) < high)).all(axis=2)
-    assert np.argwhere(np.triu(overlap, 1)).tolist() == []
+    assert [text.get_text() for text in panel(figure, "tradeoff").texts] == ["0.5"]
 
 
 # -- files --

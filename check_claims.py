@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+"""A study's claims against results: which hold, which do not, with the numbers and the rule. No Ray, no vLLM.
+
+    python check_claims.py configs/claims/study.yaml --results bm_results
+    python check_claims.py configs/claims/study.yaml --results study/bm_results study/archive --json claims.json
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from pdbench.cli import Parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    # Imported only now: --help and a wrong flag answer at once.
+    from pdbench import claims
+    from pdbench.claim_text import print_verdicts
+    from pdbench.configs import ConfigError
+    from pdbench.manifest import write_atomically
+    from pdbench.results import ResultError
+
+    try:
+        asked = claims.load(args.claims)
+        evidence = claims.read_evidence(args.results, args.workload)
+    except (ConfigError, ResultError) as error:
+        parser.error(str(error))
+    verdicts = claims.check(asked, evidence)
+    print_verdicts(verdicts, evidence)
+    if args.json:
+        try:
+            write_atomically(args.json, json.dumps([v.as_json() for v in verdicts], indent=2) + "\n")
+        except OSError as error:
+            parser.error(f"--json {args.json}: {error.strerror}")
+
+
+def build_parser() -> Parser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="check_claims.py", description=__doc__, formatter_class=raw, allow_abbrev=False)
+    add = parser.add_argument
+    add("claims", metavar="CLAIMS", type=Path, help="claims file, such as configs/claims/study.yaml")
+    add("--results", nargs="+", action="extend", required=True, metavar="DIR", type=Path,
+        help="result folders, or folders that hold such at any depth")  # fmt: skip
+    add("--workload", type=lengths, metavar="ISL:OSL", help="where DIR holds several; else that of most layouts")
+    add("--json", type=Path, metavar="FILE", help="write the verdicts there, too")
+    return parser
+
+
+def lengths(text: str) -> tuple[int, int]:
+    if not re.fullmatch(r"[1-9]\d*:[1-9]\d*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 5000:250")
+    isl, osl = map(int, text.split(":"))
+    return isl, osl
+
+
+if __name__ == "__main__":
+    main()

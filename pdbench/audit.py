@@ -1,0 +1,113 @@
+"""What a reader has to know before believing result folders: findings, as data.
+
+A finding is no error: the folder was read, and every number in it is what its file says. It names where to look,
+what was seen there, why that matters and what to do. All that is compared is in the folders given.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pdbench.audit_checks import MIN_SAMPLES, Source, checked, read_source
+from pdbench.results import read_results
+
+# Of every kind of finding: why it matters, and what to do.
+KINDS = {
+    "two layouts": (
+        "throughput per node divides by the GPUs of the layout: under one of the names it is wrong",
+        "find out what was deployed; until then leave it out, and take another run of the layout where there is one",
+    ),
+    "name and manifest": (
+        "the manifest says what ran, and the tables follow it; who reads the folder's name is misled",
+        "rename the folder, or measure the layout that its name says",
+    ),
+    "odd decode": (
+        "TPOT at a concurrency is the decode pool's: more of the same prefill replicas cannot move it there and back",
+        "check what was deployed; measure it again",
+    ),
+    "same results": (
+        "it is one measurement: that these arms agree says nothing, and where their names differ one of them may be wrong",
+        "keep one of them, under the name that is true",
+    ),
+    "replayed prompts": (
+        "a server that stays up finds them in its prefix cache, on by default: TTFT and input throughput are too good",
+        "measure with a seed for each level, as run_bm.sh does, or with the prefix cache off",
+    ),
+    "above prefill": (
+        "prompts cannot be prefilled faster than by replicas that do nothing else: some were not computed, but cached",
+        "see whether prompts were replayed; measure both again with unseen ones",
+    ),
+    "cold start": (
+        "the level's duration holds the start-up of the server, so its throughput and mean latencies are too bad",
+        "warm the server up with prompts of its own, then measure the level again",
+    ),
+    "mixed versions": (
+        "a difference between these arms may be one between their versions",
+        "measure them again on one stack; until then compare within one version only",
+    ),
+    "missing levels": (
+        "where a curve ends early its arm cannot win or lose: its maximum is that of the levels measured",
+        "measure them, or compare at common levels only",
+    ),
+    "few requests": (
+        f"p99 of fewer than {MIN_SAMPLES} requests lies between the two slowest: one request decides it",
+        "send more requests, or repeat the level; until then read the median",
+    ),
+    "transport not proved": (
+        "nothing says how the KV cache went, and over TCP the same layout is many times slower",
+        "measure with run_experiment.py, or run python -m pdbench.gates before the sweep: it stores what UCX named",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know of one or several result folders.
+
+    Attributes:
+        kind: one of `KINDS`.
+        folders: the result folders that it is about, as they were given.
+        seen: what was found there, in numbers.
+        why: why it matters.
+        mend: what to do.
+    """
+
+    kind: str
+    folders: tuple[str, ...]
+    seen: str
+    why: str
+    mend: str
+
+    @property
+    def where(self) -> str:
+        """The folders in words."""
+        return ", ".join(map(short, self.folders))
+
+
+def short(folder: str | os.PathLike[str]) -> str:
+    """A result folder's name, with that of the folder that it lies in."""
+    path = Path(os.path.abspath(folder))
+    return f"{path.parent.name}/{path.name}"
+
+
+def audit(folders: Sequence[str | os.PathLike[str]]) -> list[Finding]:
+    """All findings on these result folders, those that put a layout in doubt first; what is alike is told once.
+
+    Raises:
+        ResultError: a folder cannot be read.
+    """
+    table = read_results(folders, details=False)
+    rows = dict(list(table.groupby("folder", sort=False)))
+    return findings([read_source(Path(folder), rows[str(Path(folder))]) for folder in folders])
+
+
+def findings(sources: list[Source]) -> list[Finding]:
+    """As `audit`, on folders that were read."""
+    alike = defaultdict(list)
+    for kind, concerned, seen in checked(sources):
+        names = [source.name for source in concerned]
+        alike[kind, seen, tuple(names[1:])] += names  # a group of folders is a finding of its own
+    ordered = sorted(alike.items(), key=lambda item: list(KINDS).index(item[0][0]))
+    return [Finding(kind, tuple(names), seen, *KINDS[kind]) for (kind, seen, _), names in ordered]

@@ -1,0 +1,39 @@
+"""The study's figures, drawn from the tidy table of `results.read_results`.
+
+    classic    TPOT and TTFT against the load, throughput against latency; p99 inter-token latency on request
+    tradeoff   throughput against latency alone, large
+    heatmap    the best throughput under an SLA, by P:D ratio and TP sizes
+    network    throughput of one PD layout by placement and transport, with the speed of its KV transfers
+    latencies  the distributions of TTFT and inter-token times at one level
+    timeline   every request of one level: when it waited for its first token, when it decoded
+
+In all of them colour is the P:D ratio and the line the TP sizes; collocated arms are dashed black (`styles.py`).
+"""
+
+from pdbench.figures import classic, distributions, heatmap, network, timeline
+from pdbench.figures.files import save
+from pdbench.figures.styles import Style, arm_styles
+from pdbench.figures.view import View, latency_label, one_kind, throughput_label, title, with_axes
+
+__all__ = ["Style", "View", "arm_styles", "draw", "latency_label", "one_kind", "save", "throughput_label", "title", "with_axes"]
+
+FIGURES = {
+    "classic": classic.draw,
+    "tradeoff": classic.draw_tradeoff,
+    "heatmap": heatmap.draw,
+    "network": network.draw,
+    "latencies": distributions.draw,
+    "timeline": timeline.draw,
+}
+
+
+def draw(table, view):
+    """The figure that `view.figure` names.
+
+    Args:
+        table: of `results.read_results`.
+
+    Raises:
+        ResultError: the results do not hold what the figure shows; says what is needed.
+    """
+    return FIGURES[view.figure](table, view)
