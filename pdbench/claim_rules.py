@@ -132,7 +132,8 @@ def _best_by_regime(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
         for begin, until, arm in owned:
             if (width := min(until, high) - max(begin, low)) > 0:
                 shares[arm] = shares.get(arm, 0.0) + width / (high - low)
-        points.append(Point(f"{low:,.0f} to {high:,.0f} tokens/s", shares.get(regime.best, 0.0) > 0.5, shares))
+        at = f"{low:,.0f} to {high:,.0f} tokens/s" if low < high else f"from {low:,.0f} tokens/s on, which none attains"
+        points.append(Point(at, shares.get(regime.best, 0.0) > 0.5, shares))
         if regime.reaches:
             rate = float(_medians(arms[regime.best])["request_throughput_per_node"].max())
             true = abs(rate - regime.reaches) <= claim.tolerance * regime.reaches
