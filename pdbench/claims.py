@@ -92,12 +92,16 @@ class Claim(Strict):
             raise ValueError(f"{self.id}: `than` goes with dominated_by and far_below")
         if bool(self.regimes) != (self.rule == "best_by_regime"):
             raise ValueError(f"{self.id}: `regimes` goes with best_by_regime")
-        by_latency = self.at == "latencies" or self.rule in ("dominated_by", "best_by_regime", "best_of")
-        if by_latency and self.metric.endswith("_ms"):
+        if self.by_latency and self.metric.endswith("_ms"):
             raise ValueError(f"{self.id}: at equal latency throughputs are compared, not {self.metric}")
         for regime in self.regimes:
             Spec.parse(regime.best)
         return self
+
+    @property
+    def by_latency(self) -> bool:
+        """Whether arms are compared at equal latency, not at equal load."""
+        return self.at == "latencies" or self.rule in ("dominated_by", "best_by_regime", "best_of")
 
     @property
     def named(self) -> list[str]:
@@ -213,7 +217,7 @@ def read_evidence(folders: Sequence[str | os.PathLike[str]], lengths: tuple[int,
         ResultError: a folder is missing, or no result folder in them can be read or is of `lengths`.
     """
     sources, unread = [], []
-    for folder in dict.fromkeys(path for given in folders for path in result_folders(Path(given))):
+    for folder in {path.resolve(): path for given in folders for path in result_folders(Path(given))}.values():
         try:
             sources.append(read_source(folder, read_results([folder], details=False)))
         except ResultError as error:

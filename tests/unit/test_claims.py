@@ -260,6 +260,22 @@ def test_no_data(tmp_path, arm, claim):
     assert (found.verdict, found.points, found.runs) == ("no-data", [], {}) and found.missing
 
 
+def test_one_output_token_has_no_tpot_to_compare_at(tmp_path, arm):
+    for name in ("1xtp2", "2xtp1"):
+        arm(name, {4: (0.0, 1000), 8: (0.0, 2000)}, prefix="tiny_itl100_otl1_mixed_", osl=1)
+    named = {"order_by": {"at": "latencies"}, "best_of": {}, "dominated_by": {"than": "2xtp1"}}
+    for rule, more in named.items():
+        arms = ["1xtp2", "2xtp1"][: 1 if "than" in more else 2]
+        assert judged(tmp_path, rule=rule, arms=arms, **more).verdict == "no-data"
+    assert judged(tmp_path, rule="about_equal", arms=["1xtp2", "2xtp1"]).verdict == "holds"
+
+
+def test_a_folder_given_twice_is_read_once(tmp_path, arm):
+    folder = arm("1xtp2", flat(10))
+    evidence = claims.read_evidence([tmp_path, folder, folder / ".." / folder.name])
+    assert len(evidence.sources) == 1 and "same results" not in [f.kind for f in evidence.found]
+
+
 def test_what_was_not_measured_keeps_a_claim_from_holding(tmp_path, arm):
     arm("1xtp2", flat(10, 10))
     arm("2xtp1", flat(12, 12))
