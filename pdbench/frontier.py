@@ -86,7 +86,7 @@ def pareto(points: pd.DataFrame, latency: str, throughput: str) -> pd.Series:
 
     Rows that are equal in both do not dominate each other; a row with NaN is on no frontier.
     """
-    top = points.groupby(latency)[throughput].max()
+    top = points.groupby(latency)[throughput].max().astype(float)
     lower = top.cummax().shift(fill_value=-np.inf)  # the highest throughput at any lower latency
     return points[throughput] == points[latency].map(top.where(top > lower))
 
