@@ -100,7 +100,8 @@ def _draw_cell(axes: Axes, cell: object, column: int, row: int, scale: ScalarMap
         return
     shade = scale.to_rgba(cell.throughput)
     axes.add_patch(Rectangle(**where, facecolor=shade, **(FRAME if cell.best else {"linewidth": 0})))
-    ink = "black" if np.dot(shade[:3], (0.2126, 0.7152, 0.0722)) > 0.4 else "white"
+    luminance = np.dot(np.power(shade[:3], 2.2), (0.2126, 0.7152, 0.0722))
+    ink = "black" if luminance > 0.18 else "white"  # whichever has the higher contrast (WCAG 2.2, 1.4.3)
     text = f"{cell.throughput:,.0f}" + ("" if np.isnan(cell.over) else f"\n{100 * cell.over:+.0f}%")
     axes.text(column + 0.5, row + 0.36, text, ha="center", va="center", color=ink, fontsize=12)
     name = "\n".join(textwrap.wrap(cell.arm, NAME_WIDTH, break_on_hyphens=False))
