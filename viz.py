@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     from pdbench.stalls import stall_lines
 
     goodput = per_request(args.sla or ())
-    details = bool(goodput or args.export)
+    details = bool(args.sla or args.export)
     decide = args.show_decision or args.sla or args.gpu_hour_price
     try:
         table = read_results(

@@ -5,8 +5,10 @@ computed anew from each draw; 95% intervals lie between its percentiles. An arm 
 level has none. A difference whose interval holds 0 is noise.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,18 +63,19 @@ def bands(table: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
     bands = crossovers(found, collocated(table))
     counted = "gpus_per_node" if throughput.endswith("_per_node") else "gpus"
     bands["gpus"] = bands["best"].map(table.drop_duplicates("arm").set_index("arm")[counted])
+    repeats = _repeats(table, [throughput, latency], [])
     for row in bands.itertuples():
         for name, margin in (("next_best", "next_margin"), ("collocated", "collocated_margin")):
             ends = [f"{margin}_from", f"{margin}_to"]
-            bands.loc[row.Index, ends] = _margin_interval(table, row.best, getattr(row, name), latency, row.middle, throughput)
+            bands.loc[row.Index, ends] = _margin_interval(repeats, row.best, getattr(row, name), row.middle)
     return bands
 
 
-def _margin_interval(
-    table: pd.DataFrame, best: str, other: str, latency: str, at: float, throughput: str
-) -> tuple[float, float]:
-    ours, theirs = (_drawn(table[table["arm"] == arm], [latency], np.array([at]), throughput) for arm in (best, other))
-    if ours is None or theirs is None or best == other or not np.median(theirs):
+def _margin_interval(repeats: dict[str, list[np.ndarray]], best: str, other: str, at: float) -> tuple[float, float]:
+    if best == other or other not in repeats:
+        return np.nan, np.nan
+    ours, theirs = (_drawn(arm, repeats[arm], np.array([at])) for arm in (best, other))
+    if ours is None or theirs is None or not np.median(theirs):
         return np.nan, np.nan
     return _lead(ours, theirs, np.median(theirs))
 
@@ -88,22 +91,22 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
 
     Returns:
         One row per arm, the best first (of equal ones a collocated, then by name), those that keep no SLA last: arm,
-        layout, collocated, accelerator, gpus, gpus_per_node, repeats (of the level with fewest), holds, throughput, throughput_from,
-        throughput_to (95% interval), level (its load), concurrency_per_gpu (all GPUs of the layout; NaN at request
-        rates), {input,output,total,request}_throughput_per_node, the bounds' columns (ms), lead (by which share the best
-        exceeds this arm: 0.1 is 10%), lead_from, lead_to (95% interval), goodput_per_node (highest of its levels,
-        requests/s; NaN without per-request details), and reason (what ends its throughput, or why it fails).
+        layout, collocated, accelerator, gpus, gpus_per_node, repeats (of the level with fewest), holds, throughput,
+        throughput_from, throughput_to (95% interval), level (its load), concurrency_per_gpu (all GPUs of the layout; NaN
+        at request rates), {input,output,total,request}_throughput_per_node, the bounds' columns (ms), lead (by which
+        share the best exceeds this arm: 0.1 is 10%), lead_from, lead_to (95% interval), goodput_per_node (highest of its
+        levels, requests/s; NaN without per-request details), and reason (what ends its throughput, or why it fails).
     """
-    limits = {bound.column: bound.limit for bound in bounds}
-    rows, drawn = [], {}
-    for arm, of_arm in table.groupby("arm", sort=False):
-        rows.append(_answer(of_arm, bounds, throughput))
-        drawn[arm] = _drawn(of_arm, list(limits), np.array(list(limits.values())), throughput)
+    columns, limits = [bound.column for bound in bounds], np.array([bound.limit for bound in bounds])
+    repeats = _repeats(table, [throughput, *columns], ["level", *RATES])
+    rows = [_answer(arm, repeats.get(arm.arm, []), bounds) for arm in _arms(table, [throughput, *columns]).itertuples()]
     rows.sort(key=lambda row: (-np.nan_to_num(row["throughput"]), not row["collocated"], row["arm"]))
+    drawn = {row["arm"]: _drawn(row["arm"], repeats[row["arm"]], limits) for row in rows if row["holds"]}
     best = rows[0]
     for row in rows:
-        low, high = between(drawn[row["arm"]]) if drawn[row["arm"]] is not None and row["holds"] else (np.nan, np.nan)
-        lead = _lead(drawn[best["arm"]], drawn[row["arm"]], row["throughput"]) if row is not best else (np.nan, np.nan)
+        ours = drawn.get(row["arm"])
+        low, high = between(ours) if ours is not None else (np.nan, np.nan)
+        lead = _lead(drawn.get(best["arm"]), ours, row["throughput"]) if row is not best else (np.nan, np.nan)
         row |= {"throughput_from": low, "throughput_to": high, "lead": best["throughput"] / row["throughput"] - 1}
         row |= {"lead_from": lead[0], "lead_to": lead[1]}
     return pd.DataFrame(rows)
@@ -140,59 +143,67 @@ def cost(price: float, gpus: float, tokens_per_second: float) -> float:
     return price * gpus / (tokens_per_second * 3600) * 1e6
 
 
-def _answer(of_arm: pd.DataFrame, bounds: Sequence[Bound], throughput: str) -> dict[str, object]:
-    first, columns = of_arm.iloc[0], [bound.column for bound in bounds]
-    row = {name: first[name] for name in ("arm", "layout", "accelerator", "gpus", "gpus_per_node")}
-    row["collocated"] = not Layout.parse(first["layout"]).is_pd
-    row |= {"repeats": int(of_arm.groupby("level").size().min()), "goodput_per_node": _goodput(of_arm)}
-    wanted = list(dict.fromkeys([throughput, *RATES, *columns]))
-    row |= {"holds": False} | dict.fromkeys(["throughput", "level", "concurrency_per_gpu", *wanted], np.nan)
-    levels = of_arm.dropna(subset=[throughput, *columns]).groupby("level")[wanted].median().reset_index()
-    if levels.empty:
-        missing = [name for name in (throughput, *columns) if of_arm[name].isna().all()]
-        return row | {"reason": f"its results have no {' and no '.join(missing)}"}
-    limits = np.array([bound.limit for bound in bounds])
-    found = highest(levels[throughput].to_numpy(), levels[columns].to_numpy(), limits)
+def _arms(table: pd.DataFrame, needed: list[str]) -> pd.DataFrame:
+    """A row per arm: its layout, the fewest repeats and the highest goodput of its levels, and what it lacks of `needed`."""
+    arms = table.drop_duplicates("arm")[["arm", "layout", "accelerator", "gpus", "gpus_per_node", "kind"]].set_index("arm")
+    levels = table.assign(goodput=table.get("goodput", np.nan)).groupby(["arm", "level"])["goodput"]
+    goodput = levels.median().groupby("arm").max() * arms["gpus_per_node"] / arms["gpus"]
+    known = table[needed].notna().groupby(table["arm"]).any()
+    lacks = known.apply(lambda has: [name for name in needed if not has[name]], axis=1)
+    return arms.assign(repeats=levels.size().groupby("arm").min(), goodput_per_node=goodput, lacks=lacks).reset_index()
+
+
+def _repeats(table: pd.DataFrame, needed: list[str], others: list[str]) -> dict[str, list[np.ndarray]]:
+    """By arm its levels in order of load, each of shape (repeats, needed + others); rows that lack what is needed are out."""
+    known = table.dropna(subset=needed)
+    values, found = known[[*needed, *others]].to_numpy(dtype=float), defaultdict(list)
+    for (arm, _), at in sorted(known.groupby(["arm", "level"]).indices.items(), key=lambda item: item[0]):
+        found[arm].append(values[at])
+    return found
+
+
+def _answer(arm: Any, repeats: list[np.ndarray], bounds: Sequence[Bound]) -> dict[str, Any]:
+    """An arm's row; `arm` is of `_arms`, `repeats` of `_repeats`: throughput, bounds, level and rates."""
+    columns = [bound.column for bound in bounds]
+    row = {name: getattr(arm, name) for name in ("arm", "layout", "accelerator", "gpus", "gpus_per_node", "repeats")}
+    row |= {"goodput_per_node": arm.goodput_per_node, "collocated": not Layout.parse(arm.layout).is_pd, "holds": False}
+    row |= dict.fromkeys(["throughput", *columns, "level", *RATES, "concurrency_per_gpu"], np.nan)
+    if not repeats:
+        return row | {"reason": f"its results lack {' and '.join(arm.lacks)}"}
+    levels = np.array([np.median(rows, axis=0) for rows in repeats])
+    latencies = levels[:, 1 : 1 + len(bounds)]
+    found = highest(levels[:, 0], latencies, np.array([bound.limit for bound in bounds]))
     if not found.throughput:
-        return row | {"reason": _failure(levels, bounds)}
-    at = levels.iloc[int(found.segment)]
-    to = levels.iloc[min(int(found.segment) + 1, len(levels) - 1)]
-    row |= (at + float(found.share) * (to - at)).to_dict()
-    per_gpu = row["level"] / row["gpus"] if first["kind"] == "concurrency" else np.nan
-    row |= {"holds": True, "throughput": float(found.throughput), "concurrency_per_gpu": per_gpu}
-    return row | {"reason": _limit(row, bounds, levels)}
+        return row | {"reason": _failure(latencies, bounds)}
+    at, to = levels[found.segment], levels[min(found.segment + 1, len(levels) - 1)]
+    row |= dict(zip(["throughput", *columns, "level", *RATES], map(float, at + found.share * (to - at)), strict=True))
+    if arm.kind == "concurrency":
+        row["concurrency_per_gpu"] = row["level"] / arm.gpus
+    return row | {"holds": True, "reason": _limit(row, bounds, repeats[-1][0, 1 + len(bounds)])}
 
 
-def _limit(row: dict[str, object], bounds: Sequence[Bound], levels: pd.DataFrame) -> str:
+def _limit(row: dict[str, Any], bounds: Sequence[Bound], last_level: float) -> str:
     """What keeps the throughput from being higher."""
     tight = [bound.words for bound in bounds if np.isclose(row[bound.column], bound.limit)]
     if tight:
         return f"limited by {' and '.join(tight)}"
-    return "no higher load measured" if row["level"] == levels["level"].iloc[-1] else "more load brings no more"
+    return "no higher load measured" if row["level"] == last_level else "more load brings no more"
 
 
-def _failure(levels: pd.DataFrame, bounds: Sequence[Bound]) -> str:
-    least = {bound: levels[bound.column].min() for bound in bounds}
-    broken = [f"{bound.words} is {value:,.1f} ms at best" for bound, value in least.items() if value > bound.limit]
+def _failure(latencies: np.ndarray, bounds: Sequence[Bound]) -> str:
+    least = zip(bounds, latencies.min(axis=0), strict=True)
+    broken = [f"{bound.words} is {value:,.1f} ms at best" for bound, value in least if value > bound.limit]
     return ", ".join(broken) or "each bound holds somewhere, all of them nowhere"
 
 
-def _goodput(of_arm: pd.DataFrame) -> float:
-    if "goodput" not in of_arm:
-        return np.nan
-    per_node = of_arm["goodput"] * of_arm["gpus_per_node"] / of_arm["gpus"]
-    return float(per_node.groupby(of_arm["level"]).median().max())
-
-
-def _drawn(of_arm: pd.DataFrame, columns: list[str], limits: np.ndarray, throughput: str) -> np.ndarray | None:
+def _drawn(arm: str, repeats: list[np.ndarray], limits: np.ndarray) -> np.ndarray | None:
     """Throughput within the limits for each draw of repeats, shape (500,); None without three repeats of every level."""
-    known = of_arm.dropna(subset=[throughput, *columns])
-    levels = [rows.to_numpy() for _, rows in known.groupby("level")[[throughput, *columns]]]
-    if not levels or min(map(len, levels)) < MIN_REPEATS:
+    if min(map(len, repeats)) < MIN_REPEATS:
         return None
-    rng = np.random.default_rng(list(known["arm"].iloc[0].encode()))  # independent of other arms and of their order
-    medians = [np.median(rows[rng.integers(len(rows), size=(RESAMPLES, len(rows)))], axis=1) for rows in levels]
-    values = np.stack(medians, axis=1)  # (draws, levels, columns)
+    rng = np.random.default_rng(list(arm.encode()))  # independent of other arms and of their order
+    needed = [rows[:, : 1 + len(limits)] for rows in repeats]
+    medians = [np.median(rows[rng.integers(len(rows), size=(RESAMPLES, len(rows)))], axis=1) for rows in needed]
+    values = np.stack(medians, axis=1)  # (draws, levels, throughput and bounds)
     return highest(values[..., 0], values[..., 1:], limits).throughput
 
 

@@ -7,6 +7,7 @@ and beyond its last level an arm attains its maximum. All is computed from the c
 curves, exactly; there is no grid.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -63,11 +64,8 @@ def curves(
         latency, throughput: columns of it; rows with NaN in one of them, and arms with such rows only, are left out.
     """
     known = table.dropna(subset=[latency, throughput])
-    levels = known.groupby(["arm", "level"], sort=False)[[latency, throughput]].median()
-    return {
-        arm: attainable(arm, *of_arm.sort_index(level="level").to_numpy().T)
-        for arm, of_arm in levels.groupby(level="arm", sort=False)
-    }
+    levels = known.groupby(["arm", "level"])[[latency, throughput]].median()  # sorted by both
+    return {arm: attainable(arm, *levels.loc[arm].to_numpy().T) for arm in known["arm"].unique()}
 
 
 def attainable(arm: str, latency: Sequence[float], throughput: Sequence[float]) -> Curve:
@@ -88,7 +86,7 @@ def pareto(points: pd.DataFrame, latency: str, throughput: str) -> pd.Series:
 
     Rows that are equal in both do not dominate each other; a row with NaN is on no frontier.
     """
-    top = points.groupby(latency)[throughput].max()
+    top = points.groupby(latency)[throughput].max().astype(float)
     lower = top.cummax().shift(fill_value=-np.inf)  # the highest throughput at any lower latency
     return points[throughput] == points[latency].map(top.where(top > lower))
 
@@ -140,7 +138,7 @@ def _curve(arm: str, runs: Sequence[_Run]) -> Curve:
     corners = [corner for run in runs for corner in ((run.low, run.bottom), (run.high, run.top))]
     kept: list[tuple[float, float]] = []
     for corner in corners:
-        if kept and np.allclose(kept[-1], corner, rtol=NARROWEST, atol=0):
+        if kept and all(math.isclose(*pair, rel_tol=NARROWEST) for pair in zip(kept[-1], corner, strict=True)):
             continue
         if len(kept) > 1 and _straight(*kept[-2:], corner):
             kept.pop()

@@ -165,7 +165,7 @@ def read_level(
         row["request_throughput"] = completed / duration
         _check_throughput(content, row)
         requests = Requests.of(content)
-        row |= percentiles(requests) | latencies | steady(requests)
+        row |= {key: value for key, value in percentiles(requests).items() if math.isnan(latencies[key])} | steady(requests)
         if decode_bench:
             row |= _pure_decode(requests)
         return row | ({"goodput": goodput(requests, duration, sla)} if sla else {})
@@ -392,8 +392,8 @@ def _latencies(content: dict[str, Any], osl: int) -> dict[str, float]:
             defined = osl > 1 or metric == "ttft"
             number = _number(content, key, positive=defined and statistic == "median" and metric != "itl")
             latencies[key] = number if defined else math.nan
-        told = [f"{p}_{metric}_ms" for p in ("p90", "p95") if defined and f"{p}_{metric}_ms" in content]
-        latencies |= {key: _number(content, key) for key in told}  # only where the client was asked for them
+        for key in (f"p90_{metric}_ms", f"p95_{metric}_ms"):  # there only if the client was asked for them
+            latencies[key] = _number(content, key) if defined and key in content else math.nan
     return latencies
 
 

@@ -67,13 +67,13 @@ def print_bands(bands: pd.DataFrame, latency: str, counted: str, interactivity: 
     for row in bands.itertuples():
         line = [_band(row.low, row.high, interactivity), row.best]
         line += [f"{number(row.throughput_low)} to {number(row.throughput_high)}"]
-        line += [_share(row.next_margin, row.next_margin_from, row.next_margin_to)]
-        line += [f"{_share(row.next_margin_low)} to {_share(row.next_margin_high)}", row.next_best or "-"]
-        if row.best == row.collocated:
-            line += ["-", "-", "is the best"]
-        else:
-            line += [_share(row.collocated_margin, row.collocated_margin_from, row.collocated_margin_to)]
-            line += [f"{_share(row.collocated_margin_low)} to {_share(row.collocated_margin_high)}", row.collocated or "-"]
+        for name, margin in (("next_best", "next_margin"), ("collocated", "collocated_margin")):
+            other, at, *ends = (getattr(row, column) for column in (name, margin, f"{margin}_low", f"{margin}_high"))
+            interval = (getattr(row, f"{margin}_{end}") for end in ("from", "to"))
+            if other == row.best:
+                line += ["-", "-", "is the best"]
+            else:
+                line += [_share(at, *interval), " to ".join(map(_share, ends)) if ends[0] >= 0 else "-", other or "-"]
         if price:
             line += [" to ".join(f"{cost(price, row.gpus, rate):.3f}" for rate in (row.throughput_low, row.throughput_high))]
         lines.append(line)
@@ -99,7 +99,8 @@ def print_decision(
         interval=[_interval(row.throughput_from, row.throughput_to) for row in answers.itertuples()],
         lead=["-"] + [_share(row.lead, row.lead_from, row.lead_to) for row in answers[1:].itertuples()],
     )
-    columns = {"gpus": node_words(answers).split()[-1], "throughput": counted} | ({"interval": "95%\ninterval"} if answers["interval"].any() else {})
+    columns = {"gpus": node_words(answers).split()[-1], "throughput": counted}
+    columns |= {"interval": "95%\ninterval"} if answers["interval"].any() else {}
     columns |= {"lead": "best is\nbetter by", "request_throughput_per_node": "requests/s\n/node", "level": KINDS[kind]}
     columns |= {"concurrency_per_gpu": "conc.\n/GPU"} if kind == "concurrency" else {}
     columns |= {bound.column: f"{bound.words}\nms".replace(" ", "\n", 1) for bound in bounds}
@@ -163,8 +164,8 @@ def _share(value: float, low: float = math.nan, high: float = math.nan) -> str:
     """`+12% [3, 20]`, and whether that is noise."""
     if not math.isfinite(value):
         return "-" if math.isnan(value) else "alone"
-    interval = "" if math.isnan(low) else f" [{100 * low:.0f}, {100 * high:.0f}]" + " noise" * (low <= 0 <= high)
-    return f"{100 * value:+.1f}%{interval}"
+    interval = "" if math.isnan(low) else f" [{100 * low:.0f}, {100 * high:.0f}]"
+    return f"{100 * value:+.1f}%{interval}{' noise' if low <= 0 <= high else ''}"
 
 
 def show(headers: Sequence[str], lines: Iterable[Sequence[str]]) -> None:

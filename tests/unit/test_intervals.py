@@ -61,7 +61,10 @@ def test_viz_prints_goodput(arm, capsys):
     assert "goodput" in out and out.splitlines()[4].split()[-1] == "5.50"
 
 
-@pytest.mark.parametrize("text", ["", "ttft", "ttft=x", "ttft=0", "ttft=-1", "ttft=nan", "ttft=inf", "e2el=5", "p50_ttft=5", "ttft=5,"])
+WRONG = ["", "ttft", "ttft=x", "ttft=0", "ttft=-1", "ttft=nan", "ttft=inf", "ttft=5,"]
+
+
+@pytest.mark.parametrize("text", [*WRONG, "e2el=5", "p50_ttft=5", "p99_chunk=5", "ttft=5,median_ttft=6"])
 def test_a_wrong_sla_is_told(text, capsys):
     with pytest.raises(SystemExit):
         viz.main(["--exps", "x", "--sla", text])

@@ -329,6 +329,49 @@ def test_details_that_do_not_fit_are_refused(tmp_path, write_folder, level_conte
         read_one(write_folder, tmp_path, level_content(detailed=True) | {key: value})
 
 
+def test_details_are_passed_over_where_nobody_asks(tmp_path, write_folder, level_content):
+    content = level_content(detailed=True, p90_ttft_ms=60.0)
+    whole = read_one(write_folder, tmp_path, content)
+    quick = read_one(write_folder, tmp_path, content, details=False)
+    rests_on_details = whole.index.str.match("steady_|p95_ttft|p9[05]_(tpot|itl)")
+    assert quick[~rests_on_details].equals(whole[~rests_on_details]) and quick["p90_ttft_ms"] == 60
+    assert quick[rests_on_details].isna().all() and whole["p95_itl_ms"] == 10
+    # What is passed over may be broken; what is left may not, and a failed request is seen.
+    text = json.dumps(content).replace('"itls": [[0.01', '"itls": [[oops')
+    assert read_one(write_folder, tmp_path, text, details=False).equals(quick)
+    for damaged in (text, json.dumps(content | {"errors": [""] * 19 + ["timed out"]}), json.dumps(content)[:-1]):
+        with pytest.raises(ResultError, match=r"conc4\.json: "):
+            read_one(write_folder, tmp_path, damaged, details=damaged is text)
+
+
+def test_details_elsewhere_than_the_client_writes_them_are_read(tmp_path, write_folder, level_content):
+    content = level_content(detailed=True)
+    moved = dict(reversed(content.items()))
+    assert list(moved).index("errors") < list(moved).index("input_lens")
+    assert read_one(write_folder, tmp_path, moved, details=False).equals(read_one(write_folder, tmp_path, content))
+
+
+# -- provenance and types --
+
+
+def test_provenance_is_the_manifests(tmp_path, write_folder, level_content, make_manifest):
+    manifest = make_manifest().model_copy(update={"as_published": True})
+    manifest.deployment.repository.commit, manifest.deployment.repository.dirty = "abc", True
+    manifest.deployment.machines[0].versions.update(vllm="0.29.0", ray="2.60.0", nixl=None)
+    row = read_results([with_manifest(tmp_path, write_folder, level_content, manifest)]).iloc[0]
+    told = row[["commit", "vllm", "ray", "nixl", "as_published", "date"]]
+    assert list(told) == ["abc-dirty", "0.29.0", "2.60.0", "", True, "20251021-000022"]
+
+
+def test_types_are_fixed_whatever_the_folders_hold(tmp_path, write_folder, level_content):
+    one_token = write_folder(tmp_path, "tiny_itl100_otl1_mixed_2xtp1", {"conc4.json": level_content(osl=1, duration=2)})
+    detailed = write_folder(tmp_path, COLLOCATED, {"conc4.json": level_content(detailed=True)})
+    types = [read_results(folders).dtypes for folders in ([one_token], [detailed], [one_token, detailed])]
+    assert types[0].equals(types[1]) and types[0].equals(types[2])
+    assert {str(kind) for kind in types[0]} == {"str", "int64", "float64", "bool"}
+    assert types[0][["gpus", "level", "as_published", "date"]].astype(str).to_list() == ["int64", "float64", "bool", "str"]
+
+
 # -- any damage is a ResultError that names the file, never another exception and never a row --
 
 STATISTICS = [f"{s}_{m}_ms" for m in ("ttft", "tpot", "itl") for s in ("mean", "median", "std", "p99")]

@@ -1,13 +1,16 @@
 """viz.py as it is called: what it prints and writes, and one line for each mistake."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import viz
+from pdbench.results import read_results
 
 ROOT = Path(viz.__file__).parent
 COLLOCATED = "tiny_itl100_otl11_mixed_2xtp1"
@@ -131,6 +134,116 @@ def test_arms_without_tpot_are_named(folders, capsys, write_folder, level_conten
     assert "one output token per request, so no TPOT: 1xtp1 100:1" in capsys.readouterr().out
 
 
+# -- the decision --
+
+
+def decided(out, first):
+    """The cells of the first table row that begins with `first`."""
+    return next(line.split() for line in out.splitlines() if line.split()[:1] == [first])
+
+
+@pytest.fixture
+def rivals(folders, write_folder, level_content):
+    """2xtp1 at TPOT 10 ms; PD, of 3 GPUs, at 8 ms, and at 16 ms with twice the throughput."""
+    fast = level_content(8, duration=1.0, median_tpot_ms=16.0)
+    write_folder("..", PD, {"conc4.json": level_content(4, median_tpot_ms=8.0), "conc8.json": fast})
+    return folders
+
+
+def test_decision_by_bands(rivals, capsys):
+    """Per node 2xtp1 has 1000 x 8/2 = 4000 input tokens/s; PD 1000 x 8/3 = 2667 at 8 ms, 5333 at 16, so 4000 at 12 ms."""
+    viz.main(["--show-decision", "--exps", *rivals])
+    assert os.listdir() == []
+    out = capsys.readouterr().out
+    assert "tiny · ISL 100 · OSL 11 · mixed · by concurrency" in out
+    assert decided(out, "8")[:8] == ["8", "to", "10", "p1xtp1-d1xtp2", "pack", "2,667", "to", "3,333"]
+    assert decided(out, "10")[:7] == ["10", "to", "12", "2xtp1", "4,000", "to", "4,000"]
+    # In the last band's middle, 14 ms, 4667 : 4000.
+    last = ["from", "12", "p1xtp1-d1xtp2", "pack", "4,000", "to", "5,333", "+16.7%", "+0.0%", "to", "+33.3%", "2xtp1"]
+    assert decided(out, "from")[:12] == last
+    assert "no interval for every arm: fewer than 3 repeats" in out
+    assert "input tokens/s = tokens / duration x 8 GPUs / those of the layout (2 or 3)" in out
+
+
+def test_decision_in_interactivity_reads_the_bands_backwards(rivals, capsys):
+    viz.main(["--show-decision", "--use-interactivity", "--exps", *rivals])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if " to " in line and "xtp" in line]
+    assert [row[:3] for row in rows] == [["up", "to", "83.33"], ["83.33", "to", "100"], ["100", "to", "125"]]
+
+
+def test_an_sla_is_answered(rivals, capsys):
+    """PD alone is below 10 ms: at 9 ms 2667 + 1/8 x 2667 = 3000 tokens/s, of 100 each, and 4.5 in flight on 3 GPUs."""
+    viz.main(["--sla", "tpot=9,ttft=500", "--gpu-hour-price", "3", "--exps", *rivals])
+    out = capsys.readouterr().out
+    assert "SLA: median TPOT <= 9 ms, median TTFT <= 500 ms" in out
+    assert "best: p1xtp1-d1xtp2 pack, 3,000 input/s/node, 30 requests/s/node, 1.50 requests in flight per GPU;" in out
+    assert "median TPOT 9 ms, 0% under; median TTFT 50 ms, 90% under" in out
+    assert "the best collocated: none keeps it" in out and "median TPOT is 10.0 ms at best" in out
+    # 24 per hour and node / (3000 x 3600) tokens
+    assert "2.222" in out
+
+
+def test_repeats_give_intervals_and_call_noise_by_its_name(write_folder, level_content, tmp_path, capsys):
+    """4xtp2 makes 1053, 1000 and 952 tokens/s, 2xtp4 1026, 976 and 930, 8xtp1 513, 500 and 488.
+
+    The median of three draws is the lowest in 7 of 27 cases and so the highest: both arms' extremes come together in
+    6.7%, more than the 2.5% that an interval leaves out. So it goes from (952 - 1026) / 976 = -7.5% to (1053 - 930) / 976
+    = 12.5%, and against 8xtp1 from (952 - 513) / 500 = 88% to (1053 - 488) / 500 = 113%.
+    """
+    durations = {"4xtp2": (1.9, 2.0, 2.1), "2xtp4": (1.95, 2.05, 2.15), "8xtp1": (3.9, 4.0, 4.1)}
+    folders = []
+    for layout, repeats in durations.items():
+        names = ("conc4.json", "conc4_rep2.json", "conc4_rep3.json")
+        levels = {name: level_content(duration=d) for name, d in zip(names, repeats, strict=True)}
+        folders.append(str(write_folder(tmp_path, f"tiny_itl100_otl11_mixed_{layout}", levels)))
+    viz.main(["--sla", "tpot=10", "--exps", *folders])
+    out = capsys.readouterr().out
+    assert "+2.5% [-8, 13] noise over the next best, 2xtp4" in out
+    assert "[952.4, 1,053]" in out and "[487.8, 512.8]" in out
+    assert decided(out, "8xtp1")[5:8] == ["+100.0%", "[88,", "113]"]
+    assert "[95% interval]: bootstrap over the repeats of every level" in out and "no interval" not in out
+
+
+def test_nobody_keeps_an_sla(rivals, capsys):
+    viz.main(["--sla", "p99_ttft=1", "--exps", *rivals])
+    assert "no arm keeps it" in capsys.readouterr().out
+
+
+def test_without_tpot_the_other_flag_is_named(write_folder, level_content, tmp_path, capsys):
+    folder = write_folder(tmp_path, "tiny_itl100_otl1_mixed_1xtp1", {"conc4.json": level_content(osl=1)})
+    viz.main(["--show-decision", "--sla", "tpot=9", "--exps", str(folder)])
+    out = capsys.readouterr().out
+    assert "no arm has both median_tpot_ms and input_throughput_per_node: use --latency-mode" in out
+    assert "its results lack median_tpot_ms" in out
+
+
+# -- the table as a file --
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
+def test_export_keeps_every_value_and_type(folders, capsys, suffix):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    viz.main(["--export", f"table{suffix}", "--exps", *folders])
+    assert os.listdir() == [f"table{suffix}"]
+    assert f"table{suffix}: 4 rows" in capsys.readouterr().out
+    table = read_results(folders)
+    types = table.dtypes.to_dict()
+    if suffix == ".parquet":
+        found = pd.read_parquet("table.parquet")
+    elif suffix == ".json":
+        found = pd.DataFrame(json.loads(Path("table.json").read_text())).astype(types)
+    else:
+        found = pd.read_csv("table.csv", keep_default_na=False, na_values={c: [""] for c in table.select_dtypes("number")})
+        found = found.astype(types)
+    pd.testing.assert_frame_equal(found, table, check_exact=True)
+
+
+def test_parquet_without_pyarrow_is_one_line(folders, capsys, monkeypatch):
+    monkeypatch.setattr(viz, "find_spec", lambda name: None)
+    assert "'t.parquet' needs pyarrow: pip install pyarrow" in fails(capsys, "--export", "t.parquet", "--exps", *folders)
+
+
 # -- mistakes --
 
 
@@ -153,6 +266,10 @@ def fails(capsys, *argv):
         (["--chunk-size", "1.5"], "'1.5' is not a whole number of at least 1"),
         (["--gpus-per-node", "-8"], "--gpus-per-node: '-8' is not a whole number of at least 1"),
         (["--plot-path", "a.jpg"], "--plot-path: 'a.jpg' must end in .png, .pdf, .svg"),
+        (["--export", "a.xlsx"], "--export: 'a.xlsx' must end in .csv, .json, .parquet"),
+        (["--export", "none/a.csv"], "--export: 'none/a.csv': there is no folder 'none'"),
+        (["--gpu-hour-price", "0"], "--gpu-hour-price: '0' is not a number above 0"),
+        (["--gpu-hour-price", "five"], "--gpu-hour-price: 'five' is not a number above 0"),
         (["--plot-path", "none/a.png"], "'none/a.png': there is no folder 'none'"),
         (["--level", "0"], "--level: '0' is not a number above 0"),
         (["--figure", "heatmap"], "--figure heatmap needs --sla, such as --sla tpot=10,ttft=500"),

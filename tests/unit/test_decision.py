@@ -1,0 +1,205 @@
+"""The answer to an SLA, worked out by hand, and its uncertainty."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdbench.decision import bands, cost, decide, highest, workloads
+from pdbench.frontier import attainable
+from pdbench.results import read_results
+from pdbench.sla import Bound, parse, per_request
+
+# -- what is typed --
+
+
+def test_an_sla_is_read():
+    assert parse("tpot=10,p99_ttft=800,chunk=250.5") == (
+        Bound("median", "tpot", 10), Bound("p99", "ttft", 800), Bound("median", "chunk", 250.5),
+    )  # fmt: skip
+    assert [bound.column for bound in parse("mean_itl=9,chunk=9")] == ["mean_itl_ms", "chunk_latency_ms"]
+    assert str(parse("p99_ttft=800")[0]) == "p99 TTFT <= 800 ms"
+
+
+def test_a_request_is_held_to_the_loosest_bound_of_each_metric():
+    assert per_request(parse("tpot=10,p99_tpot=20,ttft=500,itl=3,chunk=9")) == {"tpot": 20, "ttft": 500}
+
+
+# -- by hand --
+
+
+def table(*rows, kind="concurrency"):
+    """Rows of (layout, level, TPOT, TTFT, input tokens/s per node); requests have 100 tokens in, 11 out."""
+    made = []
+    for layout, level, tpot, ttft, rate in rows:
+        row = {"arm": layout, "layout": layout, "level": level, "kind": kind}
+        row |= {"accelerator": "GPU", "gpus": 4, "gpus_per_node": 8}
+        row |= {"model": "tiny", "isl": 100, "osl": 11, "phase": "mixed", "median_tpot_ms": tpot, "median_ttft_ms": ttft}
+        row |= {"input_throughput_per_node": rate, "output_throughput_per_node": 0.11 * rate}
+        row |= {"total_throughput_per_node": 1.11 * rate, "request_throughput_per_node": rate / 100}
+        made.append(row)
+    return pd.DataFrame(made)
+
+
+PD = "p1xtp2-d1xtp2"
+TWO_LEVELS = [(PD, 4, 8, 100, 1000), (PD, 8, 12, 300, 2000)]
+
+
+def test_between_two_levels_everything_is_interpolated_in_the_load():
+    """TPOT reaches 10 half-way from 8 to 12: 1500 tokens/s, 6 in flight on 4 GPUs, TTFT 200."""
+    row = decide(table(*TWO_LEVELS), parse("tpot=10,ttft=500")).iloc[0]
+    assert row["holds"] and row["reason"] == "limited by median TPOT"
+    assert (row["throughput"], row["level"], row["concurrency_per_gpu"]) == (1500, 6, 1.5)
+    assert (row["median_tpot_ms"], row["median_ttft_ms"], row["request_throughput_per_node"]) == (10, 200, 15)
+    assert row["output_throughput_per_node"] == pytest.approx(165)
+
+
+def test_the_tightest_bound_decides():
+    """TTFT reaches 150 a quarter of the way: 1250 tokens/s at TPOT 9."""
+    row = decide(table(*TWO_LEVELS), parse("tpot=10,ttft=150")).iloc[0]
+    assert (row["throughput"], row["median_tpot_ms"], row["reason"]) == (1250, 9, "limited by median TTFT")
+
+
+def test_what_does_not_limit_is_said_too():
+    assert decide(table(*TWO_LEVELS), parse("tpot=50")).iloc[0]["reason"] == "no higher load measured"
+    falling = table(*TWO_LEVELS, (PD, 16, 14, 400, 1900))
+    row = decide(falling, parse("tpot=50")).iloc[0]
+    assert (row["throughput"], row["level"], row["reason"]) == (2000, 8, "more load brings no more")
+
+
+def test_a_curve_that_folds_back_is_followed():
+    """From (8 ms, 1000) over (12 ms, 1500) to (9 ms, 3000): at 10 ms 2500, on the way back."""
+    row = decide(table((PD, 4, 8, 1, 1000), (PD, 8, 12, 1, 1500), (PD, 16, 9, 1, 3000)), parse("tpot=10")).iloc[0]
+    assert (row["throughput"], row["level"]) == (3000, 16)
+    row = decide(table((PD, 4, 8, 1, 1000), (PD, 8, 12, 1, 3500), (PD, 16, 9, 1, 2000)), parse("tpot=10")).iloc[0]
+    # Up: 1000 + 2500/2 = 2250. Back: from 3500 at 12 ms to 2000 at 9 ms, 10 ms are 2/3 of the way: 2500.
+    assert row["throughput"] == pytest.approx(2500) and row["level"] == pytest.approx(8 + 8 * 2 / 3)
+
+
+def test_why_an_arm_fails():
+    broken = decide(table(*TWO_LEVELS), parse("tpot=7,ttft=90")).iloc[0]
+    assert not broken["holds"] and math.isnan(broken["throughput"])
+    assert broken["reason"] == "median TPOT is 8.0 ms at best, median TTFT is 100.0 ms at best"
+    # TPOT <= 9 from 3/4 of the way on, TTFT <= 150 up to 1/4 of it.
+    apart = decide(table((PD, 4, 12, 100, 1000), (PD, 8, 8, 300, 2000)), parse("tpot=9,ttft=150")).iloc[0]
+    assert apart["reason"] == "each bound holds somewhere, all of them nowhere"
+    lacking = decide(table((PD, 4, math.nan, 100, 1000)), parse("tpot=9,ttft=150")).iloc[0]
+    assert lacking["reason"] == "its results lack median_tpot_ms"
+
+
+def test_the_best_comes_first_and_the_others_say_how_far_they_are_behind():
+    answers = decide(table(*TWO_LEVELS, ("2xtp2", 4, 8, 100, 1200), ("4xtp1", 4, 20, 50, 9000)), parse("tpot=10"))
+    assert list(answers["arm"]) == [PD, "2xtp2", "4xtp1"] and list(answers["holds"]) == [True, True, False]
+    assert list(answers["collocated"]) == [False, True, True]
+    assert answers["lead"][1] == pytest.approx(1500 / 1200 - 1)
+    assert answers["reason"][2] == "median TPOT is 20.0 ms at best"
+
+
+def test_of_equal_arms_the_collocated_one_is_best_in_any_order():
+    rows = [(PD, 4, 8, 1, 1000), ("2xtp2", 4, 8, 1, 1000), ("p2xtp1-d1xtp2", 4, 8, 1, 1000)]
+    for order in (rows, rows[::-1]):
+        assert list(decide(table(*order), parse("tpot=9"))["arm"]) == ["2xtp2", PD, "p2xtp1-d1xtp2"]
+
+
+def test_a_request_rate_is_no_concurrency():
+    assert math.isnan(decide(table(*TWO_LEVELS, kind="request-rate"), parse("tpot=10"))["concurrency_per_gpu"][0])
+
+
+def test_goodput_is_per_node():
+    """4 of a node's 8 GPUs: twice the best level's; a level's is the median of its repeats."""
+    measured = table(*TWO_LEVELS, TWO_LEVELS[1], TWO_LEVELS[1]).assign(goodput=[2.0, 1.0, 3.5, 3.0])
+    assert decide(measured, parse("tpot=10"))["goodput_per_node"][0] == 6
+
+
+def test_the_price_of_a_million_tokens():
+    """8 GPUs at 3 an hour cost 24 an hour, in which 10,000 tokens/s make 36 million."""
+    assert cost(3, 8, 10_000) == pytest.approx(24 / 36)
+
+
+def test_what_cannot_be_compared_is_told_apart():
+    mixed = pd.concat([table(*TWO_LEVELS), table(*TWO_LEVELS).assign(isl=200), table(*TWO_LEVELS, kind="request-rate")])
+    titles = [title for title, rows in workloads(mixed) if len(rows) == 2]
+    assert titles[0] == "tiny · ISL 100 · OSL 11 · mixed · by concurrency" and len(titles) == 3
+
+
+# -- any curves --
+
+levels = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 60)), min_size=1, max_size=6)
+
+
+@given(levels, st.floats(0.5, 45))
+def test_one_bound_is_what_the_curve_attains(polyline, limit):
+    latency, throughput = map(np.array, zip(*polyline, strict=True))
+    found = highest(throughput.astype(float), latency.astype(float)[:, None], np.array([limit])).throughput
+    attained = np.nan_to_num(attainable("a", latency, throughput).throughput_at(limit))
+    assert found == pytest.approx(attained, rel=1e-6, abs=1e-6)
+
+
+@given(st.lists(st.tuples(*[st.integers(1, 40)] * 3), min_size=2, max_size=5), st.integers(1, 40), st.integers(1, 40))
+def test_several_bounds_agree_with_a_dense_scan(points, first, second):
+    points = np.array(points, dtype=float)
+    found = highest(points[:, 0], points[:, 1:], np.array([first, second], dtype=float))
+    scanned = np.concatenate([np.linspace(a, b, 201) for a, b in zip(points[:-1], points[1:], strict=True)])
+    kept = scanned[(scanned[:, 1] <= first) & (scanned[:, 2] <= second)]
+    assert found.throughput >= kept[:, 0].max(initial=0) - 1e-9
+    if found.throughput:
+        start, end = points[found.segment], points[found.segment + 1]
+        rate, *latencies = start + found.share * (end - start)
+        assert rate == pytest.approx(found.throughput)
+        assert latencies[0] <= first + 1e-9 and latencies[1] <= second + 1e-9
+
+
+# -- repeats --
+
+
+def repeated(pd_rates, base_rates):
+    rows = [(PD, 4, 8, 100, rate) for rate in pd_rates] + [("2xtp2", 4, 8, 100, rate) for rate in base_rates]
+    return table(*rows)
+
+
+def test_a_difference_within_the_spread_of_repeats_is_noise():
+    near = decide(repeated([900, 1000, 1100], [890, 990, 1090]), parse("tpot=10"))
+    assert near["lead_from"][1] < 0 < near["lead_to"][1]
+    # 500 draws of the median of three: their percentiles are the extremes.
+    assert (near["throughput_from"][0], near["throughput_to"][0]) == (900, 1100)
+    far = decide(repeated([900, 1000, 1100], [400, 500, 600]), parse("tpot=10"))
+    assert far["lead"][1] == 1 and far["lead_from"][1] >= 300 / 500 and far["lead_to"][1] <= 700 / 500
+
+
+def test_bands_carry_the_same_intervals():
+    row = bands(repeated([900, 1000, 1100], [400, 500, 600]), "median_tpot_ms", "input_throughput_per_node").iloc[0]
+    assert (row["best"], row["collocated"], row["collocated_margin"]) == (PD, "2xtp2", 1)
+    assert 300 / 500 <= row["collocated_margin_from"] < 1 < row["collocated_margin_to"] <= 700 / 500
+    assert row["gpus"] == 8
+
+
+def test_two_repeats_are_no_interval():
+    answers = decide(repeated([900, 1000, 1100], [400, 500]), parse("tpot=10"))
+    assert answers["throughput_from"].notna().tolist() == [True, False] and list(answers["repeats"]) == [3, 2]
+    assert answers[["lead_from", "lead_to"]].isna().all(axis=None)
+
+
+def test_the_order_of_arms_changes_no_interval():
+    measured = repeated([900, 1000, 1100], [890, 990, 1090])
+    one, other = (decide(rows, parse("tpot=10")) for rows in (measured, measured[::-1]))
+    pd.testing.assert_frame_equal(one, other)
+
+
+# -- the public study --
+
+
+def test_published_answer(published):
+    """2xTP4 has a TPOT of 9.7 ms at 32 in flight and of 11.4 at 48: 10 ms lie between these levels."""
+    folder = published / "bm_results" / "gptoss_itl5000_otl250_mixed_baseline_2xtp4"
+    low, high = (json.loads((folder / f"conc{k}.json").read_text()) for k in (32, 48))
+    assert low["median_tpot_ms"] < 10 < high["median_tpot_ms"]
+    way = (10 - low["median_tpot_ms"]) / (high["median_tpot_ms"] - low["median_tpot_ms"])
+    rates = [level["total_input_tokens"] / level["duration"] for level in (low, high)]
+    row = decide(read_results([folder]), parse("tpot=10")).iloc[0]
+    assert row["level"] == pytest.approx(32 + 16 * way) and row["concurrency_per_gpu"] == pytest.approx(4 + 2 * way)
+    assert row["throughput"] == pytest.approx(rates[0] + way * (rates[1] - rates[0]))
+    assert row["request_throughput_per_node"] == pytest.approx(row["throughput"] / 5000)
