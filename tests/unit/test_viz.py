@@ -99,6 +99,29 @@ def test_flags_reach_the_figure(folders, monkeypatch):
     assert table["chunk_latency_ms"].iloc[0] == 50 + 3 * 10
 
 
+def test_a_figure_asked_for_is_drawn_beside_tables(folders, capsys):
+    viz.main(["--show-tables", "--figure", "heatmap", "--sla", "tpot=50", "--exps", *folders])
+    assert os.listdir() == ["figure.png"]
+    out = capsys.readouterr().out
+    assert "y: Input tokens/s per node" in out and "x:" not in out
+
+
+def test_the_level_reaches_the_figure(folders, capsys, write_folder, level_content):
+    detailed = {f"conc{k}.json": level_content(k, detailed=True) for k in (4, 8)}
+    folder = str(write_folder("..", "tiny_itl100_otl11_mixed_4xtp1", detailed))
+    viz.main(["--figure", "timeline", "--level", "4", "--plot-path", "a.svg", "--exps", folder])
+    assert "a.svg: 1 arms, 2 measurements" in capsys.readouterr().out
+    assert "was not measured at concurrency 16: it has 4, 8" in fails(
+        capsys, "--figure", "timeline", "--level", "16", "--exps", folder
+    )
+
+
+def test_figures_are_those_of_the_library():
+    from pdbench import figures
+
+    assert tuple(figures.FIGURES) == viz.FIGURES
+
+
 def test_gpus_per_node_changes_the_denominator(folders, capsys):
     viz.main(["--gpus-per-node", "2", "--show-tables", "--exps", folders[0]])
     out = capsys.readouterr().out
@@ -257,6 +280,9 @@ def fails(capsys, *argv):
         (["--gpu-hour-price", "0"], "--gpu-hour-price: '0' is not a number above 0"),
         (["--gpu-hour-price", "five"], "--gpu-hour-price: 'five' is not a number above 0"),
         (["--plot-path", "none/a.png"], "'none/a.png': there is no folder 'none'"),
+        (["--level", "0"], "--level: '0' is not a number above 0"),
+        (["--figure", "heatmap"], "--figure heatmap needs --sla, such as --sla tpot=10,ttft=500"),
+        (["--figure", "latencies"], "conc8.json holds no per-request details"),
         (["--log"], "unrecognized arguments: --log"),
         (["--plot-everything"], "unrecognized arguments: --plot-everything"),
     ],
@@ -267,7 +293,7 @@ def test_wrong_flags(folders, capsys, flags, told):
 
 @pytest.mark.parametrize(
     ("flag", "allowed"),
-    [("--latency-mode", viz.LATENCY_MODES), ("--throughput-metric", viz.THROUGHPUT_METRICS)],
+    [("--latency-mode", viz.LATENCY_MODES), ("--throughput-metric", viz.THROUGHPUT_METRICS), ("--figure", viz.FIGURES)],
 )
 def test_a_wrong_choice_is_told_the_right_ones(folders, capsys, flag, allowed):
     error = fails(capsys, "--exps", *folders, flag, "best")
