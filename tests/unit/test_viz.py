@@ -213,6 +213,16 @@ def test_repeats_give_intervals_and_call_noise_by_its_name(write_folder, level_c
     assert "[95% interval]: bootstrap over the repeats of every level" in out and "no interval" not in out
 
 
+def test_a_decision_says_whose_layout_is_in_doubt(write_folder, level_content, tmp_path, capsys):
+    """One measurement under the names of 2 and 3 GPUs: one of the two throughputs per node is wrong."""
+    same = {"conc4.json": level_content(4)}
+    folders = [str(write_folder(tmp_path, f"tiny_itl100_otl11_mixed_{name}", same)) for name in ("2xtp1", "p1xtp1-d1xtp2")]
+    viz.main(["--show-decision", "--exps", *folders])
+    out = capsys.readouterr().out
+    for arm in ("2xtp1", "p1xtp1-d1xtp2"):
+        assert f"whether {arm} is what its name says is in doubt: two layouts (see --audit)" in out
+
+
 def test_nobody_keeps_an_sla(rivals, capsys):
     viz.main(["--sla", "p99_ttft=1", "--exps", *rivals])
     assert "no arm keeps it" in capsys.readouterr().out
