@@ -233,6 +233,11 @@ def test_a_layout_looks_the_same_in_another_figure(read, layout):
     assert arm_styles(read(name))[layout] == arm_styles(read(*others, name))[layout]
 
 
+def test_looks_do_not_depend_on_the_order_of_folders(read):
+    names = ["tiny_itl100_otl11_mixed_4xtp2", "tiny_itl100_otl11_mixed_1xtp2", SPREAD.format("tcp"), SPREAD.format("srd")]
+    assert list(arm_styles(read(*names)).items()) == list(arm_styles(read(*reversed(names))).items())
+
+
 # sRGB, linear, as seen without one kind of cone: Machado, Oliveira and Fernandes 2009, table 1, severity 1.
 SEEN = {
     "all": np.eye(3),

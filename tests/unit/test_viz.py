@@ -258,6 +258,14 @@ def test_export_keeps_every_value_and_type(folders, capsys, suffix):
     pd.testing.assert_frame_equal(found, table, check_exact=True)
 
 
+def test_an_export_that_cannot_be_written_is_one_line(folders, capsys, monkeypatch):
+    def no_space(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", no_space)
+    assert "t.csv: No space left on device" in fails(capsys, "--export", "t.csv", "--exps", *folders)
+
+
 def test_parquet_without_pyarrow_is_one_line(folders, capsys, monkeypatch):
     monkeypatch.setattr(viz, "find_spec", lambda name: None)
     assert "'t.parquet' needs pyarrow: pip install pyarrow" in fails(capsys, "--export", "t.parquet", "--exps", *folders)
