@@ -225,13 +225,15 @@ def figure_steps(name: str, experiment: Experiment, results: Path, without: Coll
     """The figures of all arms, but those whose labels are in `without`; phases do not share one."""
     arms = [arm for arm in experiment.arms if arm.label not in without]
     phases = list(dict.fromkeys(experiment.phase_of(arm) for arm in arms))
-    # A selection of arms may have nothing to compare stalls with.
-    unfit = set() if len({arm.mode == "collocated" for arm in arms}) == 2 else {"--show-stalls"}
+    # A selection of arms may have nothing to compare stalls with, or no KV transfer to draw.
+    kinds = {arm.mode == "collocated" for arm in arms}
+    unfit = set() if len(kinds) == 2 else {"--show-stalls"}
+    figures = [options for options in experiment.figures if False in kinds or "network" not in options]
     found = []
     for phase in phases:
         folders = [str(results / folder(name, arm, experiment)) for arm in arms if experiment.phase_of(arm) == phase]
-        for number, options in enumerate(experiment.figures, start=1):
-            words = [name, *([phase] if len(phases) > 1 else []), *([str(number)] if len(experiment.figures) > 1 else [])]
+        for number, options in enumerate(figures, start=1):
+            words = [name, *([phase] if len(phases) > 1 else []), *([str(number)] if len(figures) > 1 else [])]
             path = results / f"{'_'.join(words)}.png"
             options = [*(word for word in options if word not in unfit), *PHASE_OPTIONS[phase]]
             found.append(Step("figure", ["python", "viz.py", "--exps", *folders, *options, "--plot-path", str(path)]))

@@ -113,6 +113,13 @@ def test_of_one_kind_of_arms_no_stalls_are_compared(write, tmp_path):
         assert "--show-stalls" not in one.command and "--itl" in one.command
 
 
+def test_without_a_pd_arm_no_transfer_is_drawn(write, tmp_path):
+    experiment = plan.load_experiment(write(figures=[[], ["--figure", "network"]]))
+    assert len(plan.figure_steps("small", experiment, tmp_path)) == 2
+    (one,) = plan.figure_steps("small", experiment, tmp_path, without=[ARMS[1]])
+    assert "network" not in one.command and one.command[-1] == f"{tmp_path}/small.png"
+
+
 def test_request_rates_phases_and_transports_reach_the_commands(write, tmp_path):
     arms = [{"layout": "1xtp2"}, {"layout": "p1xtp1-d1xtp1", "mode": "pd-spread", "ucx_tls": "tcp", "name": "slow"}]
     changes = {"levels": {"request_rate": [0.5, 2], "num_prompts": 30}, "arms": arms}
