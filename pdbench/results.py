@@ -195,7 +195,8 @@ def arm_labels(arms: Sequence[Arm]) -> list[str]:
             labels = [f"{label} {extra(arm)}" for label, arm in zip(labels, arms, strict=True)]
     # The words that all folders share, such as an experiment's name, tell nothing apart.
     shared = set.intersection(*(set(_remarks(arm.run.name)) for arm in arms))
-    for extra in (lambda a: "-".join(w for w in _remarks(a.run.name) if w not in shared), lambda a: a.folder.name, lambda a: str(a.folder)):
+    remark = lambda a: "-".join(word for word in _remarks(a.run.name) if word not in shared)  # noqa: E731
+    for extra in (remark, lambda a: a.folder.name, lambda a: str(a.folder)):
         count = Counter(labels)
         labels = [
             f"{label} {extra(arm)}".strip() if count[label] > 1 else label
