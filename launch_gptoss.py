@@ -34,6 +34,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--model-id", help="name that clients send, instead of the model file's")
     what.add_argument("--model-source", help="hub id or folder of the weights, instead of the model file's")
     what.add_argument("--ingress-replicas", type=int, help="HTTP ingress replicas, instead of the hardware file's")
+    what.add_argument("--env", action="append", default=[], type=_variable, metavar="NAME=VALUE",
+                      help="further environment variable of the engines; may be given again")  # fmt: skip
     what.add_argument("--decode-bench", action="store_true",
                       help="collocated: fill KV caches instead of computing them, to bench decode-only")  # fmt: skip
     network = parser.add_argument_group("KV transfer (PD)")
@@ -91,7 +93,14 @@ def read_configs(args: argparse.Namespace) -> tuple[ModelConfig, HardwareConfig]
         model = model.model_copy(update={"model_id": args.model_id})
     if args.model_source:
         model = model.model_copy(update={"model_source": args.model_source, "tiny": None, "kv_cache": model.kv})
-    return model, hardware
+    return model, hardware.model_copy(update={"env": hardware.env | dict(args.env)})
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
 
 
 def resolve(args: argparse.Namespace, nodes_of) -> tuple[Plan, ModelConfig]:

@@ -24,6 +24,7 @@ usage: ./run_bm.sh -e NAME --itl N --otl N [options]
       --results-dir DIR          default bm_results
       --force                    measure again what is there
       --transport LIST           UCX transports that must have carried the KV cache, e.g. cuda_ipc
+      --tokens FILE              greedy tokens of the collocated arm, held against this one after each level
       --max-hit-rate X           largest share of prompt tokens from the prefix cache, default 0.02
       --as-published             the public study's procedure: one seed for all levels, no warm-up
   -s, --smoke                    stream one completion, print it with its times, and stop
@@ -59,7 +60,7 @@ while (($#)); do
     -n | --num-prompts) options+=(--num-prompts "$2") ;;
     --repeats) options+=(--repeats "$2") ;;
     --seed) options+=(--seed "$2") ;;
-    --transport | --max-hit-rate) checks+=("$1" "$2") ;;
+    --transport | --tokens | --max-hit-rate) checks+=("$1" "$2") ;;
     --results-dir) results_dir=$2 ;;
     *) die "unknown option $1: see --help" ;;
   esac

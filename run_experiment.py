@@ -25,11 +25,13 @@ from rich.table import Table
 from pdbench import experiment as plan
 from pdbench.cli import Parser
 from pdbench.configs import ROOT
-from pdbench.manifest import write_atomically
+from pdbench.manifest import now, write_atomically
 from pdbench.stack import vllm_version
 
-# What a step's time counts as.
-COUNTS_AS = {"launch": "launching", "check": "checking", "sweep": "measuring", "stop": "stopping"}
+# What a step's time counts as. Of a sweep, the bench client's own durations are measuring; the rest is waiting: for
+# the client to load, for warm-ups, and for counters to be exported.
+COUNTS_AS = {"launch": "launching", "check": "checking", "sweep": "waiting", "stop": "stopping"}
+KINDS = ("launching", "checking", "measuring", "waiting", "stopping")
 LEVEL = "run_bm: level "  # begins run_bm.sh's line on each level
 console = Console(highlight=False, soft_wrap=True)
 
@@ -71,6 +73,7 @@ class Run:
     def __init__(self, name: str, experiment: plan.Experiment, results: Path):
         self.name, self.experiment, self.results = name, experiment, results
         self.failed: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
         self.times_file = results / f"{name}_times.json"
         self.times = json.loads(self.times_file.read_text()) if self.times_file.exists() else {}
         # Left by a run that was killed: its deployment, or its cluster, may still be up.
@@ -89,11 +92,12 @@ class Run:
             start, stop = plan.cluster_steps(self.experiment)
             if self.running.exists():
                 console.print(f"{self.name}: the last run was cut off: stopping what it left")
-                self._step(stop or plan.STOP, f"{self.name}: stop")
+                for step in plan.ends_of_all(self.experiment):
+                    self._step(step, f"{self.name}: stop")
             self.running.touch()
             self._on_cluster(start, stop, todo)
         if not self.failed:
-            for step in plan.figure_steps(self.name, self.experiment, self.results):
+            for step in plan.figure_steps(self.name, self.experiment, self.results, self.left_out):
                 self._step(step, f"{self.name}: figure")
 
     def _on_cluster(self, start: plan.Step | None, stop: plan.Step | None, todo: list[plan.Round]) -> None:
@@ -118,26 +122,29 @@ class Run:
 
     def _round(self, one: plan.Round, title: str) -> None:
         label = one.arm.label
-        if label in self.failed:
+        if label in self.failed or label in self.left_out:
             return
-        if one.arm.needs_vllm and vllm_version() < tuple(map(int, one.arm.needs_vllm.split("."))):
-            self._fails(label, f"needs vLLM {one.arm.needs_vllm}, here is {'.'.join(map(str, vllm_version()))}")
+        if reason := plan.left_out(one.arm, vllm_version()):
+            self.left_out[label] = reason
+            console.print(f"[yellow]{self.name}: {label} is left out: {reason}[/yellow]")
             return
-        *steps, stop = one.steps
-        against = next((s.command[s.command.index("--against") + 1] for s in steps if "--against" in s.command), None)
+        against = next((s.command[s.command.index("--against") + 1] for s in one.steps if "--against" in s.command), None)
         if against and not Path(against).exists():
             self._fails(label, f"{against} is missing: the collocated arm must be measured first")
             return
         try:
-            for step in steps:
+            begun = now()
+            for step in one.steps:
                 self._step(step, f"{title}: {step.what}")
+            self._count(label, "measuring", plan.measured_seconds(self.name, one.arm, self.experiment, self.results, begun))
         except subprocess.CalledProcessError as error:
             self._fails(label, f"{step.what} exited with {error.returncode}")
         finally:
-            try:
-                self._step(stop, f"{title}: stop")
-            except subprocess.CalledProcessError as error:
-                self._fails(label, f"stop exited with {error.returncode}")
+            for step in one.ends:
+                try:
+                    self._step(step, f"{title}: stop")
+                except subprocess.CalledProcessError as error:
+                    self._fails(label, f"{step.what} exited with {error.returncode}")
 
     def _fails(self, label: str, why: str) -> None:
         self.failed.setdefault(label, why)
@@ -158,10 +165,14 @@ class Run:
             process.terminate()  # after Ctrl-C: every command cleans up after itself
             process.wait()
             if step.arm and step.what in COUNTS_AS:
-                spent = self.times.setdefault(step.arm, {})
-                kind = COUNTS_AS[step.what]
-                spent[kind] = round(spent.get(kind, 0) + time.monotonic() - started, 1)
-                write_atomically(self.times_file, json.dumps(self.times, indent=2))
+                self._count(step.arm, COUNTS_AS[step.what], time.monotonic() - started)
+
+    def _count(self, label: str, kind: str, seconds: float) -> None:
+        spent = self.times.setdefault(label, {})
+        spent[kind] = round(spent.get(kind, 0) + seconds, 1)
+        if kind == "measuring":
+            spent["waiting"] = round(spent.get("waiting", 0) - seconds, 1)
+        write_atomically(self.times_file, json.dumps(self.times, indent=2))
 
     def _show(self, lines, title: str) -> None:
         """Pass a command's lines on; below them, on a terminal, what is going on and since when."""
@@ -176,11 +187,13 @@ class Run:
     def report(self) -> None:
         """Where the time went, and what failed."""
         table = Table(title=f"{self.name}: seconds")
-        for column in ("arm", *COUNTS_AS.values()):
+        for column in ("arm", *KINDS):
             table.add_column(column, justify="left" if column == "arm" else "right")
         for label, spent in self.times.items():
-            table.add_row(label, *(f"{spent.get(kind, 0):.0f}" for kind in COUNTS_AS.values()))
+            table.add_row(label, *(f"{spent.get(kind, 0):.0f}" for kind in KINDS))
         console.print(table)
+        for label, why in self.left_out.items():
+            console.print(f"[yellow]{self.name}: left out: {label}: {why}[/yellow]")
         for label, why in self.failed.items():
             console.print(f"[red]{self.name}: failed: {label}: {why}[/red]")
         if self.experiment.cannot_show and not self.failed:

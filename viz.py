@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     from pdbench.stalls import stall_lines
 
     goodput = per_request(args.sla or ())
-    details = bool(goodput or args.export or args.report)
+    details = bool(args.sla or args.export or args.report)
     decide = args.show_decision or args.sla or args.gpu_hour_price
     try:
         table = read_results(
@@ -164,6 +164,7 @@ def output_path(text: str, formats: tuple[str, ...]) -> Path:
 
 def show_decision(table: "pd.DataFrame", args: argparse.Namespace) -> None:
     from pdbench import decision, tables
+    from pdbench.audit import audit, doubts
     from pdbench.frontier import LATENCIES
 
     mode = LATENCY_MODES[args.latency_mode]
@@ -181,6 +182,8 @@ def show_decision(table: "pd.DataFrame", args: argparse.Namespace) -> None:
             answers = decision.decide(rows, args.sla, throughput)
             tables.print_decision(answers, args.sla, counted, rows["kind"].iloc[0], args.gpu_hour_price)
         print(*tables.uncertainty_words(rows), sep="\n")
+    for arm, kinds in doubts(audit(args.exps), dict(zip(table["folder"], table["arm"], strict=True))).items():
+        print(f"whether {arm} is what its name says is in doubt: {', '.join(kinds)} (see --audit)")
     print(f"{args.throughput_metric} tokens/s{tables.how_counted(table, args.use_normalized)}")
 
 

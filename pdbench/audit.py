@@ -60,6 +60,8 @@ KINDS = {
         "measure with run_experiment.py, or run python -m pdbench.gates before the sweep: it stores what UCX named",
     ),
 }  # fmt: skip
+# What puts an arm's layout, and with it its throughput per node, in doubt.
+IN_DOUBT = ("two layouts", "odd decode")
 
 
 @dataclass(frozen=True)
@@ -111,3 +113,16 @@ def findings(sources: list[Source]) -> list[Finding]:
         alike[kind, seen, tuple(names[1:])] += names  # a group of folders is a finding of its own
     ordered = sorted(alike.items(), key=lambda item: list(KINDS).index(item[0][0]))
     return [Finding(kind, tuple(names), seen, *KINDS[kind]) for (kind, seen, _), names in ordered]
+
+
+def doubts(findings: Sequence[Finding], arms: dict[str, str]) -> dict[str, list[str]]:
+    """Arms of which the audit doubts that they are what their name says, with the kinds of findings.
+
+    Args:
+        arms: by folder, as in the tidy table.
+    """
+    found: dict[str, list[str]] = {}
+    for finding in findings:
+        for folder in finding.folders if finding.kind in IN_DOUBT else ():
+            found.setdefault(arms[folder], []).append(finding.kind)
+    return found

@@ -18,8 +18,7 @@ from pathlib import Path
 from pdbench import client, level_gates, stack, workload
 from pdbench.cli import Parser
 from pdbench.configs import ROOT
-from pdbench.gates import now
-from pdbench.manifest import FILENAME, Deployment, Gate, LevelRecord, Machine, Manifest, first_line, read_json
+from pdbench.manifest import FILENAME, Deployment, Gate, LevelRecord, Machine, Manifest, first_line, now, read_json
 
 # The bench client writes here; only a level that counts gets a name that plots read.
 PARTIAL = ".part"
@@ -242,7 +241,10 @@ def _engine_gates(args: argparse.Namespace, folder: Path, deployment: Deployment
         transport=args.transport.split(",") if args.transport else None,
     )  # fmt: skip
     used = level_gates.ClientUse(cpu=args.client[0], waited=args.client[1], wall=args.client[2])
-    return level_gates.check(args.base_url, folder / SNAPSHOT, deployment, asked, used)
+    gates = level_gates.check(args.base_url, folder / SNAPSHOT, deployment, asked, used)
+    if all(gate.passed for gate in gates):
+        gates += level_gates.between(args.base_url, folder / SNAPSHOT, deployment, args.tokens)
+    return gates
 
 
 def _summary(result: dict) -> str:
@@ -289,6 +291,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     last.add_argument("--warmup-seed", type=lambda text: None if text == "-" else int(text))
     last.add_argument("--client", type=float, nargs=3, required=True, help="CPU, waiting and wall seconds of the bench client")
     last.add_argument("--transport", metavar="LIST")
+    last.add_argument("--tokens", type=Path, metavar="FILE")
     last.add_argument("--max-hit-rate", type=_share, default=level_gates.MAX_HIT_RATE)
     return parser.parse_args(argv)
 

@@ -48,7 +48,9 @@ def judge(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
         claim: of `claims.Claim`.
         arms: rows of the tidy table by arm, as the claim names them; arms without results are absent.
     """
-    return globals()[f"_{claim.rule}"](claim, arms)
+    asked = [claim.metric] + [claim.latency] * claim.by_latency  # with one output token there is no TPOT
+    known = {arm: rows.dropna(subset=asked) for arm, rows in arms.items()}
+    return globals()[f"_{claim.rule}"](claim, {arm: rows for arm, rows in known.items() if len(rows)})
 
 
 def _order_by(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
@@ -85,10 +87,10 @@ def _dominated_by(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
 
 
 def _best_of(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
-    best, found = claim.arms[0], _curves(claim, arms, list(arms))
-    if best not in found or len(found) < 2:
+    best, points = claim.arms[0], []
+    if best not in arms or len(arms) < 2:
         return []
-    points = []
+    found = _curves(claim, arms, list(arms))
     for latency in np.linspace(*found[best].latency[[0, -1]], LATENCIES):
         values = {arm: float(curve.throughput_at(latency)) for arm, curve in found.items()}
         ours = values.pop(best)
@@ -132,7 +134,8 @@ def _best_by_regime(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
         for begin, until, arm in owned:
             if (width := min(until, high) - max(begin, low)) > 0:
                 shares[arm] = shares.get(arm, 0.0) + width / (high - low)
-        points.append(Point(f"{low:,.0f} to {high:,.0f} tokens/s", shares.get(regime.best, 0.0) > 0.5, shares))
+        at = f"{low:,.0f} to {high:,.0f} tokens/s" if low < high else f"from {low:,.0f} tokens/s on, which none attains"
+        points.append(Point(at, shares.get(regime.best, 0.0) > 0.5, shares))
         if regime.reaches:
             rate = float(_medians(arms[regime.best])["request_throughput_per_node"].max())
             true = abs(rate - regime.reaches) <= claim.tolerance * regime.reaches

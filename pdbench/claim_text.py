@@ -21,6 +21,7 @@ def print_verdicts(verdicts: Sequence[Verdict], evidence: Evidence) -> None:
     model, isl, osl, phase, kind = evidence.workload
     print(f"{len(evidence.sources)} result folders of {model}, {isl}:{osl} tokens, {phase}, by {kind}", end="")
     print(f"; {len(evidence.others)} of other workloads left out" if evidence.others else "")
+    print("of several runs of an arm the latest is taken that the audit does not put in doubt, archived ones last")
     for reason in evidence.unread:
         print(wrapped("  not read: ", reason))
     for verdict in verdicts:
@@ -46,9 +47,11 @@ def _print_verdict(of: Verdict) -> None:
     for arm, folder, verdict in of.others:
         if verdict != of.verdict:
             print(wrapped("    ", f"{verdict} with {_run(folder)} as {arm}"))
-    for finding in of.warnings:
-        if finding.kind in IN_FULL:
-            print(wrapped("    ", f"audit, {finding.kind}: {', '.join(map(_run, finding.folders))}: {finding.seen}"))
+    for word, findings in (("not taken", of.refused), ("audit", of.warnings)):
+        for finding in findings:
+            if finding.kind in IN_FULL:
+                folders = ", ".join(map(_run, finding.folders))
+                print(wrapped("    ", f"{word}: {folders}: {finding.kind}: {finding.seen}"))
     others = groupby((f for f in of.warnings if f.kind not in IN_FULL), key=lambda finding: finding.kind)
     if told := [_counted(kind, list(several), len(of.runs)) for kind, several in others]:
         print(wrapped("    ", f"audit: {', '.join(told)}"))

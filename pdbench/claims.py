@@ -31,6 +31,9 @@ COPIES = ("same results", "two layouts")
 # Findings that a verdict does not turn on: it rests on medians, at levels that all its arms have.
 ASIDE = ("same results", "few requests", "missing levels", "name and manifest")
 VERDICTS = ("holds", "partly", "fails", "no-data")
+# Columns of the tidy table that claims may be about.
+LATENCY = "((mean|median|p99)_(ttft|tpot|itl)|chunk_latency)_ms"
+THROUGHPUT = "(input|output|total|request)_throughput(_per_node)?"
 NEEDED = {"order_by": 2, "about_equal": 2, "dominated_by": 1, "far_below": 1, "best_of": 1, "best_by_regime": 0}
 
 
@@ -61,15 +64,15 @@ class Regime(Strict):
 class Claim(Strict):
     """One thing that a study says."""
 
-    id: str = Field(pattern=r"[a-z0-9-]+")
+    id: str = Field(pattern="^[a-z0-9-]+$")
     says: str = Field(min_length=1)
     rule: Literal["order_by", "dominated_by", "best_by_regime", "best_of", "about_equal", "far_below"]
     arms: list[str] = Field(default=[], description="those that the claim is about; order_by: best first")
     than: str | None = Field(default=None, description="the arm that they are compared with")
     among: Literal["one node", "PD on one node"] | None = Field(default=None, description="best_of: all layouts such as")
     regimes: list[Regime] = []
-    metric: str = "input_throughput_per_node"
-    latency: str = "median_tpot_ms"
+    metric: str = Field(default="input_throughput_per_node", pattern=f"^({LATENCY}|{THROUGHPUT})$")
+    latency: str = Field(default="median_tpot_ms", pattern=f"^{LATENCY}$")
     at: Literal["latencies", "levels", "low levels", "high levels"] = "levels"
     above: float = Field(default=0, ge=0, description="dominated_by: only where an arm attains this throughput")
     tolerance: float = Field(default=0.03, ge=0, lt=1, description="smaller differences, as a share, do not count")
@@ -89,9 +92,16 @@ class Claim(Strict):
             raise ValueError(f"{self.id}: `than` goes with dominated_by and far_below")
         if bool(self.regimes) != (self.rule == "best_by_regime"):
             raise ValueError(f"{self.id}: `regimes` goes with best_by_regime")
+        if self.by_latency and self.metric.endswith("_ms"):
+            raise ValueError(f"{self.id}: at equal latency throughputs are compared, not {self.metric}")
         for regime in self.regimes:
             Spec.parse(regime.best)
         return self
+
+    @property
+    def by_latency(self) -> bool:
+        """Whether arms are compared at equal latency, not at equal load."""
+        return self.at == "latencies" or self.rule in ("dominated_by", "best_by_regime", "best_of")
 
     @property
     def named(self) -> list[str]:
@@ -122,6 +132,7 @@ class Verdict:
         missing: arms of the claim without a run that could be taken.
         others: (arm, folder, verdict) with another run of the arm in place of the one taken.
         warnings: the audit's findings on the runs taken.
+        refused: why other runs of the arms were not even tried.
     """
 
     claim: Claim
@@ -131,6 +142,7 @@ class Verdict:
     missing: list[str] = field(default_factory=list)
     others: list[tuple[str, str, str]] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
+    refused: list[Finding] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """`id`, `verdict` and `numbers`, and what stands behind them; what is not attained is null."""
@@ -143,8 +155,12 @@ class Verdict:
             "id": self.claim.id, "verdict": self.verdict, "numbers": numbers, "says": self.claim.says,
             "rule": RULES[self.claim.rule], "tolerance": self.claim.tolerance, "runs": self.runs, "missing": self.missing,
             "other_runs": [{"arm": arm, "folder": folder, "verdict": verdict} for arm, folder, verdict in self.others],
-            "warnings": [{"kind": f.kind, "seen": f.seen, "folders": list(f.folders)} for f in self.warnings],
+            "warnings": _findings_as_json(self.warnings), "refused": _findings_as_json(self.refused),
         }  # fmt: skip
+
+
+def _findings_as_json(found: list[Finding]) -> list[dict[str, Any]]:
+    return [{"kind": finding.kind, "seen": finding.seen, "folders": list(finding.folders)} for finding in found]
 
 
 @dataclass(frozen=True)
@@ -201,7 +217,7 @@ def read_evidence(folders: Sequence[str | os.PathLike[str]], lengths: tuple[int,
         ResultError: a folder is missing, or no result folder in them can be read or is of `lengths`.
     """
     sources, unread = [], []
-    for folder in dict.fromkeys(path for given in folders for path in result_folders(Path(given))):
+    for folder in {path.resolve(): path for given in folders for path in result_folders(Path(given))}.values():
         try:
             sources.append(read_source(folder, read_results([folder], details=False)))
         except ResultError as error:
@@ -264,10 +280,11 @@ def _check(claim: Claim, evidence: Evidence) -> Verdict:
         for arm in taken for run in known[arm][1:]
         if not any(taken[arm].name in finding.folders for finding in evidence.doubts(run, *COPIES))
     ]  # fmt: skip
-    concerned = {source.name for source in taken.values()}
-    concerned |= {s.name for s in evidence.sources for arm in missing if s.arm.layout == Spec.parse(arm).layout}
     runs = {arm: source.name for arm, source in taken.items()}
-    return Verdict(claim, verdict, points, runs, missing, others, _about(evidence.found, concerned))
+    layouts = [Spec.parse(arm).layout for arm in known]
+    refused = {s.name for s in evidence.sources if s.arm.layout in layouts and evidence.doubts(s, REFUTED)}
+    of_refused = [finding for finding in _about(evidence.found, refused) if finding.kind in (REFUTED, DOUBTFUL)]
+    return Verdict(claim, verdict, points, runs, missing, others, _about(evidence.found, set(runs.values())), of_refused)
 
 
 def _about(found: list[Finding], names: set[str]) -> list[Finding]:

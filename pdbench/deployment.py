@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from pdbench import cluster, describe, gates, serving, stack, tiny
+from pdbench import cluster, describe, gates, readiness, serving, stack, tiny
 from pdbench.configs import ROOT, ModelConfig
-from pdbench.manifest import Gate
+from pdbench.manifest import Gate, now
 from pdbench.serving import APP, LaunchError, Plan
 
 # `RuntimeError: ...` at a line's start or after a prefix.
@@ -56,21 +56,19 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
 
 def answered(plan: Plan, base_url: str, deadline: float) -> Gate:
     """Gate `readiness`: every replica has answered, or, with an older Ray, many requests at once were."""
-    from ray.serve.handle import DeploymentHandle
+    counts = serving.replica_counts(serving.serve_details())
+    replicas = sum(counts.values())
 
-    counts = replica_counts()
-    if hasattr(DeploymentHandle, "choose_replica"):
-        return gates.answer_on_every_replica(counts, APP, plan.model_id, deadline)
-    return gates.answer_through_router(base_url, plan.model_id, sum(counts.values()), deadline)
+    async def ask() -> Gate:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            if readiness.can_address_replicas():
+                return readiness.gate(await readiness.ask_each(counts, APP, plan.model_id), counts)
+            return readiness.router_gate(await readiness.ask_router(base_url, plan.model_id, replicas), replicas)
 
-
-def replica_counts() -> dict[str, int]:
-    """Engine replicas by deployment name."""
-    counts: dict[str, int] = {}
-    for replica in serving.replicas(serving.serve_details()):
-        if replica["role"] != "ingress":
-            counts[replica["deployment"]] = counts.get(replica["deployment"], 0) + 1
-    return counts
+    try:
+        return asyncio.run(ask())
+    except TimeoutError:
+        raise TimeoutError(f"not all {replicas} replicas answered a request in time") from None
 
 
 def describe_launch(ray, plan: Plan) -> dict:
@@ -88,7 +86,7 @@ def describe_launch(ray, plan: Plan) -> dict:
         "decode_bench": plan.decode_bench,
         "transport": plan.transport.model_dump() if plan.transport else None,
         "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "launched": gates.now(),
+        "launched": now(),
         "machines": [{**machine, "node_ip": ip} for ip, machine in machines.items()],
         "repository": stack.repository(ROOT).model_dump(),
         "llm_configs": told["llm_configs"],
@@ -111,7 +109,7 @@ def pin_ranks(ray, plan: Plan) -> Gate:
     if pinned != first:
         raise LaunchError(f"{pinned} of {first} engine ranks were found and pinned to a core: arms would not compare")
     return Gate(name="core-per-rank", passed=True, seen=f"{pinned} ranks pinned to a core",
-                expected=f"{first} ranks", time=gates.now())  # fmt: skip
+                expected=f"{first} ranks", time=now())  # fmt: skip
 
 
 def fail(ray, error: BaseException, started: float) -> None:

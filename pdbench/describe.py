@@ -9,7 +9,8 @@ from typing import Any
 
 # Names, not modules: what the app uses travels to its node by value.
 from pdbench.cluster import engine_lines, on_every_node
-from pdbench.serving import replicas, serve_details
+from pdbench.readiness import ask_each, can_address_replicas
+from pdbench.serving import APP, replica_counts, replicas, serve_details
 from pdbench.transport import UCX_TABLE, read_transports
 
 NAME = "pdbench-describe"
@@ -50,6 +51,8 @@ class Describe:
             return JSONResponse(self._transports())
         if what == ("GET", "seeds"):
             return JSONResponse(self.seeds)
+        if what == ("POST", "ready"):
+            return JSONResponse(await self._ready())
         if what == ("POST", "seeds"):
             self.seeds += await request.json()
             return JSONResponse({})
@@ -61,6 +64,12 @@ class Describe:
     def _replicas(self) -> list[dict]:
         keep = ("role", "replica_id", "node_id", "node_ip", "pid")
         return [{k: r[k] for k in keep} for r in replicas(serve_details()) if r["state"] == "RUNNING"]
+
+    async def _ready(self) -> dict[str, dict]:
+        """Engine replicas by deployment, and those that answered a request; null where Ray cannot address them."""
+        counts = replica_counts(serve_details())
+        answered = await ask_each(counts, APP, self.record["model_id"]) if can_address_replicas() else None
+        return {"counts": counts, "answered": answered}
 
     def _transports(self) -> list[str]:
         """What has carried KV reads so far, in the words that UCX printed on any node."""

@@ -1,16 +1,17 @@
 """Experiments as data, `configs/experiments/*.yaml`, and the commands that each of them stands for."""
 
 import shlex
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pdbench import workload
+from pdbench import slow_link, workload
 from pdbench.configs import ROOT, load, load_model
 from pdbench.layout import MODES, Layout
-from pdbench.manifest import FILENAME, Manifest, Strict
+from pdbench.manifest import FILENAME, Manifest, Strict, read_json
 
 # What a phase's figures need: there is no TPOT of a single token, and no throughput of prompts in decode.
 PHASE_OPTIONS = {
@@ -59,6 +60,8 @@ class Arm(Strict):
     backend: Literal["UCX", "LIBFABRIC"] = "UCX"
     ucx_tls: str | None = Field(default=None, description="UCX_TLS of the engines")
     transport: list[str] | None = Field(default=None, min_length=1, description="of these UCX must name one, and no other")
+    env: dict[str, str] = Field(default={}, description="further environment variables of the engines")
+    link_mbit: int | None = Field(default=None, ge=1, description="slow UCX over TCP on one machine down to so many Mbit/s")
     needs_vllm: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$", description="the oldest vLLM that can")
 
     @field_validator("layout")
@@ -70,12 +73,14 @@ class Arm(Strict):
     def _fits(self):
         if Layout.parse(self.layout).is_pd == (self.mode == "collocated"):
             raise ValueError(f"layout {self.layout} does not go with mode {self.mode}")
-        if self.mode == "collocated" and (self.ucx_tls or self.transport or self.backend != "UCX"):
+        if self.mode == "collocated" and (self.ucx_tls or self.transport or self.link_mbit or self.backend != "UCX"):
             raise ValueError(f"arm {self.layout} is collocated: it has no KV transfer to say anything about")
         if self.mode != "collocated" and self.phase == "decode-only":
             raise ValueError(f"arm {self.layout}: decode alone is measured collocated")
         if self.backend == "LIBFABRIC" and (self.ucx_tls or self.transport):
             raise ValueError("ucx_tls and transport are about UCX, not LIBFABRIC")
+        if self.link_mbit and self.ucx_tls != "tcp":
+            raise ValueError(f"arm {self.layout}: link_mbit slows TCP down, so it needs ucx_tls: tcp")
         return self
 
     @property
@@ -121,7 +126,7 @@ class Experiment(Strict):
 class Step:
     """One command of an experiment; `arm` is its label, or None for what belongs to all arms."""
 
-    what: Literal["cluster", "launch", "check", "sweep", "stop", "figure"]
+    what: Literal["cluster", "link", "launch", "check", "sweep", "stop", "figure"]
     command: list[str]
     arm: str | None = None
 
@@ -131,11 +136,12 @@ STOP = Step("stop", ["python", "launch_gptoss.py", "--stop"])
 
 @dataclass(frozen=True)
 class Round:
-    """Launch, check, sweep and stop of one arm, up to its `repeats`-th measurement of each level."""
+    """Launch, check and sweep of one arm, up to its `repeats`-th measurement of each level; then what ends it."""
 
     arm: Arm
     repeats: int
     steps: list[Step]
+    ends: list[Step]
 
 
 def load_experiment(path: str | Path) -> Experiment:
@@ -176,13 +182,22 @@ def rounds(name: str, experiment: Experiment, results: Path) -> list[Round]:
     for repeats in upto:
         for arm in experiment.arms:
             commands = {
+                "link": _link("start", "--mbit", str(arm.link_mbit)) if arm.link_mbit else [],
                 "launch": _launch(arm, experiment),
                 "check": _check(arm, experiment, str(tokens_file(name, results))),
                 "sweep": _sweep(name, arm, experiment, results, repeats),
-                "stop": STOP.command,
             }
-            found.append(Round(arm, repeats, [Step(what, command, arm.label) for what, command in commands.items() if command]))
+            ends = {"stop": STOP.command, "link": _link("stop") if arm.link_mbit else []}
+            steps = [[Step(what, command, arm.label) for what, command in some.items() if command] for some in (commands, ends)]
+            found.append(Round(arm, repeats, *steps))
     return found
+
+
+def left_out(arm: Arm, vllm: tuple[int, ...]) -> str | None:
+    """Why an arm cannot be measured here; None if it can."""
+    if arm.needs_vllm and vllm < tuple(map(int, arm.needs_vllm.split("."))):
+        return f"needs vLLM {arm.needs_vllm}, here is {'.'.join(map(str, vllm))}"
+    return slow_link.why_not() if arm.link_mbit and not slow_link.is_slow() else None
 
 
 def tokens_file(name: str, results: Path) -> Path:
@@ -199,16 +214,28 @@ def cluster_steps(experiment: Experiment) -> tuple[Step | None, Step | None]:
     return start, Step("cluster", [*module, "stop"])
 
 
-def figure_steps(name: str, experiment: Experiment, results: Path) -> list[Step]:
-    """The figures of all arms; phases do not share one."""
-    phases = list(dict.fromkeys(experiment.phase_of(arm) for arm in experiment.arms))
+def ends_of_all(experiment: Experiment) -> list[Step]:
+    """What takes away all that a run which was cut off may have left."""
+    _, stop = cluster_steps(experiment)
+    link = [Step("link", _link("stop"))] if any(arm.link_mbit for arm in experiment.arms) else []
+    return [stop or STOP, *link]
+
+
+def figure_steps(name: str, experiment: Experiment, results: Path, without: Collection[str] = ()) -> list[Step]:
+    """The figures of all arms, but those whose labels are in `without`; phases do not share one."""
+    arms = [arm for arm in experiment.arms if arm.label not in without]
+    phases = list(dict.fromkeys(experiment.phase_of(arm) for arm in arms))
+    # A selection of arms may have nothing to compare stalls with, or no KV transfer to draw.
+    kinds = {arm.mode == "collocated" for arm in arms}
+    unfit = set() if len(kinds) == 2 else {"--show-stalls"}
+    figures = [options for options in experiment.figures if False in kinds or "network" not in options]
     found = []
     for phase in phases:
-        folders = [str(results / folder(name, arm, experiment)) for arm in experiment.arms if experiment.phase_of(arm) == phase]
-        for number, options in enumerate(experiment.figures, start=1):
-            words = [name, *([phase] if len(phases) > 1 else []), *([str(number)] if len(experiment.figures) > 1 else [])]
+        folders = [str(results / folder(name, arm, experiment)) for arm in arms if experiment.phase_of(arm) == phase]
+        for number, options in enumerate(figures, start=1):
+            words = [name, *([phase] if len(phases) > 1 else []), *([str(number)] if len(figures) > 1 else [])]
             path = results / f"{'_'.join(words)}.png"
-            options = [*options, *PHASE_OPTIONS[phase]]
+            options = [*(word for word in options if word not in unfit), *PHASE_OPTIONS[phase]]
             found.append(Step("figure", ["python", "viz.py", "--exps", *folders, *options, "--plot-path", str(path)]))
     return found
 
@@ -220,7 +247,7 @@ def script(name: str, experiment: Experiment, results: Path) -> str:
     lines += [shlex.join(start.command)] if start else []
     for number, one in enumerate(rounds(name, experiment, results), start=1):
         needs = f", needs vLLM >= {one.arm.needs_vllm}" if one.arm.needs_vllm else ""
-        lines += ["", f"# {number}: {one.arm.label}{needs}", *(shlex.join(step.command) for step in one.steps)]
+        lines += ["", f"# {number}: {one.arm.label}{needs}", *(shlex.join(step.command) for step in [*one.steps, *one.ends])]
     lines += ["", *(shlex.join(step.command) for step in [*([stop] if stop else []), *figure_steps(name, experiment, results)])]
     return "\n".join(lines) + "\n"
 
@@ -237,6 +264,13 @@ def is_measured(name: str, one: Round, experiment: Experiment, results: Path) ->
     return all(manifest.has(path, level, levels.num_prompts or level.num_prompts(at_once)) for level in wanted)
 
 
+def measured_seconds(name: str, arm: Arm, experiment: Experiment, results: Path, since: str) -> float:
+    """How long the bench client measured the arm's levels that began after `since` (UTC, ISO 8601)."""
+    path = results / folder(name, arm, experiment)
+    levels = [record.level for record in Manifest.read(path).levels if record.ok and record.started >= since]
+    return sum(read_json(path / f"{level}.json")["duration"] for level in levels)
+
+
 def folder(name: str, arm: Arm, experiment: Experiment) -> str:
     """Name of an arm's result folder, as run_bm.sh makes it."""
     model = load_model(ROOT / experiment.model).model_id.rsplit("/", 1)[-1]
@@ -249,7 +283,13 @@ def _launch(arm: Arm, experiment: Experiment) -> list[str]:
     command += ["--model", experiment.model, "--hardware", experiment.hardware, "--timeout", str(experiment.timeout_s)]
     command += ["--decode-bench"] if experiment.phase_of(arm) == "decode-only" else []
     command += ["--use-libfabric"] if arm.backend == "LIBFABRIC" else []
-    return command + (["--ucx-tls", arm.ucx_tls] if arm.ucx_tls else [])
+    command += ["--ucx-tls", arm.ucx_tls] if arm.ucx_tls else []
+    env = arm.env | (slow_link.UCX_ENV if arm.link_mbit else {})
+    return command + [word for name, value in env.items() for word in ("--env", f"{name}={value}")]
+
+
+def _link(*words: str) -> list[str]:
+    return ["python", "-m", "pdbench.slow_link", *words]
 
 
 def _check(arm: Arm, experiment: Experiment, tokens: str) -> list[str]:
@@ -270,6 +310,7 @@ def _sweep(name: str, arm: Arm, experiment: Experiment, results: Path, repeats: 
     command += [",".join(f"{value:g}" for value in levels.values)]
     command += ["-n", str(levels.num_prompts)] if levels.num_prompts else []
     command += ["--transport", ",".join(arm.transport)] if arm.transport else []
+    command += ["--tokens", str(tokens_file(name, results))] if arm.mode != "collocated" else []
     command += ["--max-hit-rate", f"{experiment.max_hit_rate:g}"] if experiment.max_hit_rate is not None else []
     command += ["--as-published"] if experiment.as_published else []
     return [*command, "--repeats", str(repeats), "--results-dir", str(results)]

@@ -1,13 +1,10 @@
-"""Checks before anything is measured: every replica answers; PD says what collocated says.
+"""Checks before anything is measured: PD says what collocated says, and moves the KV cache as expected.
 
     python -m pdbench.gates --base-url URL --save tokens.json      (on the collocated arm)
     python -m pdbench.gates --base-url URL --against tokens.json   (on each PD arm)
 """
 
 import asyncio
-import contextlib
-import datetime
-import json
 import math
 import random
 import sys
@@ -17,7 +14,7 @@ from pathlib import Path
 
 from pdbench.cli import Parser
 from pdbench.client import ServerError, get, post, random_prompt, session
-from pdbench.manifest import Gate, read_json, write_atomically
+from pdbench.manifest import Deployment, Gate, Strict, first_line, now, read_json, write_atomically
 
 PROMPT_LENGTHS = (1, 2, 15, 16, 17, 63, 128, 250, 511, 512, 1000, 2047)
 PROMPTS_PER_LENGTH = 3
@@ -30,86 +27,12 @@ MIN_DECIDED = 3
 # On GPUs another batch multiplies with other kernels: so many of the leading tokens agree, and where they part,
 # the expected token is that close (nats) to the chosen one.
 AGREEMENT, MAX_GAP = 0.95, 0.5
-REQUESTS_PER_REPLICA = 16
 MAX_DRAWS = 100
 # Words of UCX_TLS that stand for several transports, not all of which begin like them.
 SHARED_MEMORY = ("posix", "sysv", "cma", "knem", "xpmem")
 UCX_GROUPS = {"sm": SHARED_MEMORY, "shm": SHARED_MEMORY, "all": ("",)}
 # Ray exports counters every 10 s.
 COUNTERS_TIMEOUT_S = 30.0
-
-
-def now() -> str:
-    """The time, as it stands in manifests (UTC, ISO 8601)."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
-def answer_on_every_replica(deployments: dict[str, int], app: str, model: str, deadline: float) -> Gate:
-    """Have every replica complete a real request; a sleep or /v1/models proves nothing.
-
-    Args:
-        deployments: number of replicas by deployment name.
-        deadline: `time.monotonic()` at which to give up.
-
-    Raises:
-        TimeoutError: some replica has not answered.
-        RuntimeError: a replica answered with an error.
-    """
-    answered = asyncio.run(_answer_all(deployments, app, model, deadline))
-    seen = "; ".join(f"{name}: {', '.join(sorted(ids))}" for name, ids in answered.items())
-    expected = "; ".join(f"{name}: {count}" for name, count in deployments.items())
-    return Gate(name="readiness", passed=True, seen=seen, expected=f"{expected} replicas answer", time=now())
-
-
-def answer_through_router(base_url: str, model: str, replicas: int, deadline: float) -> Gate:
-    """Readiness where Ray cannot address one replica: many requests at once, of which the router gives some to each.
-
-    Raises:
-        TimeoutError: not all have been answered at `deadline` (`time.monotonic()`).
-        ServerError: one was answered with an error.
-    """
-
-    async def ask() -> None:
-        async with asyncio.timeout(max(0.0, deadline - time.monotonic())), session(base_url) as opened:
-            prompts = [random_prompt(random.Random(), 20) for _ in range(REQUESTS_PER_REPLICA * replicas)]
-            await asyncio.gather(*(_greedy(opened, model, prompt, 2) for prompt in prompts))
-
-    asyncio.run(ask())
-    seen = f"{REQUESTS_PER_REPLICA * replicas} requests at once answered; which replica took which is not known"
-    return Gate(name="readiness", passed=True, seen=seen, expected=f"all, over {replicas} replicas", time=now())
-
-
-async def _answer_all(deployments: dict[str, int], app: str, model: str, deadline: float) -> dict[str, set[str]]:
-    answered = {}
-    for name, count in deployments.items():
-        try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                answered[name] = await _answer(name, app, model, count)
-        except TimeoutError:
-            raise TimeoutError(f"not all {count} replicas of {name} answered a request in time") from None
-    return answered
-
-
-async def _answer(deployment: str, app: str, model: str, count: int) -> set[str]:
-    from ray import serve
-    from ray.serve.llm.openai_api_models import CompletionRequest
-
-    method = serve.get_deployment_handle(deployment, app).options(stream=True).completions
-    answered: set[str] = set()
-    while len(answered) < count:
-        # Places held on replicas that have answered push the router to the others.
-        async with contextlib.AsyncExitStack() as held:
-            for _ in range(2 * count):
-                prompt = random_prompt(random.Random(time.time_ns()), 20)
-                request = CompletionRequest(model=model, prompt=prompt, max_tokens=2, temperature=0)
-                replica = await held.enter_async_context(method.choose_replica(request))
-                if replica.replica_id in answered:
-                    continue
-                async for piece in method.dispatch(replica, request, None):
-                    if hasattr(piece, "error"):
-                        raise RuntimeError(f"replica {replica.replica_id} of {deployment}: {piece.error}")
-                answered.add(replica.replica_id)
-    return answered
 
 
 async def decided_prompts(base_url: str, model: str, seed: int, longest: int, tell) -> tuple[list, list]:
@@ -274,9 +197,9 @@ def transport_gate(seen: list[str], ucx_tls: str | None, wanted: list[str] | Non
                 advice="set --ucx-tls, and see what devices UCX finds: ucx_info -d")  # fmt: skip
 
 
-async def _deployment(base_url: str) -> dict:
+async def _deployment(base_url: str) -> Deployment:
     async with session(base_url, total_s=30) as opened:
-        return await get(opened, "/pdbench/deployment")
+        return Deployment.model_validate(await get(opened, "/pdbench/deployment"))
 
 
 async def record(base_url: str, gate: Gate) -> None:
@@ -284,36 +207,76 @@ async def record(base_url: str, gate: Gate) -> None:
         await post(opened, "/pdbench/gates", gate.model_dump())
 
 
+class Tokens(Strict):
+    """Greedy continuations of one deployment: what another must repeat.
+
+    Attributes:
+        prompts, tokens: token ids; a continuation for each prompt, as far as the model is decided.
+    """
+
+    model: str
+    checksum: str | None
+    prompts: list[list[int]]
+    tokens: list[list[int]]
+
+    def some(self, number: int) -> "Tokens":
+        """`number` of the prompts, at least 2, from the shortest to the longest."""
+        rows = sorted({i * (len(self.prompts) - 1) // (number - 1) for i in range(number)})
+        return self.model_copy(update={name: [getattr(self, name)[i] for i in rows] for name in ("prompts", "tokens")})
+
+    @property
+    def lengths(self) -> list[int]:
+        return list(map(len, self.prompts))
+
+
+def read_tokens(path: Path, deployment: Deployment) -> Tokens:
+    """Read what `save` wrote.
+
+    Raises:
+        ServerError: it is of another model than `deployment`'s.
+        ValueError: it cannot be read.
+    """
+    try:
+        saved = Tokens.model_validate(read_json(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {first_line(error).removeprefix(f'{path}: ')}") from error
+    if (deployment.model_id, deployment.model_checksum) != (saved.model, saved.checksum):
+        raise ServerError(f"{path} holds tokens of another model than the one that runs")
+    return saved
+
+
+async def equal_tokens(base_url: str, deployment: Deployment, saved: Tokens, tell=lambda done, total: None) -> Gate:
+    """Gate `token-equality`, on GPUs `token-agreement`: the running deployment repeats what was saved."""
+    choices = await greedy_choices(base_url, saved.model, saved.prompts, list(map(len, saved.tokens)), tell)
+    if deployment.accelerator == "CPU":
+        return compare(saved.prompts, saved.tokens, [choice["token_ids"] for choice in choices])
+    return agree(saved.tokens, choices)
+
+
 async def save(base_url: str, path: Path, seed: int) -> None:
     """Write the running deployment's greedy tokens to `path` (JSON: model, checksum, prompts, tokens)."""
     deployment = await _deployment(base_url)
-    engine = next(iter(deployment["llm_configs"].values()))["engine_kwargs"]
+    engine = next(iter(deployment.llm_configs.values()))["engine_kwargs"]
     longest = engine["max_model_len"] - NEW_TOKENS
-    prompts, tokens = await decided_prompts(base_url, deployment["model_id"], seed, longest, _progress)
+    prompts, tokens = await decided_prompts(base_url, deployment.model_id, seed, longest, _progress)
     if not varied(tokens):
         raise ServerError("the model's greedy continuations do not depend on the prompt: comparing them proves nothing")
-    saved = {"model": deployment["model_id"], "checksum": deployment["model_checksum"], "prompts": prompts, "tokens": tokens}
-    write_atomically(path, json.dumps(saved))
-    print(f"saved the greedy tokens of {len(prompts)} prompts of layout {deployment['layout']} to {path}")
+    saved = Tokens(model=deployment.model_id, checksum=deployment.model_checksum, prompts=prompts, tokens=tokens)
+    write_atomically(path, saved.model_dump_json())
+    print(f"saved the greedy tokens of {len(prompts)} prompts of layout {deployment.layout} to {path}")
 
 
 async def check(base_url: str, path: Path, wanted: list[str] | None = None) -> list[Gate]:
     """Compare the running deployment's greedy tokens with those in `path`; records the gates with it."""
-    saved = read_json(path)
     deployment = await _deployment(base_url)
-    if (deployment["model_id"], deployment["model_checksum"]) != (saved["model"], saved["checksum"]):
-        raise ServerError(f"{path} holds tokens of another model than the one that runs")
-    is_pd = deployment["mode"] != "collocated"
+    saved = read_tokens(path, deployment)
+    is_pd = deployment.mode != "collocated"
     before = await _kv_counters(base_url) if is_pd else {}
-    choices = await greedy_choices(base_url, saved["model"], saved["prompts"], list(map(len, saved["tokens"])), _progress)
-    if deployment["accelerator"] == "CPU":
-        gates = [compare(saved["prompts"], saved["tokens"], [choice["token_ids"] for choice in choices])]
-    else:
-        gates = [agree(saved["tokens"], choices)]
+    gates = [await equal_tokens(base_url, deployment, saved, _progress)]
     if is_pd:
-        gates.append(await kv_moved(base_url, before, len(saved["prompts"])))
-        if deployment["transport"]["backend"] == "UCX":
-            gates.append(transport_gate(await transports_named(base_url), deployment["transport"]["ucx_tls"], wanted))
+        gates.append(await kv_moved(base_url, before, len(saved.prompts)))
+        if deployment.transport["backend"] == "UCX":
+            gates.append(transport_gate(await transports_named(base_url), deployment.transport["ucx_tls"], wanted))
     for gate in gates:
         await record(base_url, gate)
     return gates

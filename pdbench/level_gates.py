@@ -9,15 +9,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pdbench.client import get, session
-from pdbench.gates import now, transport_gate, transports_named
+from pydantic import Field
+
+from pdbench import gates, readiness
+from pdbench.client import get, post, session
+from pdbench.gates import transport_gate, transports_named
 from pdbench.kv_cache import KVCache
-from pdbench.manifest import Deployment, Gate, Strict, write_atomically
+from pdbench.manifest import Deployment, Gate, Strict, now, write_atomically
+from pdbench.serving import role_of
 
 # Two of a level's random prompts may begin at the same token by chance; what shows beyond this was seen before.
 MAX_HIT_RATE = 0.02
 # The client's event loop runs on one core; near all of it, requests wait for the client.
 MAX_CLIENT_SHARE = 0.9
+# Of the prompts whose tokens the collocated arm has saved, so many are compared after each level.
+LEVEL_PROMPTS = 4
+READY_TIMEOUT_S = 120
 DEBUG_VARIABLES = ("NIXL_LOG_LEVEL", "UCX_LOG_LEVEL", "VLLM_LOGGING_LEVEL")
 
 
@@ -26,6 +33,7 @@ class Snapshot(Strict):
 
     counters: dict[str, dict[str, float]]
     replicas: dict[str, int]
+    since: list[int] = Field(default=[], description="prompt tokens of each request that checks have sent since")
 
     @classmethod
     def read(cls, path: Path) -> "Snapshot":
@@ -43,7 +51,7 @@ class Snapshot(Strict):
 class Asked(Strict):
     """What was asked of the engines between two snapshots, and what their answers must keep to."""
 
-    requests: int
+    requests: int = Field(description="of the level and its warm-up")
     isl: int
     transport: list[str] | None = None
     max_hit_rate: float = MAX_HIT_RATE
@@ -88,15 +96,15 @@ def judge(before: Snapshot, after: Snapshot, deployment: Deployment, asked: Aske
     """
     grown = {role: {k: v - before.counters.get(role, {}).get(k, 0) for k, v in of_role.items()}
              for role, of_role in after.counters.items()}  # fmt: skip
-    gates = [
-        _same_replicas(before, after), _all_finished(after.requests - before.requests, asked),
+    found = [
+        _same_replicas(before, after), _all_finished(after.requests - before.requests, asked, before.since),
         _prefix_cache(grown, deployment, asked), _no_debug_logging(deployment),
     ]  # fmt: skip
     if "decode" in grown:
-        gates.append(_kv_transfer(grown, deployment, asked))
+        found.append(_kv_transfer(grown, deployment, asked, before.since))
     if carried is not None:
-        gates.append(transport_gate(carried, deployment.transport["ucx_tls"], asked.transport))
-    return gates
+        found.append(transport_gate(carried, deployment.transport["ucx_tls"], asked.transport))
+    return found
 
 
 def _same_replicas(before: Snapshot, after: Snapshot) -> Gate:
@@ -109,10 +117,11 @@ def _same_replicas(before: Snapshot, after: Snapshot) -> Gate:
     )  # fmt: skip
 
 
-def _all_finished(finished: float, asked: Asked) -> Gate:
+def _all_finished(finished: float, asked: Asked, checks: list[int]) -> Gate:
+    needed = asked.requests + len(checks)
     return Gate(
-        name="requests", passed=finished == asked.requests, seen=f"{finished:.0f} requests finished", time=now(),
-        expected=f"{asked.requests}, warm-up included", advice="see that nobody else uses the deployment",
+        name="requests", passed=finished == needed, seen=f"{finished:.0f} requests finished", time=now(),
+        expected=f"{needed}, warm-up and checks included", advice="see that nobody else uses the deployment",
     )  # fmt: skip
 
 
@@ -140,17 +149,18 @@ def _no_debug_logging(deployment: Deployment) -> Gate:
     )  # fmt: skip
 
 
-def _kv_transfer(grown: dict[str, dict[str, float]], deployment: Deployment, asked: Asked) -> Gate:
+def _kv_transfer(grown: dict[str, dict[str, float]], deployment: Deployment, asked: Asked, checks: list[int]) -> Gate:
     """Bytes that NIXL moved against what the prompts' KV cache must weigh; what hits may save, it may lack."""
+    requests = asked.requests + len(checks)
     total = {k: sum(role.get(k, 0) for role in grown.values())
              for k in ("kv_bytes", "kv_transfers", "kv_seconds", "kv_failed", "kv_expired")}  # fmt: skip
     speed = total["kv_bytes"] / total["kv_seconds"] / 1e9 if total["kv_seconds"] else 0.0
     unsaved = 1 - asked.max_hit_rate
-    needed = math.ceil(asked.requests * unsaved)
-    expected = f"at least {needed} transfers for {asked.requests} requests"
+    needed = math.ceil(requests * unsaved)
+    expected = f"at least {needed} transfers for {requests} requests"
     passed = total["kv_transfers"] >= needed and total["kv_bytes"] > 0
     if deployment.kv_cache:
-        least, most = (asked.requests * bound for bound in _kv_bounds(deployment, asked.isl))
+        least, most = _kv_bounds(deployment, [asked.isl] * asked.requests + checks)
         least *= unsaved
         expected += f", {least / 2**20:.1f} to {most / 2**20:.1f} MiB"
         passed = passed and least <= total["kv_bytes"] <= most
@@ -163,12 +173,13 @@ def _kv_transfer(grown: dict[str, dict[str, float]], deployment: Deployment, ask
     )  # fmt: skip
 
 
-def _kv_bounds(deployment: Deployment, isl: int) -> tuple[float, float]:
+def _kv_bounds(deployment: Deployment, prompts: list[int]) -> tuple[float, float]:
+    """Least and most bytes of prompts of so many tokens."""
     cache = KVCache.model_validate(deployment.kv_cache)
     tp = deployment.llm_configs["decode"]["engine_kwargs"]["tensor_parallel_size"]
     copies = max(1.0, tp / cache.heads)  # more ranks than heads: heads are held more than once
-    least, most = cache.bounds(isl)
-    return least * copies, most * copies
+    least, most = (copies * sum(of_all) for of_all in zip(*map(cache.bounds, prompts), strict=True))
+    return least, most
 
 
 def client_gate(used: ClientUse) -> Gate:
@@ -185,7 +196,8 @@ def check(base_url: str, path: Path, deployment: Deployment, asked: Asked, used:
     """Judge the level that ended just now and keep its snapshot in `path` for the next one."""
 
     async def ask() -> tuple[Snapshot, Any]:
-        after = await _after_level(base_url, before, asked.requests, deployment.counters_every_s)
+        requests = asked.requests + len(before.since)
+        after = await _after_level(base_url, before, requests, deployment.counters_every_s)
         ucx = deployment.transport and deployment.transport["backend"] == "UCX"
         return after, await transports_named(base_url) if ucx else None
 
@@ -193,3 +205,39 @@ def check(base_url: str, path: Path, deployment: Deployment, asked: Asked, used:
     after, carried = asyncio.run(ask())
     after.write(path)
     return [*judge(before, after, deployment, asked, carried), client_gate(used)]
+
+
+def between(base_url: str, path: Path, deployment: Deployment, tokens: Path | None) -> list[Gate]:
+    """Gates after one level and before the next: every replica answers, and PD still says what collocated says.
+
+    Args:
+        path: the snapshot after the level; what is sent here is noted in it, for the next level's gates.
+        tokens: what `gates --save` wrote of the collocated arm; None without one.
+
+    Raises:
+        ServerError: a replica answered with an error, or not in time.
+    """
+
+    async def ask() -> tuple[list[Gate], list[int]]:
+        gate, sent = await _every_replica_answers(base_url, deployment)
+        if tokens is None:
+            return [gate], sent
+        saved = gates.read_tokens(tokens, deployment).some(LEVEL_PROMPTS)
+        return [gate, await gates.equal_tokens(base_url, deployment, saved)], sent + saved.lengths
+
+    found, sent = asyncio.run(ask())
+    Snapshot.read(path).model_copy(update={"since": sent}).write(path)
+    return found
+
+
+async def _every_replica_answers(base_url: str, deployment: Deployment) -> tuple[Gate, list[int]]:
+    """Gate `readiness`, and the prompt tokens of the requests that engines have finished for it."""
+    async with session(base_url, total_s=READY_TIMEOUT_S) as opened:
+        told = await post(opened, "/pdbench/ready", {})
+        counts, answered = told["counts"], told["answered"]
+        if answered is None:
+            requests = await readiness.ask_router(base_url, deployment.model_id, sum(counts.values()))
+            return readiness.router_gate(requests, sum(counts.values())), [readiness.PROMPT_TOKENS] * requests
+        # Prefill replicas are not where `Snapshot.requests` counts.
+        requests = sum(count for name, count in counts.items() if role_of(name) != "prefill")
+        return readiness.gate(answered, counts), [readiness.PROMPT_TOKENS] * requests

@@ -1,5 +1,6 @@
 """`manifest.json`: the provenance that stands beside every result folder's numbers."""
 
+import datetime
 import json
 import os
 import tempfile
@@ -12,6 +13,11 @@ from pdbench import workload
 
 SCHEMA_VERSION = 1
 FILENAME = "manifest.json"
+
+
+def now() -> str:
+    """The time, as it stands in manifests (UTC, ISO 8601)."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 class Strict(BaseModel):

@@ -20,15 +20,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pdbench import chart, decision, figures, tables
-from pdbench.audit import Finding
+from pdbench.audit import Finding, doubts
 from pdbench.figures.view import LATENCIES
 from pdbench.provenance import commands, facts, manifests
 from pdbench.results import node_words
 
 # As report.js sorts: 1,234 or +5.2% or "5.2 to 6.1", and no 2xtp4.
 NUMBER = re.compile(r"[-+]?[\d,.]+(?=$|[\s%])")
-# Findings of the audit that put an arm's layout, and with it its throughput per node, in doubt.
-IN_DOUBT = ("two layouts", "odd decode")
 TEMPLATES = files("pdbench") / "templates"
 
 
@@ -87,7 +85,7 @@ def render(
         title=figures.title(table) or "Benchmark results",
         summary=summary(table, kind),
         decisions=[decide(title, rows, view, price) for title, rows in decision.workloads(table)],
-        doubts=doubts(folders, findings),
+        doubts=doubts(findings, folders),
         crossovers=crossovers(table, view, [mode for mode in LATENCIES if view.sla or mode != view.latency_mode], price),
         bands_read=" ".join(tables.BANDS_READ),
         arms=looks,
@@ -144,15 +142,6 @@ def band_grid(table: pd.DataFrame, view: figures.View, mode: str, price: float |
 def crossovers(table: pd.DataFrame, view: figures.View, modes: Sequence[str], price: float | None) -> dict[str, list[Grid]]:
     """The bands of several latencies, by workload."""
     return {title: [band_grid(rows, view, mode, price) for mode in modes] for title, rows in decision.workloads(table)}
-
-
-def doubts(folders: dict[str, str], findings: Sequence[Finding]) -> dict[str, list[str]]:
-    """Arms of which the audit doubts that they are what their name says, with the kinds of findings."""
-    found: dict[str, list[str]] = {}
-    for finding in findings:
-        for folder in finding.folders if finding.kind in IN_DOUBT else ():
-            found.setdefault(folders[folder], []).append(finding.kind)
-    return found
 
 
 def method(table: pd.DataFrame, view: figures.View) -> list[str]:

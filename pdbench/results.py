@@ -193,7 +193,10 @@ def arm_labels(arms: Sequence[Arm]) -> list[str]:
     for extra in (lambda a: a.run.model, lambda a: f"{a.run.isl}:{a.run.osl}", lambda a: a.run.phase):
         if len({extra(arm) for arm in arms}) > 1:
             labels = [f"{label} {extra(arm)}" for label, arm in zip(labels, arms, strict=True)]
-    for extra in (lambda a: _remark(a.run.name), lambda a: a.folder.name, lambda a: str(a.folder)):
+    # The words that all folders share, such as an experiment's name, tell nothing apart.
+    shared = set.intersection(*(set(_remarks(arm.run.name)) for arm in arms))
+    remark = lambda a: "-".join(word for word in _remarks(a.run.name) if word not in shared)  # noqa: E731
+    for extra in (remark, lambda a: a.folder.name, lambda a: str(a.folder)):
         count = Counter(labels)
         labels = [
             f"{label} {extra(arm)}".strip() if count[label] > 1 else label
@@ -202,10 +205,10 @@ def arm_labels(arms: Sequence[Arm]) -> list[str]:
     return labels
 
 
-def _remark(name: str) -> str:
+def _remarks(name: str) -> list[str]:
     """What a folder's name says besides layout and placement: `spread_srd_1xtp4-1xtp4` -> `srd`."""
     words = name.replace("_", "-").split("-")
-    return "-".join(word for word in words if word not in ("pack", "packed", "spread") and not _is_pool(word))
+    return [word for word in words if word not in ("pack", "packed", "spread") and not _is_pool(word)]
 
 
 def _is_pool(word: str) -> bool:

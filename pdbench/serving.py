@@ -1,6 +1,7 @@
 """From a layout to a running Ray Serve LLM app, and back to nothing."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,11 @@ def replicas(details: dict | None) -> list[dict[str, Any]]:
                 "pid": r.get("pid"), "deployment": name, "state": str(getattr(r["state"], "value", r["state"])),
             })  # fmt: skip
     return found
+
+
+def replica_counts(details: dict | None) -> dict[str, int]:
+    """Engine replicas by deployment name."""
+    return dict(Counter(r["deployment"] for r in replicas(details) if r["role"] != "ingress"))
 
 
 def role_of(deployment: str) -> str:

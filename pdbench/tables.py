@@ -208,8 +208,8 @@ def _share(value: float, low: float = math.nan, high: float = math.nan) -> str:
     """`+12% [3, 20]`, and whether that is noise."""
     if not math.isfinite(value):
         return "-" if math.isnan(value) else "alone"
-    interval = "" if math.isnan(low) else f" [{100 * low:.0f}, {100 * high:.0f}]" + " noise" * (low <= 0 <= high)
-    return f"{100 * value:+.1f}%{interval}"
+    interval = "" if math.isnan(low) else f" [{100 * low:.0f}, {100 * high:.0f}]"
+    return f"{100 * value:+.1f}%{interval}{' noise' if low <= 0 <= high else ''}"
 
 
 def show(headers: Sequence[str], lines: Iterable[Sequence[str]]) -> None:

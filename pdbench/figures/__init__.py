@@ -10,6 +10,9 @@
 In all of them colour is the P:D ratio and the line the TP sizes; collocated arms are dashed black (`styles.py`).
 """
 
+import pandas as pd
+from matplotlib.figure import Figure
+
 from pdbench.figures import classic, distributions, heatmap, network, timeline
 from pdbench.figures.files import save
 from pdbench.figures.styles import Style, arm_styles
@@ -27,7 +30,7 @@ FIGURES = {
 }
 
 
-def draw(table, view):
+def draw(table: pd.DataFrame, view: View) -> Figure:
     """The figure that `view.figure` names.
 
     Args:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from pdbench.figures.labels import ARM, annotate
+from pdbench.figures.labels import ARM, RANGE, annotate
 from pdbench.figures.panels import from_zero, level_axis, level_ticks, log_ticks, new_figure, plain, prepare, settle
 from pdbench.figures.styles import Style, arm_styles, faded, legend, line_handles, style_key
 from pdbench.figures.view import View, latency_label, one_kind, one_workload, throughput_label, title, with_axes
@@ -96,7 +96,7 @@ def _lines(axes: Axes, data: pd.DataFrame, x: str, y: str, styles: dict[str, Sty
             thin = {"fmt": "none", "ecolor": style.color, "elinewidth": 0.9, "capsize": 2}
             drawn = axes.errorbar(middle["at"], middle["up"], yerr, xerr if x != "level" else None, **thin)
             for bar in drawn.lines[2]:
-                bar.set_gid("range")
+                bar.set_gid(RANGE)
 
 
 def _level_panel(
@@ -108,8 +108,10 @@ def _level_panel(
     if data[column].isna().all():
         why = NO_TTFT if column == "median_ttft_ms" else NO_TPOT
         axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color="#555555")
+        axes.set_xticks([])
         axes.set_yticks([])
-    elif view.log_latency:
+        return
+    if view.log_latency:
         log_ticks(axes, "y")
     else:
         from_zero(axes, "y")

@@ -48,7 +48,8 @@ def draw(table: pd.DataFrame, view: View) -> Figure:
         for cell in side.itertuples():
             _draw_cell(axes, cell, across.index(cell.column), down.index(cell.row), scale)
     panels[-1].set_ylabel("P:D ratio" if is_pd.any() else "")
-    words = f"{throughput_label(table, view)} at {', '.join(map(str, view.sla))}"
+    bounds = ", ".join(str(bound).replace(" ", "\xa0") for bound in view.sla)  # none of them broken over lines
+    words = f"{throughput_label(table, view)} at {bounds}"
     figure.suptitle(f"{title(table)}\n{textwrap.fill(words, math.floor(10 * figure.get_figwidth()))}", fontsize=11)
     handles = [Patch(label="the best of all", facecolor="white", **FRAME)]
     handles += [Patch(label="does not keep the bounds", **FAILS)] * bool((~answers["holds"]).any())
@@ -99,8 +100,9 @@ def _draw_cell(axes: Axes, cell: object, column: int, row: int, scale: ScalarMap
         return
     shade = scale.to_rgba(cell.throughput)
     axes.add_patch(Rectangle(**where, facecolor=shade, **(FRAME if cell.best else {"linewidth": 0})))
-    ink = "black" if np.dot(shade[:3], (0.2126, 0.7152, 0.0722)) > 0.4 else "white"
+    luminance = np.dot(np.power(shade[:3], 2.2), (0.2126, 0.7152, 0.0722))
+    ink = "black" if luminance > 0.18 else "white"  # whichever has the higher contrast (WCAG 2.2, 1.4.3)
     text = f"{cell.throughput:,.0f}" + ("" if np.isnan(cell.over) else f"\n{100 * cell.over:+.0f}%")
-    axes.text(column + 0.5, row + 0.36, text, ha="center", va="center", color=ink, fontsize=10)
+    axes.text(column + 0.5, row + 0.36, text, ha="center", va="center", color=ink, fontsize=12)
     name = "\n".join(textwrap.wrap(cell.arm, NAME_WIDTH, break_on_hyphens=False))
-    axes.text(column + 0.5, row + 0.78, name, ha="center", va="center", color=ink, fontsize=7)
+    axes.text(column + 0.5, row + 0.78, name, ha="center", va="center", color=ink, fontsize=8)

@@ -14,14 +14,17 @@ from pdbench.figures.styles import Style
 
 LABEL_POINTS = 7
 NEAR = 9  # points from a marker to the middle of its label; farther away a thin line leads there
+# A leader must not lie flat before a number: it would read as a minus.
 OFFSETS = np.array(
     [
         (radius * math.cos(angle), radius * math.sin(angle))
         for radius in (NEAR, 13, 18, 24, 31, 39)
         for angle in np.radians(range(90, 450, 30))
+        if radius == NEAR or abs(math.sin(angle)) > 0.1
     ]
 )
-ARM = "arm"  # gid of the curves that labels keep off
+LEADER_GAP = 2  # pixels
+ARM, RANGE = "arm", "range"  # gids of the curves and bars that labels keep off
 HALO = [withStroke(linewidth=1.5, foreground="white")]
 
 
@@ -61,18 +64,19 @@ def annotate(axes: Axes, points: pd.DataFrame, styles: dict[str, Style], words: 
 def _leader(axes: Axes, at: np.ndarray, offset: tuple[float, float], reach: np.ndarray) -> list[np.ndarray]:
     """A line (pixels) from a point to the edge of its label."""
     way = np.array(offset) * axes.figure.dpi / 72
-    inside = np.divide(reach, np.abs(way), out=np.ones(2), where=np.abs(way) > 1e-6).min()
+    inside = np.divide(reach + LEADER_GAP, np.abs(way), out=np.ones(2), where=np.abs(way) > 1e-6).min()
     return [at, at + (1 - inside) * way]
 
 
 def _along_curves(axes: Axes) -> np.ndarray:
-    """Points all along the drawn curves, in pixels; not along what lies under them or only marks points."""
+    """Points all along the drawn curves and the ranges of repeats, in pixels."""
+    drawn = [line.get_xydata() for line in axes.get_lines() if line.get_gid() == ARM]
+    drawn += [bar for bars in axes.collections if bars.get_gid() == RANGE for bar in bars.get_segments()]
     samples = [np.empty((0, 2))]
-    for line in axes.get_lines():
-        if line.get_gid() == ARM:
-            pixels = axes.transData.transform(line.get_xydata())
-            for start, end in zip(pixels[:-1], pixels[1:], strict=True):
-                samples.append(start + np.linspace(0, 1, 40)[:, None] * (end - start))
+    for points in drawn:
+        pixels = axes.transData.transform(points)
+        for start, end in zip(pixels[:-1], pixels[1:], strict=True):
+            samples.append(start + np.linspace(0, 1, 40)[:, None] * (end - start))
     return np.concatenate(samples)
 
 

@@ -8,23 +8,22 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pdbench.figures.panels import from_zero, level_axis, new_figure, plain, prepare
-from pdbench.figures.styles import Style, arm_styles, legend
+from pdbench.figures.styles import COLLOCATED_COLOR, Style, arm_styles, legend
 from pdbench.figures.view import View, one_kind, throughput_column, throughput_label, title
 from pdbench.layout import Layout
 from pdbench.manifest import Manifest
 from pdbench.results import ResultError
 from pdbench.workload import Level
 
-# By whether P and D are on two nodes: what tells bars of one colour apart.
-HATCHES = {True: ("", "///", "xxx", "..."), False: ("", "\\\\\\", "+++", "ooo")}
+HATCHES = ("", "///", "xxx", "...")
+MOST_FLAT = 18  # bars that leave room for numbers written flat
 
 
 def draw(table: pd.DataFrame, view: View) -> Figure:
-    """Bars of throughput by level, a bar for each arm of the PD layout; collocated arms are lines beside them.
+    """Bars of throughput by level, one for each arm of the PD layout, and dashed ones for collocated arms.
 
     With repeats a bar is their median, with a line from the least to the most. Above it stands what its KV transfers
     reached in GB/s (bytes / time of the transfers, the median of repeats), where a manifest tells.
@@ -33,27 +32,26 @@ def draw(table: pd.DataFrame, view: View) -> Figure:
         ResultError: there is not one PD layout; concurrency and request-rate levels are mixed.
     """
     kind, styles = one_kind(table), arm_styles(table)
-    bars = _pd_arms(table, styles)
+    _check_layouts(table)
     figure = new_figure((12, 6.5))
     axes = figure.subplots()
     prepare(axes, "network", grid="y")
     data = table.assign(y=table[throughput_column(table, view)])
     levels = sorted(data["level"].unique())
-    looks = _looks(bars, styles)
+    looks = _looks(styles)
     speeds = kv_speeds(data)
     _draw_bars(axes, data, levels, looks, speeds)
-    lines = _draw_collocated(axes, data, levels, {arm: styles[arm] for arm in styles if arm not in bars})
     level_axis(axes, kind)
     axes.set_ylabel(throughput_label(table, view))
     axes.set_xticks(range(len(levels)), map(plain, levels))
-    axes.margins(y=0.08)
+    axes.margins(y=0.12)
     from_zero(axes, "y")
     figure.suptitle(title(table), fontsize=13)
-    key = ["hollow: P and D on two nodes"] * any(not styles[arm].filled for arm in bars)
-    key += ["dashed: collocated"] * bool(lines)
+    key = ["dashed black: collocated"] * any(style.color == COLLOCATED_COLOR for style in styles.values())
+    key += ["hollow: P and D on two nodes"] * any(not style.filled for style in styles.values())
     key += ["number: GB/s of the KV transfers"] * bool(speeds)
     key += ["median of repeats, line: least to most of them"] * bool((table["repeat"] > 1).any())
-    legend(figure, [*lines, *(Patch(label=arm, **look) for arm, look in looks.items())], key)
+    legend(figure, [Patch(label=arm, **look) for arm, look in looks.items()], key)
     return figure
 
 
@@ -72,23 +70,22 @@ def kv_speeds(table: pd.DataFrame) -> dict[tuple[str, float], float]:
     return {where: float(np.median(values)) for where, values in found.items() if values}
 
 
-def _pd_arms(table: pd.DataFrame, styles: dict[str, Style]) -> list[str]:
-    layouts = dict(zip(table["arm"], table["layout"], strict=True))
-    arms = [arm for arm in styles if Layout.parse(layouts[arm]).is_pd]
-    found = sorted({layouts[arm] for arm in arms})
+def _check_layouts(table: pd.DataFrame) -> None:
+    found = sorted({layout for layout in table["layout"].unique() if Layout.parse(layout).is_pd})
     if len(found) != 1:
         raise ResultError(f"--figure network compares arms of one PD layout, not of {', '.join(found) or 'none'}")
-    return arms
 
 
-def _looks(arms: list[str], styles: dict[str, Style]) -> dict[str, dict[str, object]]:
-    hatches = {filled: cycle(HATCHES[filled]) for filled in HATCHES}
+def _looks(styles: dict[str, Style]) -> dict[str, dict[str, object]]:
+    """How the bars of each arm are drawn: those of one colour and filling differ in their hatch."""
+    hatches = defaultdict(lambda: cycle(HATCHES))
     looks = {}
-    for arm in arms:
-        color, filled = styles[arm].color, styles[arm].filled
-        hatch = next(hatches[filled])
-        face = {"facecolor": color, "edgecolor": "white"} if filled else {"facecolor": "white", "edgecolor": color}
-        looks[arm] = face | {"hatch": hatch, "linewidth": 1.2}
+    for arm, style in styles.items():
+        solid = style.filled and style.color != COLLOCATED_COLOR
+        face, edge = (style.color, "white") if solid else ("white", style.color)
+        line = "--" if style.color == COLLOCATED_COLOR else "-"
+        hatch = next(hatches[style.color, style.filled])
+        looks[arm] = {"facecolor": face, "edgecolor": edge, "linestyle": line, "linewidth": 1.2, "hatch": hatch}
     return looks
 
 
@@ -96,7 +93,7 @@ def _draw_bars(
     axes: Axes, data: pd.DataFrame, levels: list[float], looks: dict[str, dict[str, object]],
     speeds: dict[tuple[str, float], float],
 ) -> None:  # fmt: skip
-    width = 0.8 / len(looks)
+    width, crowded = 0.8 / len(looks), len(looks) * len(levels) > MOST_FLAT
     for number, (arm, look) in enumerate(looks.items()):
         of_arm = data[data["arm"] == arm].groupby("level")["y"].agg(["median", "min", "max"]).dropna()
         at = np.array([levels.index(level) for level in of_arm.index]) + (number + 0.5) * width - 0.4
@@ -105,15 +102,7 @@ def _draw_bars(
             axes.vlines(at, of_arm["min"], of_arm["max"], color="#333333", linewidth=1)
         for x, (level, top) in zip(at, of_arm["max"].items(), strict=True):
             if (arm, level) in speeds:
-                axes.annotate(f"{speeds[arm, level]:.2g}", (x, top), (0, 3), textcoords="offset points", ha="center",
-                              fontsize=8, gid=f"{arm}/{level:g}")  # fmt: skip
-
-
-def _draw_collocated(axes: Axes, data: pd.DataFrame, levels: list[float], styles: dict[str, Style]) -> list[Line2D]:
-    lines = []
-    for arm, style in styles.items():
-        of_arm = data[data["arm"] == arm].groupby("level")["y"].median().dropna()
-        at = [levels.index(level) for level in of_arm.index]
-        look = {"color": style.color, "linestyle": style.line, "marker": style.marker}
-        lines += axes.plot(at, of_arm, label=arm, markersize=5, linewidth=1.4, zorder=3, **look)
-    return lines
+                axes.annotate(
+                    f"{speeds[arm, level]:.2g}", (x, top), (0, 3), textcoords="offset points", ha="center", fontsize=8,
+                    rotation=90 * crowded, gid=f"{arm}/{level:g}",
+                )  # fmt: skip

@@ -64,7 +64,7 @@ def arm_styles(table: pd.DataFrame) -> dict[str, Style]:
     layouts = {arm: Layout.parse(layout) for arm, layout in zip(arms["arm"], arms["layout"], strict=True)}
     spread = dict(zip(arms["arm"], arms["placement"] == "spread", strict=True))
     styles: dict[str, Style] = {}
-    for arm in sorted(layouts, key=lambda name: _legend_order(layouts[name])):
+    for arm in sorted(layouts, key=lambda name: (*_legend_order(layouts[name]), spread[name], name)):
         layout = layouts[arm]
         sizes = ((layout.prefill or layout.decode).tp, layout.decode.tp)
         color = _ratio_color(pd_ratio(layout)) if layout.is_pd else COLLOCATED_COLOR
@@ -116,7 +116,7 @@ def style_key(table: pd.DataFrame, styles: dict[str, Style]) -> list[str]:
 def _wrapped(key: list[str], inches: float) -> str:
     """The parts of the key in lines of this width, none of them broken."""
     unbroken = ["\xa0".join(part.split()) for part in key]
-    return textwrap.fill("     ".join(unbroken), width=math.floor(inches / 0.07), break_on_hyphens=False)
+    return textwrap.fill("     ".join(unbroken), width=math.floor(inches / 0.06), break_on_hyphens=False)
 
 
 def _ratio_color(ratio: Fraction) -> str:

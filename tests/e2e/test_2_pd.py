@@ -41,7 +41,8 @@ def test_pack_tp1_to_tp1(deployed, shared, tmp_path):
     assert "ok   token-equality: 36 of 36" in lines
     # The launch's own request is counted in where Ray had not exported it before the gate began.
     assert 36 <= int(re.search(r"ok   kv-transfer: (\d+) transfers", lines)[1]) <= 38
-    bench(tmp_path, "-e", "pack", "--itl", "300", "--otl", "16", "-c", "2")
+    tokens = ["--tokens", str(shared / "tokens.json")]
+    bench(tmp_path, "-e", "pack", "--itl", "300", "--otl", "16", "-c", "2,1", *tokens)
     folder = tmp_path / "gpt-oss-tiny_itl300_otl16_mixed_pack"
     assert level(folder, "conc2.json")["completed"] == 10
     gates = {g.name: g for g in Manifest.read(folder).deployment.gates}
@@ -49,10 +50,14 @@ def test_pack_tp1_to_tp1(deployed, shared, tmp_path):
     assert gates["core-per-rank"].seen == "2 ranks pinned to a core"
     assert sorted(cores(r["pid"]) for r in found["replicas"] if r["role"] != "ingress") == [{0}, {1}]
     assert all(g.passed for g in gates.values()) and gates["transport"].seen == "cma/memory"
-    (record,) = Manifest.read(folder).levels
-    gates = {g.name: g for g in record.gates}
-    assert set(gates) == {"same-replicas", "requests", "prefix-cache", "no-debug-logging", "kv-transfer", "transport", "client"}
-    assert gates["kv-transfer"].seen.startswith("12 transfers") and gates["kv-transfer"].value > 0
+    first, second = ({g.name: g for g in record.gates} for record in Manifest.read(folder).levels)
+    around = {"same-replicas", "requests", "prefix-cache", "no-debug-logging", "kv-transfer", "transport", "client"}
+    assert set(first) == set(second) == around | {"readiness", "token-equality"}
+    assert first["kv-transfer"].seen.startswith("12 transfers") and first["kv-transfer"].value > 0
+    # After the first level D's replica and 4 prompts were asked; then came a warm-up and 5 requests.
+    assert second["requests"].seen == "11 requests finished" and second["kv-transfer"].seen.startswith("11 transfers")
+    assert all(gate["token-equality"].seen.startswith("4 of 4 continuations equal") for gate in (first, second))
+    assert re.fullmatch(r"Decode:gpt-oss-tiny: \w+; Prefill:gpt-oss-tiny: \w+", first["readiness"].seen)
 
     done = bench(tmp_path, "-e", "other", "--itl", "300", "--otl", "16", "-c", "1", "--transport", "srd", check=False)
     assert done.returncode == 1 and "level conc1 does not count: transport: cma/memory; expected srd" in done.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from pdbench.manifest import Deployment, Machine, Manifest, Replica, Repository
+from pdbench.manifest import Deployment, Gate, LevelRecord, Machine, Manifest, Replica, Repository
 
 # A shared machine is now fast, now slow: how long one example takes says nothing.
 settings.register_profile("shared", deadline=None, database=None)
@@ -68,6 +68,18 @@ def _manifest(layout="p1xtp2-d1xtp2", mode="pd-spread", isl=100, osl=11, phase="
         name="x", model="tiny", phase=phase, isl=isl, osl=osl, base_seed=0, commands=["run_bm.sh"],
         deployment=Deployment(**fields | deployment), client=machine, repository=repository,
     )  # fmt: skip
+
+
+def _speed_record(stem, speed):
+    """What a manifest says of a level whose KV transfers reached `speed` GB/s."""
+    gate = Gate(name="kv-transfer", passed=True, seen="", expected="", time="", value=speed)
+    return LevelRecord(level=stem, command="", launched=None, seed=1, warmup_seed=None, num_prompts=20, started="", ended="",
+                       ok=True, gates=[gate])  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def speed_record():
+    return _speed_record
 
 
 @pytest.fixture(scope="session")

@@ -106,7 +106,8 @@ def test_whatever_a_result_holds_its_problems_are_listed(change, asked, osl):
 @pytest.fixture
 def server(monkeypatch, make_manifest):
     """A stand-in for what runs: `server["deployment"]` is what it says of itself."""
-    found = {"deployment": make_manifest(layout="p1xtp2-d1xtp2", mode="pd-spread").deployment, "smoked": [], "gates": []}
+    deployment = make_manifest(layout="p1xtp2-d1xtp2", mode="pd-spread").deployment
+    found = {"deployment": deployment, "smoked": [], "gates": [], "after": []}
 
     async def smoke(base_url, model, max_tokens):
         found["smoked"].append(model)
@@ -116,7 +117,8 @@ def server(monkeypatch, make_manifest):
     first = lambda url, base_seed, levels, described: {v: bench._first_unseen(base_seed, v, set()) for v in levels}  # noqa: E731
     monkeypatch.setattr(bench, "unseen_seeds", first)
     monkeypatch.setattr(client, "smoke", smoke)
-    monkeypatch.setattr(bench.level_gates, "check", lambda *args: found["gates"])
+    monkeypatch.setattr(bench.level_gates, "check", lambda *args: list(found["gates"]))
+    monkeypatch.setattr(bench.level_gates, "between", lambda *args: found["after"].append(args) or [])
     monkeypatch.setattr(bench.stack, "machine", lambda: manifest.client.model_dump())
     monkeypatch.setattr(bench.stack, "repository", lambda root: Repository(commit="c0ffee", dirty=False))
     return found

@@ -54,6 +54,18 @@ def test_gates_and_seeds_are_kept(ask):
     assert ask("GET", "/pdbench/deployment")[1]["gates"] == [{"name": "readiness"}]
 
 
+def test_every_replica_is_asked(ask, monkeypatch):
+    async def answer(counts, app, model):
+        return {name: [f"{model}{i}" for i in range(count)] for name, count in counts.items()}
+
+    monkeypatch.setattr(describe, "replica_counts", lambda details: {"D": 2})
+    monkeypatch.setattr(describe, "ask_each", answer)
+    ask.described.record["model_id"] = "m"
+    assert ask("POST", "/pdbench/ready") == (200, {"counts": {"D": 2}, "answered": {"D": ["m0", "m1"]}})
+    monkeypatch.setattr(describe, "can_address_replicas", lambda: False)
+    assert ask("POST", "/pdbench/ready") == (200, {"counts": {"D": 2}, "answered": None})
+
+
 @pytest.mark.parametrize(("method", "path"), [("GET", "gates"), ("POST", "deployment"), ("GET", "x")])
 def test_anything_else_is_unknown(ask, method, path):
     status, told = ask(method, f"/pdbench/{path}")

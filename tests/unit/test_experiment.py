@@ -10,7 +10,7 @@ import yaml
 import run_experiment
 from pdbench import experiment as plan
 from pdbench.configs import ROOT, ConfigError
-from pdbench.manifest import LevelRecord
+from pdbench.manifest import LevelRecord, Manifest
 from pdbench.workload import Level
 
 FILES = sorted((ROOT / "configs/experiments").glob("*.yaml"))
@@ -27,6 +27,7 @@ SMALL = {
     "workload": {"isl": 100, "osl": 11}, "levels": {"concurrency": [1, 2]}, "repeats": 2,
     "arms": [{"layout": "2xtp1"}, {"layout": "p1xtp1-d1xtp1", "mode": "pd-pack", "transport": ["cma", "sysv"]}],
 }  # fmt: skip
+SLOW = {"name": "slow", "layout": "p1xtp1-d1xtp1", "mode": "pd-spread", "ucx_tls": "tcp", "link_mbit": 50}
 
 
 @pytest.fixture
@@ -63,7 +64,8 @@ def test_every_launch_of_every_experiment_has_a_plan(path):
 
     experiment = plan.load_experiment(path)
     for one in plan.rounds(path.stem, experiment, ROOT / "bm_results"):
-        args = launch_gptoss.parse_args(one.steps[0].command[2:])
+        (launch,) = (step for step in one.steps if step.what == "launch")
+        args = launch_gptoss.parse_args(launch.command[2:])
         resolved, _ = launch_gptoss.resolve(args, cluster.planned_nodes)
         assert resolved.layout == one.arm.layout and resolved.mode == one.arm.mode
 
@@ -86,19 +88,36 @@ def test_a_dry_run_prints_a_script_that_bash_reads(path, tmp_path):
 def test_the_commands_of_a_small_experiment(write, tmp_path):
     experiment = plan.load_experiment(write())
     first, second = plan.rounds("small", experiment, tmp_path)
-    assert [step.what for step in first.steps] == ["launch", "check", "sweep", "stop"]
+    assert [step.what for step in first.steps] == ["launch", "check", "sweep"]
+    assert [step.what for step in first.ends] == ["stop"]
     tokens = f"{tmp_path}/small_tokens.json"
     assert first.steps[1].command == ["python", "-m", "pdbench.gates", "--save", tokens]
     assert second.steps[1].command == ["python", "-m", "pdbench.gates", "--against", tokens, "--transport", "cma,sysv"]
     assert " ".join(second.steps[2].command) == (
         f"./run_bm.sh -e small_pack_p1xtp1-d1xtp1 --itl 100 --otl 11 -c 1,2 "
-        f"--transport cma,sysv --repeats 2 --results-dir {tmp_path}"
+        f"--transport cma,sysv --tokens {tokens} --repeats 2 --results-dir {tmp_path}"
     )
     (figure,) = plan.figure_steps("small", experiment, tmp_path)
     prefix = f"{tmp_path}/gpt-oss-tiny_itl100_otl11_mixed_small"
     assert figure.command == [
         "python", "viz.py", "--exps", f"{prefix}_2xtp1", f"{prefix}_pack_p1xtp1-d1xtp1", "--plot-path", f"{tmp_path}/small.png",
     ]  # fmt: skip
+
+
+def test_of_one_kind_of_arms_no_stalls_are_compared(write, tmp_path):
+    experiment = plan.load_experiment(write(figures=[["--itl", "--show-stalls"]]))
+    (both,) = plan.figure_steps("small", experiment, tmp_path)
+    assert "--show-stalls" in both.command
+    for left_out in ARMS:
+        (one,) = plan.figure_steps("small", experiment, tmp_path, without=[left_out])
+        assert "--show-stalls" not in one.command and "--itl" in one.command
+
+
+def test_without_a_pd_arm_no_transfer_is_drawn(write, tmp_path):
+    experiment = plan.load_experiment(write(figures=[[], ["--figure", "network"]]))
+    assert len(plan.figure_steps("small", experiment, tmp_path)) == 2
+    (one,) = plan.figure_steps("small", experiment, tmp_path, without=[ARMS[1]])
+    assert "network" not in one.command and one.command[-1] == f"{tmp_path}/small.png"
 
 
 def test_request_rates_phases_and_transports_reach_the_commands(write, tmp_path):
@@ -111,11 +130,21 @@ def test_request_rates_phases_and_transports_reach_the_commands(write, tmp_path)
     assert "-e small_spread_p1xtp1-d1xtp1_slow --itl 7 --otl 3 --mode prefill-only -t request-rate -r 0.5,2 -n 30" in text
 
 
+def test_a_slow_link_lies_around_its_arm(write, tmp_path):
+    experiment = plan.load_experiment(write(arms=[{"layout": "2xtp1"}, SLOW | {"env": {"A": "b c"}}]))
+    one = plan.rounds("small", experiment, tmp_path)[1]
+    assert [step.what for step in one.steps] == ["link", "launch", "check", "sweep"]
+    assert [step.what for step in one.ends] == ["stop", "link"]
+    assert one.steps[0].command == ["python", "-m", "pdbench.slow_link", "start", "--mbit", "50"]
+    assert one.steps[1].command[-4:] == ["--env", "A=b c", "--env", "UCX_TCP_PORT_RANGE=31744-32767"]
+    assert plan.ends_of_all(experiment)[-1].command == ["python", "-m", "pdbench.slow_link", "stop"]
+
+
 def test_phases_are_measured_and_drawn_apart(write, tmp_path):
     arms = [{"layout": "2xtp1", "phase": "prefill-only"}, {"layout": "2xtp1", "phase": "decode-only"}]
     experiment = plan.load_experiment(write(arms=arms))
     prefill, decode = plan.rounds("small", experiment, tmp_path)
-    assert [step.what for step in prefill.steps] == ["launch", "sweep", "stop"], "no PD arm: no tokens to hold against"
+    assert [step.what for step in prefill.steps] == ["launch", "sweep"], "no PD arm: no tokens to hold against"
     assert "--decode-bench" in decode.steps[0].command and "--decode-bench" not in prefill.steps[0].command
     assert " ".join(decode.steps[1].command).startswith(
         "./run_bm.sh -e small_decode-only_2xtp1 --itl 100 --otl 11 --mode decode-only"
@@ -153,6 +182,8 @@ def test_interleaved_arms_take_turns(write, tmp_path):
         ({"arms": [{"layout": "p1xtp1-d1xtp1", "mode": "pd-pack"}]}, "the first arm must be collocated"),
         ({"arms": [{"layout": "2xtp1"}, {"layout": "p1xtp1-d1xtp1", "mode": "pd-pack", "phase": "decode-only"}]},
          "arm p1xtp1-d1xtp1: decode alone is measured collocated"),
+        ({"arms": [{"layout": "2xtp1"}, SLOW | {"ucx_tls": None}]}, "link_mbit slows TCP down, so it needs ucx_tls: tcp"),
+        ({"arms": [{"layout": "2xtp1", "link_mbit": 5}]}, "is collocated: it has no KV transfer"),
         ({"levels": {}}, "give either concurrency or request_rate"),
         ({"levels": {"concurrency": [1], "request_rate": [1]}}, "give either concurrency or request_rate"),
         ({"levels": {"concurrency": [0]}}, "levels.concurrency.0"),
@@ -207,6 +238,7 @@ class Recorded(run_experiment.Run):
 
     def _step(self, step, title):
         self.ran.append((step.arm, step.what))
+        self.drawn = step
         if (step.arm, step.what) in self.fails:
             raise subprocess.CalledProcessError(1, step.command)
         elif "--save" in step.command:
@@ -218,7 +250,8 @@ WHOLE = [(arm, what) for arm in ARMS for what in ("launch", "check", "sweep", "s
 
 
 @pytest.fixture
-def run(write, tmp_path):
+def run(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "measured_seconds", lambda *args: 0.0)  # nothing is measured
     return Recorded(plan.load_experiment(write()), tmp_path / "results")
 
 
@@ -246,11 +279,28 @@ def test_without_the_collocated_tokens_no_pd_arm_is_launched(run):
     assert run.ran == [("2xtp1", "launch"), ("2xtp1", "stop")]
 
 
-def test_an_arm_that_needs_a_newer_vllm_is_told(run, monkeypatch):
+def test_an_arm_that_cannot_be_measured_here_is_left_out_and_named(run, monkeypatch, capfd):
     monkeypatch.setattr(run_experiment, "vllm_version", lambda: (0, 13, 0))
     run.experiment.arms[1] = run.experiment.arms[1].model_copy(update={"needs_vllm": "0.14"})
     run.all()
-    assert run.failed == {ARMS[1]: "needs vLLM 0.14, here is 0.13.0"} and run.ran == WHOLE[:4]
+    assert run.left_out == {ARMS[1]: "needs vLLM 0.14, here is 0.13.0"} and run.failed == {}
+    assert run.ran == [*WHOLE[:4], (None, "figure")]
+    assert ARMS[1] not in " ".join(run.drawn.command) and ARMS[0] in " ".join(run.drawn.command)
+    run.report()
+    assert f"small: left out: {ARMS[1]}: needs vLLM 0.14, here is 0.13.0" in capfd.readouterr().out
+
+
+def test_a_link_that_cannot_be_slowed_leaves_its_arm_out(write, tmp_path, monkeypatch):
+    run = Recorded(plan.load_experiment(write(arms=[{"layout": "2xtp1"}, SLOW])), tmp_path / "results")
+    monkeypatch.setattr(plan, "measured_seconds", lambda *args: 0.0)
+    monkeypatch.setattr(plan.slow_link, "is_slow", lambda: False)
+    monkeypatch.setattr(plan.slow_link, "why_not", lambda: "no tc here")
+    run.all()
+    assert run.left_out == {"spread_p1xtp1-d1xtp1_slow": "no tc here"} and (None, "figure") in run.ran
+    monkeypatch.setattr(plan.slow_link, "why_not", lambda: None)
+    again = Recorded(run.experiment, tmp_path / "other")
+    again.all()
+    assert [what for _, what in again.ran[4:]] == ["link", "launch", "check", "sweep", "stop", "link", "figure"]
 
 
 def measure(run, make_manifest, arm, stems):
@@ -342,8 +392,23 @@ def test_what_must_not_be_concluded_ends_the_report(write, tmp_path, capfd):
 def test_times_add_up_over_runs(write, tmp_path, monkeypatch):
     run = run_experiment.Run("small", plan.load_experiment(write()), tmp_path)
     step = plan.Step("sweep", ["true"], "2xtp1")
-    run.times = {"2xtp1": {"measuring": 100.0}}
+    run.times = {"2xtp1": {"measuring": 5.0, "waiting": 100.0}}
     run._step(step, "title")
-    assert json.loads(run.times_file.read_text())["2xtp1"]["measuring"] >= 100.0
+    assert json.loads(run.times_file.read_text())["2xtp1"]["waiting"] >= 100.0
+    run._count("2xtp1", "measuring", 20.0)
+    assert run.times["2xtp1"]["measuring"] == 25.0 and 80.0 <= run.times["2xtp1"]["waiting"] < 90.0, "of a sweep's time"
     with pytest.raises(subprocess.CalledProcessError):
         run._step(plan.Step("sweep", ["false"], "2xtp1"), "title")
+
+
+def test_measuring_is_what_the_bench_client_took(write, tmp_path, make_manifest):
+    """Of three levels one was measured before, and one does not count: 7 s are left."""
+    run = Recorded(plan.load_experiment(write()), tmp_path)
+    folder = measure(run, make_manifest, run.experiment.arms[0], ["conc1", "conc2", "conc1_rep2"])
+    manifest = Manifest.read(folder)
+    for record, started, ok, seconds in zip(manifest.levels, ("2", "3", "4"), (True, True, False), (3, 7, 11)):
+        record.started, record.ok = f"2026-01-01T00:00:0{started}.000+00:00", ok
+        (folder / f"{record.level}.json").write_text(json.dumps({"duration": seconds}))
+    manifest.write(folder)
+    found = plan.measured_seconds("small", run.experiment.arms[0], run.experiment, tmp_path, "2026-01-01T00:00:02.500+00:00")
+    assert found == 7

@@ -104,11 +104,16 @@ def test_the_network_of_the_published_results(published):
     assert overlaps(draw(read_results(arms), View(figure="network"))) == []
 
 
-def test_many_arms_of_long_names(tmp_path, write_folder, level_content):
-    """Eight transports of one layout, at nine levels with numbers of three digits, on a heat map and bars, too."""
+def test_many_arms_of_long_names(tmp_path, write_folder, level_content, make_manifest, speed_record):
+    """Eight transports of one layout at nine levels, with the speeds of their transfers."""
     names = [f"tiny_itl100_otl11_mixed_spread_a-transport-of-long-name-{i}_1xtp4-1xtp4" for i in range(8)]
     levels = {f"conc{k}.json": level_content(k, median_tpot_ms=10.0 + k / 10) for k in (1, 2, 4, 8, 16, 32, 64, 128, 256)}
-    table = read_results([write_folder(tmp_path, name, levels) for name in names])
+    folders = [write_folder(tmp_path, name, levels) for name in names]
+    manifest = make_manifest(layout="p1xtp4-d1xtp4", gpus=8, gpus_per_node=8)
+    manifest.levels = [speed_record(name.removesuffix(".json"), 0.0123) for name in levels]
+    for folder in folders:
+        manifest.write(folder)
+    table = read_results(folders)
     for view in (View(), View(figure="tradeoff"), View(figure="network"), View(figure="heatmap", sla=sla.parse("tpot=20"))):
         assert overlaps(draw(table, view)) == []
 

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdbench import gates
+from pdbench import gates, level_gates
 from pdbench.client import ServerError
 from pdbench.gates import MARGIN, NEW_TOKENS, _decided, compare, varied
+from pdbench.level_gates import Snapshot
+from pdbench.manifest import Deployment
 
 CONTINUATION = [[1, 2, 3], [4, 5, 6]]
 
@@ -129,8 +131,9 @@ def test_continuations_must_tell_a_right_cache_from_a_wrong_one(continuations, v
 class FakeDeployment(ThreadingHTTPServer):
     """Continuations depend on the whole prompt; what a test changes goes wrong."""
 
-    def __init__(self):
+    def __init__(self, make_manifest):
         super().__init__(("127.0.0.1", 0), Handler)
+        self.manifest, self.ready = make_manifest, {"Prefill:m": ["p"], "Decode:m": ["d1", "d2"]}
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.mode, self.checksum, self.transport = "collocated", "abc", {"backend": "UCX", "ucx_tls": "tcp"}
         self.transports, self.gates, self.salts, self.margin = ["tcp/lo"], [], [], 1.0
@@ -151,10 +154,11 @@ class FakeDeployment(ThreadingHTTPServer):
         return {"choices": [{"token_ids": ids, "logprobs": {"top_logprobs": best}}]}
 
     def deployment(self):
-        return {
+        told = {
             "model_id": "m", "accelerator": "CPU", "model_checksum": self.checksum, "mode": self.mode, "layout": "1xtp1",
             "transport": self.transport, "llm_configs": {"x": {"engine_kwargs": {"max_model_len": self.context}}},
         }  # fmt: skip
+        return self.manifest(**told).deployment.model_dump()
 
     def counters_of_two_replicas(self):
         more = {"kv_failed": float(self.failing), "kv_expired": float(self.expiring)}
@@ -173,6 +177,8 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/v1/completions":
             self.answer(self.server.complete(body))
+        elif self.path == "/pdbench/ready":
+            self.answer({"counts": {"Prefill:m": 1, "Decode:m": 2}, "answered": self.server.ready})
         else:
             assert self.path == "/pdbench/gates"
             self.server.gates.append(body)
@@ -189,9 +195,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(monkeypatch):
+def server(monkeypatch, make_manifest):
     monkeypatch.setattr(gates, "COUNTERS_TIMEOUT_S", 0.0)
-    with FakeDeployment() as server:
+    with FakeDeployment(make_manifest) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server
@@ -356,3 +362,39 @@ def test_a_dead_server_is_told_in_one_line(tmp_path, monkeypatch, capsys):
     status, said = run(monkeypatch, capsys, "--base-url", url, "--save", tmp_path / "tokens.json")
     assert status == 2 and said.err.startswith(f"gates: error: no server answers at {url}: ")
     assert said.err.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+# After a level and before the next.
+
+
+@pytest.fixture
+def after_level(server, saved, tmp_path, make_manifest):
+    """The gates between two levels, and the snapshot as they leave it."""
+
+    def check(tokens=saved):
+        path = tmp_path / "counters.part"
+        Snapshot(counters={"decode": {"requests": 7}}, replicas={"d1": 1}).write(path)
+        deployment = Deployment.model_validate(server.deployment())
+        found = level_gates.between(server.url, path, deployment, tokens)
+        return {gate.name: gate for gate in found}, Snapshot.read(path)
+
+    return check
+
+
+def test_between_levels_every_replica_answers_and_tokens_are_equal(after_level):
+    gates, snapshot = after_level()
+    assert list(gates) == ["readiness", "token-equality"] and all(gate.passed for gate in gates.values())
+    assert gates["readiness"].seen == "Prefill:m: p; Decode:m: d1, d2"
+    # Saved are 3 of each of 1, 2, 15, 16, 17, 63 and 128 tokens, of which 4 are asked, after a request for each decode replica.
+    assert snapshot.since == [20, 20, 1, 15, 17, 128] and snapshot.counters == {"decode": {"requests": 7}}
+
+
+def test_between_levels_a_replica_that_is_not_there_is_noticed(server, after_level):
+    server.ready = {"Prefill:m": ["p"], "Decode:m": ["d1"]}
+    assert not after_level(tokens=None)[0]["readiness"].passed
+
+
+def test_between_levels_a_wrong_kv_cache_is_noticed(server, after_level):
+    server.corrupts = lambda prompt: len(prompt) == 128
+    gates, _ = after_level()
+    assert not gates["token-equality"].passed and gates["token-equality"].seen.startswith("3 of 4 continuations equal, ")

@@ -19,7 +19,7 @@ def pd(make_manifest):
     return make_manifest(transport=UCX, kv_cache=CACHE.model_dump(), llm_configs=PD).deployment
 
 
-def gates_of(deployment, prefill=None, decode=None, replicas=None, carried=("tcp/lo",), **asked):
+def gates_of(deployment, prefill=None, decode=None, replicas=None, carried=("tcp/lo",), since=(), **asked):
     """Gates of a level of 10 requests of 1000 tokens; the engines had 5 finished before it."""
     before = {
         "prefill": {"requests": 5.0, "prefix_cache_queries": 500.0, "prefix_cache_hits": 7.0},
@@ -28,8 +28,9 @@ def gates_of(deployment, prefill=None, decode=None, replicas=None, carried=("tcp
     grew = {"prefill": {"requests": 10.0, "prefix_cache_queries": 10000.0} | (prefill or {}),
             "decode": {"requests": 10.0} | MOVED | (decode or {})}  # fmt: skip
     after = {role: {k: before[role].get(k, 0.0) + grew[role].get(k, 0.0) for k in before[role] | grew[role]} for role in before}
-    snapshots = Snapshot(counters=before, replicas=REPLICAS), Snapshot(counters=after, replicas=replicas or REPLICAS)
-    found = judge(*snapshots, deployment, Asked(requests=10, isl=1000, **asked), list(carried))
+    begun = Snapshot(counters=before, replicas=REPLICAS, since=list(since))
+    ended = Snapshot(counters=after, replicas=replicas or REPLICAS)
+    found = judge(begun, ended, deployment, Asked(requests=10, isl=1000, **asked), list(carried))
     return {gate.name: gate for gate in found}
 
 
@@ -76,6 +77,13 @@ def test_hits_within_the_bound_pass(pd):
     assert failed(gates_of(pd, prefill=hits, max_hit_rate=0.03)) == []
 
 
+def test_what_checks_sent_before_the_level_is_counted_in(pd):
+    """Two prompts, of 20 and 512 tokens: 2 requests and transfers more, and at least 2 x 512 x 256 + 2 x 128 x 256 bytes."""
+    assert failed(gates_of(pd, since=[20, 512])) == ["requests", "kv-transfer"]
+    gates = gates_of(pd, since=[20, 512], decode={"requests": 12.0, "kv_transfers": 12.0, "kv_bytes": 1.1e7})
+    assert failed(gates) == [] and gates["requests"].expected == "12, warm-up and checks included"
+
+
 def test_what_hits_save_need_not_be_transferred(pd):
     saved = {"kv_transfers": 5.0, "kv_bytes": 3e6}
     assert failed(gates_of(pd, decode=saved)) == ["kv-transfer"]
@@ -116,8 +124,8 @@ def test_a_client_that_uses_a_whole_core_is_in_the_way(cpu, passes):
 
 def test_more_ranks_than_heads_hold_a_head_twice(pd):
     pd.llm_configs["decode"] = {"engine_kwargs": {"tensor_parallel_size": 4}}
-    least, most = level_gates._kv_bounds(pd, 1000)
-    assert (least, most) == tuple(2 * bound for bound in CACHE.bounds(1000))
+    least, most = level_gates._kv_bounds(pd, [1000, 500])
+    assert (least, most) == tuple(2 * (a + b) for a, b in zip(CACHE.bounds(1000), CACHE.bounds(500)))
 
 
 def test_what_a_prompts_kv_cache_weighs():
@@ -127,3 +135,21 @@ def test_what_a_prompts_kv_cache_weighs():
     # 5000 tokens are 39 blocks of 128 and 8 tokens: full layers 39 blocks, sliding ones 1.
     assert big.bounds(5000) == (18 * (4992 + 128) * 2048, 36 * (4992 + 256) * 2048)
     assert big.bounds(1)[0] == 0 < big.bounds(1)[1]
+
+
+def test_the_level_is_judged_when_all_that_was_sent_shows(make_manifest, monkeypatch, tmp_path):
+    """Ray exports late, so counters rise by one with each look: 10 of the level, 3 of the checks before it."""
+    shown = iter(range(100, 200))
+
+    async def look(base_url):
+        return Snapshot(counters={"collocated": {"requests": next(shown), "prefix_cache_queries": 1}}, replicas={"r": 1})
+
+    async def at_once(seconds):
+        pass
+
+    monkeypatch.setattr(level_gates, "_snapshot", look)
+    monkeypatch.setattr(level_gates.asyncio, "sleep", at_once)
+    Snapshot(counters={"collocated": {"requests": 100}}, replicas={"r": 1}, since=[20, 20, 20]).write(tmp_path / "s")
+    deployment, used = make_manifest("2xtp1", "collocated").deployment, ClientUse(cpu=0, waited=0, wall=1)
+    found = level_gates.check("url", tmp_path / "s", deployment, Asked(requests=10, isl=1000), used)
+    assert all(gate.passed for gate in found) and found[1].seen == "13 requests finished"

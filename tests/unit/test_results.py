@@ -121,6 +121,13 @@ def test_arm_labels_take_more_of_the_name_where_two_would_collide(tmp_path, writ
     assert found == ["2xtp1", "p1xtp4-d1xtp4 spread srd", "p1xtp4-d1xtp4 spread tcp"]
 
 
+def test_arm_labels_leave_out_what_all_names_share(tmp_path, write_folder, level_content):
+    """As the arms of one experiment do."""
+    names = [f"tiny_itl100_otl11_mixed_net_{arm}" for arm in ("2xtp1", "spread_p1xtp1-d1xtp1", "spread_p1xtp1-d1xtp1_slow")]
+    found = labels(tmp_path, write_folder, level_content, *names)
+    assert found == ["2xtp1", "p1xtp1-d1xtp1 spread", "p1xtp1-d1xtp1 spread slow"]
+
+
 def test_arm_labels_say_the_workload_where_it_differs(tmp_path, write_folder, level_content):
     one = write_folder(tmp_path, COLLOCATED, {"conc4.json": level_content()})
     other = write_folder(tmp_path, "tiny_itl50_otl11_mixed_2xtp1", {"conc4.json": level_content(isl=50)})

@@ -84,6 +84,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/finished":
             self.server.finished += body
             return self.answer(200, "{}")
+        if self.path == "/pdbench/ready":
+            self.server.finished += 2
+            return self.answer(200, json.dumps({"counts": {"LLMServer:m": 2}, "answered": {"LLMServer:m": ["a", "b"]}}))
         if self.path == "/pdbench/seeds":
             self.server.seeds += body
             return self.answer(200, "{}")

@@ -99,6 +99,29 @@ def test_flags_reach_the_figure(folders, monkeypatch):
     assert table["chunk_latency_ms"].iloc[0] == 50 + 3 * 10
 
 
+def test_a_figure_asked_for_is_drawn_beside_tables(folders, capsys):
+    viz.main(["--show-tables", "--figure", "heatmap", "--sla", "tpot=50", "--exps", *folders])
+    assert os.listdir() == ["figure.png"]
+    out = capsys.readouterr().out
+    assert "y: Input tokens/s per node" in out and "x:" not in out
+
+
+def test_the_level_reaches_the_figure(folders, capsys, write_folder, level_content):
+    detailed = {f"conc{k}.json": level_content(k, detailed=True) for k in (4, 8)}
+    folder = str(write_folder("..", "tiny_itl100_otl11_mixed_4xtp1", detailed))
+    viz.main(["--figure", "timeline", "--level", "4", "--plot-path", "a.svg", "--exps", folder])
+    assert "a.svg: 1 arms, 2 measurements" in capsys.readouterr().out
+    assert "was not measured at concurrency 16: it has 4, 8" in fails(
+        capsys, "--figure", "timeline", "--level", "16", "--exps", folder
+    )
+
+
+def test_figures_are_those_of_the_library():
+    from pdbench import figures
+
+    assert tuple(figures.FIGURES) == viz.FIGURES
+
+
 def test_gpus_per_node_changes_the_denominator(folders, capsys):
     viz.main(["--gpus-per-node", "2", "--show-tables", "--exps", folders[0]])
     out = capsys.readouterr().out
@@ -169,6 +192,37 @@ def test_an_sla_is_answered(rivals, capsys):
     assert "2.222" in out
 
 
+def test_repeats_give_intervals_and_call_noise_by_its_name(write_folder, level_content, tmp_path, capsys):
+    """4xtp2 makes 1053, 1000 and 952 tokens/s, 2xtp4 1026, 976 and 930, 8xtp1 513, 500 and 488.
+
+    The median of three draws is the lowest in 7 of 27 cases and so the highest: both arms' extremes come together in
+    6.7%, more than the 2.5% that an interval leaves out. So it goes from (952 - 1026) / 976 = -7.5% to (1053 - 930) / 976
+    = 12.5%, and against 8xtp1 from (952 - 513) / 500 = 88% to (1053 - 488) / 500 = 113%.
+    """
+    durations = {"4xtp2": (1.9, 2.0, 2.1), "2xtp4": (1.95, 2.05, 2.15), "8xtp1": (3.9, 4.0, 4.1)}
+    folders = []
+    for layout, repeats in durations.items():
+        names = ("conc4.json", "conc4_rep2.json", "conc4_rep3.json")
+        levels = {name: level_content(duration=d) for name, d in zip(names, repeats, strict=True)}
+        folders.append(str(write_folder(tmp_path, f"tiny_itl100_otl11_mixed_{layout}", levels)))
+    viz.main(["--sla", "tpot=10", "--exps", *folders])
+    out = capsys.readouterr().out
+    assert "+2.5% [-8, 13] noise over the next best, 2xtp4" in out
+    assert "[952.4, 1,053]" in out and "[487.8, 512.8]" in out
+    assert decided(out, "8xtp1")[5:8] == ["+100.0%", "[88,", "113]"]
+    assert "[95% interval]: bootstrap over the repeats of every level" in out and "no interval" not in out
+
+
+def test_a_decision_says_whose_layout_is_in_doubt(write_folder, level_content, tmp_path, capsys):
+    """One measurement under the names of 2 and 3 GPUs: one of the two throughputs per node is wrong."""
+    same = {"conc4.json": level_content(4)}
+    folders = [str(write_folder(tmp_path, f"tiny_itl100_otl11_mixed_{name}", same)) for name in ("2xtp1", "p1xtp1-d1xtp2")]
+    viz.main(["--show-decision", "--exps", *folders])
+    out = capsys.readouterr().out
+    for arm in ("2xtp1", "p1xtp1-d1xtp2"):
+        assert f"whether {arm} is what its name says is in doubt: two layouts (see --audit)" in out
+
+
 def test_nobody_keeps_an_sla(rivals, capsys):
     viz.main(["--sla", "p99_ttft=1", "--exps", *rivals])
     assert "no arm keeps it" in capsys.readouterr().out
@@ -204,6 +258,14 @@ def test_export_keeps_every_value_and_type(folders, capsys, suffix):
     pd.testing.assert_frame_equal(found, table, check_exact=True)
 
 
+def test_an_export_that_cannot_be_written_is_one_line(folders, capsys, monkeypatch):
+    def no_space(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", no_space)
+    assert "t.csv: No space left on device" in fails(capsys, "--export", "t.csv", "--exps", *folders)
+
+
 def test_parquet_without_pyarrow_is_one_line(folders, capsys, monkeypatch):
     monkeypatch.setattr(viz, "find_spec", lambda name: None)
     assert "'t.parquet' needs pyarrow: pip install pyarrow" in fails(capsys, "--export", "t.parquet", "--exps", *folders)
@@ -236,6 +298,9 @@ def fails(capsys, *argv):
         (["--gpu-hour-price", "0"], "--gpu-hour-price: '0' is not a number above 0"),
         (["--gpu-hour-price", "five"], "--gpu-hour-price: 'five' is not a number above 0"),
         (["--plot-path", "none/a.png"], "'none/a.png': there is no folder 'none'"),
+        (["--level", "0"], "--level: '0' is not a number above 0"),
+        (["--figure", "heatmap"], "--figure heatmap needs --sla, such as --sla tpot=10,ttft=500"),
+        (["--figure", "latencies"], "conc8.json holds no per-request details"),
         (["--log"], "unrecognized arguments: --log"),
         (["--plot-everything"], "unrecognized arguments: --plot-everything"),
     ],
@@ -246,7 +311,7 @@ def test_wrong_flags(folders, capsys, flags, told):
 
 @pytest.mark.parametrize(
     ("flag", "allowed"),
-    [("--latency-mode", viz.LATENCY_MODES), ("--throughput-metric", viz.THROUGHPUT_METRICS)],
+    [("--latency-mode", viz.LATENCY_MODES), ("--throughput-metric", viz.THROUGHPUT_METRICS), ("--figure", viz.FIGURES)],
 )
 def test_a_wrong_choice_is_told_the_right_ones(folders, capsys, flag, allowed):
     error = fails(capsys, "--exps", *folders, flag, "best")

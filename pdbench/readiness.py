@@ -1,0 +1,103 @@
+"""Whether every replica completes a real request: a sleep or /v1/models proves nothing."""
+
+import asyncio
+import contextlib
+import random
+import time
+
+from pdbench.client import post, random_prompt, session
+from pdbench.manifest import Gate, now
+
+PROMPT_TOKENS = 20
+NEW_TOKENS = 2
+REQUESTS_PER_REPLICA = 16
+
+
+class _Completion:
+    """Arrives as a CompletionRequest: only where it arrives is vLLM, which takes 10 s to import, loaded anyway."""
+
+    def __init__(self, model: str):
+        prompt = random_prompt(random.Random(time.time_ns()), PROMPT_TOKENS)
+        self.fields = {"model": model, "prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0, "stream": True}
+
+    def __reduce__(self):
+        return _request, (self.fields,)
+
+
+def _request(fields: dict):
+    from ray.serve.llm.openai_api_models import CompletionRequest
+
+    return CompletionRequest(**fields)
+
+
+async def ask_each(counts: dict[str, int], app: str, model: str) -> dict[str, list[str]]:
+    """Have every replica complete one request.
+
+    Args:
+        counts: number of replicas by deployment name.
+
+    Returns:
+        Ids of the replicas that answered, by deployment; all of them.
+
+    Raises:
+        RuntimeError: a replica answered with an error.
+    """
+    return {name: sorted(await _ask_each_of(name, app, model, count)) for name, count in counts.items()}
+
+
+async def _ask_each_of(deployment: str, app: str, model: str, count: int) -> set[str]:
+    from ray import serve
+
+    method = serve.get_deployment_handle(deployment, app).options(stream=True).completions
+    answered: set[str] = set()
+    while len(answered) < count:
+        # Places held on replicas that have answered push the router to the others.
+        async with contextlib.AsyncExitStack() as held:
+            for _ in range(2 * count):
+                request = _Completion(model)
+                replica = await held.enter_async_context(method.choose_replica(request))
+                if replica.replica_id in answered:
+                    continue
+                said = "".join([str(piece) async for piece in method.dispatch(replica, request, None)])
+                if "[DONE]" not in said:
+                    raise RuntimeError(f"replica {replica.replica_id} of {deployment}: {said[-500:]}")
+                answered.add(replica.replica_id)
+    return answered
+
+
+def can_address_replicas() -> bool:
+    """From Ray 2.55 on a request can be sent to one replica."""
+    from ray.serve.handle import DeploymentHandle
+
+    return hasattr(DeploymentHandle, "choose_replica")
+
+
+async def ask_router(base_url: str, model: str, replicas: int) -> int:
+    """Where Ray cannot address one replica: many requests at once, of which the router gives some to each.
+
+    Returns:
+        How many requests were answered: all.
+
+    Raises:
+        ServerError: one was answered with an error.
+    """
+    number = REQUESTS_PER_REPLICA * replicas
+    async with session(base_url) as opened:
+        bodies = ({"model": model, "prompt": random_prompt(random.Random(), PROMPT_TOKENS), "max_tokens": NEW_TOKENS}
+                  for _ in range(number))  # fmt: skip
+        await asyncio.gather(*(post(opened, "/v1/completions", body) for body in bodies))
+    return number
+
+
+def gate(answered: dict[str, list[str]], counts: dict[str, int]) -> Gate:
+    """Gate `readiness`, of what `ask_each` returned."""
+    seen = "; ".join(f"{name}: {', '.join(ids)}" for name, ids in answered.items())
+    expected = "; ".join(f"{name}: {count}" for name, count in counts.items())
+    passed = {name: len(ids) for name, ids in answered.items()} == counts
+    return Gate(name="readiness", passed=passed, seen=seen, expected=f"{expected} replicas answer", time=now())
+
+
+def router_gate(requests: int, replicas: int) -> Gate:
+    """Gate `readiness`, of what `ask_router` returned."""
+    seen = f"{requests} requests at once answered; which replica took which is not known"
+    return Gate(name="readiness", passed=True, seen=seen, expected=f"all, over {replicas} replicas", time=now())
