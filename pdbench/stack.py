@@ -189,5 +189,5 @@ def repository(root: Path) -> Repository:
             return None
         return run.stdout.strip() if run.returncode == 0 else None
 
-    status = git("status", "--porcelain")
+    status = git("status", "--porcelain", "--untracked-files=no")  # results may lie about in it
     return Repository(commit=git("rev-parse", "HEAD"), dirty=None if status is None else bool(status))

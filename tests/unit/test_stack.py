@@ -114,6 +114,7 @@ def test_the_repository_tells_its_commit_and_whether_it_was_changed(tmp_path):
     git("add", "file")
     git("commit", "-qm", "first")
     commit = git("rev-parse", "HEAD").strip()
+    (tmp_path / "results").write_text("nobody's code")
     assert stack.repository(tmp_path) == Repository(commit=commit, dirty=False)
     (tmp_path / "file").write_text("b")
     assert stack.repository(tmp_path) == Repository(commit=commit, dirty=True)
