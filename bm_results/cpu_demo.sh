@@ -5,21 +5,21 @@ python -m pdbench.local_cluster start --workers 2
 
 # 1: 2xtp1
 python launch_gptoss.py --mode collocated --layout 2xtp1 --model configs/models/gpt-oss-tiny.yaml --hardware configs/hardware/cpu.yaml --timeout 600
-python -m pdbench.gates --save demo_results/cpu_demo_tokens.json
-./run_bm.sh -e cpu_demo_2xtp1 --itl 2000 --otl 32 -c 1,2,4,8 --repeats 1 --results-dir demo_results
+python -m pdbench.gates --save second_results/cpu_demo_tokens.json
+./run_bm.sh -e cpu_demo_2xtp1 --itl 2000 --otl 32 -c 1,2,4,8 --repeats 1 --results-dir second_results
 python launch_gptoss.py --stop
 
 # 2: pack_p1xtp1-d1xtp1
 python launch_gptoss.py --mode pd-pack --layout p1xtp1-d1xtp1 --model configs/models/gpt-oss-tiny.yaml --hardware configs/hardware/cpu.yaml --timeout 600
-python -m pdbench.gates --against demo_results/cpu_demo_tokens.json
-./run_bm.sh -e cpu_demo_pack_p1xtp1-d1xtp1 --itl 2000 --otl 32 -c 1,2,4,8 --repeats 1 --results-dir demo_results
+python -m pdbench.gates --against second_results/cpu_demo_tokens.json
+./run_bm.sh -e cpu_demo_pack_p1xtp1-d1xtp1 --itl 2000 --otl 32 -c 1,2,4,8 --tokens second_results/cpu_demo_tokens.json --repeats 1 --results-dir second_results
 python launch_gptoss.py --stop
 
 # 3: spread_p1xtp1-d1xtp1
 python launch_gptoss.py --mode pd-spread --layout p1xtp1-d1xtp1 --model configs/models/gpt-oss-tiny.yaml --hardware configs/hardware/cpu.yaml --timeout 600
-python -m pdbench.gates --against demo_results/cpu_demo_tokens.json
-./run_bm.sh -e cpu_demo_spread_p1xtp1-d1xtp1 --itl 2000 --otl 32 -c 1,2,4,8 --repeats 1 --results-dir demo_results
+python -m pdbench.gates --against second_results/cpu_demo_tokens.json
+./run_bm.sh -e cpu_demo_spread_p1xtp1-d1xtp1 --itl 2000 --otl 32 -c 1,2,4,8 --tokens second_results/cpu_demo_tokens.json --repeats 1 --results-dir second_results
 python launch_gptoss.py --stop
 
 python -m pdbench.local_cluster stop
-python viz.py --exps demo_results/gpt-oss-tiny_itl2000_otl32_mixed_cpu_demo_2xtp1 demo_results/gpt-oss-tiny_itl2000_otl32_mixed_cpu_demo_pack_p1xtp1-d1xtp1 demo_results/gpt-oss-tiny_itl2000_otl32_mixed_cpu_demo_spread_p1xtp1-d1xtp1 --gpus-per-node 2 --itl --show-tables --show-stalls --plot-path demo_results/cpu_demo.png
+python viz.py --exps second_results/gpt-oss-tiny_itl2000_otl32_mixed_cpu_demo_2xtp1 second_results/gpt-oss-tiny_itl2000_otl32_mixed_cpu_demo_pack_p1xtp1-d1xtp1 second_results/gpt-oss-tiny_itl2000_otl32_mixed_cpu_demo_spread_p1xtp1-d1xtp1 --gpus-per-node 2 --itl --show-tables --show-stalls --plot-path second_results/cpu_demo.png
