@@ -294,9 +294,16 @@ def test_the_mislabelled_folder_shows_without_the_archive_too(published):
     assert names(odd) == {"pd_p2xtp2-d1xtp2"}
 
 
-def test_this_repositorys_results_have_few_requests_and_nothing_else():
-    """Checked by hand: levels of 5 to 40 requests, seeds that differ, one stack, transports that UCX named."""
+def test_this_repositorys_results_are_as_they_were_measured():
+    """Checked by hand: levels of 5 to 40 requests, seeds that differ, one stack, transports that UCX named.
+
+    Two arms were measured as published, with one seed: each level's first half had been sent by the one before.
+    """
     from pdbench.configs import ROOT
 
     folders = [path.parent for path in (ROOT / "bm_results").glob("*/manifest.json")]
-    assert folders and list(by_kind(folders)) == ["few requests"]
+    assert len(folders) == 5 and list(by_kind([f for f in folders if "as-published" not in f.name])) == ["few requests"]
+    found = by_kind(folders)
+    (replayed,) = found.pop("replayed prompts")
+    assert list(found) == ["few requests"] and all("as-published" in folder for folder in replayed.folders)
+    assert len(replayed.folders) == 2 and replayed.seen.endswith("conc2 50%, conc4 50%, conc8 50%")
