@@ -57,7 +57,7 @@ def test_pack_tp1_to_tp1(deployed, shared, tmp_path):
     # After the first level D's replica and 4 prompts were asked; then came a warm-up and 5 requests.
     assert second["requests"].seen == "11 requests finished" and second["kv-transfer"].seen.startswith("11 transfers")
     assert all(gate["token-equality"].seen.startswith("4 of 4 continuations equal") for gate in (first, second))
-    assert re.fullmatch(r"Decode:gpt-oss-tiny: \w+; Prefill:gpt-oss-tiny: \w+", first["readiness"].seen)
+    assert re.fullmatch(r"Prefill:gpt-oss-tiny: \w+; Decode:gpt-oss-tiny: \w+", first["readiness"].seen)
 
     done = bench(tmp_path, "-e", "other", "--itl", "300", "--otl", "16", "-c", "1", "--transport", "srd", check=False)
     assert done.returncode == 1 and "level conc1 does not count: transport: cma/memory; expected srd" in done.stderr
