@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     from pdbench import claims
     from pdbench.claim_text import print_verdicts
     from pdbench.configs import ConfigError
-    from pdbench.manifest import write_atomically
+    from pdbench.files import write_atomically
     from pdbench.results import ResultError
 
     try:

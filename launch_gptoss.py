@@ -6,7 +6,7 @@ import json
 import sys
 import time
 
-from pdbench import cluster, stack, transport
+from pdbench import cluster, stack, transport, ucx_log
 from pdbench.cli import Parser
 from pdbench.configs import ROOT, HardwareConfig, ModelConfig, load_hardware, load_model
 from pdbench.layout import MODES, Layout, Pool
@@ -178,7 +178,7 @@ def status(args: argparse.Namespace) -> int:
 
 def warn_if_verbose(args: argparse.Namespace) -> None:
     if args.verbose:
-        print(f"launch: warning: {transport.VERBOSE_WARNING}", file=sys.stderr)
+        print(f"launch: warning: {ucx_log.VERBOSE_WARNING}", file=sys.stderr)
 
 
 def dry_run(args: argparse.Namespace) -> None:

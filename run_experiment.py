@@ -25,7 +25,8 @@ from rich.table import Table
 from pdbench import experiment as plan
 from pdbench.cli import Parser
 from pdbench.configs import ROOT
-from pdbench.manifest import now, write_atomically
+from pdbench.files import write_atomically
+from pdbench.manifest import now
 from pdbench.stack import vllm_version
 
 # What a step's time counts as. Of a sweep, the bench client's own durations are measuring; the rest is waiting: for

@@ -205,7 +205,7 @@ def plot(table: "pd.DataFrame", args: argparse.Namespace, path: Path) -> None:
 
 def write_report(table: "pd.DataFrame", args: argparse.Namespace) -> None:
     from pdbench.audit import audit
-    from pdbench.manifest import write_atomically
+    from pdbench.files import write_atomically
     from pdbench.report import render
 
     page = render(table, view_of(args), args.gpu_hour_price, audit(args.exps))

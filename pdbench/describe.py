@@ -11,7 +11,7 @@ from typing import Any
 from pdbench.cluster import engine_lines, on_every_node
 from pdbench.readiness import ask_each, can_address_replicas
 from pdbench.serving import APP, replica_counts, replicas, serve_details
-from pdbench.transport import UCX_TABLE, read_transports
+from pdbench.ucx_log import TABLE, read_tables, transports_of
 
 NAME = "pdbench-describe"
 ROUTE = "/pdbench"
@@ -75,8 +75,8 @@ class Describe:
         """What has carried KV reads so far, in the words that UCX printed on any node."""
         import ray
 
-        lines = on_every_node(ray, engine_lines, UCX_TABLE, self.started)
-        return sorted({transport for of_node in lines.values() for transport in read_transports(of_node)})
+        lines = on_every_node(ray, engine_lines, TABLE, self.started)
+        return transports_of([read for of_node in lines.values() for read in read_tables(of_node)])
 
     async def _counters(self) -> dict[str, dict[str, float]]:
         """Counters since the start, over the living replicas of each role: {role: {name: value}}."""

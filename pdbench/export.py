@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pdbench.manifest import write_atomically
+from pdbench.files import write_atomically
 from pdbench.results import ResultError
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from pdbench.cli import Parser
 from pdbench.client import ServerError, get, post, random_prompt, session
-from pdbench.manifest import Deployment, Gate, Strict, first_line, now, read_json, write_atomically
+from pdbench.files import write_atomically
+from pdbench.manifest import Deployment, Gate, Strict, first_line, now, read_json
 
 PROMPT_LENGTHS = (1, 2, 15, 16, 17, 63, 128, 250, 511, 512, 1000, 2047)
 PROMPTS_PER_LENGTH = 3

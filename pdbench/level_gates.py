@@ -13,9 +13,10 @@ from pydantic import Field
 
 from pdbench import gates, readiness
 from pdbench.client import get, post, session
+from pdbench.files import write_atomically
 from pdbench.gates import transport_gate, transports_named
 from pdbench.kv_cache import KVCache
-from pdbench.manifest import Deployment, Gate, Strict, now, write_atomically
+from pdbench.manifest import Deployment, Gate, Strict, now
 from pdbench.serving import role_of
 
 # Two of a level's random prompts may begin at the same token by chance; what shows beyond this was seen before.

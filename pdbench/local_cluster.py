@@ -26,7 +26,7 @@ from pathlib import Path
 import psutil
 
 from pdbench.cli import Parser
-from pdbench.manifest import write_atomically
+from pdbench.files import write_atomically
 
 STATE_DIR = Path(os.environ.get("PDBENCH_STATE_DIR", Path(__file__).resolve().parent.parent / ".cluster"))
 MARK = "PDBENCH_CLUSTER"

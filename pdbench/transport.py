@@ -1,21 +1,10 @@
 """How the KV cache travels: vLLM's NixlConnector over UCX or LIBFABRIC."""
 
-import re
 from typing import Literal
 
 from pdbench.manifest import Strict
 from pdbench.stack import Stack
-
-VERBOSE_ENV = {"NIXL_LOG_LEVEL": "DEBUG", "UCX_LOG_LEVEL": "debug", "VLLM_LOGGING_LEVEL": "DEBUG"}
-VERBOSE_WARNING = "debug logging distorts results, NIXL's alone costs much throughput: do not publish these numbers"
-
-# UCX_PROTO_INFO prints a table per connection; below its title a row says: sizes | how | transport/device.
-UCX_TABLE = r"\|.*\|"
-_READ = "remote memory read by ucp_get"
-_TITLE = re.compile(r"\| [^|]* \| [^|]* by ucp_")
-_ROW = re.compile(r"\|\s*[\w.]+\s*\|[^|]*\|\s*(\S[^|]*?)\s*\|")
-# Several rails read `50% on srd/rdmap85s0:1 and 50% on srd/rdmap86s0:1`.
-_TRANSPORT = re.compile(r"\w+/[^\s,]+")
+from pdbench.ucx_log import VERBOSE_ENV
 
 
 class Transport(Strict):
@@ -44,18 +33,3 @@ class Transport(Strict):
             **stack.load_failure_policy(),
             "kv_connector_extra_config": {"backends": [self.backend], **extra},
         }
-
-
-def read_transports(lines: list[str]) -> list[str]:
-    """What carried KV reads, in UCX's own words (`cma/memory`, `tcp/lo`, `cuda_ipc/cuda`), sorted.
-
-    Args:
-        lines: engine output with UCX_PROTO_INFO=y, with whatever prefixes Ray or UCX put before.
-    """
-    found, reading = set(), False
-    for line in lines:
-        if _TITLE.search(line):
-            reading = _READ in line
-        elif reading and (match := _ROW.search(line)):
-            found.update(_TRANSPORT.findall(match[1]))
-    return sorted(found)

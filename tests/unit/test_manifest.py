@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdbench import manifest
-from pdbench.manifest import FILENAME, LevelRecord, Manifest, read_json, write_atomically
+from pdbench import files
+from pdbench.files import write_atomically
+from pdbench.manifest import FILENAME, LevelRecord, Manifest, read_json
 
 
 def test_what_is_written_is_read_back(tmp_path, make_manifest):
@@ -87,7 +88,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(manifest.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
