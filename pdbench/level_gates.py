@@ -13,10 +13,11 @@ from pydantic import Field
 
 from pdbench import gates, readiness
 from pdbench.client import get, post, session
-from pdbench.gates import transport_gate, transports_named
+from pdbench.gates import transports_named
 from pdbench.kv_cache import KVCache
 from pdbench.manifest import Deployment, Gate, Strict, now, write_atomically
 from pdbench.serving import role_of
+from pdbench.transport import transport_gate
 
 # Two of a level's random prompts may begin at the same token by chance; what shows beyond this was seen before.
 MAX_HIT_RATE = 0.02
@@ -169,7 +170,7 @@ def _kv_transfer(grown: dict[str, dict[str, float]], deployment: Deployment, ask
         seen=f"{total['kv_transfers']:.0f} transfers, {total['kv_bytes'] / 2**20:.1f} MiB in {total['kv_seconds']:.2f} s "
              f"({speed:.2f} GB/s), {total['kv_failed']:.0f} failed, {total['kv_expired']:.0f} expired",
         expected=f"{expected}, none failed or expired",
-        advice="see the engines' logs for NIXL's errors; a decode replica that computed prompts itself is not PD",
+        advice=gates.NO_TRANSFER,
     )  # fmt: skip
 
 
