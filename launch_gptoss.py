@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import math
 import sys
 import time
 
@@ -31,8 +32,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         what.add_argument(f"--{side}-tp", type=int, help=f"PD: TP size of {word} (default 1)")
     what.add_argument("--model", default=DEFAULT_MODEL, metavar="FILE", help="configs/models/*.yaml")
     what.add_argument("--hardware", default=DEFAULT_HARDWARE, metavar="FILE", help="configs/hardware/*.yaml")
-    what.add_argument("--model-id", help="name that clients send, instead of the model file's")
-    what.add_argument("--model-source", help="hub id or folder of the weights, instead of the model file's")
+    what.add_argument("--model-id", type=_not_empty, help="name that clients send, instead of the model file's")
+    what.add_argument("--model-source", type=_not_empty, help="hub id or folder of the weights, instead of the model file's")
     what.add_argument("--ingress-replicas", type=int, help="HTTP ingress replicas, instead of the hardware file's")
     what.add_argument("--env", action="append", default=[], type=_variable, metavar="NAME=VALUE",
                       help="further environment variable of the engines; may be given again")  # fmt: skip
@@ -42,7 +43,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     backend = network.add_mutually_exclusive_group()
     backend.add_argument("--use-ucx", dest="backend", action="store_const", const="UCX", default="UCX")
     backend.add_argument("--use-libfabric", dest="backend", action="store_const", const="LIBFABRIC", default=argparse.SUPPRESS)
-    network.add_argument("--ucx-tls", metavar="LIST", help="UCX_TLS of the engines, for example tcp or cuda_ipc,cuda_copy,tcp")
+    network.add_argument("--ucx-tls", type=_not_empty, metavar="LIST",
+                         help="UCX_TLS of the engines, for example tcp or cuda_ipc,cuda_copy,tcp")  # fmt: skip
     network.add_argument("--verbose", action="store_true", help="NIXL, UCX and vLLM debug logs; distorts results")
     action = parser.add_argument_group("what to do (default: launch and leave it running)")
     action = action.add_mutually_exclusive_group()
@@ -51,9 +53,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     action.add_argument("--stop", action="store_true", help="stop the deployment; returns when all is gone")
     where = parser.add_argument_group("where")
     where.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or the one that runs here")
-    where.add_argument("--host", default="127.0.0.1", help="address that the HTTP server binds")
-    where.add_argument("--port", type=int, default=8000)
-    where.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds to be up, or gone")
+    where.add_argument("--host", type=_not_empty, default="127.0.0.1", help="address that the HTTP server binds")
+    where.add_argument("--port", type=_port, default=8000)
+    where.add_argument("--timeout", type=_seconds, default=1800, metavar="S", help="seconds to be up, or gone")
     return parser.parse_args(argv)
 
 
@@ -101,6 +103,28 @@ def _variable(text: str) -> tuple[str, str]:
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     return name, value
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty: leave the option out, or name something")
+    return text
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**16):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: a whole number from 1 to 65535")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return number
 
 
 def resolve(args: argparse.Namespace, nodes_of) -> tuple[Plan, ModelConfig]:

@@ -30,6 +30,20 @@ python=${PYTHON:-$here/.venv/bin/python}
 # The study's result folders, wherever in the clone they lie.
 mapfile -t all < <(find "$results" -type d -name 'gptoss_itl*_otl*_*' -not -path '*/.git/*' | sort)
 ((${#all[@]})) || die "$1: holds none of the study's result folders (gptoss_itl*_otl*_*)"
+# What cannot be read is named and left out: layouts that this notation does not have, folders with figures only.
+mapfile -t all < <(PYTHONPATH="$here" "$python" - "${all[@]}" <<'EOF'
+import sys
+from pdbench.results import ResultError, read_results
+
+for folder in sys.argv[1:]:
+    try:
+        read_results([folder], details=False)
+        print(folder)
+    except ResultError as error:
+        print(f"reproduce_published: left out: {error}", file=sys.stderr)
+EOF
+)
+((${#all[@]})) || die "$1: none of the study's result folders can be read"
 mkdir -p "$out"
 
 # draw FIGURE "OPTIONS" NAME...: each NAME is what follows the workload in a folder's name

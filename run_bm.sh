@@ -81,7 +81,7 @@ levels=$concurrency
 # What to measure: the deployment is asked what it is; levels that are there already are left out.
 plan=$("$python" -m pdbench.bench begin --exp-name "$exp_name" --type "$type" --levels "$levels" \
   --isl "$isl" --osl "$osl" --mode "$mode" --base-url "$base_url" --results-dir "$results_dir" \
-  --typed "$typed" "${options[@]}") || exit $?
+  --typed "$typed" "${options[@]}" "${checks[@]}") || exit $?
 {
   read -r folder
   IFS=$'\t' read -r model tokenizer input_len output_len
@@ -93,7 +93,7 @@ plan=$("$python" -m pdbench.bench begin --exp-name "$exp_name" --type "$type" --
 trap 'kill $(jobs -p) 2>/dev/null || true; wait || true; rm -f "$folder"/*.part' EXIT
 trap 'echo "run_bm: interrupted; the same command goes on at this level" >&2; exit 130' INT TERM
 
-# One bench client for all levels, since loading it takes longer than a short level.
+# One bench client for all levels, since loading it takes longer than a short level. Its log stays where a sweep fails.
 log=$folder/.client.log
 coproc loaded { exec "$python" -m pdbench.bench_client "$log"; }
 exec 4>&"${loaded[1]}" 5<&"${loaded[0]}"

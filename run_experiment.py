@@ -22,11 +22,12 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+import viz
 from pdbench import experiment as plan
 from pdbench.cli import Parser
 from pdbench.configs import ROOT
 from pdbench.files import write_atomically
-from pdbench.manifest import now
+from pdbench.manifest import first_line, now, read_json
 from pdbench.stack import vllm_version
 
 # What a step's time counts as. Of a sweep, the bench client's own durations are measuring; the rest is waiting: for
@@ -57,15 +58,20 @@ def read(args: argparse.Namespace) -> plan.Experiment:
         ValueError: the file or an option is wrong.
     """
     try:
-        levels = [float(text) for text in args.levels.split(",")] if args.levels else None
+        levels = [float(text) for text in args.levels.split(",")] if args.levels is not None else None
     except ValueError:
         raise ValueError(f"--levels {args.levels!r} is not a list of numbers such as 4,8") from None
     if args.repeats is not None and args.repeats < 1:
         raise ValueError(f"--repeats must be at least 1, not {args.repeats}")
     experiment = plan.load_experiment(args.file)
+    # What a figure lacks is told now, not after hours of measuring.
+    figures = viz.build_parser()
+    figures.prog = f"run_experiment.py: {args.file}: figures"
+    for options in experiment.figures:
+        figures.parse_args(["--exps", "folder", *options])
     if args.as_published:
         experiment = experiment.model_copy(update={"as_published": True, "repeats": 1, "interleave": False})
-    return plan.select(experiment, args.arms.split(",") if args.arms else None, levels, args.repeats)
+    return plan.select(experiment, args.arms.split(",") if args.arms is not None else None, levels, args.repeats)
 
 
 class Run:
@@ -76,7 +82,7 @@ class Run:
         self.failed: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
         self.times_file = results / f"{name}_times.json"
-        self.times = json.loads(self.times_file.read_text()) if self.times_file.exists() else {}
+        self.times = read_json(self.times_file) if self.times_file.exists() else {}
         # Left by a run that was killed: its deployment, or its cluster, may still be up.
         self.running = results / f".{name}_running"
 
@@ -208,19 +214,19 @@ def _die_with_parent() -> None:
 
 def main() -> int:
     args = parse_args()
+    name = args.file.stem + ("_as-published" if args.as_published else "")
     try:
         experiment = read(args)
-    except ValueError as error:
-        print(f"run_experiment.py: error: {error}", file=sys.stderr)
-        return 2
-    name = args.file.stem + ("_as-published" if args.as_published else "")
-    if args.dry_run:
-        print(plan.script(name, experiment, args.results_dir), end="")
-        return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    run = Run(name, experiment, args.results_dir)
-    try:
+        script = plan.script(name, experiment, args.results_dir)
+        if args.dry_run:
+            print(script, end="")
+            return 0
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        run = Run(name, experiment, args.results_dir)
         run.all()
+    except (ValueError, OSError) as error:
+        print(f"run_experiment.py: error: {first_line(error)}", file=sys.stderr)
+        return 2
     except subprocess.CalledProcessError as error:
         console.print(f"[red]{name}: {' '.join(map(str, error.cmd[1:4]))} exited with {error.returncode}[/red]")
         return 1

@@ -15,7 +15,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pdbench import client, level_gates, stack, workload
+from pdbench import client, gates, level_gates, stack, workload
 from pdbench.cli import Parser
 from pdbench.configs import ROOT
 from pdbench.manifest import FILENAME, Deployment, Gate, LevelRecord, Machine, Manifest, first_line, now, read_json
@@ -97,7 +97,10 @@ def begin(args: argparse.Namespace) -> None:
     elif not model:
         raise BenchError(f"{args.base_url} does not describe itself: name the model with -m")
     else:
-        warn(f"{args.base_url} was not launched by launch_gptoss.py: the manifest will not say what ran there")
+        warn(f"{args.base_url} was not launched by launch_gptoss.py: the manifest will not say what ran there, "
+             "and no gate is checked")  # fmt: skip
+    if deployment and args.tokens:
+        gates.read_tokens(args.tokens, deployment)  # what is wrong with them is told before a level is measured
     name = workload.RunName(model.rsplit("/", 1)[-1], args.isl, args.osl, args.mode, args.exp_name)
     folder = Path(args.results_dir) / str(name)
     decode_bench = _check_phase(args, deployment)
@@ -120,8 +123,6 @@ def begin(args: argparse.Namespace) -> None:
     print(folder)
     print(model, tokenizer or model, *manifest.lengths, sep="\t")
     for level in todo:
-        for old in (folder / level.filename, folder / (level.filename + BAD)):
-            old.unlink(missing_ok=True)
         prompts = args.num_prompts or level.num_prompts(decode_bench)
         print(level.stem, f"{level.value:g}", prompts, *seeds[level], sep="\t")
 
@@ -214,19 +215,22 @@ def finish(args: argparse.Namespace) -> None:
             problems = problems_of(read_json(partial), args.num_prompts, osl)
         except ValueError as error:
             problems = [str(error)]
-    gates = []
+    found = []
     if manifest.deployment and not problems:
         try:
-            gates = _engine_gates(args, folder, manifest.deployment, isl)
+            found = _engine_gates(args, folder, manifest.deployment, isl)
         except client.ServerError as error:
             problems = [str(error)]
-        problems += [f"{g.name}: {g.seen}; expected {g.expected}; {g.advice}" for g in gates if not g.passed]
+        problems += [f"{g.name}: {g.seen}; expected {g.expected}; {g.advice}" for g in found if not g.passed]
     record = LevelRecord(
         level=level.stem, command=args.command, seed=args.seed, warmup_seed=args.warmup_seed,
-        num_prompts=args.num_prompts, started=args.started, ended=now(), ok=not problems, problems=problems, gates=gates,
+        num_prompts=args.num_prompts, started=args.started, ended=now(), ok=not problems, problems=problems, gates=found,
         launched=manifest.deployment.launched if manifest.deployment else None,
     )  # fmt: skip
     manifest.levels = [r for r in manifest.levels if r.level != level.stem] + [record]
+    # Only now does an older measurement of this level go: until here an interruption would have lost it.
+    for old in (folder / level.filename, folder / (level.filename + BAD)):
+        old.unlink(missing_ok=True)
     manifest.write(folder)
     if partial.exists():
         os.replace(partial, folder / (level.filename + (BAD if problems else "")))
@@ -241,10 +245,10 @@ def _engine_gates(args: argparse.Namespace, folder: Path, deployment: Deployment
         transport=args.transport.split(",") if args.transport else None,
     )  # fmt: skip
     used = level_gates.ClientUse(cpu=args.client[0], waited=args.client[1], wall=args.client[2])
-    gates = level_gates.check(args.base_url, folder / SNAPSHOT, deployment, asked, used)
-    if all(gate.passed for gate in gates):
-        gates += level_gates.between(args.base_url, folder / SNAPSHOT, deployment, args.tokens)
-    return gates
+    found = level_gates.check(args.base_url, folder / SNAPSHOT, deployment, asked, used)
+    if all(gate.passed for gate in found):
+        found += level_gates.between(args.base_url, folder / SNAPSHOT, deployment, args.tokens)
+    return found
 
 
 def _summary(result: dict) -> str:
@@ -276,6 +280,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     first.add_argument("--typed", required=True, help="run_bm.sh's own command line")
     first.add_argument("--force", action="store_true")
     first.add_argument("--as-published", action="store_true")
+    _add_checks(first)
     middle = actions.add_parser("settle", prog="run_bm")
     middle.add_argument("folder")
     middle.add_argument("--base-url", required=True)
@@ -290,10 +295,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         last.add_argument(f"--{number}", type=int, required=True)
     last.add_argument("--warmup-seed", type=lambda text: None if text == "-" else int(text))
     last.add_argument("--client", type=float, nargs=3, required=True, help="CPU, waiting and wall seconds of the bench client")
-    last.add_argument("--transport", metavar="LIST")
-    last.add_argument("--tokens", type=Path, metavar="FILE")
-    last.add_argument("--max-hit-rate", type=_share, default=level_gates.MAX_HIT_RATE)
+    _add_checks(last)
     return parser.parse_args(argv)
+
+
+def _add_checks(parser: argparse.ArgumentParser) -> None:
+    """What levels are held against; `begin` takes it, too, so that a mistake does not cost a level."""
+    parser.add_argument("--transport", metavar="LIST")
+    parser.add_argument("--tokens", type=Path, metavar="FILE")
+    parser.add_argument("--max-hit-rate", type=_share, default=level_gates.MAX_HIT_RATE)
 
 
 def _positive(text: str) -> int:

@@ -38,6 +38,8 @@ class Levels(Strict):
     def _one_kind(self):
         if (self.concurrency is None) == (self.request_rate is None):
             raise ValueError("give either concurrency or request_rate")
+        if len(set(self.values)) < len(self.values):
+            raise ValueError(f"{self.kind} names a level twice")
         return self
 
     @property
@@ -158,7 +160,8 @@ def select(experiment: Experiment, arms: list[str] | None, levels: list[float] |
     have = {"arm": [arm.label for arm in experiment.arms], "level": experiment.levels.values}
     for what, named in (("arm", arms or []), ("level", levels or [])):
         if unknown := [x for x in named if x not in have[what]]:
-            raise ValueError(f"no {what} {unknown[0]} in this experiment: there are {', '.join(map(str, have[what]))}")
+            first = f"{unknown[0]:g}" if what == "level" else unknown[0]
+            raise ValueError(f"no {what} {first} in this experiment: there are {', '.join(map(str, have[what]))}")
     update = {}
     if arms:
         update["arms"] = [arm for arm in experiment.arms if arm.label in arms]

@@ -16,6 +16,7 @@ from pdbench.cli import Parser
 from pdbench.client import ServerError, get, post, random_prompt, session
 from pdbench.files import write_atomically
 from pdbench.manifest import Deployment, Gate, Strict, first_line, now, read_json
+from pdbench.transport import transport_gate
 
 PROMPT_LENGTHS = (1, 2, 15, 16, 17, 63, 128, 250, 511, 512, 1000, 2047)
 PROMPTS_PER_LENGTH = 3
@@ -29,9 +30,8 @@ MIN_DECIDED = 3
 # the expected token is that close (nats) to the chosen one.
 AGREEMENT, MAX_GAP = 0.95, 0.5
 MAX_DRAWS = 100
-# Words of UCX_TLS that stand for several transports, not all of which begin like them.
-SHARED_MEMORY = ("posix", "sysv", "cma", "knem", "xpmem")
-UCX_GROUPS = {"sm": SHARED_MEMORY, "shm": SHARED_MEMORY, "all": ("",)}
+OTHER_CACHE = "the KV cache that arrives is not the one that was computed: see vLLM's issues on this pair of TP sizes"
+NO_TRANSFER = "see the engines' logs for NIXL's errors; a decode replica that computed prompts itself is not PD"
 # Ray exports counters every 10 s.
 COUNTERS_TIMEOUT_S = 30.0
 
@@ -109,7 +109,8 @@ def compare(prompts: list[list[int]], expected: list[list[int]], got: list[list[
         at = next(k for k in range(len(a)) if a[k : k + 1] != b[k : k + 1])
         seen += f"; prompt {i} ({len(prompts[i])} tokens) differs from token {at} on: {b} instead of {a}"
     passed = bool(expected) and all(expected) and not wrong  # nothing compared proves nothing
-    return Gate(name="token-equality", passed=passed, seen=seen, expected="all equal to the collocated arm", time=now())
+    return Gate(name="token-equality", passed=passed, seen=seen, expected="all equal to the collocated arm", time=now(),
+                advice=OTHER_CACHE)  # fmt: skip
 
 
 def agree(expected: list[list[int]], choices: list[dict]) -> Gate:
@@ -124,7 +125,7 @@ def agree(expected: list[list[int]], choices: list[dict]) -> Gate:
         seen=f"{share:.1%} of {asked} leading tokens agree; at {len(gaps)} partings the expected token is at most "
              f"{widest:.2f} nats behind",
         expected=f"at least {AGREEMENT:.0%}, at most {MAX_GAP} nats",
-        advice="the KV cache that arrives is not the one that was computed: see vLLM's issues on this pair of TP sizes",
+        advice=OTHER_CACHE,
     )  # fmt: skip
 
 
@@ -165,7 +166,7 @@ async def kv_moved(base_url: str, before: dict[str, float], requests: int) -> Ga
             f"{moved['kv_failed']:.0f} failed, {moved['kv_expired']:.0f} expired")  # fmt: skip
     passed = enough and not moved["kv_failed"] and not moved["kv_expired"]
     return Gate(name="kv-transfer", passed=passed, seen=seen, time=now(),
-                expected=f"at least {requests} transfers, none failed or expired")  # fmt: skip
+                expected=f"at least {requests} transfers, none failed or expired", advice=NO_TRANSFER)  # fmt: skip
 
 
 def _progress(done: int, total: int) -> None:
@@ -178,24 +179,6 @@ async def transports_named(base_url: str) -> list[str]:
     """UCX transports that have carried KV reads since the launch, in UCX's words."""
     async with session(base_url, total_s=60) as opened:
         return await get(opened, "/pdbench/transports")
-
-
-def transport_gate(seen: list[str], ucx_tls: str | None, wanted: list[str] | None = None) -> Gate:
-    """Gate `transport`: UCX says what carried the KV reads, and it is what is expected.
-
-    Args:
-        seen: what UCX named.
-        ucx_tls: UCX_TLS of the engines: what they were told to use.
-        wanted: the only transports that may have carried them (`cuda_ipc`, `srd`, `tcp`), whatever UCX_TLS allows.
-    """
-    words = wanted or (ucx_tls.split(",") if ucx_tls else ["all"])
-    # Beginnings: UCX_TLS takes families, too (rc stands for rc_mlx5 and rc_verbs).
-    allowed = tuple(name for word in words for name in UCX_GROUPS.get(word, (word,)))
-    fits = all(name.startswith(allowed) for name in seen)
-    expected = f"within UCX_TLS={ucx_tls}" if ucx_tls else "any, but one that UCX names"
-    expected = " or ".join(wanted) if wanted else expected
-    return Gate(name="transport", passed=bool(seen) and fits, seen=", ".join(seen) or "none", expected=expected, time=now(),
-                advice="set --ucx-tls, and see what devices UCX finds: ucx_info -d")  # fmt: skip
 
 
 async def _deployment(base_url: str) -> Deployment:
@@ -302,6 +285,8 @@ def main() -> int:
         return 2
     for gate in gates:
         print(f"{'ok  ' if gate.passed else 'FAIL'} {gate.name}: {gate.seen} (expected: {gate.expected})")
+        if not gate.passed:
+            print(f"     {gate.advice}")
     return 0 if all(gate.passed for gate in gates) else 1
 
 

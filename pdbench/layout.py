@@ -9,6 +9,8 @@ FORMAT = "write 4xtp2 (4 collocated replicas of TP2) or p2xtp2-d1xtp4 (2 prefill
 _POOL = r"([1-9]\d*)xtp([1-9]\d*)"
 _COLLOCATED = re.compile(_POOL, re.ASCII)  # ASCII: otherwise \d takes any script's digits
 _PD = re.compile(f"p{_POOL}-d{_POOL}", re.ASCII)
+# Behind `1xtp4-`, what this notation does not have (`1xtpep4`) makes it no collocated layout either.
+_LIKE_A_POOL = re.compile(r"[pd]?\d+[a-z]*tp[a-z]*\d+", re.ASCII)
 # Spellings of the public study's folders; read, never written.
 _PUBLISHED_PD = re.compile(f"p?{_POOL}-d?{_POOL}", re.ASCII)
 _PUBLISHED_PTP = re.compile(r"([1-9]\d*)ptp([1-9]\d*)-([1-9]\d*)dtp([1-9]\d*)", re.ASCII)
@@ -73,7 +75,9 @@ class Layout:
         for token in text.split("_"):
             # The layout may be followed by remarks: "-packed-ucx", "-spread-libfabric".
             words = token.split("-")
-            layout = cls._parse_any("-".join(words[:2])) or cls._parse_any(words[0])
+            layout = cls._parse_any("-".join(words[:2]))
+            if not layout and not any(map(_LIKE_A_POOL.fullmatch, words[1:2])):
+                layout = cls._parse_any(words[0])
             if layout:
                 found.append(layout)
             for word in words:

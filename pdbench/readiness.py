@@ -94,7 +94,8 @@ def gate(answered: dict[str, list[str]], counts: dict[str, int]) -> Gate:
     seen = "; ".join(f"{name}: {', '.join(ids)}" for name, ids in answered.items())
     expected = "; ".join(f"{name}: {count}" for name, count in counts.items())
     passed = {name: len(ids) for name, ids in answered.items()} == counts
-    return Gate(name="readiness", passed=passed, seen=seen, expected=f"{expected} replicas answer", time=now())
+    return Gate(name="readiness", passed=passed, seen=seen, expected=f"{expected} replicas answer", time=now(),
+                advice="see the log of a replica that is missing, then launch anew")  # fmt: skip
 
 
 def router_gate(requests: int, replicas: int) -> Gate:

@@ -65,19 +65,23 @@ def parse_version(text: str) -> tuple[int, ...]:
 
 
 def check_tensor_parallel(layout: Layout, kv_heads: int, vllm: tuple[int, ...]) -> None:
-    """Refuse pairs of TP sizes between which the installed vLLM cannot move the KV cache.
+    """Refuse TP sizes that the model cannot have, and pairs between which the installed vLLM cannot move the KV cache.
 
     NixlConnector of vLLM 0.11-0.13 asserts P TP <= D TP; 0.14 lifted it (vllm PR #27274) where the
     sizes divide and P TP does not exceed the KV heads.
 
+    The heads of a model are shared out evenly, or each is held by several ranks: TP 3 cannot serve 8 heads.
+
     Raises:
         ValueError: says which rule the layout breaks.
     """
-    if not layout.is_pd:
-        return
-    p, d = layout.prefill.tp, layout.decode.tp
+    sizes = [pool.tp for pool in (layout.prefill, layout.decode) if pool]
+    p, d = sizes[0], sizes[-1]
     if max(p, d) % min(p, d):
         raise ValueError(f"{layout}: the TP sizes of prefill and decode must divide each other, {p} and {d} do not")
+    for tp in sizes:
+        if max(tp, kv_heads) % min(tp, kv_heads):
+            raise ValueError(f"{layout}: TP {tp} does not fit the model's {kv_heads} KV heads: one must divide the other")
     if p > d and vllm < (0, 14):
         version = ".".join(map(str, vllm))
         raise ValueError(f"{layout}: prefill TP {p} > decode TP {d} needs vLLM >= 0.14 (vllm PR #27274), this is {version}")

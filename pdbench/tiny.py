@@ -29,12 +29,16 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|start|>assistant<|message|>{% endif %}"
 )
 SPECIAL_TOKENS = [END_OF_TEXT, RETURN, "<|start|>", "<|message|>", "<|end|>"]
+# They, the bytes, and the words of one to three letters: an id without a word would be no text.
+MAX_VOCABULARY = len(SPECIAL_TOKENS) + 256 + 26 + 26**2 + 26**3
 
 
 class TinySpec(Strict):
     """Sizes of a tiny gpt-oss; the defaults allow TP 1 and 2."""
 
-    vocab_size: int = Field(default=16384, ge=1024, description="tokens; also the number of different random prompts")
+    vocab_size: int = Field(
+        default=16384, ge=1024, le=MAX_VOCABULARY, description="tokens; also the number of different random prompts"
+    )
     hidden_size: int = Field(default=128, ge=32)
     num_layers: int = Field(default=4, ge=2)
     num_heads: int = Field(default=8, ge=1)
@@ -92,12 +96,14 @@ def ensure_tiny_model(folder: Path, spec: TinySpec) -> str:
 
 
 def verified_checksum(folder: Path) -> str | None:
-    """SHA-256 over the folder's list of checksums, or None if a file is missing or differs."""
+    """SHA-256 over the folder's list of checksums, or None if it is not that of the files that are there."""
     sums = folder / CHECKSUM_FILE
     if not sums.is_file():
         return None
     lines = [line.partition("  ") for line in sums.read_text(errors="replace").splitlines()]
-    if not lines or any(not (folder / name).is_file() or _sha256(folder / name) != digest for digest, _, name in lines):
+    if {name for _, _, name in lines} != {path.name for path in folder.iterdir()} - {CHECKSUM_FILE}:
+        return None
+    if any(not (folder / name).is_file() or _sha256(folder / name) != digest for digest, _, name in lines):
         return None
     return _sha256(sums)
 

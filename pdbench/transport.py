@@ -2,9 +2,17 @@
 
 from typing import Literal
 
-from pdbench.manifest import Strict
+from pdbench.manifest import Gate, Strict, now
 from pdbench.stack import Stack
 from pdbench.ucx_log import VERBOSE_ENV
+
+# Words of UCX_TLS that stand for several transports, not all of which begin like them (UCX: ucp_context.c, ucp_tl_aliases).
+_MAPPED = ("posix", "sysv", "xpmem")
+_SHARED = (*_MAPPED, "cma", "knem")
+UCX_GROUPS = {
+    "all": ("",), "mm": _MAPPED, "sm": _SHARED, "shm": _SHARED, "cuda": ("cuda", "gdr_copy"), "ib": ("rc", "ud", "dc"),
+    "rc_v": ("rc_verbs",), "rc_x": ("rc_mlx5",), "ud_v": ("ud_verbs",), "ud_x": ("ud_mlx5",), "dc_x": ("dc_mlx5",),
+}  # fmt: skip
 
 
 class Transport(Strict):
@@ -33,3 +41,22 @@ class Transport(Strict):
             **stack.load_failure_policy(),
             "kv_connector_extra_config": {"backends": [self.backend], **extra},
         }
+
+
+def transport_gate(seen: list[str], ucx_tls: str | None, wanted: list[str] | None = None) -> Gate:
+    """Gate `transport`: UCX says what carried the KV reads, and it is what is expected.
+
+    Args:
+        seen: what UCX named.
+        ucx_tls: UCX_TLS of the engines: what they were told to use, or, behind a `^`, what not.
+        wanted: the only transports that may have carried them (`cuda_ipc`, `srd`, `tcp`), whatever UCX_TLS allows.
+    """
+    words = wanted or (ucx_tls or "all").removeprefix("^").split(",")
+    forbidden = not wanted and (ucx_tls or "").startswith("^")
+    # Beginnings: UCX_TLS takes families, too (rc stands for rc_mlx5 and rc_verbs).
+    named = tuple(name for word in words for name in UCX_GROUPS.get(word, (word,)))
+    fits = all(name.startswith(named) != forbidden for name in seen)
+    expected = f"within UCX_TLS={ucx_tls}" if ucx_tls else "any, but one that UCX names"
+    expected = " or ".join(wanted) if wanted else expected
+    return Gate(name="transport", passed=bool(seen) and fits, seen=", ".join(seen) or "none", expected=expected, time=now(),
+                advice="set --ucx-tls, and see what devices UCX finds: ucx_info -d")  # fmt: skip

@@ -33,8 +33,8 @@ def launch(*options: str, check: bool = True) -> subprocess.CompletedProcess:
     return run(str(BIN / "python"), "launch_gptoss.py", *STACK, *options, check=check)
 
 
-def module(name: str, *options: str, check: bool = True) -> subprocess.CompletedProcess:
-    return run(str(BIN / "python"), "-m", f"pdbench.{name}", *options, check=check)
+def module(name: str, *options: str, check: bool = True, **extra: str) -> subprocess.CompletedProcess:
+    return run(str(BIN / "python"), "-m", f"pdbench.{name}", *options, check=check, **extra)
 
 
 def bench(results: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess:

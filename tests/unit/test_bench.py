@@ -229,7 +229,8 @@ def test_a_level_that_does_not_count_is_set_aside(server, tmp_path, capsys, leve
     (record,) = Manifest.read(folder).levels
     assert not record.ok and problem in record.problems[0]
     assert list(begin(capsys, tmp_path)[2]) == ["conc4", "conc8"], "it is measured again"
-    assert files(folder) == [FILENAME]
+    measure(folder, level_content)
+    assert files(folder) == ["conc4.json", FILENAME]
 
 
 def test_a_level_whose_gate_fails_does_not_count(server, tmp_path, capsys, level_content):
@@ -329,8 +330,13 @@ def test_force_measures_again_and_keeps_the_record_of_the_rest(server, tmp_path,
     measure(folder, level_content)
     measure(folder, level_content, "conc8", concurrency=8, requests=40)
     assert list(begin(capsys, tmp_path, "--force", levels="4")[2]) == ["conc4"]
-    assert files(folder) == ["conc8.json", FILENAME]
-    assert "conc8" in [record.level for record in Manifest.read(folder).levels], "no number without provenance"
+    assert files(folder) == ["conc4.json", "conc8.json", FILENAME], "an interruption now would have lost nothing"
+    assert [(record.level, record.ok) for record in Manifest.read(folder).levels] == [("conc4", True), ("conc8", True)]
+    with pytest.raises(BenchError):
+        measure(folder, level_content, completed=19)
+    assert files(folder) == ["conc4.json.bad", "conc8.json", FILENAME], "what counted before is not taken for the new one"
+    measure(folder, level_content)
+    assert files(folder) == ["conc4.json", "conc8.json", FILENAME]
 
 
 @pytest.mark.parametrize(
@@ -412,12 +418,23 @@ def test_a_dead_server_is_told_within_seconds_and_nothing_is_written(tmp_path, m
         ({"type": "speed"}, "argument --type: invalid choice: 'speed'"),
         ({"base-url": "nonsense"}, "no server answers at nonsense: "),
         ({"surprise": 1}, "unrecognized arguments: --surprise=1"),
+        ({"max-hit-rate": 7}, "argument --max-hit-rate: '7' is not a number from 0 to 1"),
     ],
 )
 def test_a_wrong_option_is_told_in_one_line(tmp_path, monkeypatch, capsys, change, words):
     status, line = run(monkeypatch, capsys, "begin", *options(tmp_path, **change))
     assert status == 2 and line.startswith("run_bm: error: ") and words in line
     assert files(tmp_path) == []
+
+
+def test_tokens_that_cannot_be_compared_are_told_before_a_level_is_measured(server, tmp_path, monkeypatch, capsys):
+    status, line = run(monkeypatch, capsys, "begin", *options(tmp_path, tokens=tmp_path / "none.json"))
+    assert status == 2 and f"{tmp_path / 'none.json'}: " in line and files(tmp_path) == []
+    other = {"model": "another", "checksum": None, "prompts": [[1]], "tokens": [[2]]}
+    (tmp_path / "tokens.json").write_text(json.dumps(other))
+    status, line = run(monkeypatch, capsys, "begin", *options(tmp_path, tokens=tmp_path / "tokens.json"))
+    assert status == 2 and "holds tokens of another model than the one that runs" in line
+    assert files(tmp_path) == ["tokens.json"]
 
 
 def test_a_results_folder_that_cannot_be_written_is_named(server, tmp_path, monkeypatch, capsys):

@@ -187,6 +187,7 @@ def test_interleaved_arms_take_turns(write, tmp_path):
         ({"levels": {}}, "give either concurrency or request_rate"),
         ({"levels": {"concurrency": [1], "request_rate": [1]}}, "give either concurrency or request_rate"),
         ({"levels": {"concurrency": [0]}}, "levels.concurrency.0"),
+        ({"levels": {"concurrency": [4, 8, 4]}}, "concurrency names a level twice"),
         ({"repeats": 0}, "repeats"),
     ],
 )
@@ -201,7 +202,9 @@ def test_a_wrong_file_is_told_in_one_line(write, changes, words):
     ("options", "words"),
     [
         (["--arms", "3xtp1"], "no arm 3xtp1 in this experiment: there are 2xtp1, pack_p1xtp1-d1xtp1"),
-        (["--levels", "2,3"], "no level 3.0 in this experiment: there are 1, 2"),
+        (["--levels", "2,3"], "no level 3 in this experiment: there are 1, 2"),
+        (["--levels", ""], "--levels '' is not a list of numbers such as 4,8"),
+        (["--arms", ""], "no arm  in this experiment: there are 2xtp1, pack_p1xtp1-d1xtp1"),
         (["--levels", "two"], "--levels 'two' is not a list of numbers such as 4,8"),
         (["--repeats", "0"], "--repeats must be at least 1, not 0"),
         (["--repeats", "x"], "argument --repeats: invalid int value: 'x'"),
@@ -216,6 +219,28 @@ def test_a_wrong_option_is_told_in_one_line(write, options, words):
 def test_a_file_that_is_missing_names_those_that_are_there(tmp_path):
     done = run_script(tmp_path / "none.yaml")
     assert done.returncode == 2 and "no such file" in done.stderr and "configs/experiments/network.yaml" in done.stderr
+
+
+def test_a_figure_that_cannot_be_drawn_is_told_before_anything_is_measured(write, tmp_path):
+    path = write(figures=[["--itl"], ["--log-levels"]])
+    done = run_script(path, "--results-dir", tmp_path / "results")
+    assert (done.returncode, done.stdout) == (2, "") and not (tmp_path / "results").exists()
+    assert done.stderr == f"run_experiment.py: {path}: figures: error: unrecognized arguments: --log-levels\n"
+
+
+def test_what_cannot_be_read_or_written_is_one_line(write, tmp_path):
+    path, results = write(), tmp_path / "results"
+    results.write_text("")
+    done = run_script(path, "--results-dir", results)
+    assert done.returncode == 2 and str(results) in done.stderr and done.stderr.count("\n") == 1
+    results.unlink()
+    results.mkdir()
+    (results / f"{path.stem}_times.json").write_text("{")
+    done = run_script(path, "--results-dir", results)
+    assert done.returncode == 2 and done.stderr.startswith(f"run_experiment.py: error: {results}") and done.stdout == ""
+    path = write(model="none.yaml")
+    done = run_script(path, "--dry-run")
+    assert done.returncode == 2 and "no such file: " in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_selection_keeps_the_order_of_the_file(write):

@@ -285,6 +285,15 @@ def test_a_lost_transfer_is_noticed(server, saved, what, seen):
         ("sm,self", ["cma/memory", "sysv/memory"], True),
         ("shm", ["tcp/lo"], False),
         ("all", ["tcp/lo", "cma/memory"], True),
+        ("^tcp", ["cma/memory"], True),
+        ("^tcp", ["tcp/lo"], False),
+        ("^tcp,sm", ["cma/memory"], False),
+        ("^tcp", [], False),
+        ("ib", ["rc_mlx5/mlx5_0:1"], True),
+        ("ib", ["tcp/lo"], False),
+        ("rc_x", ["rc_mlx5/mlx5_0:1"], True),
+        ("rc_x", ["rc_verbs/mlx5_0:1"], False),
+        ("cuda", ["cuda_ipc/cuda"], True),
     ],
 )
 def test_the_transport_is_one_of_those_allowed(ucx_tls, seen, passed):
@@ -341,7 +350,9 @@ def test_the_command_says_what_passed_and_exits_by_it(server, saved, monkeypatch
     server.transports = ["cma/memory"]
     status, said = run(monkeypatch, capsys, "--base-url", server.url, "--against", saved)
     assert status == 1
-    assert said.out.splitlines()[-1] == "FAIL transport: cma/memory (expected: within UCX_TLS=tcp)"
+    told, advice = said.out.splitlines()[-2:]
+    assert told == "FAIL transport: cma/memory (expected: within UCX_TLS=tcp)"
+    assert advice == "     set --ucx-tls, and see what devices UCX finds: ucx_info -d"
 
 
 def test_tokens_that_cannot_be_read_are_named(server, tmp_path, monkeypatch, capsys):

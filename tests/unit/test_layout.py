@@ -82,7 +82,9 @@ def test_published_spellings(name, layout, placement):
     assert Layout.parse_published(name) == (Layout.parse(layout), placement)
 
 
-@pytest.mark.parametrize("name", ["", "baseline", "2xtp4_4xtp2", "02xtp4"])
+@pytest.mark.parametrize(
+    "name", ["", "baseline", "2xtp4_4xtp2", "02xtp4", "1xtp4-1xtpep4", "pack_1xtpep4-1xtp4", "1xtp4-0xtp2"]
+)
 def test_a_published_name_has_exactly_one_layout(name):
     with pytest.raises(ValueError, match="no single layout"):
         Layout.parse_published(name)

@@ -37,6 +37,9 @@ DIVIDE = "the TP sizes of prefill and decode must divide each other"
         ("p1xtp3-d1xtp2", 8, "0.29.0", f"p1xtp3-d1xtp2: {DIVIDE}, 3 and 2 do not"),
         ("p2xtp2-d1xtp3", 8, "0.11.0", f"p2xtp2-d1xtp3: {DIVIDE}, 2 and 3 do not"),
         ("4xtp3", 1, "0.11.0", None),  # nothing is moved between collocated replicas
+        ("1xtp8", 2, "0.29.0", None),  # a head is held by four ranks
+        ("4xtp3", 8, "0.29.0", "4xtp3: TP 3 does not fit the model's 8 KV heads: one must divide the other"),
+        ("p1xtp6-d1xtp6", 8, "0.29.0", "p1xtp6-d1xtp6: TP 6 does not fit the model's 8 KV heads: one must divide the other"),
     ],
 )
 def test_pairs_of_tp_sizes_that_the_installed_vllm_cannot_serve_are_refused(layout, kv_heads, vllm, refusal):

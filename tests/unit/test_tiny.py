@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from pdbench import tiny
 from pdbench.configs import ROOT, load_model
-from pdbench.tiny import CHECKSUM_FILE, SPECIAL_TOKENS, TinySpec, ensure_tiny_model, verified_checksum
+from pdbench.tiny import CHECKSUM_FILE, MAX_VOCABULARY, SPECIAL_TOKENS, TinySpec, ensure_tiny_model, verified_checksum
 
 SMALL = TinySpec(
     vocab_size=1024, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, num_experts=2, experts_per_token=1,
@@ -24,6 +24,7 @@ SMALL = TinySpec(
         ({"num_experts": 2, "experts_per_token": 3}, "experts_per_token 3 exceeds num_experts 2"),
         ({"num_layers": 1}, "num_layers"),  # sliding and full attention take a layer each
         ({"vocab_size": 256}, "vocab_size"),
+        ({"vocab_size": MAX_VOCABULARY + 1}, "vocab_size"),  # more ids than words
         ({"num_experts": 1}, "num_experts"),
         ({"dtype": "float99"}, "dtype"),
         ({"layers": 4}, "layers"),
@@ -38,6 +39,11 @@ def test_the_model_file_allows_tp_1_and_2():
     spec = load_model(ROOT / "configs/models/gpt-oss-tiny.yaml").tiny
     for size in (spec.num_kv_heads, spec.num_heads, spec.num_experts, spec.intermediate_size, spec.vocab_size):
         assert size % 2 == 0
+
+
+def test_the_largest_vocabulary_has_a_word_for_every_id(tmp_path):
+    tokenizer = tiny._save_tokenizer(tmp_path, TinySpec(vocab_size=MAX_VOCABULARY))
+    assert len(tokenizer) == MAX_VOCABULARY == len(tokenizer.get_vocab())
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +97,13 @@ def test_a_damaged_list_of_checksums_vouches_for_nothing(copy, text):
     assert verified_checksum(copy) is None
 
 
-def test_a_shortened_list_of_checksums_is_another_model(built, copy):
-    lines = (copy / CHECKSUM_FILE).read_text().splitlines(keepends=True)
-    (copy / CHECKSUM_FILE).write_text("".join(lines[:-1]))
-    assert verified_checksum(copy) != built[1]
+def test_a_list_that_is_not_of_the_files_that_are_there_vouches_for_nothing(copy):
+    whole = (copy / CHECKSUM_FILE).read_text()
+    (copy / CHECKSUM_FILE).write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    assert verified_checksum(copy) is None, "a file that is not in it could be any"
+    (copy / CHECKSUM_FILE).write_text(whole)
+    (copy / "adapter.safetensors").write_bytes(b"")
+    assert verified_checksum(copy) is None
 
 
 def test_a_damaged_folder_is_built_anew(built, copy):

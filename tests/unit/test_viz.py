@@ -241,8 +241,6 @@ def test_without_tpot_the_other_flag_is_named(write_folder, level_content, tmp_p
 
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
 def test_export_keeps_every_value_and_type(folders, capsys, suffix):
-    if suffix == ".parquet":
-        pytest.importorskip("pyarrow")
     viz.main(["--export", f"table{suffix}", "--exps", *folders])
     assert os.listdir() == [f"table{suffix}"]
     assert f"table{suffix}: 4 rows" in capsys.readouterr().out
