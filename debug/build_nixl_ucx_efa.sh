@@ -41,8 +41,10 @@ while (($#)); do
   case $1 in
     -h | --help) usage; exit 0 ;;
     --unpinned | --ucx-only | --force | --dry-run) printf -v "$option" 1; shift ;;
-    --stack | --prefix | --with-efa | --with-cuda | --jobs | --python | --ucx-commit | --nixl-commit | --source-ucx | --source-nixl)
+    --stack | --prefix | --with-efa | --with-cuda | --jobs | --python | --ucx-commit | --nixl-commit | \
+      --source-ucx | --source-nixl)
       [[ ${2:-} && $2 != -* ]] || die "option $1 needs a value: see --help"
+      [[ $1 != --source-* ]] || set -- "$1" "$(realpath -m "$2")" "${@:3}"
       printf -v "$option" %s "$2"; shift 2 ;;
     *) die "unknown option $1: see --help" ;;
   esac
@@ -57,16 +59,14 @@ esac
 [[ $ucx_commit || ($unpinned && $source_ucx) ]] || ucx_version=$1
 [[ $nixl_commit || ($unpinned && $source_nixl) ]] || nixl_version=$3
 ucx_commit=${ucx_commit:-$2} nixl_commit=${nixl_commit:-$4}
-for commit in "$ucx_commit" "$nixl_commit"; do
-  [[ $commit =~ ^[0-9a-f]{40}$ ]] || die "commit '$commit' is not a whole one (40 hexadecimal digits)"
-done
+[[ "$ucx_commit $nixl_commit" =~ ^[0-9a-f]{40}\ [0-9a-f]{40}$ ]] || die "a commit is named by all of its 40 hexadecimal digits"
 [[ -z $unpinned || $source_ucx$source_nixl ]] || die "--unpinned goes with --source-ucx or --source-nixl"
 [[ -z $ucx_only || -z $source_nixl ]] || die "--source-nixl does not go with --ucx-only"
 jobs=${jobs:-$(nproc)}
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || die "--jobs '$jobs' is not a number of at least 1"
 prefix=${prefix:-$HOME/nixl-ucx-$stack}
 prefix=$(realpath -m "$prefix")
-[[ $prefix =~ ^/[A-Za-z0-9._/+-]+$ ]] || die "--prefix '$prefix' may hold letters, digits and . _ / + - only: it goes into makefiles"
+[[ $prefix =~ ^/[A-Za-z0-9._/+-]+$ ]] || die "--prefix '$prefix' goes into makefiles: it may hold letters, digits, . _ / + -"
 found=$(command -v "$python") || die "--python '$python' is not there"
 python=$(realpath -s "$found") # not what a virtual environment's link points to
 
@@ -84,8 +84,8 @@ source_state() { # source_state OPTION DIR COMMIT
   echo "files-$(cd "$2" && find . -type f -not -path './.git/*' -printf '%P %s %T@\n' | sort | sha256sum | head -c 12)"
 }
 ucx=$ucx_commit nixl=$nixl_commit
-[[ -z $source_ucx ]] || source_ucx=$(realpath -m "$source_ucx") ucx=$(source_state --source-ucx "$source_ucx" "$ucx_commit")
-[[ -z $source_nixl ]] || source_nixl=$(realpath -m "$source_nixl") nixl=$(source_state --source-nixl "$source_nixl" "$nixl_commit")
+[[ -z $source_ucx ]] || ucx=$(source_state --source-ucx "$source_ucx" "$ucx_commit")
+[[ -z $source_nixl ]] || nixl=$(source_state --source-nixl "$source_nixl" "$nixl_commit")
 [[ -z $ucx_only ]] || nixl=none
 
 # ---- What the machine has
@@ -97,7 +97,7 @@ if [[ $efa == auto ]]; then
   efa=no
   ! has_efa /usr || efa=/usr
   [[ $efa == /usr ]] || ! efa_device ||
-    die "this machine has an EFA, but no headers for it: install libibverbs-dev (dnf: rdma-core-devel), or say --with-efa DIR or no"
+    die "there is an EFA, but no headers for it: install libibverbs-dev (dnf: rdma-core-devel), or say --with-efa DIR or no"
 elif [[ $efa != no ]]; then
   has_efa "$efa" || die "--with-efa '$efa' holds no include/infiniband/efadv.h"
   efa=$(realpath "$efa")
@@ -115,24 +115,20 @@ missing=()
 need() { command -v "$1" >/dev/null || missing+=("$1 (apt-get install $2, or dnf install ${3:-$2})"); }
 need gcc gcc; need g++ g++ gcc-c++; need make make; need flock util-linux
 [[ $source_ucx && ($ucx_only || $source_nixl) ]] || need git git
-if [[ -z $source_ucx || ! -x $source_ucx/configure ]]; then
-  need autoreconf autoconf; need automake automake; need libtoolize libtool
-fi
+[[ -x $source_ucx/configure ]] || { need autoreconf autoconf; need automake automake; need libtoolize libtool; }
 if [[ -z $ucx_only ]]; then
   need pkg-config pkg-config pkgconf-pkg-config; need cmake cmake
   [[ $stack == current ]] || need uv "pipx, pipx install uv" # NIXL 0.6.1 packs its Python package with it
-  ! command -v g++ >/dev/null || g++ -std=c++20 -x c++ -fsyntax-only /dev/null 2>/dev/null || missing+=("a g++ that knows C++20 (11 or later)")
+  g++ -std=c++20 -x c++ -fsyntax-only /dev/null 2>/dev/null || missing+=("C++20 in g++ (11 or later)")
   include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))') || die "--python '$python' does not run"
-  [[ -e $include/Python.h ]] || missing+=("Python.h for $python (apt-get install python3-dev of its version, or dnf install python3-devel)")
-  for module in pip torch numpy; do # pip brings meson, ninja and pybind11, as NIXL's pyproject.toml demands, for the build alone
-    "$python" -c "import importlib.util as i, sys; sys.exit(not i.find_spec('$module'))" || missing+=("$module ($python -m pip install $module)")
+  [[ -e $include/Python.h ]] || missing+=("Python.h of $python (python3-dev, or dnf: python3-devel, of its version)")
+  for module in pip torch numpy; do # meson, ninja, pybind11: pip gets what NIXL's pyproject.toml demands, for the build alone
+    "$python" -c "import importlib.util as i, sys; sys.exit(not i.find_spec('$module'))" ||
+      missing+=("$module ($python -m pip install $module)")
   done
-  [[ -e $here/test_nixl_connector_ray.py ]] || missing+=("test_nixl_connector_ray.py beside this script (it verifies the build)")
+  [[ -e $here/test_nixl_connector_ray.py ]] || missing+=("test_nixl_connector_ray.py beside this script: it verifies the build")
 fi
-if ((${#missing[@]})) && [[ -z $dry_run ]]; then
-  printf "$name: error: missing: %s\n" "${missing[@]}" >&2
-  exit 2
-fi
+((${#missing[@]} == 0)) || { printf "$name: error: missing: %s\n" "${missing[@]}" >&2; [[ $dry_run ]] || exit 2; }
 
 # ---- Whether to build at all: one at a time, never over something else
 
@@ -163,9 +159,8 @@ if [[ -z $dry_run ]]; then
   wheels=$([[ $ucx_only ]] || "$python" -c 'import importlib.metadata as m
 print(*sorted({f"{d.name} {d.version}" for d in m.distributions() if d.name.lower().startswith("nixl")}), sep=", ")')
   [[ -z $wheels || $force ]] ||
-    die "$python has $wheels already, with a UCX of its own: name another --python, uninstall it, or add --force to build beside it"
-  rm -rf "$build"
-  mkdir -p "$logs"
+    die "$python has $wheels, with a UCX of its own: name another --python, uninstall it, or add --force to build beside it"
+  rm -rf "$build" && mkdir -p "$logs"
 fi
 
 # ---- Steps: a command each, its output in a log of its own
@@ -223,16 +218,17 @@ build_ucx() {
 # ---- NIXL: a wheel of its libraries and bindings against that UCX, and the wheel of the package `nixl` that picks them
 
 build_nixl() {
-  local options=("-Cbuild-dir=$build/nixl-build" "-Ccompile-args=-j$jobs" "-Csetup-args=-Ducx_path=$staged" -Csetup-args=-Dwerror=false)
+  local option options=("-Cbuild-dir=$build/nixl-build" "-Ccompile-args=-j$jobs")
+  options+=("-Csetup-args=-Ducx_path=$staged" -Csetup-args=-Dwerror=false) # a newer compiler warns of more
   get_source nixl "$source_nixl" https://github.com/ai-dynamo/nixl.git "$nixl_commit"
-  local option
   for option in build_tests=false build_examples=false; do # not every version has them
     grep -qs "option('${option%=*}'" "$build/nixl/meson_options.txt" && options+=("-Csetup-args=-D$option")
   done
   if [[ $cuda != no ]]; then
     options+=("-Csetup-args=-Dcudapath_inc=$cuda/include" "-Csetup-args=-Dcudapath_lib=$cuda/lib64")
     # Of the two names that NIXL's package looks for, the one of torch's CUDA.
-    [[ $("$cuda/bin/nvcc" --version) != *"release 13."* ]] || step nixl-name sed -i s/nixl-cu12/nixl-cu13/ "$build/nixl/pyproject.toml"
+    [[ $("$cuda/bin/nvcc" --version) != *"release 13."* ]] ||
+      step nixl-name sed -i s/nixl-cu12/nixl-cu13/ "$build/nixl/pyproject.toml"
   fi
   # EFA's installer puts libfabric here: with it NIXL gets its LIBFABRIC backend, too.
   [[ ! -e /opt/amazon/efa/include/rdma/fabric.h ]] || options+=(-Csetup-args=-Dlibfabric_path=/opt/amazon/efa)
@@ -258,7 +254,8 @@ sys.exit(not used or any(not path.startswith(os.path.realpath(sys.argv[1]) + "/"
 
 seen() { [[ $dry_run ]] || sed -n "s/^#* *$1 *//p" "$log" | sort -u | paste -sd' '; } # what the last step said of it
 verify() {
-  local with=("LD_LIBRARY_PATH=$staged/lib:${LD_LIBRARY_PATH:-}" "UCX_MODULE_DIR=$staged/lib/ucx" "PYTHONPATH=$staged/python") version found
+  local version found
+  local with=("LD_LIBRARY_PATH=$staged/lib:${LD_LIBRARY_PATH:-}" "UCX_MODULE_DIR=$staged/lib/ucx" "PYTHONPATH=$staged/python")
   step verify-ucx-version env "${with[@]}" "$staged/bin/ucx_info" -v
   version=$(seen '\(Library version:\|Version\)') # the latter before UCX 1.14
   [[ $dry_run || -z $ucx_version || $version == "$ucx_version" ]] || fail "UCX says version '$version', not $ucx_version"
@@ -271,11 +268,11 @@ verify() {
   version=$(seen NIXL)
   [[ $dry_run || -z $nixl_version || $version == "$nixl_version" ]] || fail "NIXL says version '$version', not $nixl_version"
   step verify-nixl-loads-this-ucx env "${with[@]}" "$python" -c "$loads" "$staged"
-  step verify-transfer env "${with[@]}" "$python" "$here/test_nixl_connector_ray.py" --local --memory cpu --json "$logs/transfer.json"
+  step verify-transfer env "${with[@]}" "$python" "$here/test_nixl_connector_ray.py" \
+    --local --memory cpu --json "$logs/transfer.json"
   [[ $dry_run ]] || say "NIXL $version; data of a KV transfer verified: $prefix/logs/transfer.json"
 }
 
-[[ -z $dry_run ]] || { ((${#missing[@]} == 0)) || printf '# missing: %s\n' "${missing[@]}"; }
 say "UCX ${ucx:0:18}, NIXL ${nixl:0:18}; EFA $efa, CUDA $cuda; into $prefix" >&2
 build_ucx
 [[ $ucx_only ]] || build_nixl
@@ -284,8 +281,7 @@ verify
 
 # ---- Install: files change places within one file system; a run that dies in between is cleared away by the next
 
-plugins=$(find "$staged" -name libplugin_UCX.so -printf '%h\n' -quit)
-plugins=${plugins#"$stage"}
+plugins=$(find "$staged" -name libplugin_UCX.so -printf "$prefix/%P" -quit | sed 's/[^/]*$//')
 cat >"$staged/env.sh" <<END
 export PATH=$prefix/bin\${PATH:+:\$PATH} LD_LIBRARY_PATH=$prefix/lib\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}
 ${plugins:+export PYTHONPATH=$prefix/python\${PYTHONPATH:+:\$PYTHONPATH\} NIXL_PLUGIN_DIR=$plugins}
@@ -296,10 +292,9 @@ rm -rf "${parts[@]/#/$prefix/}" "$stamp"
 mv "$staged"/* "$prefix/"
 mv "$logs" "$prefix/logs"
 echo "$wanted" >"$stamp"
-rm -f "$prefix/.incomplete"
-rm -rf "$build"
+rm -rf "$prefix/.incomplete" "$build"
 say "done in $SECONDS s. To use it in a shell: source $prefix/env.sh"
-[[ $ucx_only ]] || say "in engines: launch_gptoss.py ... --env LD_LIBRARY_PATH=$prefix/lib --env PYTHONPATH=$prefix/python --env NIXL_PLUGIN_DIR=$plugins"
+[[ $ucx_only ]] || say "in engines: launch_gptoss.py ... --env LD_LIBRARY_PATH=$prefix/lib" \
+  "--env PYTHONPATH=$prefix/python --env NIXL_PLUGIN_DIR=$plugins"
 [[ $ucx_only ]] || say "in a Python for good: $python -m pip install --force-reinstall --no-deps $prefix/wheels/*.whl"
-exit 0
-}
+exit 0; }

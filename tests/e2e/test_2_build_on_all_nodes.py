@@ -46,5 +46,5 @@ def test_ctrl_c_stops_the_builds_on_all_nodes(local_cluster, tmp_path):
     os.kill(driver.pid, signal.SIGINT)
     output, _ = driver.communicate(timeout=30)
     assert driver.returncode == 130 and output.count("stopped") == 3
-    assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] and str(tmp_path) in " ".join(p.info["cmdline"])]
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
     assert {path.name for path in (tmp_path / "prefix").iterdir()} == {".build", ".lock"}
