@@ -199,11 +199,11 @@ def _stop_all(ray, actors: dict[str, object]) -> None:
 
 
 def table(outcomes: list[Outcome]) -> Table:
-    """A row per node."""
+    """A row per node; the logs by name, so that none is cut short in a narrow terminal."""
     made = Table("node", "status", "seconds", "log")
-    for one in outcomes:
+    for one in sorted(outcomes, key=lambda o: o.ip):
         colour = "green" if one.status == "ok" else "red"
-        made.add_row(one.ip, f"[{colour}]{one.status}[/{colour}]", f"{one.seconds:.0f}", str(one.log))
+        made.add_row(one.ip, f"[{colour}]{one.status}[/{colour}]", f"{one.seconds:.0f}", one.log.name)
     return made
 
 
@@ -231,6 +231,7 @@ def main() -> int:
     except KeyboardInterrupt:  # before there was anything to stop, or while stopping it
         return 130
     console.print(table(outcomes))
+    console.print(f"logs in {args.logs}", markup=False)
     return exit_code(outcomes)
 
 

@@ -17,6 +17,7 @@ def test_a_wheel_that_is_there_already_is_left_alone_on_every_node(local_cluster
     wheel = f"nixl=={importlib.metadata.version('nixl')}"
     done = run(str(BIN / "python"), SCRIPT, "--wheel", wheel, "--logs", str(tmp_path))
     assert f"pip install {wheel} on 3 nodes" in done.stdout
+    assert f"logs in {tmp_path}" in done.stdout
     for node in NODES:
         assert f"Requirement already satisfied: {wheel}" in (tmp_path / f"{node}.log").read_text()
         assert any(node in line and " ok " in line and f"{node}.log" in line for line in done.stdout.splitlines())

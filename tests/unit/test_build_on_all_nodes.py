@@ -12,6 +12,7 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from pdbench.configs import ROOT
 
@@ -61,6 +62,14 @@ def test_what_is_sent_is_the_script_and_all_that_it_needs():
 ])  # fmt: skip
 def test_exit_code(statuses, code, tmp_path):
     assert nodes.exit_code([nodes.Outcome("127.0.0.2", tmp_path / "log", status) for status in statuses]) == code
+
+
+def test_the_table_has_a_row_per_node_in_their_order(tmp_path):
+    made = [nodes.Outcome(f"10.0.0.{i}", tmp_path / f"10.0.0.{i}.log", status) for i, status in ((2, "ok"), (1, "lost"))]
+    out = io.StringIO()
+    Console(file=out, width=60).print(nodes.table(made))
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in out.getvalue().splitlines() if "10.0.0." in line]
+    assert rows == [["10.0.0.1", "lost", "0", "10.0.0.1.log"], ["10.0.0.2", "ok", "0", "10.0.0.2.log"]]
 
 
 @given(st.lists(st.binary(max_size=20)))
