@@ -122,6 +122,7 @@ for line in "${todo[@]}"; do
   # levels meet by chance. A few random tokens, fewer than a block, before all of a level's prompts tell them apart.
   prefix=0
   ((warm && input_len > 16)) && prefix=8
+  # shellcheck disable=SC2054 # the commas are vLLM's
   bench=(--backend vllm --base-url "$base_url" --endpoint /v1/completions
     --model "$model" --tokenizer "$tokenizer" --dataset-name random
     --random-prefix-len "$prefix" --random-input-len "$((input_len - prefix))" --random-output-len "$output_len" --ignore-eos --temperature 0
