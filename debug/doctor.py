@@ -34,6 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="doctor.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--local", action="store_true", help="this machine alone, without a cluster")
     parser.add_argument("--quick", action="store_true", help="leave out pins, and what takes seconds: NIXL's backends")
+    parser.add_argument("--brief", action="store_true", help="warnings and failures alone, in a line each")
     parser.add_argument("--requirements", type=Path, metavar="FILE",
                         help="pinned versions (default: requirements.txt, or requirements-cpu.txt without a GPU)")  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="facts and findings as JSON; - prints them instead of the table")
@@ -77,8 +78,12 @@ def show(examination: Examination, console: Console) -> None:
         status = f"[{COLOURS[finding.status]}]{finding.status}[/]"
         table.add_row(status, escape(finding.name), nodes, escape(finding.seen), _why(finding))
     console.print(table)
+
+
+def summary(examination: Examination) -> str:
     counts = ", ".join(f"{len(examination.of(status))} {status}" for status in COLOURS if examination.of(status))
-    console.print(f"doctor: {len(everywhere)} {'node' if len(everywhere) == 1 else 'nodes'}: {counts}")
+    nodes = len(examination.nodes)
+    return f"doctor: {nodes} {'node' if nodes == 1 else 'nodes'}: {counts}"
 
 
 def _why(finding: Finding) -> str:
@@ -100,11 +105,16 @@ def main() -> int:
         return 2
     if args.json == "-":
         print(found.model_dump_json(indent=2))
+    elif args.brief:
+        for finding in [*found.of("fail"), *found.of("warn")]:
+            print(f"doctor: {finding.status}: {finding.line}")
+        print(summary(found))
     else:
         console = Console(highlight=False)
         show(found, console if console.is_terminal else Console(highlight=False, width=WIDTH_IN_A_FILE))
-        if args.json:
-            write_atomically(Path(args.json), found.model_dump_json(indent=2))
+        print(summary(found))
+    if args.json not in (None, "-"):
+        write_atomically(Path(args.json), found.model_dump_json(indent=2))
     return 1 if found.status == "fail" else 0
 
 

@@ -83,5 +83,5 @@ def judge(nodes: dict[str, Facts], pins: dict | None, file: str, driver: dict[st
 
 
 def _silence(node: str, why: str) -> Finding:
-    return Finding(name="answer", nodes=[node], status="fail", seen=why, reason="Ray holds the node alive, but it does not work",
+    return Finding(name="answer", nodes=[node], status="fail", seen=why, reason="Ray holds the node alive",
                    mend="see the raylet's log in /tmp/ray/session_latest/logs there, and restart Ray")  # fmt: skip

