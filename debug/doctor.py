@@ -21,7 +21,7 @@ from rich.table import Table  # noqa: E402
 
 from pdbench import cluster  # noqa: E402
 from pdbench.cli import Parser  # noqa: E402
-from pdbench.doctor.examination import Examination, examine  # noqa: E402
+from pdbench.doctor.examination import LIMIT_S, Examination, examine  # noqa: E402
 from pdbench.doctor.findings import Finding  # noqa: E402
 from pdbench.doctor.versions import RequirementsError  # noqa: E402
 from pdbench.manifest import write_atomically  # noqa: E402
@@ -41,8 +41,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or the one that runs here")
     parser.add_argument("--host", default="127.0.0.1", help="address that deployments bind (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=8000, help="their HTTP port (default: %(default)s)")
-    parser.add_argument("--backend-timeout", type=_seconds, default=60.0, metavar="S",
-                        help="for a NIXL backend to load (default: %(default)g)")  # fmt: skip
+    parser.add_argument("--timeout", type=_seconds, default=LIMIT_S, metavar="S",
+                        help="seconds for a node to answer (default: %(default)g)")  # fmt: skip
     args = parser.parse_args(argv)
     if args.local and args.address:
         parser.error("--local looks at this machine alone: it goes with no --address")
@@ -96,7 +96,7 @@ def main() -> int:
     try:
         ray = None if args.local else cluster.connect(args.address)
         found = examine(ray, quick=args.quick, requirements=args.requirements, http=(args.host, args.port),
-                        backend_limit_s=args.backend_timeout)  # fmt: skip
+                        limit_s=args.timeout)  # fmt: skip
     except ConnectionError as error:
         print(f"doctor.py: error: {error}; --local looks at this machine alone", file=sys.stderr)
         return 2

@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import socket
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -54,9 +55,8 @@ def collect(quick: bool, distributions: list[str], http: tuple[str, int], limit_
 
 def _is_head() -> bool:
     """Whether this is the head of the connected cluster; without a cluster this machine would be it."""
-    import ray
-
-    if not ray.is_initialized():
+    ray = sys.modules.get("ray")  # not imported: a machine may be looked at before Ray is installed
+    if ray is None or not ray.is_initialized():
         return True
     here = ray.get_runtime_context().get_node_id()
     return any(n["NodeID"] == here and "node:__internal_head__" in n["Resources"] for n in ray.nodes())

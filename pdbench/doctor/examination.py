@@ -12,9 +12,7 @@ from pdbench.doctor.findings import Finding, merge, worst
 from pdbench.manifest import Strict
 from pdbench.stack import ENVIRONMENT_THAT_MATTERS
 
-BACKEND_LIMIT_S = 60.0  # importing NIXL alone takes seconds where cores are busy
-# The slowest part of each: three tasks, then the backends one after the other, at worst.
-QUICK_LIMIT_S, FULL_LIMIT_S = 60.0, 240.0
+LIMIT_S = 120.0  # for a node to answer: importing NIXL alone takes seconds where cores are busy
 
 
 class Examination(Strict):
@@ -30,7 +28,7 @@ class Examination(Strict):
 
 def examine(
     ray, *, quick: bool = False, requirements: Path | None = None, http: tuple[str, int] = ("127.0.0.1", 8000),
-    backend_limit_s: float = BACKEND_LIMIT_S, ignore: Collection[str] = (),
+    limit_s: float = LIMIT_S, ignore: Collection[str] = (),
 ) -> Examination:  # fmt: skip
     """Look at every node of the connected cluster at once; at this machine alone where `ray` is None.
 
@@ -38,6 +36,7 @@ def examine(
         quick: what takes a second or two: NIXL's backends, and pins unless `requirements` is given, are left out.
         requirements: file that pins versions; by default that of the stack for the nodes' hardware.
         http: address and port that the deployment will serve at.
+        limit_s: for a node to answer; each NIXL backend there gets a third of it.
         ignore: names of findings that the caller knows and wants.
 
     Raises:
@@ -47,12 +46,12 @@ def examine(
     given = [requirements] if requirements else [] if quick else [ROOT / "requirements.txt", ROOT / "requirements-cpu.txt"]
     pins = {file: versions.read_requirements(file) for file in given}
     asked = sorted({name for of_file in pins.values() for name in of_file})
-    arguments = (quick, asked, http, backend_limit_s)
+    arguments = (quick, asked, http, limit_s / 3)
     silent: dict[str, str] = {}
     if ray is None:
         found = {"this machine": collect.collect(*arguments)}
     else:
-        found, silent = cluster.ask_every_node(ray, QUICK_LIMIT_S if quick else FULL_LIMIT_S, collect.collect, *arguments)
+        found, silent = cluster.ask_every_node(ray, limit_s, collect.collect, *arguments)
     nodes = {node: Facts.model_validate(facts) for node, facts in sorted(found.items())}
     file = requirements or (None if quick else versions.default_requirements(ROOT, nodes.values()))
     driver = {k: v for k, v in os.environ.items() if ENVIRONMENT_THAT_MATTERS.match(k)}

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 
+import psutil
 import pytest
 from commands import BIN, ROOT, launch, run
 
@@ -46,10 +47,13 @@ def odd_node(local_cluster, tmp_path):
         while "Ray runtime started" not in (tmp_path / "ray.log").read_text():
             assert node.poll() is None and time.monotonic() < deadline, (tmp_path / "ray.log").read_text()
             time.sleep(0.2)
-        yield ip
+        yield ip, next(p for p in psutil.Process(node.pid).children() if p.name() == "raylet")
     finally:
         node.send_signal(signal.SIGTERM)
         node.wait(30)
+        deadline = time.monotonic() + 30
+        while ip in doctor("--quick", check=False)[2]["nodes"]:
+            assert time.monotonic() < deadline, "later tests would meet a dying node"
 
 
 def test_a_healthy_cluster_is_green(local_cluster):
@@ -74,6 +78,7 @@ def test_a_wrong_pin_and_a_loud_shell_are_told(local_cluster, tmp_path):
 
 
 def test_a_node_with_another_version_stops_the_launch(odd_node):
+    odd_node, raylet = odd_node
     status, findings, told = doctor("--quick", check=False)
     assert status == 1 and sorted(told["nodes"]) == [*NODES, odd_node]
     (nixl,) = findings["NIXL"]
@@ -86,3 +91,10 @@ def test_a_node_with_another_version_stops_the_launch(odd_node):
     # With --verbose loud nodes are what was asked for.
     loud = launch("--collocated", "--verbose", check=False)
     assert loud.returncode == 1 and "1 of the doctor's checks failed" in loud.stderr
+    raylet.suspend()
+    try:
+        status, findings, _ = doctor("--quick", "--timeout", "6", check=False)
+    finally:
+        raylet.resume()
+    assert status == 1 and findings["NIXL"][0]["nodes"] == NODES
+    assert [(f["nodes"], f["seen"]) for f in findings["answer"]] == [([odd_node], "no answer within 6 s")]
