@@ -26,9 +26,9 @@ for name in sys.argv[1:]:
 """
 
 
-def backends(limit_s: float) -> list[dict]:
-    """The fields of a `facts.Backend` for each of BACKENDS, loaded at the same time."""
-    running = [(name, _start(MAKE_AGENT, name)) for name in BACKENDS]
+def backends(limit_s: float, names: tuple[str, ...] = BACKENDS) -> list[dict]:
+    """The fields of a `facts.Backend` for each of `names`, loaded at the same time."""
+    running = [(name, _start(MAKE_AGENT, name)) for name in names]
     return [{"name": name, **_outcome(process, limit_s)} for name, process in running]
 
 
@@ -49,12 +49,12 @@ def _outcome(process: subprocess.Popen, limit_s: float) -> dict:
         return {"loads": False, "error": f"hangs: no answer within {limit_s:g} s"}
     if "LOADED" in said:
         return {"loads": True}
-    if process.returncode < 0:
-        return {"loads": False, "error": f"crashes: ended by signal {-process.returncode}"}
-    lines = [line.strip() for line in errors.splitlines() if line.strip()] or ["no words"]
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
     # NIXL's own log says more than the error that it raises at the end.
-    own = [re.sub(r"^E\d+ \S+\s+\d+ ", "", line) for line in lines if re.match(r"E\d{4} ", line)]
-    return {"loads": False, "error": "; ".join([*own[-1:], lines[-1]])[:300]}
+    words = [re.sub(r"^E\d+ \S+\s+\d+ ", "", line) for line in lines if re.match(r"E\d{4} ", line)][-1:] + lines[-1:]
+    if process.returncode < 0:
+        words.insert(0, f"crashes: ended by signal {-process.returncode}")
+    return {"loads": False, "error": "; ".join(words)[:300] or "no words"}
 
 
 def libraries() -> dict[str, str | None]:

@@ -128,16 +128,19 @@ def test_processes_of_a_local_cluster_without_its_head_are_leftovers():
             process.wait()
 
 
-def backend(name: str) -> dict:
-    return next(b for b in loading.backends(120.0) if b["name"] == name)
-
-
 def test_a_backend_without_its_plugin_does_not_load(monkeypatch, tmp_path):
     monkeypatch.setenv("NIXL_PLUGIN_DIR", str(tmp_path))
-    found = backend("UCX")
+    (found,) = loading.backends(120.0, ("UCX",))
     assert not found["loads"] and "No plugins available" in found["error"]
-    monkeypatch.delenv("NIXL_PLUGIN_DIR")
-    assert backend("UCX") == {"name": "UCX", "loads": True}
+
+
+@pytest.mark.parametrize("ucx_tls", ["tcp", "posix,self,cma"])
+def test_nixl_loads_with_those_transports_that_the_doctor_lets_pass(monkeypatch, ucx_tls):
+    monkeypatch.setenv("UCX_TLS", ucx_tls)
+    facts = Facts(environment={"UCX_TLS": ucx_tls})
+    (judged,) = (f for f in judge({"n": facts}, None, "", None) if f.name == "UCX_TLS")
+    (found,) = loading.backends(120.0, ("UCX",))
+    assert found["loads"] == (judged.status != "fail") == (ucx_tls == "tcp"), found
 
 
 def test_a_backend_that_hangs_or_crashes_is_told_from_one_that_is_absent():
