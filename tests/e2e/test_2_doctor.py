@@ -84,17 +84,14 @@ def test_a_node_with_another_version_stops_the_launch(odd_node):
     (nixl,) = findings["NIXL"]
     assert nixl["seen"] == f"1.3.2 on {', '.join(NODES)}; 1.0.0 on {odd_node}" and odd_node in nixl["mend"]
     assert [f["nodes"] for f in findings["NIXL_LOG_LEVEL"] if f["status"] == "fail"] == [[odd_node]]
-    done = launch("--collocated", check=False)
-    assert done.returncode == 1 and "nothing was started: 2 of the doctor's checks failed" in done.stderr
+    done = launch("--collocated", "--verbose", check=False)
+    assert done.returncode == 1 and "nothing was started: 1 of the doctor's checks failed" in done.stderr
     assert f"launch: doctor: NIXL on {', '.join([*NODES, odd_node])}: 1.3.2 on" in done.stderr
-    assert f"launch: doctor: NIXL_LOG_LEVEL on {odd_node}: DEBUG: debug logging distorts" in done.stderr
-    # With --verbose loud nodes are what was asked for.
-    loud = launch("--collocated", "--verbose", check=False)
-    assert loud.returncode == 1 and "1 of the doctor's checks failed" in loud.stderr
+    assert "NIXL_LOG_LEVEL" not in done.stderr, "loud nodes are what --verbose asks for"
     raylet.suspend()
     try:
-        status, findings, _ = doctor("--quick", "--timeout", "6", check=False)
+        status, findings, _ = doctor("--quick", "--timeout", "5", check=False)
     finally:
         raylet.resume()
     assert status == 1 and findings["NIXL"][0]["nodes"] == NODES
-    assert [(f["nodes"], f["seen"]) for f in findings["answer"]] == [([odd_node], "no answer within 6 s")]
+    assert [(f["nodes"], f["seen"]) for f in findings["answer"]] == [([odd_node], "no answer within 5 s")]
