@@ -194,7 +194,7 @@ def test_a_wrong_requirements_file_is_told_in_one_line(tmp_path, content, words)
 
 @pytest.mark.parametrize(("nodes", "driver", "status", "words"), [
     ({"10.0.0.1": "token", "10.0.0.2": "token"}, "token", "ok", "token"),
-    ({"10.0.0.1": "token", "10.0.0.2": "token"}, None, "fail", f"token on 10.0.0.1, 10.0.0.2; unset on {DRIVER}"),
+    ({"10.0.0.1": "token", "10.0.0.2": "token"}, None, "warn", f"token on 10.0.0.1, 10.0.0.2; unset on {DRIVER}"),
     ({"10.0.0.1": "token", "10.0.0.2": None}, "token", "fail", "unset on 10.0.0.2"),
     ({"10.0.0.1": None}, None, "warn", "unset"), ({"127.0.0.2": None, "127.0.0.3": None}, None, "ok", "unset"),
 ])  # fmt: skip
