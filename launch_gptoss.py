@@ -7,7 +7,7 @@ import math
 import sys
 import time
 
-from pdbench import cluster, stack, transport, ucx_log
+from pdbench import cluster, slow_link, stack, transport, ucx_log
 from pdbench.cli import Parser
 from pdbench.configs import ROOT, HardwareConfig, ModelConfig, load_hardware, load_model
 from pdbench.layout import MODES, Layout, Pool
@@ -55,6 +55,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     where.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or the one that runs here")
     where.add_argument("--host", type=_not_empty, default="127.0.0.1", help="address that the HTTP server binds")
     where.add_argument("--port", type=_port, default=8000)
+    where.add_argument("--no-doctor", action="store_true", help="launch even where debug/doctor.py would not")
     where.add_argument("--timeout", type=_seconds, default=1800, metavar="S", help="seconds to be up, or gone")
     return parser.parse_args(argv)
 
@@ -171,7 +172,32 @@ def launch(args: argparse.Namespace) -> None:
     ray = connect(args)
     plan, model = resolve(args, lambda hardware, *_: cluster.read_nodes(ray, hardware.accelerator))
     warn_if_verbose(args)
+    if not args.no_doctor:
+        consult_doctor(ray, args)
     deployment.start(ray, plan, model, deadline)
+
+
+def consult_doctor(ray, args: argparse.Namespace) -> None:
+    """Print what is doubtful about the nodes.
+
+    Raises:
+        LaunchError: something there is wrong; each fault was printed in a line, with what mends it.
+    """
+    from pdbench.doctor.environment import LOUD
+    from pdbench.doctor.examination import examine
+
+    _, hardware = read_configs(args)
+    wanted = set(hardware.env)  # what engines are given, they do not inherit from their node
+    wanted |= set(LOUD) if args.verbose else set()
+    wanted |= {"UCX_TLS"} if args.ucx_tls or args.backend == "LIBFABRIC" else set()
+    wanted |= {"slow link"} if slow_link.UCX_ENV.items() <= hardware.env.items() else set()
+    found = examine(ray, quick=True, http=(args.host, args.port), ignore=wanted)
+    for finding in found.of("warn"):
+        print(f"launch: warning: {finding.line}", file=sys.stderr)
+    for finding in found.of("fail"):
+        print(f"launch: doctor: {finding.line}", file=sys.stderr)
+    if failures := len(found.of("fail")):
+        raise LaunchError(f"nothing was started: {failures} of the doctor's checks failed; --no-doctor launches all the same")
 
 
 def stop(args: argparse.Namespace) -> None:

@@ -47,6 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, metavar="N", help="measurements of each level, instead of the file's")
     parser.add_argument("--as-published", action="store_true",
                         help="by the public study's procedure: one seed for all levels, no warm-up, one repeat")  # fmt: skip
+    parser.add_argument("--no-doctor", action="store_true", help="measure even where debug/doctor.py would not")
     parser.add_argument("--results-dir", type=Path, default=Path("bm_results"), metavar="DIR")
     return parser.parse_args(argv)
 
@@ -71,6 +72,8 @@ def read(args: argparse.Namespace) -> plan.Experiment:
         figures.parse_args(["--exps", "folder", *options])
     if args.as_published:
         experiment = experiment.model_copy(update={"as_published": True, "repeats": 1, "interleave": False})
+    if args.no_doctor:
+        experiment = experiment.model_copy(update={"doctor": False})
     return plan.select(experiment, args.arms.split(",") if args.arms is not None else None, levels, args.repeats)
 
 
@@ -115,6 +118,8 @@ class Run:
                 self.running.unlink()  # what runs, if anything, is somebody else's
                 raise
         try:
+            if doctor := plan.doctor_step(self.experiment):
+                self._step(doctor, f"{self.name}: doctor")
             self._rounds(todo)
         finally:
             if stop:

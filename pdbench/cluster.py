@@ -131,6 +131,26 @@ def on_every_node(ray, function, *args) -> dict[str, object]:
 
     `function` travels by value, so nodes need Ray and what it imports, not this repository.
     """
+    return {ip: ray.get(future) for ip, future in _on_every_node(ray, function, *args).items()}
+
+
+def ask_every_node(ray, limit_s: float, function, *args) -> tuple[dict[str, object], dict[str, str]]:
+    """As `on_every_node`, for nodes that may be ill: {node IP: result}, and {node IP: why there is none}."""
+    futures = _on_every_node(ray, function, *args)
+    done, _ = ray.wait(list(futures.values()), num_returns=len(futures), timeout=limit_s)
+    found, silent = {}, {}
+    for ip, future in futures.items():
+        try:
+            if future in done:
+                found[ip] = ray.get(future)
+            else:
+                silent[ip] = f"no answer within {limit_s:g} s"
+        except ray.exceptions.RayError as error:
+            silent[ip] = str(error).strip().splitlines()[-1]
+    return found, silent
+
+
+def _on_every_node(ray, function, *args) -> dict[str, object]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     travel_by_value(ray)
@@ -139,7 +159,7 @@ def on_every_node(ray, function, *args) -> dict[str, object]:
     for node in (n for n in ray.nodes() if n["Alive"]):
         here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         futures[node["NodeManagerAddress"]] = task.options(scheduling_strategy=here).remote(*args)
-    return {ip: ray.get(future) for ip, future in futures.items()}
+    return futures
 
 
 def travel_by_value(ray) -> None:

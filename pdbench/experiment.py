@@ -106,6 +106,7 @@ class Experiment(Strict):
     max_hit_rate: float | None = Field(default=None, ge=0, le=1, description="prefix cache; else run_bm.sh's default")
     as_published: bool = Field(default=False, description="by the public study's procedure: one seed, no warm-up")
     repeats: int = Field(default=3, ge=1, description="measurements of each level")
+    doctor: bool = Field(default=True, description="look at the nodes first, and before each launch; stop if one is ill")
     interleave: bool = Field(default=False, description="A B C, A B C instead of A A, B B, C C: a launch per repeat")
     arms: list[Arm] = Field(min_length=1)
     figures: list[list[str]] = Field(default=[[]], min_length=1, description="further options of viz.py, a figure each")
@@ -128,7 +129,7 @@ class Experiment(Strict):
 class Step:
     """One command of an experiment; `arm` is its label, or None for what belongs to all arms."""
 
-    what: Literal["cluster", "link", "launch", "check", "sweep", "stop", "figure"]
+    what: Literal["cluster", "doctor", "link", "launch", "check", "sweep", "stop", "figure"]
     command: list[str]
     arm: str | None = None
 
@@ -217,6 +218,11 @@ def cluster_steps(experiment: Experiment) -> tuple[Step | None, Step | None]:
     return start, Step("cluster", [*module, "stop"])
 
 
+def doctor_step(experiment: Experiment) -> Step | None:
+    """What looks at the nodes before anything is measured on them."""
+    return Step("doctor", ["python", "debug/doctor.py", "--quick", "--brief"]) if experiment.doctor else None
+
+
 def ends_of_all(experiment: Experiment) -> list[Step]:
     """What takes away all that a run which was cut off may have left."""
     _, stop = cluster_steps(experiment)
@@ -247,7 +253,7 @@ def script(name: str, experiment: Experiment, results: Path) -> str:
     """The whole experiment as a shell script: the reproduction recipe."""
     start, stop = cluster_steps(experiment)
     lines = ["#!/usr/bin/env bash", f"# {name}: {experiment.shows}", "set -euo pipefail"]
-    lines += [shlex.join(start.command)] if start else []
+    lines += [shlex.join(step.command) for step in (start, doctor_step(experiment)) if step]
     for number, one in enumerate(rounds(name, experiment, results), start=1):
         needs = f", needs vLLM >= {one.arm.needs_vllm}" if one.arm.needs_vllm else ""
         lines += ["", f"# {number}: {one.arm.label}{needs}", *(shlex.join(step.command) for step in [*one.steps, *one.ends])]
@@ -284,6 +290,7 @@ def folder(name: str, arm: Arm, experiment: Experiment) -> str:
 def _launch(arm: Arm, experiment: Experiment) -> list[str]:
     command = ["python", "launch_gptoss.py", "--mode", arm.mode, "--layout", arm.layout]
     command += ["--model", experiment.model, "--hardware", experiment.hardware, "--timeout", str(experiment.timeout_s)]
+    command += [] if experiment.doctor else ["--no-doctor"]
     command += ["--decode-bench"] if experiment.phase_of(arm) == "decode-only" else []
     command += ["--use-libfabric"] if arm.backend == "LIBFABRIC" else []
     command += ["--ucx-tls", arm.ucx_tls] if arm.ucx_tls else []

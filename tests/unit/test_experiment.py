@@ -271,6 +271,7 @@ class Recorded(run_experiment.Run):
 
 
 ARMS = ("2xtp1", "pack_p1xtp1-d1xtp1")
+DOCTOR = (None, "doctor")
 WHOLE = [(arm, what) for arm in ARMS for what in ("launch", "check", "sweep", "stop")]
 
 
@@ -282,9 +283,27 @@ def run(write, tmp_path, monkeypatch):
 
 def test_a_run_measures_every_arm_then_draws(run):
     run.all()
-    assert run.ran == [*WHOLE, (None, "figure")] and run.failed == {}
+    assert run.ran == [DOCTOR, *WHOLE, (None, "figure")] and run.failed == {}
     assert (run.results / "small.sh").read_text() == plan.script("small", run.experiment, run.results)
     assert not run.running.exists()
+
+
+def test_on_ill_nodes_nothing_is_measured_and_the_cluster_is_stopped(run):
+    run.fails = {DOCTOR}
+    with pytest.raises(subprocess.CalledProcessError):
+        on_local_cluster(run).all()
+    assert run.ran == [(None, "cluster"), DOCTOR, (None, "cluster")] and not run.running.exists()
+
+
+def test_without_the_doctor_neither_the_run_nor_a_launch_asks_it(run):
+    script = plan.script("small", run.experiment, run.results)
+    assert script.count("debug/doctor.py --quick --brief\n") == 1 and "--no-doctor" not in script
+    assert script.index("doctor.py") < script.index("launch_gptoss.py")
+    run.experiment = run.experiment.model_copy(update={"doctor": False})
+    script = plan.script("small", run.experiment, run.results)
+    assert "doctor.py" not in script and script.count("--no-doctor") == script.count("--layout") == 2
+    run.all()
+    assert run.ran == [*WHOLE, (None, "figure")]
 
 
 def test_one_arms_failure_does_not_lose_the_others(run):
@@ -292,7 +311,7 @@ def test_one_arms_failure_does_not_lose_the_others(run):
     run.experiment.arms.append(plan.Arm(layout="1xtp1"))
     run.all()
     assert run.failed == {"pack_p1xtp1-d1xtp1": "check exited with 1"}
-    assert run.ran[4:7] == [(ARMS[1], "launch"), (ARMS[1], "check"), (ARMS[1], "stop")], "stopped, and not measured"
+    assert run.ran[5:8] == [(ARMS[1], "launch"), (ARMS[1], "check"), (ARMS[1], "stop")], "stopped, and not measured"
     assert [what for arm, what in run.ran if arm == "1xtp1"] == ["launch", "sweep", "stop"]
     assert (None, "figure") not in run.ran
 
@@ -301,7 +320,7 @@ def test_without_the_collocated_tokens_no_pd_arm_is_launched(run):
     run.fails = {("2xtp1", "launch")}
     run.all()
     assert "small_tokens.json is missing: the collocated arm must be measured first" in run.failed[ARMS[1]]
-    assert run.ran == [("2xtp1", "launch"), ("2xtp1", "stop")]
+    assert run.ran == [DOCTOR, ("2xtp1", "launch"), ("2xtp1", "stop")]
 
 
 def test_an_arm_that_cannot_be_measured_here_is_left_out_and_named(run, monkeypatch, capfd):
@@ -309,7 +328,7 @@ def test_an_arm_that_cannot_be_measured_here_is_left_out_and_named(run, monkeypa
     run.experiment.arms[1] = run.experiment.arms[1].model_copy(update={"needs_vllm": "0.14"})
     run.all()
     assert run.left_out == {ARMS[1]: "needs vLLM 0.14, here is 0.13.0"} and run.failed == {}
-    assert run.ran == [*WHOLE[:4], (None, "figure")]
+    assert run.ran == [DOCTOR, *WHOLE[:4], (None, "figure")]
     assert ARMS[1] not in " ".join(run.drawn.command) and ARMS[0] in " ".join(run.drawn.command)
     run.report()
     assert f"small: left out: {ARMS[1]}: needs vLLM 0.14, here is 0.13.0" in capfd.readouterr().out
@@ -325,7 +344,7 @@ def test_a_link_that_cannot_be_slowed_leaves_its_arm_out(write, tmp_path, monkey
     monkeypatch.setattr(plan.slow_link, "why_not", lambda: None)
     again = Recorded(run.experiment, tmp_path / "other")
     again.all()
-    assert [what for _, what in again.ran[4:]] == ["link", "launch", "check", "sweep", "stop", "link", "figure"]
+    assert [what for _, what in again.ran[5:]] == ["link", "launch", "check", "sweep", "stop", "link", "figure"]
 
 
 def measure(run, make_manifest, arm, stems):
@@ -347,18 +366,18 @@ def test_what_was_measured_is_not_launched_again(run, make_manifest):
     folder = measure(run, make_manifest, run.experiment.arms[0], ["conc1", "conc2", "conc1_rep2", "conc2_rep2"])
     plan.tokens_file("small", run.results).write_text("{}")
     run.all()
-    assert run.ran == [*WHOLE[4:], (None, "figure")]
+    assert run.ran == [DOCTOR, *WHOLE[4:], (None, "figure")]
     (folder / "conc2_rep2.json").unlink()
     again = Recorded(run.experiment, run.results)
     again.all()
-    assert again.ran[:4] == WHOLE[:4], "a level without its file is measured"
+    assert again.ran[1:5] == WHOLE[:4], "a level without its file is measured"
 
 
 def test_what_a_killed_run_left_is_stopped_first(run):
     run.results.mkdir()
     run.running.touch()
     run.all()
-    assert run.ran[0] == (None, "stop") and run.ran[1:] == [*WHOLE, (None, "figure")]
+    assert run.ran[0] == (None, "stop") and run.ran[1:] == [DOCTOR, *WHOLE, (None, "figure")]
 
 
 def on_local_cluster(run):
@@ -368,14 +387,14 @@ def on_local_cluster(run):
 
 def test_a_local_cluster_is_started_and_stopped_around_the_arms(run):
     on_local_cluster(run).all()
-    assert run.ran == [(None, "cluster"), *WHOLE, (None, "cluster"), (None, "figure")]
+    assert run.ran == [(None, "cluster"), DOCTOR, *WHOLE, (None, "cluster"), (None, "figure")]
 
 
 def test_the_cluster_that_a_killed_run_left_is_stopped_first(run):
     run.results.mkdir()
     run.running.touch()
     on_local_cluster(run).all()
-    assert run.ran[:3] == [(None, "cluster"), (None, "cluster"), WHOLE[0]] and not run.running.exists()
+    assert run.ran[:4] == [(None, "cluster"), (None, "cluster"), DOCTOR, WHOLE[0]] and not run.running.exists()
 
 
 def test_somebody_elses_cluster_is_left_alone(run):
@@ -405,7 +424,7 @@ def test_after_an_interruption_nothing_is_left_to_stop(run):
     run._rounds = interrupted
     with pytest.raises(KeyboardInterrupt):
         on_local_cluster(run).all()
-    assert run.ran == [(None, "cluster"), (None, "cluster")] and not run.running.exists()
+    assert run.ran == [(None, "cluster"), DOCTOR, (None, "cluster")] and not run.running.exists()
 
 
 def test_what_must_not_be_concluded_ends_the_report(write, tmp_path, capfd):

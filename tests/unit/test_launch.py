@@ -11,6 +11,8 @@ import yaml
 import launch_gptoss
 from pdbench import cluster, deployment, local_cluster, stack
 from pdbench.configs import ROOT
+from pdbench.doctor import examination
+from pdbench.doctor.findings import Finding, worst
 
 BIG = ["--model", "configs/models/gpt-oss-120b.yaml", "--hardware", "configs/hardware/p5.48xlarge.yaml"]
 TINY = ["--model", "configs/models/gpt-oss-tiny.yaml", "--hardware", "configs/hardware/cpu.yaml"]
@@ -301,3 +303,35 @@ def test_ranks_that_share_a_core_end_the_launch(monkeypatch, found, passes):
     else:
         with pytest.raises(deployment.LaunchError, match="2 of 3 engine ranks were found and pinned"):
             deployment.pin_ranks(None, plan)
+
+
+def consult(monkeypatch, found, *options):
+    """What `consult_doctor` asked the doctor not to mind, with `found` (name, status) planted."""
+    asked = {}
+
+    def examine(ray, **how):
+        asked.update(how)
+        findings = [Finding(name=name, nodes=["n"], status=status, seen="s", mend="m") for name, status in found]
+        return examination.Examination(status=worst(findings), nodes={}, findings=findings)
+
+    monkeypatch.setattr(examination, "examine", examine)
+    launch_gptoss.consult_doctor(None, launch_gptoss.parse_args([*TINY, *options]))
+    return asked
+
+
+def test_an_ill_node_ends_the_launch_with_a_line_for_each_fault(monkeypatch, capsys):
+    with pytest.raises(deployment.LaunchError, match="nothing was started: 2 of the doctor's checks failed; --no-doctor"):
+        consult(monkeypatch, [("a", "fail"), ("b", "warn"), ("c", "ok"), ("d", "fail")])
+    lines = ["launch: warning: b on n: s; to mend it: m", "launch: doctor: a on n: s; to mend it: m"]
+    assert capsys.readouterr().err.splitlines() == [*lines, "launch: doctor: d on n: s; to mend it: m"]
+    consult(monkeypatch, [("b", "warn"), ("c", "ok")])
+    assert capsys.readouterr().err.splitlines() == lines[:1]
+
+
+def test_the_doctor_does_not_mind_what_was_asked_for(monkeypatch):
+    asked = consult(monkeypatch, [], "--port", "81")
+    assert asked["quick"] and asked["http"] == ("127.0.0.1", 81)
+    assert not asked["ignore"] & {"NIXL_LOG_LEVEL", "UCX_TLS", "slow link"}
+    slow = ["--env", "UCX_TCP_PORT_RANGE=31744-32767", "--env", "X=1", "--ucx-tls", "tcp"]
+    assert {"UCX_TLS", "slow link", "X"} <= consult(monkeypatch, [], *slow)["ignore"]
+    assert {"NIXL_LOG_LEVEL", "UCX_LOG_LEVEL"} <= consult(monkeypatch, [], "--verbose")["ignore"]

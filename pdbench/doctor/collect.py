@@ -1,0 +1,101 @@
+"""Look at the node that this runs on. Changes nothing, and judges nothing.
+
+Runs as a Ray task that travels by value: it uses names, never modules of this package.
+"""
+
+import contextlib
+import os
+import resource
+import shutil
+import socket
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+from pdbench.doctor.hardware import efa, gpudirect, gpus, nics, numa_nodes, rdma
+from pdbench.doctor.loading import backends, libraries
+from pdbench.doctor.processes import leftovers, owner_of_port
+from pdbench.doctor.software import versions
+from pdbench.slow_link import is_slow
+from pdbench.stack import ENVIRONMENT_THAT_MATTERS
+
+
+def collect(quick: bool, distributions: list[str], http: tuple[str, int], limit_s: float) -> dict:
+    """The fields of `facts.Facts`, as a plain dict.
+
+    Args:
+        quick: leave out what takes seconds: NIXL's backends and the libraries that they need.
+        distributions: whose installed versions are asked for.
+        http: address and port of the HTTP server, looked at on the head alone.
+        limit_s: for each NIXL backend to load.
+    """
+    is_head = _is_head()
+    found = {
+        "is_head": is_head,
+        "hostname": socket.gethostname(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": psutil.virtual_memory().total,
+        "environment": {k: v for k, v in sorted(os.environ.items()) if ENVIRONMENT_THAT_MATTERS.match(k)},
+        "versions": versions(),
+        "installed": {name: _installed_version(name) for name in distributions},
+        "gpus": gpus(), "nics": nics(), "rdma": rdma(), "numa_nodes": numa_nodes(), "efa": efa(), "gpudirect": gpudirect(),
+        "shm": _space("/dev/shm"),
+        "disks": [_space(path) for path in dict.fromkeys(("/tmp", str(Path.home())))],
+        "memlock": _limit(resource.RLIMIT_MEMLOCK), "nofile": _limit(resource.RLIMIT_NOFILE),
+        "port": _port(*http) if is_head else None,
+        "leftovers": leftovers(),
+        "slow_link": _slow_link(),
+    }  # fmt: skip
+    if not quick:
+        found |= {"libraries": libraries(), "backends": backends(limit_s)}
+    return found
+
+
+def _is_head() -> bool:
+    """Whether this is the head of the connected cluster; without a cluster this machine would be it."""
+    ray = sys.modules.get("ray")  # not imported: a machine may be looked at before Ray is installed
+    if ray is None or not ray.is_initialized():
+        return True
+    here = ray.get_runtime_context().get_node_id()
+    return any(n["NodeID"] == here and "node:__internal_head__" in n["Resources"] for n in ray.nodes())
+
+
+def _installed_version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _space(path: str) -> dict | None:
+    try:
+        usage = shutil.disk_usage(path)
+    except OSError:
+        return None
+    return {"path": path, "total": usage.total, "free": usage.free}
+
+
+def _limit(which: int) -> int | None:
+    soft, _ = resource.getrlimit(which)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _port(host: str, number: int) -> dict:
+    """Whether the HTTP server could listen there, tried for real; and who is in its way."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger are in nobody's way
+        try:
+            probe.bind((host, number))
+            return {"number": number, "is_free": True}
+        except OSError as error:
+            owner, is_ours = owner_of_port(number)
+            return {"number": number, "is_free": False, "owner": owner or error.strerror, "is_ours": is_ours}
+
+
+def _slow_link() -> bool:
+    with contextlib.suppress(Exception):  # tc answers nobody without rights, who cannot have slowed the link either
+        return is_slow()
+    return False

@@ -1,0 +1,86 @@
+"""The doctor's examination of a cluster, or of this machine alone: collect facts, judge them."""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from pdbench import cluster
+from pdbench.configs import ROOT
+from pdbench.doctor import collect, environment, host, network, versions
+from pdbench.doctor.facts import Facts
+from pdbench.doctor.findings import Finding, merge, worst
+from pdbench.manifest import Strict
+from pdbench.stack import ENVIRONMENT_THAT_MATTERS
+
+LIMIT_S = 120.0  # for a node to answer: importing NIXL alone takes seconds where cores are busy
+
+
+class Examination(Strict):
+    """What was found, worst first within each name, and the facts it was judged by."""
+
+    status: str
+    nodes: dict[str, Facts]
+    findings: list[Finding]
+
+    def of(self, status: str) -> list[Finding]:
+        return [finding for finding in self.findings if finding.status == status]
+
+
+def examine(
+    ray, *, quick: bool = False, requirements: Path | None = None, http: tuple[str, int] = ("127.0.0.1", 8000),
+    limit_s: float = LIMIT_S, ignore: Collection[str] = (),
+) -> Examination:  # fmt: skip
+    """Look at every node of the connected cluster at once; at this machine alone where `ray` is None.
+
+    Args:
+        quick: what takes a second or two: NIXL's backends, and pins unless `requirements` is given, are left out.
+        requirements: file that pins versions; by default that of the stack for the nodes' hardware.
+        http: address and port that the deployment will serve at.
+        limit_s: for a node to answer; each NIXL backend there gets a third of it.
+        ignore: names of findings that the caller knows and wants.
+
+    Raises:
+        RequirementsError: `requirements` is missing or wrong.
+    """
+    # Which stack is right follows from the hardware, so the pins of either are asked for.
+    given = [requirements] if requirements else [] if quick else [ROOT / "requirements.txt", ROOT / "requirements-cpu.txt"]
+    pins = {file: versions.read_requirements(file) for file in given}
+    asked = sorted({name for of_file in pins.values() for name in of_file})
+    arguments = (quick, asked, http, limit_s / 3)
+    silent: dict[str, str] = {}
+    if ray is None:
+        found = {"this machine": collect.collect(*arguments)}
+    else:
+        found, silent = cluster.ask_every_node(ray, limit_s, collect.collect, *arguments)
+    nodes = {node: Facts.model_validate(facts) for node, facts in sorted(found.items())}
+    file = requirements or (None if quick else versions.default_requirements(ROOT, nodes.values()))
+    driver = {k: v for k, v in os.environ.items() if ENVIRONMENT_THAT_MATTERS.match(k)}
+    findings = judge(nodes, pins.get(file), file.name if file else "", driver if ray else None)
+    findings += [_silence(node, why) for node, why in silent.items()]
+    findings = merge(finding for finding in findings if finding.name not in ignore)
+    return Examination(status=worst(findings), nodes=nodes, findings=findings)
+
+
+def judge(nodes: dict[str, Facts], pins: dict | None, file: str, driver: dict[str, str] | None) -> list[Finding]:
+    """All findings about `nodes`: a pure function of its arguments.
+
+    Args:
+        pins: of the requirements `file`; None leaves them out.
+        driver: telling environment of the shell that connected; None without a cluster.
+    """
+    found = [*versions.agreement(nodes), *network.alike(nodes)] if nodes else []
+    for node, facts in nodes.items():
+        if pins is not None:
+            found += versions.check_requirements(node, facts, pins, file)
+        found += network.check_hardware(node, facts)
+        found += network.check_transports(node, facts)
+        found += environment.check_environment(node, facts)
+        found += host.check_host(node, facts)
+    if driver is not None and nodes:
+        found += [environment.check_authentication(nodes, driver), *environment.check_driver(driver)]
+    return found
+
+
+def _silence(node: str, why: str) -> Finding:
+    return Finding(name="answer", nodes=[node], status="fail", seen=why, reason="Ray holds the node alive",
+                   mend="see the raylet's log in /tmp/ray/session_latest/logs there, and restart Ray")  # fmt: skip

@@ -1,0 +1,48 @@
+"""What the doctor says of a node, and how the same words about several nodes become one row."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pdbench.manifest import Strict
+
+Status = Literal["ok", "n/a", "warn", "fail"]
+STATUSES: tuple[Status, ...] = ("ok", "n/a", "warn", "fail")  # by how bad they are
+
+
+class Finding(Strict):
+    """One thing that was looked at: what was seen, why that is so good or so bad, and what mends it."""
+
+    name: str
+    nodes: list[str]
+    status: Status
+    seen: str
+    reason: str = ""
+    mend: str = ""
+
+    @property
+    def line(self) -> str:
+        """All of it in one line, as launch_gptoss.py prints it."""
+        words = f"{self.name} on {', '.join(self.nodes)}: {self.seen}"
+        return words + (f": {self.reason}" if self.reason else "") + (f"; to mend it: {self.mend}" if self.mend else "")
+
+
+def merge(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings that differ in nothing but their nodes as one each: names as each node tells them, the worst first.
+
+    In which order the nodes answered changes nothing.
+    """
+    nodes: dict[tuple, set[str]] = {}
+    order: dict[str, int] = {}
+    for finding in sorted(findings, key=lambda finding: min(finding.nodes)):
+        order.setdefault(finding.name, len(order))
+        key = (finding.name, finding.status, finding.seen, finding.reason, finding.mend)
+        nodes.setdefault(key, set()).update(finding.nodes)
+    rows = [Finding(name=key[0], nodes=sorted(of), status=key[1], seen=key[2], reason=key[3], mend=key[4])
+            for key, of in nodes.items()]  # fmt: skip
+    return sorted(rows, key=lambda row: (order[row.name], -STATUSES.index(row.status), row.nodes, row.seen))
+
+
+def worst(findings: Iterable[Finding]) -> Status:
+    """The worst status; `ok` where nothing was looked at, and `n/a` is as good as `ok`."""
+    status = max((STATUSES.index(finding.status) for finding in findings), default=0)
+    return STATUSES[status] if status > STATUSES.index("n/a") else "ok"

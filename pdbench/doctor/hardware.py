@@ -1,0 +1,98 @@
+"""GPUs, network cards and what the kernel says of them: nvidia-smi, /sys and /proc."""
+
+import contextlib
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+SYS = Path("/sys")
+NVIDIA, AMAZON = "0x10de", "0x1d0f"
+EFA_DEVICE = re.compile(r"0xefa\d")
+INSTALLER = Path("/opt/amazon/efa_installed_packages")
+
+
+def gpus() -> dict:
+    on_bus = sum(vendor == NVIDIA and kind.startswith("0x03") for vendor, _, kind in _pci())
+    try:
+        run = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True,
+                             timeout=30)  # fmt: skip
+    except FileNotFoundError:
+        return {"on_bus": on_bus, "error": "there is no nvidia-smi" if on_bus else None}
+    except subprocess.TimeoutExpired:
+        return {"on_bus": on_bus, "error": "nvidia-smi did not answer within 30 s"}
+    if run.returncode:
+        return {"on_bus": on_bus, "error": (run.stdout + run.stderr).strip().split("\n")[0] or "nvidia-smi failed"}
+    return {"names": run.stdout.strip().splitlines(), "on_bus": on_bus}
+
+
+def nics() -> list[dict]:
+    """Cards with hardware behind them, and loopback; bridges, tunnels and containers' ends are left out."""
+    found = []
+    for card in sorted((SYS / "class/net").glob("*")):
+        if card.name == "lo" or (card / "device").exists():
+            mbit = _number(card / "speed")
+            state = _word(card / "operstate")
+            found.append({
+                "name": card.name, "is_up": state == "up" or (card.name == "lo" and state == "unknown"),
+                "mbit": mbit if mbit and mbit > 0 else None, "numa": _numa(card / "device"),
+            })  # fmt: skip
+    return found
+
+
+def rdma() -> list[dict]:
+    found = []
+    for port in sorted((SYS / "class/infiniband").glob("*/ports/*")):
+        device = port.parent.parent
+        driver = device / "device/driver"
+        found.append({
+            "name": f"{device.name}:{port.name}", "driver": driver.resolve().name if driver.exists() else None,
+            "is_active": "ACTIVE" in (_word(port / "state") or ""), "rate": _word(port / "rate"),
+            "numa": _numa(device / "device"),
+        })  # fmt: skip
+    return found
+
+
+def numa_nodes() -> int:
+    return max(1, len(list((SYS / "devices/system/node").glob("node[0-9]*"))))
+
+
+def efa() -> dict:
+    installer = re.search(r"EFA installer version: (\S+)", INSTALLER.read_text()) if INSTALLER.is_file() else None
+    return {
+        "devices": sum(vendor == AMAZON and bool(EFA_DEVICE.match(device)) for vendor, device, _ in _pci()),
+        "module": (_word(SYS / "module/efa/version") or "") if (SYS / "module/efa").exists() else None,
+        "installer": installer[1] if installer else None,
+    }
+
+
+def gpudirect() -> dict:
+    with contextlib.suppress(OSError):
+        told = Path("/proc/driver/nvidia/version").read_text()
+        return {"peermem": (SYS / "module/nvidia_peermem").exists(), "open_driver": "Open Kernel Module" in told,
+                "kernel": platform.release()}  # fmt: skip
+    return {"kernel": platform.release()}
+
+
+def _pci() -> list[tuple[str, str, str]]:
+    """Vendor, device and class of each card on the bus."""
+    names = ("vendor", "device", "class")
+    cards = (SYS / "bus/pci/devices").glob("*")
+    return [tuple(_word(card / name) or "" for name in names) for card in cards]
+
+
+def _numa(device: Path) -> int | None:
+    node = _number(device / "numa_node")
+    return node if node is not None and node >= 0 else None  # -1: the machine has no such nodes
+
+
+def _number(path: Path) -> int | None:
+    word = _word(path)
+    return int(word) if word and re.fullmatch(r"-?\d+", word) else None
+
+
+def _word(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:  # absent, or the kernel has no answer for this device
+        return None

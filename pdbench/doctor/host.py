@@ -1,0 +1,107 @@
+"""Is there room on a node, does a port stand free, and did a crash leave something behind?"""
+
+from pdbench.doctor.facts import Facts, Space
+from pdbench.doctor.findings import Finding
+
+GIB = 2**30
+# Docker gives 64 MiB; Ray's object store and the ranks of an engine share more.
+SHM_NEEDED, SHM_WANTED_WITH_GPU = 1 * GIB, 8 * GIB
+DISK_NEEDED, DISK_WANTED = 1 * GIB, 10 * GIB
+RAY_FULL = 0.95  # Ray stops spilling objects above it: RAY_local_fs_capacity_threshold
+FILES_WANTED = 8192
+MEMLOCK_WANTED = 64 * GIB
+
+
+def check_host(node: str, facts: Facts) -> list[Finding]:
+    found = [_shm(node, facts), *(_disk(node, disk) for disk in facts.disks), _nofile(node, facts), _memlock(node, facts)]
+    if facts.port:
+        found.append(_port(node, facts))
+    return [*found, *_leftovers(node, facts), _slow_link(node, facts)]
+
+
+def _shm(node: str, facts: Facts) -> Finding:
+    common = {"name": "/dev/shm", "nodes": [node]}
+    mend = "start the container with --shm-size=16g (Kubernetes: an emptyDir of medium Memory), or mount -o remount,size=50%"
+    if facts.shm is None:
+        return Finding(**common, status="fail", seen="none", reason="Ray and vLLM share memory through it", mend=mend)
+    seen = f"{_gib(facts.shm.free)} free of {_gib(facts.shm.total)}"
+    if facts.shm.free < SHM_NEEDED:
+        return Finding(**common, status="fail", seen=seen, mend=f"{mend}; or remove what fills it",
+                       reason=f"less than {_gib(SHM_NEEDED)}: Ray's objects and vLLM's ranks do not fit")  # fmt: skip
+    if facts.gpus.names and facts.shm.free < SHM_WANTED_WITH_GPU:
+        return Finding(**common, status="warn", seen=seen, mend=mend,
+                       reason=f"less than {_gib(SHM_WANTED_WITH_GPU)}: tight for Ray, NCCL and vLLM together")  # fmt: skip
+    return Finding(**common, status="ok", seen=seen)
+
+
+def _disk(node: str, disk: Space) -> Finding:
+    common = {"name": f"disk {disk.path}", "nodes": [node], "seen": f"{disk.free // GIB} GiB free of {disk.total // GIB} GiB"}
+    if disk.free < DISK_NEEDED or disk.free < (1 - RAY_FULL) * disk.total:
+        return Finding(**common, status="fail", reason="Ray refuses to work above 95%, logs and results are cut off",
+                       mend="remove old /tmp/ray sessions and model caches")  # fmt: skip
+    if disk.free < DISK_WANTED:
+        return Finding(**common, status="warn", reason="logs, results and a model cache take more",
+                       mend="remove old /tmp/ray sessions and model caches")  # fmt: skip
+    return Finding(**common, status="ok")
+
+
+def _nofile(node: str, facts: Facts) -> Finding:
+    common = {"name": "open files", "nodes": [node], "seen": _limit(facts.nofile)}
+    if facts.nofile is not None and facts.nofile < FILES_WANTED:
+        return Finding(**common, status="warn", reason=f"fewer than {FILES_WANTED}: many requests at once open many sockets",
+                       mend="ulimit -n 65536 before `ray start`")  # fmt: skip
+    return Finding(**common, status="ok")
+
+
+def _memlock(node: str, facts: Facts) -> Finding:
+    seen = _limit(facts.memlock if facts.memlock is None else facts.memlock // 2**20, " MiB")
+    common = {"name": "locked memory", "nodes": [node], "seen": seen}
+    if not facts.has_rdma:
+        return Finding(**common, status="n/a", reason="no RDMA card pins memory here")
+    if facts.memlock is not None and facts.memlock < MEMLOCK_WANTED:
+        return Finding(**common, status="fail", reason="RDMA pins the whole KV cache: registering it would fail",
+                       mend="ulimit -l unlimited before `ray start` (docker run --ulimit memlock=-1)")  # fmt: skip
+    return Finding(**common, status="ok")
+
+
+def _port(node: str, facts: Facts) -> Finding:
+    port = facts.port
+    common = {"name": f"port {port.number}", "nodes": [node]}
+    if port.is_free:
+        return Finding(**common, status="ok", seen="free")
+    if port.is_ours:
+        return Finding(**common, status="ok", seen=f"held by {port.owner}", reason="a deployment of this cluster runs there")
+    return Finding(**common, status="fail", seen=f"held by {port.owner}", reason="the HTTP server cannot listen there",
+                   mend="end that process, or take another one with --port")  # fmt: skip
+
+
+def _leftovers(node: str, facts: Facts) -> list[Finding]:
+    if not facts.leftovers:
+        return [Finding(name="leftovers", nodes=[node], status="ok", seen="none")]
+    by_why: dict[str, list] = {}
+    for leftover in facts.leftovers:
+        by_why.setdefault(leftover.why, []).append(leftover)
+    return [
+        Finding(
+            name="leftovers", nodes=[node], status="fail",
+            seen=", ".join(f"{one.name} (pid {one.pid})" for one in sorted(some, key=lambda one: one.pid)),
+            reason=f"{why}: they hold memory, cores or ports",
+            mend=f"kill {' '.join(str(pid) for pid in sorted(one.pid for one in some))} on that node",
+        )
+        for why, some in sorted(by_why.items())
+    ]  # fmt: skip
+
+
+def _slow_link(node: str, facts: Facts) -> Finding:
+    if facts.slow_link:
+        return Finding(name="slow link", nodes=[node], status="warn", seen="loopback is slowed down",
+                       reason="a run that was cut off may have left it", mend="python -m pdbench.slow_link stop")  # fmt: skip
+    return Finding(name="slow link", nodes=[node], status="ok", seen="none")
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"
+
+
+def _limit(value: int | None, unit: str = "") -> str:
+    return "unlimited" if value is None else f"{value}{unit}"
