@@ -24,7 +24,7 @@ from pdbench.cli import Parser  # noqa: E402
 from pdbench.doctor.examination import LIMIT_S, Examination, examine  # noqa: E402
 from pdbench.doctor.findings import Finding  # noqa: E402
 from pdbench.doctor.versions import RequirementsError  # noqa: E402
-from pdbench.manifest import write_atomically  # noqa: E402
+from pdbench.files import write_atomically  # noqa: E402
 
 COLOURS = {"ok": "green", "n/a": "dim", "warn": "yellow", "fail": "red"}
 WIDTH_IN_A_FILE = 160
