@@ -86,7 +86,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, "{}")
         if self.path == "/pdbench/ready":
             self.server.finished += 2
-            return self.answer(200, json.dumps({"counts": {"LLMServer:m": 2}, "answered": {"LLMServer:m": ["a", "b"]}}))
+            told = {"counts": {"LLMServer:m": 2}, "answered": {"LLMServer:m": ["a", "b"]}, "requests": 2}
+            return self.answer(200, json.dumps(told))
         if self.path == "/pdbench/seeds":
             self.server.seeds += body
             return self.answer(200, "{}")
