@@ -57,9 +57,9 @@ class ControlPlan(Plan):
 
     def placed(self, node_ips: list[str]) -> "ControlPlan":
         """The plan with the nodes on which its servers stand, in their order."""
-        servers = [server.on(ip) for server, ip in zip(self.servers, node_ips, strict=True)]
-        url = self.serving_url if len(servers) > 1 else servers[0].url
-        return self.model_copy(update={"servers": servers, "serving_url": url})
+        engines = [server.on(ip) for server, ip in zip(self.servers, node_ips, strict=True) if server.role != "ingress"]
+        servers = _with_router(engines, node_ips[-1], self.http)
+        return self.model_copy(update={"servers": servers, "serving_url": servers[-1].url})
 
 
 def control_of(plan: Plan, mode: str, placement: Placement, head_ip: str) -> ControlPlan:
@@ -70,14 +70,12 @@ def control_of(plan: Plan, mode: str, placement: Placement, head_ip: str) -> Con
         head_ip: where the router stands, as Ray Serve's ingress does.
     """
     configs = {role: _kept(config) for role, config in plan.llm_configs.items()}
-    head = Node(head_ip, 0, is_head=True)
-    servers: list[Server] = []
+    engines: list[Server] = []
     for role, config in configs.items():
         node = placement.prefill if role == "prefill" else placement.decode
         for index in range(config["deployment_config"]["num_replicas"]):
-            servers.append(_server(f"{role}-{index}", role, config, node, plan.http, len(servers)))
-    if len(servers) > 1:
-        servers.append(_router(servers, head, plan.http))
+            engines.append(_server(f"{role}-{index}", role, config, node, plan.http, len(engines)))
+    servers = _with_router(engines, head_ip, plan.http)
     return ControlPlan(
         **plan.model_dump() | {"mode": mode, "ingress": None, "llm_configs": configs},
         servers=servers, serving_url=servers[-1].url,
@@ -124,8 +122,10 @@ def _option(name: str, value: Any) -> list[str]:
     return [option, *map(str, value)] if isinstance(value, (list, tuple)) else [option, str(value)]
 
 
-def _router(servers: list[Server], head: Node, http: dict) -> Server:
-    """vLLM's router before several servers (https://github.com/vllm-project/router)."""
+def _with_router(servers: list[Server], head_ip: str, http: dict) -> list[Server]:
+    """The servers and, if there are several, vLLM's router before them (https://github.com/vllm-project/router)."""
+    if len(servers) == 1:
+        return servers
     urls = {role: [server.url for server in servers if server.role == role] for role in ("prefill", "decode")}
     if urls["prefill"]:
         to = ["--vllm-pd-disaggregation", *(w for role in urls for url in urls[role] for w in (f"--{role}", url))]
@@ -134,11 +134,11 @@ def _router(servers: list[Server], head: Node, http: dict) -> Server:
     port = http["port"] + ROUTER
     command = ["vllm-router", "--host", http["host"], "--port", str(port), *to, *ROUTER_OPTIONS]
     command += ["--prometheus-port", str(http["port"] + ROUTER_METRICS)]
-    return Server(
-        name="router", role="ingress", node_ip=head.ip, url=_url(http["host"], head.ip, port),
+    return [*servers, Server(
+        name="router", role="ingress", node_ip=head_ip, url=_url(http["host"], head_ip, port),
         command=shlex.join(command), environment={},
         resources={"num_cpus": 0, "num_gpus": 0, "resources": {HEAD_RESOURCE: PIN}},
-    )  # fmt: skip
+    )]  # fmt: skip
 
 
 def _url(host: str, node_ip: str, port: int) -> str:
