@@ -46,7 +46,8 @@ def test_one_replica(deployed, shared, tmp_path):
     found = deployment()
     assert (found["mode"], found["serving_url"]) == ("bare", "http://127.0.0.3:8010"), "nothing stands before one server"
     (engine,) = found["replicas"]
-    assert (engine["role"], engine["node_ip"]) == ("collocated", "127.0.0.3") and "vllm serve" in found["servers"]["collocated-0"]
+    assert (engine["role"], engine["node_ip"]) == ("collocated", "127.0.0.3")
+    assert list(found["servers"]) == ["collocated-0"] and " vllm serve " in found["servers"]["collocated-0"]
     assert {gate["name"]: gate["passed"] for gate in found["gates"]} == {"readiness": True, "core-per-rank": True}
     assert cores(engine["pid"]) == {0}
     listening = {c.laddr.ip for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port in (8000, 8010)}
