@@ -38,12 +38,12 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
         tiny.ensure_tiny_model(Path(model.source), model.tiny)
     say(f"layout {plan.layout}, {plan.mode}, on {plan.placement}")
     base_url = f"http://{plan.http['host']}:{plan.http['port']}"
-    quiet_loggers()
     try:
         if isinstance(plan, ControlPlan):
             plan = servers.start(ray, plan, deadline)
         record = describe_launch(ray, plan) | {"kv_cache": model.kv.model_dump()}
         extra = [(describe.NAME, describe.ROUTE, describe.application(record, started))]
+        quiet_loggers()
         serving.deploy(plan, extra, deadline, say)
         if isinstance(plan, ControlPlan):
             servers.wait_until_up(ray, plan, deadline, say)
