@@ -173,7 +173,7 @@ def status() -> dict | None:
 
     details = serving.serve_details()
     if found := servers.states():
-        is_whole = all(state["up"] and state["status"] is None for state in found)
+        is_whole = all(state["up"] and state["runs"] for state in found)
         counts = {role: {"RUNNING": count} for role, count in servers.engine_counts(found).items()}
         return {"running": True, "status": "RUNNING" if is_whole else "UNHEALTHY", "deployments": counts, "replicas": found}
     if not details or APP not in details["applications"]:

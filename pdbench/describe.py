@@ -71,7 +71,7 @@ class Describe:
     def _replicas(self) -> list[dict]:
         keep = ("role", "replica_id", "node_id", "node_ip", "pid")
         if self.is_control:
-            return [{k: state[k] for k in keep} for state in states() if state["pid"] and state["status"] is None]
+            return [{k: state[k] for k in keep} for state in states() if state["pid"] and state["runs"]]
         return [{k: r[k] for k in keep} for r in replicas(serve_details()) if r["state"] == "RUNNING"]
 
     async def _ready(self) -> dict[str, dict]:

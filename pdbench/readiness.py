@@ -71,7 +71,7 @@ async def ask_servers(found: list[dict], model: str) -> dict[str, list[str]]:
     """Have every plain server complete one request; those of decode one whose prompt a prefill server has computed.
 
     Args:
-        found: of `servers.states`: role, replica_id, url and status.
+        found: of `servers.states`: role, replica_id, url and runs.
 
     Returns:
         Names of the servers that answered, by role; all of them.
@@ -79,7 +79,7 @@ async def ask_servers(found: list[dict], model: str) -> dict[str, list[str]]:
     Raises:
         ServerError: one was answered with an error.
     """
-    running = [state for state in found if state["status"] is None and state["role"] != "ingress"]
+    running = [state for state in found if state["runs"] and state["role"] != "ingress"]
     prefill = [state for state in running if state["role"] == "prefill"]
     answered: dict[str, list[str]] = {}
     for number, server in enumerate(running):

@@ -30,7 +30,7 @@ class Keeper:
 
     def __init__(self, name: str, role: str):
         self.name, self.role = name, role
-        self.url, self.process, self.up = "", None, False
+        self.url, self.process, self.server, self.up = "", None, None, False
 
     def look(self, program: str) -> tuple[str, bool]:
         """This node's IP, and whether `program` is installed there."""
@@ -54,18 +54,22 @@ class Keeper:
         self.process.stdin.close()
 
     def state(self) -> dict[str, Any]:
-        """Where it stands, its process, whether it has answered /health yet, and its exit status (None: it runs)."""
+        """Where it stands, its process, whether it runs, whether it has answered /health, and how it ended."""
         import psutil
         import ray
 
-        pid, status = None, self.process.poll() if self.process else None
-        if self.process and status is None:
+        status = self.process.poll() if self.process else None
+        if self.process and status is None and not self.server:
             with contextlib.suppress(psutil.NoSuchProcess, IndexError):
-                pid = psutil.Process(self.process.pid).children()[0].pid
-            self.up = self.up or self._is_healthy()
+                self.server = psutil.Process(self.process.pid).children()[0]
+        # Its keeper outlives it for as long as it takes to end what it has left.
+        has_ended = status is not None or (self.server is not None and not _is_alive(self.server))
+        self.up = self.up or bool(self.process and not has_ended and self._is_healthy())
+        pid = self.server.pid if self.server else None
         return {
             "role": self.role, "replica_id": self.name, "node_id": ray.get_runtime_context().get_node_id(),
-            "node_ip": ray.util.get_node_ip_address(), "pid": pid, "url": self.url, "up": self.up, "status": status,
+            "node_ip": ray.util.get_node_ip_address(), "pid": pid, "url": self.url, "up": self.up,
+            "runs": not has_ended, "status": status,
         }  # fmt: skip
 
     def _is_healthy(self) -> bool:
@@ -83,6 +87,13 @@ class Keeper:
         if self.process:
             self.process.terminate()
             self.process.wait()
+
+
+def _is_alive(process) -> bool:
+    """Whether a `psutil.Process` runs; one whose parent has not noticed its end yet does not."""
+    with contextlib.suppress(Exception):  # psutil.NoSuchProcess, of a module that only the nodes need
+        return process.is_running() and process.status() != "zombie"
+    return False
 
 
 def start(ray, plan: ControlPlan, deadline: float) -> ControlPlan:
@@ -134,9 +145,10 @@ def _wait(names: list[str], deadline: float, tell: Callable[[str], None]) -> Non
     while True:
         found = {state["replica_id"]: state for state in states()}
         for name in names:
-            if name not in found or found[name]["status"] is not None:
-                status = found[name]["status"] if name in found else "its Ray actor is gone"
-                raise LaunchError(f"{name} ended before it was up: {status}")
+            if name not in found:
+                raise LaunchError(f"{name} ended before it was up: its Ray actor is gone")
+            if not found[name]["runs"]:
+                raise LaunchError(f"{name} ended before it was up")
         up = [name for name in names if found[name]["up"]]
         if (now := f"{', '.join(names)}: {len(up)} of {len(names)} up") != told:
             tell(told := now)
@@ -169,7 +181,7 @@ def names_of_actors() -> list[str]:
 
 def engine_counts(found: list[dict[str, Any]]) -> dict[str, int]:
     """Running servers by role, but the router; `found` is of `states`."""
-    roles = [state["role"] for state in found if state["status"] is None and state["role"] != "ingress"]
+    roles = [state["role"] for state in found if state["runs"] and state["role"] != "ingress"]
     return {role: roles.count(role) for role in dict.fromkeys(roles)}
 
 
@@ -182,7 +194,7 @@ async def counters(found: list[dict[str, Any]], names: dict[str, str]) -> dict[s
     """
     import aiohttp
 
-    running = [state for state in found if state["status"] is None and state["role"] != "ingress"]
+    running = [state for state in found if state["runs"] and state["role"] != "ingress"]
     totals: dict[str, dict[str, float]] = {state["role"]: {} for state in running}
     async with aiohttp.ClientSession() as session:
         for state in running:

@@ -1,5 +1,6 @@
 """What the framework adds: numbers worked out by hand, pairs, spread and what is called noise."""
 
+import json
 import math
 
 import numpy as np
@@ -9,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import viz
-from pdbench import decision, tables
-from pdbench.figures import arm_styles
+from pdbench import chart, decision, tables
+from pdbench.figures import View, arm_styles, draw
 from pdbench.overhead import overheads
 from pdbench.results import ResultError, read_results
 
@@ -154,6 +155,19 @@ def test_the_report_has_a_section_where_there_is_a_pair(folders, tmp_path, capsy
         viz.main(["--exps", *map(str, given_folders), "--report", str(tmp_path / "r.html")])
         page = (tmp_path / "r.html").read_text()
         assert ("What Ray Serve adds" in page) == there and ("+30.00" in page) == there
+
+
+def test_a_control_that_is_ahead_neither_leads_nor_fades_another(folders):
+    """It is faster and carries twice as much; still the arm behind Ray Serve is the frontier."""
+    (axes,) = (axes for axes in draw(read_results(folders), View()).axes if axes.get_xlabel().startswith("Median TPOT"))
+    labels = [line.get_label() for line in axes.get_lines()]
+    assert "_dominated" not in labels
+    (band,) = (line for line in axes.get_lines() if line.get_label() == "Pareto frontier")
+    assert set(band.get_xdata()) == {10.0}
+    table = read_results(folders)
+    looks = {arm: chart.looks(style) for arm, style in arm_styles(table).items()}
+    told = json.loads(chart.data(table, looks, chart.metrics(table, "concurrency", View()), ()))
+    assert {arm["name"]: arm["control"] for arm in told["arms"]} == {"1xtp1": False, "1xtp1 bare": True}
 
 
 def test_a_control_is_told_apart_and_decides_nothing(folders):

@@ -53,20 +53,20 @@ def start():
     """Start a server of a role; returns its state and the server."""
     with contextlib.ExitStack() as running:
 
-        def start(role, name, status=None):
+        def start(role, name, runs=True):
             server = running.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
             server.asked, server.status = [], 200
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             running.callback(server.shutdown)
             url = f"http://127.0.0.1:{server.server_port}"
-            return {"role": role, "replica_id": name, "url": url, "status": status}, server
+            return {"role": role, "replica_id": name, "url": url, "runs": runs}, server
 
         yield start
 
 
 def test_counters_add_up_over_the_servers_of_a_role(start):
     found = [start("prefill", "p0")[0], start("decode", "d0")[0], start("decode", "d1")[0]]
-    found += [start("decode", "gone", status=-9)[0], start("ingress", "router")[0]]
+    found += [start("decode", "gone", runs=False)[0], start("ingress", "router")[0]]
     one = {"requests": 3.0, "kv_bytes": 131072.0, "prefix_cache_hits": 1000.0}
     assert asyncio.run(counters(found, VLLM_NAMES)) == {"prefill": one, "decode": {k: 2 * v for k, v in one.items()}}
     assert engine_counts(found) == {"prefill": 1, "decode": 2}
@@ -96,4 +96,4 @@ def test_a_server_that_fails_or_is_gone_is_told(start):
     with pytest.raises(ServerError, match="answered 500"):
         asyncio.run(ask_servers([prefill, decode], "m"))
     with pytest.raises(ServerError, match="no prefill server runs"):
-        asyncio.run(ask_servers([prefill | {"status": 1}, decode], "m"))
+        asyncio.run(ask_servers([prefill | {"runs": False}, decode], "m"))
