@@ -54,7 +54,7 @@ class Keeper:
         self.process.stdin.close()
 
     def state(self) -> dict[str, Any]:
-        """Where it stands, its process, whether it runs, whether it has answered /health, and how it ended."""
+        """Where it stands, its process, whether it runs, and whether it has answered /health."""
         import psutil
         import ray
 
@@ -69,7 +69,7 @@ class Keeper:
         return {
             "role": self.role, "replica_id": self.name, "node_id": ray.get_runtime_context().get_node_id(),
             "node_ip": ray.util.get_node_ip_address(), "pid": pid, "url": self.url, "up": self.up,
-            "runs": not has_ended, "status": status,
+            "runs": not has_ended,
         }  # fmt: skip
 
     def _is_healthy(self) -> bool:
