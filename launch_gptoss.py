@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Start, show and stop one deployment of gpt-oss on Ray Serve LLM: collocated, pd-pack or pd-spread."""
+"""Start, show and stop one deployment of gpt-oss on Ray Serve LLM: collocated or PD; or a control without Serve."""
 
 import argparse
 import json
@@ -7,10 +7,10 @@ import math
 import sys
 import time
 
-from pdbench import cluster, slow_link, stack, transport, ucx_log
+from pdbench import bare, cluster, slow_link, stack, transport, ucx_log
 from pdbench.cli import Parser
 from pdbench.configs import ROOT, HardwareConfig, ModelConfig, load_hardware, load_model
-from pdbench.layout import MODES, Layout, Pool
+from pdbench.layout import CONTROLS, MODES, Layout, Pool, placed_as
 from pdbench.serving import LaunchError, Plan, make_plan, with_decode_bench
 
 DEFAULT_MODEL = ROOT / "configs/models/gpt-oss-120b.yaml"
@@ -77,11 +77,12 @@ def read_layout(args: argparse.Namespace) -> tuple[Layout, str]:
         pd = [n for n in given if n.startswith(("p_", "d_"))]
         if mode is None:
             raise ValueError(f"name a --mode ({', '.join(MODES)}) and a --layout such as 4xtp2 or p2xtp2-d1xtp4")
-        if (mode == "collocated" and pd) or (mode != "collocated" and len(pd) != len(given)):
-            fitting = "--tp and --num" if mode == "collocated" else "--p-num, --p-tp, --d-num and --d-tp"
+        is_collocated = placed_as(mode) == "collocated"
+        if (is_collocated and pd) or (not is_collocated and len(pd) != len(given)):
+            fitting = "--tp and --num" if is_collocated else "--p-num, --p-tp, --d-num and --d-tp"
             raise ValueError(f"mode {mode} takes {fitting}, not {flags}")
         size = {"num": 1, "tp": 1, "p_num": 1, "p_tp": 1, "d_num": 1, "d_tp": 1} | given
-        if mode == "collocated":
+        if is_collocated:
             layout = Layout(Pool(size["num"], size["tp"]))
         else:
             layout = Layout(prefill=Pool(size["p_num"], size["p_tp"]), decode=Pool(size["d_num"], size["d_tp"]))
@@ -141,13 +142,18 @@ def resolve(args: argparse.Namespace, nodes_of) -> tuple[Plan, ModelConfig]:
     if args.ingress_replicas is not None and args.ingress_replicas < 1:
         raise ValueError(f"--ingress-replicas must be at least 1, not {args.ingress_replicas}")
     stack.check_tensor_parallel(layout, model.kv.heads, stack.vllm_version())
-    placement = cluster.place(layout, mode, nodes_of(hardware, layout, mode), hardware.accelerator)
+    nodes = nodes_of(hardware, layout, mode)
+    placement = cluster.place(layout, mode, nodes, hardware.accelerator)
     how = transport.Transport(backend=args.backend, ucx_tls=args.ucx_tls, verbose=args.verbose)
     ingress = args.ingress_replicas or hardware.ingress_replicas
-    plan = make_plan(model, hardware, layout, mode, placement, how, ingress, args.host, args.port)
+    plan = make_plan(model, hardware, layout, placed_as(mode), placement, how, ingress, args.host, args.port)
     if args.decode_bench:
         stack.check_decode_bench(stack.vllm_version())
         plan = with_decode_bench(plan)
+    if mode in CONTROLS:
+        if args.ingress_replicas is not None:
+            raise ValueError(f"mode {mode} has no ingress: leave --ingress-replicas out")
+        plan = bare.control_of(plan, mode, placement, next((node.ip for node in nodes if node.is_head), "<head>"))
     return plan, model
 
 

@@ -84,7 +84,7 @@ plan=$("$python" -m pdbench.bench begin --exp-name "$exp_name" --type "$type" --
   --typed "$typed" "${options[@]}" "${checks[@]}") || exit $?
 {
   read -r folder
-  IFS=$'\t' read -r model tokenizer input_len output_len
+  IFS=$'\t' read -r model tokenizer input_len output_len serving_url
   mapfile -t todo
 } <<<"$plan"
 [[ ${todo[*]} ]] || { echo "run_bm: nothing to do: all levels are measured (--force measures again)"; exit 0; }
@@ -113,7 +113,7 @@ for line in "${todo[@]}"; do
   if [[ $warmup_seed == - ]]; then
     warm=0
   else
-    "$python" -m pdbench.client warmup --base-url "$base_url" --model "$model" \
+    "$python" -m pdbench.client warmup --base-url "$serving_url" --model "$model" \
       --isl "$input_len" --osl "$output_len" --requests "$warm" --seed "$warmup_seed" &
     wait $!
   fi
@@ -123,7 +123,7 @@ for line in "${todo[@]}"; do
   prefix=0
   ((warm && input_len > 16)) && prefix=8
   # shellcheck disable=SC2054 # the commas are vLLM's
-  bench=(--backend vllm --base-url "$base_url" --endpoint /v1/completions
+  bench=(--backend vllm --base-url "$serving_url" --endpoint /v1/completions
     --model "$model" --tokenizer "$tokenizer" --dataset-name random
     --random-prefix-len "$prefix" --random-input-len "$((input_len - prefix))" --random-output-len "$output_len" --ignore-eos --temperature 0
     --num-prompts "$num_prompts" "${load[@]}" --seed "$seed"

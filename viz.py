@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     from pdbench.audit import audit
     from pdbench.export import export
     from pdbench.intervals import level_intervals
+    from pdbench.overhead import overheads
     from pdbench.results import ResultError, read_results
     from pdbench.stalls import stall_lines
 
@@ -58,13 +59,16 @@ def main(argv: list[str] | None = None) -> None:
             print(*stall_lines(table), sep="\n")
         if args.show_intervals:
             tables.print_intervals(level_intervals(args.exps))
+        if args.show_overhead:
+            tables.print_overheads(overheads(table))
         if args.audit:
             tables.print_findings(audit(args.exps))
         if decide:
             show_decision(table, args)
         if args.report:
             write_report(table, args)
-        shown = args.show_tables, args.show_stalls, args.show_intervals, args.audit, decide, args.export, args.report
+        shown = args.show_tables, args.show_stalls, args.show_intervals, args.show_overhead, args.audit, decide
+        shown += args.export, args.report
         if args.plot or args.plot_path or args.figure or not any(shown):
             plot(table, args, args.plot_path or DEFAULT_PATH)
     except ResultError as error:
@@ -91,6 +95,8 @@ def build_parser() -> Parser:
     add("--show-tables", action="store_true", help="print every measurement")
     add("--show-stalls", action="store_true", help="compare each PD arm's p99 inter-token latency with the collocated one")
     add("--show-intervals", action="store_true", help="95%% confidence intervals over requests and repeats, by bootstrap")
+    add("--show-overhead", action="store_true",
+        help="what Ray Serve adds to TTFT and TPOT, and takes from throughput, beside control arms without it")  # fmt: skip
     add("--audit", action="store_true", help="print what to know before believing these folders, and what to do about it")
     add("--show-decision", action="store_true", help="which layout is best in which band of latency (see --latency-mode)")
     add("--sla", type=sla, metavar="tpot=MS,p99_ttft=MS,...",

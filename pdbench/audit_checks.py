@@ -135,6 +135,8 @@ def _other_runs(sources: list[Source], copies: tuple[Source, ...]) -> str:
     for other in sources:
         if other in copies or other.arm.layout not in layouts or other.workload != copies[0].workload:
             continue
+        if other.arm.serving != copies[0].arm.serving:
+            continue
         times = (_tpot(other) / ours).dropna()
         if len(times):
             told += f"; another run of {other.arm.layout}, {other.arm.folder.name}, has {times.min():.2f} to "
@@ -215,6 +217,8 @@ def _above_prefill(sources: list[Source]) -> Seen:
     for source in sources:
         run, pool, levels = source.arm.run, source.prefill, source.levels
         key = run.model, source.arm.accelerator, run.isl, pool.tp
+        if source.arm.is_control:  # what Ray Serve adds would stand in it
+            continue
         if source.osl > 1:
             mixed += [(key, source)] if run.phase == "mixed" else []
         elif levels["kind"].iloc[0] == "concurrency" and not source.arm.layout.is_pd:
@@ -232,7 +236,7 @@ def _odd_decode(compared: list[Source]) -> Seen:
     """An arm whose TPOT lies outside those of the arms with fewer and with more of the same prefill replicas."""
     groups = defaultdict(list)
     for source in compared:
-        if source.arm.layout.is_pd:
+        if source.arm.layout.is_pd and not source.arm.is_control:
             groups[source.arm.layout.decode, source.arm.layout.prefill.tp].append(source)
     for group in groups.values():
         tpot = pd.DataFrame({s.name: _tpot(s) for s in group})

@@ -72,10 +72,10 @@ def describe_deployment(base_url: str) -> Deployment | None:
 
     async def ask():
         async with client.session(base_url, total_s=30) as opened:
-            await client.first_model(opened)  # a dead server is told from one of another kind
             try:
                 return await client.get(opened, "/pdbench/deployment")
             except client.ServerError:
+                await client.first_model(opened)  # a dead server is told from one of another kind
                 return None
 
     answer = asyncio.run(ask())
@@ -85,7 +85,8 @@ def describe_deployment(base_url: str) -> Deployment | None:
 def begin(args: argparse.Namespace) -> None:
     """Check server and folder, write the manifest, print the levels to measure.
 
-    Prints `MODEL<tab>TOKENIZER`, then for each level `stem value num_prompts seed warmup_seed`; no warm-up is `-`.
+    Prints the folder; model, tokenizer, ISL, OSL and where requests go; then for each level `stem value num_prompts seed
+    warmup_seed`, where no warm-up is `-`. Tabs are between the words of a line.
     """
     named = workload.parse_levels(args.type, args.levels)
     # All levels once, then again: drift of the machine does not pass for a difference between levels.
@@ -109,7 +110,8 @@ def begin(args: argparse.Namespace) -> None:
         level for level in levels
         if args.force or not manifest.has(folder, level, args.num_prompts or level.num_prompts(decode_bench))
     ]  # fmt: skip
-    asyncio.run(client.smoke(args.base_url, model, max_tokens=4))
+    serving_url = deployment.takes_requests(args.base_url) if deployment else args.base_url
+    asyncio.run(client.smoke(serving_url, model, max_tokens=4))
     manifest.write(folder)
     for path in folder.glob("*.json"):
         # What this manifest does not vouch for, such as levels of another layout, must not be plotted with it.
@@ -121,7 +123,7 @@ def begin(args: argparse.Namespace) -> None:
         seeds = unseen_seeds(args.base_url, args.seed, todo, deployment is not None)
     warn(f"{folder}: {len(todo)} of {len(levels)} levels to measure")
     print(folder)
-    print(model, tokenizer or model, *manifest.lengths, sep="\t")
+    print(model, tokenizer or model, *manifest.lengths, serving_url, sep="\t")
     for level in todo:
         prompts = args.num_prompts or level.num_prompts(decode_bench)
         print(level.stem, f"{level.value:g}", prompts, *seeds[level], sep="\t")

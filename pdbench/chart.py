@@ -14,7 +14,7 @@ from matplotlib.path import Path
 
 from pdbench import figures
 from pdbench.figures.view import LATENCIES
-from pdbench.results import METRICS, TOKENS
+from pdbench.results import METRICS, TOKENS, contenders
 from pdbench.sla import Bound
 from pdbench.tables import number
 
@@ -97,12 +97,13 @@ def data(table: pd.DataFrame, arms: Mapping[str, Looks], groups: dict[str, dict[
     frames = {"middle": levels[list(labels)].median()}
     if (repeats > 1).any():
         frames |= {"low": levels[list(labels)].min(), "high": levels[list(labels)].max()}
-    curves = []
+    curves, ours = [], set(contenders(table)["arm"])
     for arm, look in arms.items():
         of_arm = {name: frame.loc[arm] for name, frame in frames.items()}
         rows = zip(of_arm["middle"].to_dict("records"), repeats[arm], strict=True)
         hover = [_hover(arm, labels, values, count) for values, count in rows]
-        curves.append(asdict(look) | {"name": arm, "hover": hover} | {name: _lists(frame) for name, frame in of_arm.items()})
+        known = asdict(look) | {"name": arm, "control": arm not in ours, "hover": hover}
+        curves.append(known | {name: _lists(frame) for name, frame in of_arm.items()})
     better = {metric: {"Latency": -1, "Load": 0}.get(group, 1) for group, of in groups.items() for metric in of}
     content = {"arms": curves, "labels": labels, "better": better, "bounds": {bound.column: bound.limit for bound in bounds}}
     return Markup(json.dumps(content, allow_nan=False).replace("<", "\\u003c"))  # so that no name ends the script

@@ -196,14 +196,15 @@ class Evidence:
         fitting = [
             source for source in self.sources
             if source.arm.layout == spec.layout and (source.arm.placement == "spread") == spec.spread
-            and self.over_tcp(source) == spec.tcp and not self.doubts(source, REFUTED)
+            and not source.arm.is_control and self.over_tcp(source) == spec.tcp and not self.doubts(source, REFUTED)
         ]  # fmt: skip
         latest = sorted(fitting, key=lambda source: source.levels["date"].iloc[-1], reverse=True)
         return sorted(latest, key=lambda source: (bool(self.doubts(source, DOUBTFUL)), "archive" in source.arm.folder.parts))
 
     def among(self, words: str) -> list[str]:
         """All layouts measured on one node."""
-        fitting = (s.arm for s in self.sources if s.arm.layout.gpus <= s.arm.gpus_per_node and s.arm.placement != "spread")
+        arms = [source.arm for source in self.sources if not source.arm.is_control]
+        fitting = (arm for arm in arms if arm.layout.gpus <= arm.gpus_per_node and arm.placement != "spread")
         return list(dict.fromkeys(str(arm.layout) for arm in fitting if arm.layout.is_pd or words == "one node"))
 
 

@@ -117,6 +117,15 @@ async def first_model(opened: aiohttp.ClientSession) -> str:
         raise ServerError("the server serves no model") from None
 
 
+async def takes_requests(base_url: str) -> str:
+    """Where the deployment that describes itself at `base_url` takes requests; `base_url` where nothing is said."""
+    async with session(base_url, total_s=30) as opened:
+        try:
+            return (await get(opened, "/pdbench/deployment")).get("serving_url") or base_url
+        except ServerError:
+            return base_url
+
+
 async def smoke(base_url: str, model: str | None, max_tokens: int = 32, prompt_tokens: int = 64) -> tuple[str, Completion]:
     """Stream one completion; returns the model's name and the answer."""
     async with session(base_url, total_s=300) as opened:
@@ -150,7 +159,8 @@ def main() -> int:
     args = parser.parse_args()
     try:
         if args.action == "smoke":
-            _print_smoke(*asyncio.run(smoke(args.base_url, args.model, args.osl, args.isl)))
+            url = asyncio.run(takes_requests(args.base_url))
+            _print_smoke(*asyncio.run(smoke(url, args.model, args.osl, args.isl)))
         else:
             asyncio.run(warm_up(args.base_url, args.model, args.isl, args.osl, args.requests, args.seed))
     except ServerError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pdbench import local_cluster
 from pdbench.configs import HardwareConfig
-from pdbench.layout import Layout
+from pdbench.layout import CONTROLS, Layout, placed_as
 
 
 class PlacementError(ValueError):
@@ -42,9 +42,12 @@ def place(layout: Layout, mode: str, nodes: list[Node], unit: str = "GPU") -> Pl
     Raises:
         PlacementError: too few nodes, or too few accelerators on them.
     """
-    if layout.is_pd == (mode == "collocated"):
-        raise PlacementError(f"layout {layout} does not go with mode {mode}: "
-                             f"{'use pd-pack or pd-spread' if layout.is_pd else 'use collocated'}")  # fmt: skip
+    if layout.is_pd == (placed_as(mode) == "collocated"):
+        fitting = "pd-pack or pd-spread" if layout.is_pd else "collocated"
+        if mode in CONTROLS:
+            fitting = "bare-pd or bare-pd-spread" if layout.is_pd else "bare"
+        raise PlacementError(f"layout {layout} does not go with mode {mode}: use {fitting}")
+    mode = placed_as(mode)
     nodes = sorted(nodes, key=lambda n: (-n.accelerators, n.is_head, n.ip))
     have = ", ".join(f"{n.ip}: {n.accelerators}" for n in nodes) or "no nodes"
     if mode == "pd-pack":
@@ -82,6 +85,7 @@ def _first_fit(gpus: int, nodes: list[Node], need: str, have: str) -> Node:
 def planned_nodes(hardware: HardwareConfig, layout: Layout, mode: str) -> list[Node]:
     """Nodes as `hardware` describes them, for a dry run without a cluster; named node1, node2, ..."""
     replicas_per_node = max(1, hardware.accelerators_per_node // layout.decode.tp)
+    mode = placed_as(mode)
     count = 2 if mode == "pd-spread" else max(1, math.ceil(layout.decode.num / replicas_per_node))
     return [Node(f"<node{i + 1}>", hardware.accelerators_per_node) for i in range(count if mode != "pd-pack" else 1)]
 

@@ -16,7 +16,7 @@ import pandas as pd
 from pdbench.frontier import crossovers, curves
 from pdbench.layout import Layout
 from pdbench.requests import RESAMPLES, between
-from pdbench.results import TOKENS
+from pdbench.results import TOKENS, contenders
 from pdbench.sla import Bound
 
 WORKLOAD = ["model", "isl", "osl", "phase", "kind"]
@@ -39,9 +39,14 @@ class Points:
 
 
 def workloads(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Rows that can be compared with each other, with a title: one model, lengths, phase and kind of load."""
-    for (model, isl, osl, phase, kind), rows in table.groupby(WORKLOAD, sort=False):
-        yield f"{model} · ISL {isl} · OSL {osl} · {phase} · by {kind.replace('-', ' ')}", rows
+    """Rows that can be compared with each other, with a title: one model, lengths, phase and kind of load; no controls."""
+    for known, rows in contenders(table).groupby(WORKLOAD, sort=False):
+        yield workload_title(*known), rows
+
+
+def workload_title(model: str, isl: int, osl: int, phase: str, kind: str) -> str:
+    """`WORKLOAD` in words."""
+    return f"{model} · ISL {isl} · OSL {osl} · {phase} · by {kind.replace('-', ' ')}"
 
 
 def collocated(table: pd.DataFrame) -> set[str]:

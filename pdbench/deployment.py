@@ -9,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from pdbench import cluster, describe, gates, readiness, serving, stack, tiny
+from pdbench import client, cluster, describe, gates, readiness, servers, serving, stack, tiny
+from pdbench.bare import ControlPlan
 from pdbench.configs import ROOT, ModelConfig
+from pdbench.layout import CONTROLS
 from pdbench.manifest import Gate, now
 from pdbench.serving import APP, LaunchError, Plan
 
@@ -29,18 +31,22 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
         TimeoutError: some replica answered nothing in time.
     """
     started = time.time()
-    if (details := serving.serve_details()) and APP in details["applications"]:
+    if _is_running():
         raise LaunchError("a deployment is running already: see it with --status, end it with --stop")
     if model.tiny:
         say(f"model {model.model_id}: making it in {model.source}, or checking what is there")
         tiny.ensure_tiny_model(Path(model.source), model.tiny)
     say(f"layout {plan.layout}, {plan.mode}, on {plan.placement}")
-    record = describe_launch(ray, plan) | {"kv_cache": model.kv.model_dump()}
     base_url = f"http://{plan.http['host']}:{plan.http['port']}"
-    extra = [(describe.NAME, describe.ROUTE, describe.application(record, started))]
-    quiet_loggers()
     try:
+        if isinstance(plan, ControlPlan):
+            plan = servers.start(ray, plan, deadline)
+        record = describe_launch(ray, plan) | {"kv_cache": model.kv.model_dump()}
+        extra = [(describe.NAME, describe.ROUTE, describe.application(record, started))]
+        quiet_loggers()
         serving.deploy(plan, extra, deadline, say)
+        if isinstance(plan, ControlPlan):
+            servers.wait_until_up(ray, plan, deadline, say)
         checks = [answered(plan, base_url, deadline)]
         if plan.core_per_rank:
             checks.append(pin_ranks(ray, plan))
@@ -51,16 +57,22 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
         raise
     for gate in checks:
         asyncio.run(gates.record(base_url, gate))
-    say(f"ready after {time.time() - started:.0f} s at {base_url}: every replica has answered a request")
+    at = f"{base_url}, requests to {plan.serving_url}" if isinstance(plan, ControlPlan) else base_url
+    say(f"ready after {time.time() - started:.0f} s at {at}: every replica has answered a request")
 
 
 def answered(plan: Plan, base_url: str, deadline: float) -> Gate:
     """Gate `readiness`: every replica has answered, or, with an older Ray, many requests at once were."""
-    counts = serving.replica_counts(serving.serve_details())
-    replicas = sum(counts.values())
+    replicas = sum(config["deployment_config"]["num_replicas"] for config in plan.llm_configs.values())
 
     async def ask() -> Gate:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            if isinstance(plan, ControlPlan):
+                async with client.session(base_url) as opened:
+                    told = await client.post(opened, "/pdbench/ready", {})
+                await client.smoke(plan.serving_url, plan.model_id, readiness.NEW_TOKENS)  # through the router, too
+                return readiness.gate(told["answered"], told["counts"])
+            counts = serving.replica_counts(serving.serve_details())
             if readiness.can_address_replicas():
                 return readiness.gate(await readiness.ask_each(counts, APP, plan.model_id), counts)
             return readiness.router_gate(await readiness.ask_router(base_url, plan.model_id, replicas), replicas)
@@ -79,11 +91,15 @@ def describe_launch(ray, plan: Plan) -> dict:
     machines = cluster.on_every_node(ray, stack.machine)
     source = Path(plan.model_source)
     told = json.loads(json.dumps(plan.model_dump()).replace(f"{ROOT}/", ""))
+    control = {}
+    if isinstance(plan, ControlPlan):
+        commands = {server["name"]: _as_typed(server) for server in told["servers"]}
+        control = {"serving_url": plan.serving_url, "servers": commands}
     return {
         "layout": plan.layout, "mode": plan.mode, "gpus": plan.gpus, "gpus_per_node": plan.gpus_per_node,
         "accelerator": plan.accelerator, "model_id": plan.model_id, "model_source": told["model_source"],
         "model_checksum": tiny.verified_checksum(source) if source.is_dir() else None,
-        "decode_bench": plan.decode_bench,
+        "decode_bench": plan.decode_bench, **control,
         "transport": plan.transport.model_dump() if plan.transport else None,
         "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "launched": now(),
@@ -94,6 +110,11 @@ def describe_launch(ray, plan: Plan) -> dict:
     }  # fmt: skip
 
 
+def _as_typed(server: dict) -> str:
+    """A server's command line with its environment before it, as a shell reads it."""
+    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in server["environment"].items()), server["command"]])
+
+
 def pin_ranks(ray, plan: Plan) -> Gate:
     """Give each engine rank a core of its own.
 
@@ -101,7 +122,7 @@ def pin_ranks(ray, plan: Plan) -> Gate:
         LaunchError: not all ranks were found; where some share a core, arms do not compare.
     """
     replicas, first = [], 0
-    for replica in serving.replicas(serving.serve_details()):
+    for replica in servers.states() if plan.mode in CONTROLS else serving.replicas(serving.serve_details()):
         if replica["role"] != "ingress":
             replicas.append({"node_id": replica["node_id"], "pid": replica["pid"], "first": first})
             first += plan.llm_configs[replica["role"]]["engine_kwargs"]["tensor_parallel_size"]
@@ -119,7 +140,14 @@ def fail(ray, error: BaseException, started: float) -> None:
     errors = (re.search(ENGINE_ERROR, line)[1][:500] for of_node in lines for line in of_node)
     for error in list(dict.fromkeys(errors))[:5]:
         say(f"an engine said: {error}")
+    servers.stop(ray)
     serving.stop(time.monotonic() + 120)
+
+
+def _is_running() -> bool:
+    """Whether a deployment of this repository is on the cluster, or what one that was cut off has left."""
+    details = serving.serve_details()
+    return bool(servers.names_of_actors() or (details and {APP, describe.NAME} & set(details["applications"])))
 
 
 def stop(ray, deadline: float) -> None:
@@ -128,9 +156,10 @@ def stop(ray, deadline: float) -> None:
     Raises:
         TimeoutError: something is left at the deadline (`time.monotonic()`).
     """
-    pids = [r["pid"] for r in serving.replicas(serving.serve_details()) if r["pid"]]
-    trees = cluster.on_every_node(ray, cluster.process_tree, pids)
-    say("stopped" if serving.stop(deadline) else "no deployment was running")
+    replicas = [*serving.replicas(serving.serve_details()), *servers.states()]
+    trees = cluster.on_every_node(ray, cluster.process_tree, [r["pid"] for r in replicas if r["pid"]])
+    ended = [servers.stop(ray), serving.stop(deadline)]
+    say("stopped" if any(ended) else "no deployment was running")
     for ip, left in trees.items():
         while left:
             left = cluster.on_every_node(ray, cluster.process_tree, left)[ip]
@@ -143,6 +172,10 @@ def status() -> dict | None:
     from ray import serve  # after connecting: Ray reads the token's place when it is imported
 
     details = serving.serve_details()
+    if found := servers.states():
+        is_whole = all(state["up"] and state["runs"] for state in found)
+        counts = {role: {"RUNNING": count} for role, count in servers.engine_counts(found).items()}
+        return {"running": True, "status": "RUNNING" if is_whole else "UNHEALTHY", "deployments": counts, "replicas": found}
     if not details or APP not in details["applications"]:
         return None
     app = serve.status().applications[APP]

@@ -9,14 +9,16 @@ from typing import Any
 
 # Names, not modules: what the app uses travels to its node by value.
 from pdbench.cluster import engine_lines, on_every_node
-from pdbench.readiness import ask_each, can_address_replicas
-from pdbench.serving import APP, replica_counts, replicas, serve_details
+from pdbench.layout import CONTROLS
+from pdbench.readiness import ask_each, ask_servers, can_address_replicas
+from pdbench.servers import counters, engine_counts, states
+from pdbench.serving import APP, replica_counts, replicas, role_of, serve_details
 from pdbench.ucx_log import TABLE, read_tables, transports_of
 
 NAME = "pdbench-describe"
 ROUTE = "/pdbench"
 
-# Engine counters by the name under which Ray exports them (vLLM's, with ":" as "_").
+# Engine counters by the name under which Ray exports them (vLLM's, with ":" as "_"); plain servers tell their own at once.
 COUNTERS = {
     "kv_bytes": "ray_vllm_nixl_bytes_transferred_sum",
     "kv_transfers": "ray_vllm_nixl_bytes_transferred_count",
@@ -30,11 +32,15 @@ COUNTERS = {
 }
 
 
+AT_ONCE_S = 1.0
+
+
 class Describe:
     """The deployment's description as given at launch, with the replicas as they are now."""
 
     def __init__(self, record: dict[str, Any], started: float):
         self.record, self.started = record, started
+        self.is_control = record["mode"] in CONTROLS
         self.seeds: list[int] = []  # of all prompts that these engines may have in their prefix caches
 
     async def __call__(self, request):
@@ -44,7 +50,8 @@ class Describe:
         if what == ("GET", "deployment"):
             # Set where the cluster is started; its workers inherit it.
             every_ms = float(os.environ.get("RAY_metrics_report_interval_ms", 10_000))  # noqa: SIM112
-            return JSONResponse(self.record | {"replicas": self._replicas(), "counters_every_s": every_ms / 1e3})
+            every_s = AT_ONCE_S if self.is_control else every_ms / 1e3
+            return JSONResponse(self.record | {"replicas": self._replicas(), "counters_every_s": every_s})
         if what == ("GET", "counters"):
             return JSONResponse(await self._counters())
         if what == ("GET", "transports"):
@@ -63,13 +70,22 @@ class Describe:
 
     def _replicas(self) -> list[dict]:
         keep = ("role", "replica_id", "node_id", "node_ip", "pid")
+        if self.is_control:
+            return [{k: state[k] for k in keep} for state in states() if state["pid"] and state["runs"]]
         return [{k: r[k] for k in keep} for r in replicas(serve_details()) if r["state"] == "RUNNING"]
 
     async def _ready(self) -> dict[str, dict]:
-        """Engine replicas by deployment, and those that answered a request; null where Ray cannot address them."""
-        counts = replica_counts(serve_details())
-        answered = await ask_each(counts, APP, self.record["model_id"]) if can_address_replicas() else None
-        return {"counts": counts, "answered": answered}
+        """Engine replicas by deployment, those that answered a request (null where Ray cannot address them), and how many
+        requests that was where answers come from."""
+        model = self.record["model_id"]
+        if self.is_control:
+            found = states()
+            counts, answered = engine_counts(found), await ask_servers(found, model)
+        else:
+            counts = replica_counts(serve_details())
+            answered = await ask_each(counts, APP, model) if can_address_replicas() else None
+        requests = sum(count for name, count in counts.items() if "prefill" not in (name, role_of(name)))
+        return {"counts": counts, "answered": answered, "requests": requests}
 
     def _transports(self) -> list[str]:
         """What has carried KV reads so far, in the words that UCX printed on any node."""
@@ -85,6 +101,8 @@ class Describe:
         import aiohttp
         import ray
 
+        if self.is_control:
+            return await counters(states(), {vllm.replace("ray_vllm_", "vllm:"): name for name, vllm in COUNTERS.items()})
         names = {exported: name for name, exported in COUNTERS.items()}
         line = re.compile(r'^(ray_vllm_\w+)\{.*?ReplicaId="(\w+)".*\} (\S+)$', re.MULTILINE)
         # Ray goes on exporting the counters of replicas that are gone.

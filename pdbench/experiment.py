@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pdbench import slow_link, workload
 from pdbench.configs import ROOT, load, load_model
-from pdbench.layout import MODES, Layout
+from pdbench.layout import CONTROLS, MODES, Layout, placed_as
 from pdbench.manifest import FILENAME, Manifest, Strict, read_json
 
 # What a phase's figures need: there is no TPOT of a single token, and no throughput of prompts in decode.
@@ -56,7 +56,7 @@ class Arm(Strict):
     """One layout of an experiment, where it stands, and what carries its KV cache."""
 
     layout: str
-    mode: Literal[MODES] = "collocated"
+    mode: Literal[MODES] = Field(default="collocated", description="bare, bare-pd: a control without Ray Serve")
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.-]+$", description="told from other arms of this layout")
     phase: Literal[workload.PHASES] | None = Field(default=None, description="instead of the workload's")
     backend: Literal["UCX", "LIBFABRIC"] = "UCX"
@@ -73,11 +73,11 @@ class Arm(Strict):
 
     @model_validator(mode="after")
     def _fits(self):
-        if Layout.parse(self.layout).is_pd == (self.mode == "collocated"):
+        if Layout.parse(self.layout).is_pd != self.is_pd:
             raise ValueError(f"layout {self.layout} does not go with mode {self.mode}")
-        if self.mode == "collocated" and (self.ucx_tls or self.transport or self.link_mbit or self.backend != "UCX"):
+        if not self.is_pd and (self.ucx_tls or self.transport or self.link_mbit or self.backend != "UCX"):
             raise ValueError(f"arm {self.layout} is collocated: it has no KV transfer to say anything about")
-        if self.mode != "collocated" and self.phase == "decode-only":
+        if self.is_pd and self.phase == "decode-only":
             raise ValueError(f"arm {self.layout}: decode alone is measured collocated")
         if self.backend == "LIBFABRIC" and (self.ucx_tls or self.transport):
             raise ValueError("ucx_tls and transport are about UCX, not LIBFABRIC")
@@ -86,10 +86,14 @@ class Arm(Strict):
         return self
 
     @property
+    def is_pd(self) -> bool:
+        return placed_as(self.mode) != "collocated"
+
+    @property
     def label(self) -> str:
-        """`2xtp4`, `pack_p1xtp4-d1xtp4`, `spread_p1xtp4-d1xtp4_tcp`; `decode-only_2xtp4` with a phase of its own."""
+        """`2xtp4`, `pack_p1xtp4-d1xtp4`, `spread_p1xtp4-d1xtp4_tcp`; `decode-only_2xtp4` (own phase), `bare_2xtp4`."""
         words = [self.phase] if self.phase else []
-        words += [self.mode.removeprefix("pd-")] if self.mode != "collocated" else []
+        words += {"collocated": [], "bare-pd": ["bare"]}.get(self.mode, [self.mode.replace("pd-", "")])
         return "_".join([*words, self.layout, *([self.name] if self.name else [])])
 
 
@@ -120,7 +124,7 @@ class Experiment(Strict):
         labels = [arm.label for arm in self.arms]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"two arms are both {twice[0]}: give one a name")
-        if any(arm.mode != "collocated" for arm in self.arms) and self.arms[0].mode != "collocated":
+        if any(arm.is_pd for arm in self.arms) and self.arms[0].is_pd:
             raise ValueError("the first arm must be collocated: PD arms are held against its tokens")
         return self
 
@@ -234,10 +238,11 @@ def figure_steps(name: str, experiment: Experiment, results: Path, without: Coll
     """The figures of all arms, but those whose labels are in `without`; phases do not share one."""
     arms = [arm for arm in experiment.arms if arm.label not in without]
     phases = list(dict.fromkeys(experiment.phase_of(arm) for arm in arms))
-    # A selection of arms may have nothing to compare stalls with, or no KV transfer to draw.
-    kinds = {arm.mode == "collocated" for arm in arms}
+    # A selection of arms may have nothing to compare stalls with, no control, or no KV transfer to draw.
+    kinds = {arm.is_pd for arm in arms if arm.mode not in CONTROLS}
     unfit = set() if len(kinds) == 2 else {"--show-stalls"}
-    figures = [options for options in experiment.figures if False in kinds or "network" not in options]
+    unfit |= set() if _has_pair(arms) else {"--show-overhead"}
+    figures = [options for options in experiment.figures if True in kinds or "network" not in options]
     found = []
     for phase in phases:
         folders = [str(results / folder(name, arm, experiment)) for arm in arms if experiment.phase_of(arm) == phase]
@@ -247,6 +252,12 @@ def figure_steps(name: str, experiment: Experiment, results: Path, without: Coll
             options = [*(word for word in options if word not in unfit), *PHASE_OPTIONS[phase]]
             found.append(Step("figure", ["python", "viz.py", "--exps", *folders, *options, "--plot-path", str(path)]))
     return found
+
+
+def _has_pair(arms: list[Arm]) -> bool:
+    """Whether an arm and its control are among them."""
+    known = {(arm.layout, arm.mode) for arm in arms}
+    return any((arm.layout, placed_as(arm.mode)) in known for arm in arms if arm.mode in CONTROLS)
 
 
 def script(name: str, experiment: Experiment, results: Path) -> str:
@@ -305,9 +316,9 @@ def _link(*words: str) -> list[str]:
 def _check(arm: Arm, experiment: Experiment, tokens: str) -> list[str]:
     """PD arms are held against the tokens of the first arm; further collocated arms move no KV cache."""
     gates = ["python", "-m", "pdbench.gates"]
-    if arm.mode != "collocated":
+    if arm.is_pd:
         return [*gates, "--against", tokens, *(["--transport", ",".join(arm.transport)] if arm.transport else [])]
-    is_needed = arm is experiment.arms[0] and any(a.mode != "collocated" for a in experiment.arms)
+    is_needed = arm is experiment.arms[0] and any(a.is_pd for a in experiment.arms)
     return [*gates, "--save", tokens] if is_needed else []
 
 
@@ -320,7 +331,7 @@ def _sweep(name: str, arm: Arm, experiment: Experiment, results: Path, repeats: 
     command += [",".join(f"{value:g}" for value in levels.values)]
     command += ["-n", str(levels.num_prompts)] if levels.num_prompts else []
     command += ["--transport", ",".join(arm.transport)] if arm.transport else []
-    command += ["--tokens", str(tokens_file(name, results))] if arm.mode != "collocated" else []
+    command += ["--tokens", str(tokens_file(name, results))] if arm.is_pd else []
     command += ["--max-hit-rate", f"{experiment.max_hit_rate:g}"] if experiment.max_hit_rate is not None else []
     command += ["--as-published"] if experiment.as_published else []
     return [*command, "--repeats", str(repeats), "--results-dir", str(results)]

@@ -15,6 +15,7 @@ from pathlib import Path
 from pdbench.cli import Parser
 from pdbench.client import ServerError, get, post, random_prompt, session
 from pdbench.files import write_atomically
+from pdbench.layout import placed_as
 from pdbench.manifest import Deployment, Gate, Strict, first_line, now, read_json
 from pdbench.transport import transport_gate
 
@@ -231,7 +232,8 @@ def read_tokens(path: Path, deployment: Deployment) -> Tokens:
 
 async def equal_tokens(base_url: str, deployment: Deployment, saved: Tokens, tell=lambda done, total: None) -> Gate:
     """Gate `token-equality`, on GPUs `token-agreement`: the running deployment repeats what was saved."""
-    choices = await greedy_choices(base_url, saved.model, saved.prompts, list(map(len, saved.tokens)), tell)
+    url = deployment.takes_requests(base_url)
+    choices = await greedy_choices(url, saved.model, saved.prompts, list(map(len, saved.tokens)), tell)
     if deployment.accelerator == "CPU":
         return compare(saved.prompts, saved.tokens, [choice["token_ids"] for choice in choices])
     return agree(saved.tokens, choices)
@@ -242,7 +244,8 @@ async def save(base_url: str, path: Path, seed: int) -> None:
     deployment = await _deployment(base_url)
     engine = next(iter(deployment.llm_configs.values()))["engine_kwargs"]
     longest = engine["max_model_len"] - NEW_TOKENS
-    prompts, tokens = await decided_prompts(base_url, deployment.model_id, seed, longest, _progress)
+    url = deployment.takes_requests(base_url)
+    prompts, tokens = await decided_prompts(url, deployment.model_id, seed, longest, _progress)
     if not varied(tokens):
         raise ServerError("the model's greedy continuations do not depend on the prompt: comparing them proves nothing")
     saved = Tokens(model=deployment.model_id, checksum=deployment.model_checksum, prompts=prompts, tokens=tokens)
@@ -254,7 +257,7 @@ async def check(base_url: str, path: Path, wanted: list[str] | None = None) -> l
     """Compare the running deployment's greedy tokens with those in `path`; records the gates with it."""
     deployment = await _deployment(base_url)
     saved = read_tokens(path, deployment)
-    is_pd = deployment.mode != "collocated"
+    is_pd = placed_as(deployment.mode) != "collocated"
     before = await _kv_counters(base_url) if is_pd else {}
     gates = [await equal_tokens(base_url, deployment, saved, _progress)]
     if is_pd:

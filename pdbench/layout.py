@@ -3,7 +3,9 @@
 import re
 from dataclasses import dataclass
 
-MODES = ("collocated", "pd-pack", "pd-spread")
+# Plain `vllm serve` without Ray Serve, and the mode of which it is the control.
+CONTROLS = {"bare": "collocated", "bare-pd": "pd-pack", "bare-pd-spread": "pd-spread"}
+MODES = ("collocated", "pd-pack", "pd-spread", *CONTROLS)
 FORMAT = "write 4xtp2 (4 collocated replicas of TP2) or p2xtp2-d1xtp4 (2 prefill of TP2, 1 decode of TP4)"
 
 _POOL = r"([1-9]\d*)xtp([1-9]\d*)"
@@ -14,6 +16,11 @@ _LIKE_A_POOL = re.compile(r"[pd]?\d+[a-z]*tp[a-z]*\d+", re.ASCII)
 # Spellings of the public study's folders; read, never written.
 _PUBLISHED_PD = re.compile(f"p?{_POOL}-d?{_POOL}", re.ASCII)
 _PUBLISHED_PTP = re.compile(r"([1-9]\d*)ptp([1-9]\d*)-([1-9]\d*)dtp([1-9]\d*)", re.ASCII)
+
+
+def placed_as(mode: str) -> str:
+    """The mode with the same engines in the same places under Ray Serve: collocated, pd-pack or pd-spread."""
+    return CONTROLS.get(mode, mode)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Checks around each level: what the engines and the client did while it was measured.
 
-A level counts only if all pass. Counters are vLLM's own, as Ray exports them, over all replicas of a role.
+A level counts only if all pass. Counters are vLLM's own, as Ray or a plain server exports them, over all replicas of a role.
 """
 
 import asyncio
@@ -17,7 +17,6 @@ from pdbench.files import write_atomically
 from pdbench.gates import transports_named
 from pdbench.kv_cache import KVCache
 from pdbench.manifest import Deployment, Gate, Strict, now
-from pdbench.serving import role_of
 from pdbench.transport import transport_gate
 
 # Two of a level's random prompts may begin at the same token by chance; what shows beyond this was seen before.
@@ -70,7 +69,7 @@ class ClientUse(Strict):
 
 
 def settle(base_url: str, path: Path, deployment: Deployment) -> None:
-    """Keep in `path` what the engines had done before the call: wait until Ray has exported it."""
+    """Keep in `path` what the engines had done before the call: wait until it is exported."""
     time.sleep(deployment.counters_every_s + LATE_S)
     asyncio.run(_snapshot(base_url)).write(path)
 
@@ -242,6 +241,4 @@ async def _every_replica_answers(base_url: str, deployment: Deployment) -> tuple
         if answered is None:
             requests = await readiness.ask_router(base_url, deployment.model_id, sum(counts.values()))
             return readiness.router_gate(requests, sum(counts.values())), [readiness.PROMPT_TOKENS] * requests
-        # Prefill replicas are not where `Snapshot.requests` counts.
-        requests = sum(count for name, count in counts.items() if role_of(name) != "prefill")
-        return readiness.gate(answered, counts), [readiness.PROMPT_TOKENS] * requests
+        return readiness.gate(answered, counts), [readiness.PROMPT_TOKENS] * told["requests"]

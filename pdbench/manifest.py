@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pdbench import workload
 from pdbench.files import write_atomically
+from pdbench.layout import MODES
 
 SCHEMA_VERSION = 1
 FILENAME = "manifest.json"
@@ -69,7 +70,7 @@ class Deployment(Strict):
     """What is running, as the deployment itself says (never as the bench's caller claims)."""
 
     layout: str
-    mode: Literal["collocated", "pd-pack", "pd-spread"]
+    mode: Literal[MODES]
     gpus: int
     gpus_per_node: int
     accelerator: str
@@ -79,7 +80,9 @@ class Deployment(Strict):
     kv_cache: dict[str, Any] | None = Field(default=None, description="shape, as in the model's file")
     transport: dict[str, Any] | None
     decode_bench: bool = Field(default=False, description="prompts' KV caches are filled, not computed")
-    counters_every_s: float = Field(default=10.0, description="how often Ray exports the engines' counters")
+    counters_every_s: float = Field(default=10.0, description="how often the engines' counters are exported")
+    serving_url: str | None = Field(default=None, description="where requests go, where it is not what describes itself")
+    servers: dict[str, str] = Field(default={}, description="command lines of a control arm's processes, by name")
     command: str
     launched: str
     replicas: list[Replica]
@@ -87,6 +90,10 @@ class Deployment(Strict):
     repository: Repository
     llm_configs: dict[str, Any]
     gates: list[Gate] = Field(default_factory=list)
+
+    def takes_requests(self, base_url: str) -> str:
+        """Where requests go; `base_url` is where the deployment describes itself."""
+        return self.serving_url or base_url
 
 
 class LevelRecord(Strict):

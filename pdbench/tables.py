@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from pdbench.audit import Finding
-from pdbench.decision import MIN_REPEATS, cost
+from pdbench.decision import MIN_REPEATS, WORKLOAD, cost, workload_title
 from pdbench.results import TOKENS, node_words
 from pdbench.sla import Bound
 
@@ -186,6 +186,52 @@ def answer_words(answers: pd.DataFrame, bounds: Sequence[Bound], counted: str) -
 
 def _interval(low: float, high: float) -> str:
     return "" if math.isnan(low) else f"[{number(low)}, {number(high)}]"
+
+
+def print_overheads(overheads: pd.DataFrame) -> None:
+    """What Ray Serve adds; `overheads` is of `overhead.overheads`."""
+    for title, headers, lines in overhead_grids(overheads):
+        print(f"\n{title}")
+        show(headers, lines)
+    print(*overhead_words(overheads), sep="\n")
+
+
+def overhead_grids(overheads: pd.DataFrame) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Title, headings and rows of `print_overheads`, by workload."""
+    headers = ["behind Ray Serve", "control", "", "rep.", "TTFT, ms\nbare", "added", "TPOT, ms\nbare", "added"]
+    headers += ["requests/s\nbare", "Ray / bare"]
+    for known, rows in overheads.groupby(WORKLOAD, sort=False):
+        lines = []
+        for row in rows.itertuples():
+            line = [row.arm, row.control, number(row.level), number(row.repeats)]
+            for column, name, sign in (("median_ttft_ms", "added_ttft_ms", "+"), ("median_tpot_ms", "added_tpot_ms", "+"),
+                                       ("request_throughput", "throughput_ratio", "")):  # fmt: skip
+                at, low, high, noise = (getattr(row, name + end) for end in ("", "_from", "_to", "_noise"))
+                line += [number(getattr(row, f"{column}_bare")), _with_interval(at, low, high, sign) + " noise" * noise]
+            lines.append(line)
+        yield workload_title(*known), [*headers[:2], KINDS[rows["kind"].iloc[0]], *headers[3:]], lines
+
+
+def overhead_words(overheads: pd.DataFrame) -> Iterator[str]:
+    """How to read `print_overheads`."""
+    yield "of medians: added = behind Ray Serve less bare, the same engines under plain vllm serve; ratio of requests/s"
+    if (overheads["repeats"] < MIN_REPEATS).any():
+        yield f"no interval with fewer than {MIN_REPEATS} repeats of a level in both arms: a small difference may be noise"
+    if (overheads["repeats"] >= MIN_REPEATS).any():
+        yield "[95% interval]: bootstrap over the repeats of both arms; one that holds 0, or a ratio of 1, is noise"
+
+
+def _with_interval(value: float, low: float, high: float, sign: str) -> str:
+    """`+5.62 [4.90, 6.13]`."""
+    if math.isnan(value):
+        return "-"
+    ends = "" if math.isnan(low) else f" [{_signed(low, sign)}, {_signed(high, sign)}]"
+    return _signed(value, sign) + ends
+
+
+def _signed(value: float, sign: str) -> str:
+    decimals = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2
+    return f"{value:{sign},.{decimals}f}"
 
 
 def uncertainty_words(table: pd.DataFrame) -> Iterator[str]:

@@ -16,6 +16,7 @@ from pdbench.figures.panels import from_zero, level_axis, level_ticks, log_ticks
 from pdbench.figures.styles import Style, arm_styles, faded, legend, line_handles, style_key
 from pdbench.figures.view import View, latency_label, one_kind, one_workload, throughput_label, title, with_axes
 from pdbench.frontier import curves, frontier, pareto
+from pdbench.results import contenders
 
 NO_TTFT = "no time to first token:\nprompts' KV caches are filled, not computed"
 NO_TPOT = "no time per output token:\nevery request has one output token"
@@ -68,10 +69,12 @@ def _key(data: pd.DataFrame, kind: str) -> list[str]:
 
 
 def _points(data: pd.DataFrame) -> pd.DataFrame:
-    """Each arm's levels as the trade-off draws them: medians of repeats, and whether no other point beats them."""
+    """Each arm's levels as the trade-off draws them: medians of repeats, and whether none beats them; controls beat none."""
     columns = ["latency", "x", "y", "gpus"]
     points = data.groupby(["arm", "level"], sort=False, as_index=False)[columns].median().dropna()
-    return points.assign(efficient=pareto(points, "latency", "y") | (not one_workload(data)))
+    ours = points[points["arm"].isin(contenders(data)["arm"])]
+    dominated = points.index.isin(ours.index[~pareto(ours, "latency", "y")])
+    return points.assign(efficient=~dominated | (not one_workload(data)))
 
 
 def _load_words(data: pd.DataFrame, kind: str) -> dict[tuple[str, float], str]:
@@ -133,7 +136,7 @@ def _tradeoff_panel(axes: Axes, data: pd.DataFrame, styles: dict[str, Style], vi
 
 
 def _frontier_band(axes: Axes, data: pd.DataFrame, view: View) -> None:
-    best = frontier(curves(data, "latency", "y"))
+    best = frontier(curves(contenders(data), "latency", "y"))
     # Straight in latency is bent in interactivity.
     share = np.linspace(0, 1, 20)
     corners = np.arange(len(best.latency) - 1)[:, None]

@@ -17,7 +17,7 @@ from pdbench.figures.panels import new_figure
 from pdbench.figures.styles import legend, pd_ratio
 from pdbench.figures.view import View, one_kind, one_workload, throughput_column, throughput_label, title
 from pdbench.layout import Layout
-from pdbench.results import ResultError
+from pdbench.results import ResultError, contenders
 
 COLORS = "cividis"  # made for colour-blind readers: https://doi.org/10.1371/journal.pone.0199239
 CELL = (1.55, 1.0)  # inches
@@ -63,7 +63,7 @@ def _answers(table: pd.DataFrame, view: View) -> pd.DataFrame:
         raise ResultError("--figure heatmap needs --sla, such as --sla tpot=10,ttft=500")
     if one_kind(table) and not one_workload(table):
         raise ResultError("--figure heatmap compares arms of one model and one workload")
-    answers = decide(table, view.sla, throughput_column(table, view))
+    answers = decide(contenders(table), view.sla, throughput_column(table, view))
     if not answers["holds"].any():
         raise ResultError(f"no arm keeps {', '.join(map(str, view.sla))}: {answers['arm'][0]}: {answers['reason'][0]}")
     places = pd.DataFrame([_place(Layout.parse(layout)) for layout in answers["layout"]])

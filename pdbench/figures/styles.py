@@ -1,7 +1,7 @@
 """How an arm looks, in every figure: colour is the P:D ratio, the line the TP sizes, collocated is dashed black.
 
 So a layout of the study looks the same in every figure, whatever stands beside it. Arms that would look alike, such
-as one layout over two transports, take different markers.
+as one layout over two transports, take different markers. A control arm has the line of its layout in grey.
 """
 
 import math
@@ -31,6 +31,7 @@ RATIO_COLORS = {
 }
 OTHER_RATIOS = ("#AA4499", "#661100", "#6699CC", "#44AA99", "#117733")
 COLLOCATED_COLOR = "#000000"
+CONTROL_COLOR = "#8C8C8C"
 COLLOCATED_LINE = (0, (5, 2))
 # By (prefill TP, decode TP): dots and strokes, none of them evenly dashed.
 TP_LINES = {
@@ -59,15 +60,17 @@ class Style:
 
 
 def arm_styles(table: pd.DataFrame) -> dict[str, Style]:
-    """A style for each arm, in the order of the legend: collocated by TP, then PD from many P to many D."""
-    arms = table.drop_duplicates("arm")[["arm", "layout", "placement"]]
+    """A style for each arm, in the order of the legend: collocated by TP, PD from many P to many D, controls."""
+    arms = table.drop_duplicates("arm")[["arm", "layout", "placement", "serving"]]
     layouts = {arm: Layout.parse(layout) for arm, layout in zip(arms["arm"], arms["layout"], strict=True)}
     spread = dict(zip(arms["arm"], arms["placement"] == "spread", strict=True))
+    control = dict(zip(arms["arm"], arms["serving"] == "bare", strict=True))
     styles: dict[str, Style] = {}
-    for arm in sorted(layouts, key=lambda name: (*_legend_order(layouts[name]), spread[name], name)):
+    for arm in sorted(layouts, key=lambda name: (control[name], *_legend_order(layouts[name]), spread[name], name)):
         layout = layouts[arm]
         sizes = ((layout.prefill or layout.decode).tp, layout.decode.tp)
         color = _ratio_color(pd_ratio(layout)) if layout.is_pd else COLLOCATED_COLOR
+        color = CONTROL_COLOR if control[arm] else color
         line = TP_LINES.get(sizes, OTHER_LINE) if layout.is_pd else COLLOCATED_LINE
         markers = [MARKERS[sizes]] if sizes in MARKERS else []
         looks = [Style(color, marker, line, filled=not spread[arm]) for marker in (*markers, *OTHER_MARKERS)]
@@ -107,9 +110,11 @@ def line_handles(styles: dict[str, Style], markers: bool = True) -> list[Line2D]
 
 def style_key(table: pd.DataFrame, styles: dict[str, Style]) -> list[str]:
     """What colour, line and marker mean, as far as these arms have it."""
-    collocated = {not Layout.parse(layout).is_pd for layout in table["layout"].unique()}
+    ours = table[table["serving"] != "bare"]
+    collocated = {not Layout.parse(layout).is_pd for layout in ours["layout"].unique()}
     key = ["dashed black: collocated, marker: TP"] * (True in collocated)
     key += ["colour: P:D ratio", "line: TP of P and D"] * (False in collocated)
+    key += ["grey: bare, without Ray Serve"] * (len(ours) < len(table))
     return key + ["hollow: P and D on two nodes"] * any(not style.filled for style in styles.values())
 
 

@@ -12,17 +12,17 @@ function bars(arm, metric) {
   return { type: "data", symmetric: false, thickness: 1, width: 3, array: away(arm.high), arrayminus: away(arm.low) };
 }
 
-// Of each point of each arm shown: whether another is at least as good in both metrics and better in one.
+// Of each point of each arm shown: whether another is at least as good in both metrics and better in one. Controls take no part.
 function dominated(shown) {
   const [better, also] = [data.better[xs.value], data.better[ys.value]];
   const points = shown.flatMap((arm) => arm.middle[xs.value].map((x, i) => [better * x, also * arm.middle[ys.value][i]]));
   const beaten = ([x, y]) => better && also && points.some(([a, b]) => a >= x && b >= y && (a > x || b > y));
-  return (arm) => arm.middle[xs.value].map((x, i) => beaten([better * x, also * arm.middle[ys.value][i]]));
+  return (arm) => arm.middle[xs.value].map((x, i) => !arm.control && beaten([better * x, also * arm.middle[ys.value][i]]));
 }
 
 function traces(isDark) {
   const on = new Set([...arms.querySelectorAll("input:checked")].map((box) => box.value));
-  const isFaded = dominated(data.arms.filter((arm) => on.has(arm.name)));
+  const isFaded = dominated(data.arms.filter((arm) => on.has(arm.name) && !arm.control));
   return data.arms.map((arm) => {
     const color = isDark ? arm.dark : arm.color;
     return {

@@ -231,6 +231,12 @@ def test_more_prompts_than_prefill_alone_can_compute(arm):
     assert "above prefill" not in [kind for kind, _ in found(alone, slower)]
 
 
+def test_a_control_is_not_held_against_prefill_behind_ray_serve(arm):
+    alone = arm("1xtp1", levels=(8,), osl=1, duration=2.5, prefix="tiny_itl100_otl11_prefill-only_")
+    control = arm("bare_p1xtp1-d1xtp1", levels=(4, 8), duration=[3.0, 2.0])
+    assert "above prefill" not in [kind for kind, _ in found(alone, control)]
+
+
 def test_prefill_alone_that_was_not_kept_busy_bounds_nothing(arm):
     alone = arm("1xtp1", levels=(2,), osl=1, duration=2.5, prefix="tiny_itl100_otl11_prefill-only_")
     assert "above prefill" not in [kind for kind, _ in found(alone, arm("p1xtp1-d1xtp1"))]

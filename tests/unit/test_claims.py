@@ -68,6 +68,15 @@ def test_order_at_levels(tmp_path, arm, tpots, verdict):
     assert [point.values["2xtp1"] for point in found.points] == list(tpots)
 
 
+def test_a_control_arm_stands_for_no_layout(tmp_path, arm, make_manifest):
+    """With it 2xtp1 would be in order; without, there is no such arm."""
+    arm("1xtp2", flat(10, 10))
+    arm("bare_2xtp1", flat(12, 12))
+    arm("2xtp1_mislabelled", flat(12, 12), manifest=make_manifest("2xtp1", "bare"))
+    found = judged(tmp_path, rule="order_by", arms=["1xtp2", "2xtp1"], metric="median_tpot_ms", tolerance=0.01)
+    assert found.verdict == "no-data" and found.missing == ["2xtp1"]
+
+
 def test_arms_that_are_alike_are_in_no_order(tmp_path, arm):
     arm("1xtp2", flat(10, 10))
     arm("2xtp1", flat(10.2, 10.2))

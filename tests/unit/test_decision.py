@@ -37,7 +37,7 @@ def table(*rows, kind="concurrency"):
     made = []
     for layout, level, tpot, ttft, rate in rows:
         row = {"arm": layout, "layout": layout, "level": level, "kind": kind}
-        row |= {"accelerator": "GPU", "gpus": 4, "gpus_per_node": 8}
+        row |= {"serving": "ray", "accelerator": "GPU", "gpus": 4, "gpus_per_node": 8}
         row |= {"model": "tiny", "isl": 100, "osl": 11, "phase": "mixed", "median_tpot_ms": tpot, "median_ttft_ms": ttft}
         row |= {"input_throughput_per_node": rate, "output_throughput_per_node": 0.11 * rate}
         row |= {"total_throughput_per_node": 1.11 * rate, "request_throughput_per_node": rate / 100}

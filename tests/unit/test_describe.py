@@ -17,7 +17,7 @@ class Client:
         known = [replica | {"state": "RUNNING", "deployment": "D"}, replica | {"state": "STARTING", "deployment": "D"}]
         monkeypatch.setattr(describe, "replicas", lambda details: known)
         monkeypatch.setattr(describe, "serve_details", dict)
-        self.described = describe.Describe({"layout": "2xtp1", "gates": []}, started=0.0)
+        self.described = describe.Describe({"layout": "2xtp1", "mode": "collocated", "gates": []}, started=0.0)
 
     def __call__(self, method, path, body=None):
         async def content():
@@ -61,9 +61,10 @@ def test_every_replica_is_asked(ask, monkeypatch):
     monkeypatch.setattr(describe, "replica_counts", lambda details: {"D": 2})
     monkeypatch.setattr(describe, "ask_each", answer)
     ask.described.record["model_id"] = "m"
-    assert ask("POST", "/pdbench/ready") == (200, {"counts": {"D": 2}, "answered": {"D": ["m0", "m1"]}})
+    told = {"counts": {"D": 2}, "answered": {"D": ["m0", "m1"]}, "requests": 2}
+    assert ask("POST", "/pdbench/ready") == (200, told)
     monkeypatch.setattr(describe, "can_address_replicas", lambda: False)
-    assert ask("POST", "/pdbench/ready") == (200, {"counts": {"D": 2}, "answered": None})
+    assert ask("POST", "/pdbench/ready") == (200, told | {"answered": None})
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "gates"), ("POST", "deployment"), ("GET", "x")])

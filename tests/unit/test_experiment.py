@@ -162,6 +162,37 @@ def test_as_published_is_one_repeat_in_folders_of_its_own(write):
     assert all("-e small_as-published_" in line and "--as-published --repeats 1" in line for line in sweeps)
 
 
+CONTROL = [
+    {"layout": "1xtp1", "mode": "bare"}, {"layout": "1xtp1"},
+    {"layout": "p1xtp1-d1xtp1", "mode": "bare-pd"}, {"layout": "p1xtp1-d1xtp1", "mode": "pd-pack"},
+    {"layout": "p1xtp1-d1xtp1", "mode": "bare-pd-spread"},
+]  # fmt: skip
+
+
+def test_control_arms_are_measured_like_any_other(write, tmp_path):
+    experiment = plan.load_experiment(write(arms=CONTROL))
+    labels = ["bare_1xtp1", "1xtp1", "bare_p1xtp1-d1xtp1", "pack_p1xtp1-d1xtp1", "bare-spread_p1xtp1-d1xtp1"]
+    assert [arm.label for arm in experiment.arms] == labels
+    first, second, *pd_arms = plan.rounds("small", experiment, tmp_path)
+    assert first.steps[0].command[:6] == ["python", "launch_gptoss.py", "--mode", "bare", "--layout", "1xtp1"]
+    tokens = f"{tmp_path}/small_tokens.json"
+    assert first.steps[1].command[-2:] == ["--save", tokens] and [step.what for step in second.steps] == ["launch", "sweep"]
+    for one in pd_arms:
+        assert one.steps[1].command[-2:] == ["--against", tokens] and tokens in one.steps[2].command
+
+
+def test_overhead_is_shown_where_an_arm_and_its_control_are_left(write, tmp_path):
+    experiment = plan.load_experiment(write(arms=CONTROL, figures=[["--show-overhead", "--show-stalls"]]))
+
+    def shown(*without):
+        (step,) = plan.figure_steps("small", experiment, tmp_path, without=without)
+        return {word for word in step.command if word.startswith("--show")}
+
+    assert shown() == {"--show-overhead", "--show-stalls"}
+    assert shown("bare_p1xtp1-d1xtp1", "pack_p1xtp1-d1xtp1") == {"--show-overhead"}
+    assert shown("1xtp1", "bare_p1xtp1-d1xtp1") == set(), "controls are no arms to compare stalls with"
+
+
 def test_interleaved_arms_take_turns(write, tmp_path):
     experiment = plan.load_experiment(write(interleave=True))
     order = [(one.arm.layout, one.repeats) for one in plan.rounds("small", experiment, tmp_path)]

@@ -178,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/v1/completions":
             self.answer(self.server.complete(body))
         elif self.path == "/pdbench/ready":
-            self.answer({"counts": {"Prefill:m": 1, "Decode:m": 2}, "answered": self.server.ready})
+            self.answer({"counts": {"Prefill:m": 1, "Decode:m": 2}, "answered": self.server.ready, "requests": 2})
         else:
             assert self.path == "/pdbench/gates"
             self.server.gates.append(body)

@@ -143,8 +143,8 @@ def test_verbose_warns_that_it_distorts(monkeypatch, capsys):
 
 PD = ["--layout", "p1xtp1-d1xtp1", "--pd-pack"]
 MISTAKES = [
-    ([], "name a --mode (collocated, pd-pack, pd-spread) and a --layout such as 4xtp2 or p2xtp2-d1xtp4"),
-    (["--tp", 2], "name a --mode (collocated, pd-pack, pd-spread) and a --layout"),
+    ([], "name a --mode (collocated, pd-pack, pd-spread, bare, bare-pd, bare-pd-spread) and a --layout such as 4xtp2 or "),
+    (["--tp", 2], "name a --mode (collocated, pd-pack, pd-spread, bare, bare-pd, bare-pd-spread) and a --layout"),
     (["--layout", "4xtp2", "--tp", 2], "give either --layout or --tp, not both"),
     (["--layout", "4xtp2", "--p-num", 1, "--d-tp", 2], "give either --layout or --p-num, --d-tp, not both"),
     (["--mode", "collocated", "--p-num", 2], "mode collocated takes --tp and --num, not --p-num"),
@@ -157,6 +157,11 @@ MISTAKES = [
     (["--layout", "0xtp2"], "cannot read the layout '0xtp2'"),
     (["--layout", "4xtp2", "--pd-pack"], "layout 4xtp2 does not go with mode pd-pack: use collocated"),
     (["--layout", "p1xtp1-d1xtp1", "--collocated"], "does not go with mode collocated: use pd-pack or pd-spread"),
+    (["--layout", "4xtp2", "--bare-pd"], "layout 4xtp2 does not go with mode bare-pd: use bare"),
+    (["--layout", "p1xtp1-d1xtp1", "--bare"], "does not go with mode bare: use bare-pd or bare-pd-spread"),
+    (["--bare", "--p-num", 2], "mode bare takes --tp and --num, not --p-num"),
+    (["--bare-pd", "--tp", 2], "mode bare-pd takes --p-num, --p-tp, --d-num and --d-tp, not --tp"),
+    (["--bare", "--ingress-replicas", 2], "mode bare has no ingress: leave --ingress-replicas out"),
     (["--collocated", "--tp", 0], "tensor-parallel size must be a whole number of at least 1, not 0"),
     (["--collocated", "--num", -1], "number of replicas must be a whole number of at least 1, not -1"),
     (["--pd-pack", "--d-num", 0], "number of replicas must be a whole number of at least 1, not 0"),

@@ -1,6 +1,7 @@
 """run_bm.sh, with a small server and a stand-in for vLLM's bench client: no Ray, no vLLM."""
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -66,6 +67,7 @@ class FakeServer(ThreadingHTTPServer):
         self.models = {"data": [{"id": "served"}]}
         self.events = None
         self.finished = 0  # requests of bench clients
+        self.behind = []  # servers that take requests in its place
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -76,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(404 if content is None else 200, json.dumps({"error": "unknown"} if content is None else content))
 
     def counters(self):
-        done = self.server.finished + len(self.server.requests)
+        done = sum(server.finished + len(server.requests) for server in (self.server, *self.server.behind))
         return {"collocated": {"requests": done, "prefix_cache_queries": 100 * done, "prefix_cache_hits": 0}}
 
     def do_POST(self):
@@ -86,7 +88,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, "{}")
         if self.path == "/pdbench/ready":
             self.server.finished += 2
-            return self.answer(200, json.dumps({"counts": {"LLMServer:m": 2}, "answered": {"LLMServer:m": ["a", "b"]}}))
+            told = {"counts": {"LLMServer:m": 2}, "answered": {"LLMServer:m": ["a", "b"]}, "requests": 2}
+            return self.answer(200, json.dumps(told))
         if self.path == "/pdbench/seeds":
             self.server.seeds += body
             return self.answer(200, "{}")
@@ -108,7 +111,13 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(make_manifest):
     deployment = make_manifest("2xtp1", "collocated", counters_every_s=0.1).deployment
-    with FakeServer(json.loads(deployment.model_dump_json())) as server:
+    with serving(FakeServer(json.loads(deployment.model_dump_json()))) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def serving(server):
+    with server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server
@@ -239,6 +248,22 @@ def test_a_sweep_measures_stops_at_a_bad_level_and_goes_on_later(sweep, server, 
     prompts = {tuple(request["prompt"]) for request in server.requests}
     assert len(prompts) == len(server.requests), "no prompt twice"
     assert len(set(server.seeds)) == len(server.seeds) == 6, "the deployment knows what it was given"
+
+
+def test_requests_go_where_a_control_arm_takes_them(sweep, server, tmp_path):
+    """Its servers are asked for tokens, and what describes the deployment for everything else."""
+    with serving(FakeServer()) as engine:
+        server.deployment |= {"mode": "bare", "serving_url": engine.url}
+        server.behind, server.models = [engine], None
+        status, out, err = sweep(*NAMES, "-u", server.url, "-c", "1,2", "-n", "20")
+        assert status == 0, err
+        assert server.requests == [] and engine.finished == 40 and engine.seeds == [] and len(server.seeds) == 4
+        folder = tmp_path / "results" / "tiny_itl100_otl11_mixed_x"
+        arguments = json.loads((folder / "conc2.json").read_text())["arguments"]
+        assert arguments[arguments.index("--base-url") + 1] == engine.url
+        before = len(engine.requests)
+        status, out, err = sweep("--smoke", "-u", server.url)
+        assert status == 0 and out.startswith("served: ") and len(engine.requests) == before + 1
 
 
 def test_a_client_that_dies_is_a_level_that_does_not_count(sweep, server, tmp_path):
