@@ -83,7 +83,11 @@ class Rank:
             raise TransferError(f"NIXL has no backend {spec.backend} here; it has {', '.join(self.agent.get_plugin_list())}")
         regions = [(t.data_ptr(), t.numel() * 8, spec.device, "") for t in self.tensors]
         self.registered = self.agent.get_reg_descs(regions, self.memory)
-        self.agent.register_memory(self.registered, backends=[spec.backend])
+        try:
+            self.agent.register_memory(self.registered, backends=[spec.backend])
+        except Exception as error:
+            hint = "; CUDA memory needs cuda_copy in UCX_TLS" if spec.memory == "cuda" else ""
+            raise TransferError(f"{spec.backend} cannot register {spec.memory} memory: {error}{hint}") from None
         self.sources: list[tuple[str, object, object]] = []
         self.scratch: Scratch | None = None
 
