@@ -4,7 +4,7 @@ import re
 
 import psutil
 import pytest
-from commands import bench, deployment, level, module
+from commands import BIN, bench, deployment, level, module, run
 from faults import launch_with_other_prefill_weights
 
 from pdbench.manifest import Manifest
@@ -72,6 +72,9 @@ def test_spread_over_tcp(deployed, shared):
     lines = gate_lines(shared)
     assert "ok   token-equality: 36 of 36" in lines
     assert "ok   transport: tcp/lo" in lines
+    said = run(str(BIN / "python"), "debug/which_transport.py", "--live").stdout
+    assert re.search(r"prefill \w+ on 127\.0\.0\.\d -> decode \w+ on 127\.0\.0\.\d: tcp/lo\n", said)
+    assert "| software emulation" in said and "0 failed" in said
 
 
 # In one node: three ranks that poll for TCP on two cores let transfers outlive P's lease.
