@@ -3,12 +3,11 @@
 
 import argparse
 import json
-import math
 import sys
 import time
 
 from pdbench import bare, cluster, slow_link, stack, transport, ucx_log
-from pdbench.cli import Parser
+from pdbench.cli import Parser, port, seconds, variable
 from pdbench.configs import ROOT, HardwareConfig, ModelConfig, load_hardware, load_model
 from pdbench.layout import CONTROLS, MODES, Layout, Pool, placed_as
 from pdbench.serving import LaunchError, Plan, make_plan, with_decode_bench
@@ -35,7 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--model-id", type=_not_empty, help="name that clients send, instead of the model file's")
     what.add_argument("--model-source", type=_not_empty, help="hub id or folder of the weights, instead of the model file's")
     what.add_argument("--ingress-replicas", type=int, help="HTTP ingress replicas, instead of the hardware file's")
-    what.add_argument("--env", action="append", default=[], type=_variable, metavar="NAME=VALUE",
+    what.add_argument("--env", action="append", default=[], type=variable, metavar="NAME=VALUE",
                       help="further environment variable of the engines; may be given again")  # fmt: skip
     what.add_argument("--decode-bench", action="store_true",
                       help="collocated: fill KV caches instead of computing them, to bench decode-only")  # fmt: skip
@@ -54,9 +53,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     where = parser.add_argument_group("where")
     where.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or the one that runs here")
     where.add_argument("--host", type=_not_empty, default="127.0.0.1", help="address that the HTTP server binds")
-    where.add_argument("--port", type=_port, default=8000)
+    where.add_argument("--port", type=port, default=8000)
     where.add_argument("--no-doctor", action="store_true", help="launch even where debug/doctor.py would not")
-    where.add_argument("--timeout", type=_seconds, default=1800, metavar="S", help="seconds to be up, or gone")
+    where.add_argument("--timeout", type=seconds, default=1800, metavar="S", help="seconds to be up, or gone")
     return parser.parse_args(argv)
 
 
@@ -100,33 +99,10 @@ def read_configs(args: argparse.Namespace) -> tuple[ModelConfig, HardwareConfig]
     return model, hardware.model_copy(update={"env": hardware.env | dict(args.env)})
 
 
-def _variable(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
-
-
 def _not_empty(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("is empty: leave the option out, or name something")
     return text
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**16):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: a whole number from 1 to 65535")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return number
 
 
 def resolve(args: argparse.Namespace, nodes_of) -> tuple[Plan, ModelConfig]:

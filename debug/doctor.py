@@ -20,7 +20,7 @@ from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from pdbench import cluster  # noqa: E402
-from pdbench.cli import Parser  # noqa: E402
+from pdbench.cli import Parser, port, seconds  # noqa: E402
 from pdbench.doctor.examination import LIMIT_S, Examination, examine  # noqa: E402
 from pdbench.doctor.findings import Finding  # noqa: E402
 from pdbench.doctor.versions import RequirementsError  # noqa: E402
@@ -40,8 +40,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="facts and findings as JSON; - prints them instead of the table")
     parser.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or the one that runs here")
     parser.add_argument("--host", default="127.0.0.1", help="address that deployments bind (default: %(default)s)")
-    parser.add_argument("--port", type=_port, default=8000, help="their HTTP port (default: %(default)s)")
-    parser.add_argument("--timeout", type=_seconds, default=LIMIT_S, metavar="S",
+    parser.add_argument("--port", type=port, default=8000, help="their HTTP port (default: %(default)s)")
+    parser.add_argument("--timeout", type=seconds, default=LIMIT_S, metavar="S",
                         help="seconds for a node to answer (default: %(default)g)")  # fmt: skip
     args = parser.parse_args(argv)
     if args.local and args.address:
@@ -49,22 +49,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
         parser.error(f"--json {args.json}: there is no folder {Path(args.json).parent}")
     return args
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0 and below 3600")
-    return seconds
 
 
 def show(examination: Examination, console: Console) -> None:

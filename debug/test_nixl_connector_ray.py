@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pdbench.cli import Parser  # noqa: E402
+from pdbench.cli import Parser, positive, variable, whole  # noqa: E402
 from pdbench.files import write_atomically  # noqa: E402
 from pdbench.transfer.bench import Bench, Options  # noqa: E402
 from pdbench.transfer.cache import VALUE_BYTES, Cache, check  # noqa: E402
@@ -50,34 +50,34 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument("--backends", default="UCX", type=_backends, metavar="LIST", help="UCX (default), LIBFABRIC, or both")
     how.add_argument("--ucx-tls", metavar="LIST", help="UCX_TLS, for example tcp or cuda_ipc,cuda_copy,tcp")
     how.add_argument(
-        "--env", action="append", default=[], type=_variable, metavar="NAME=VALUE", help="of the ranks; repeatable"
+        "--env", action="append", default=[], type=variable, metavar="NAME=VALUE", help="of the ranks; repeatable"
     )
     how.add_argument(
-        "--num-threads", type=_whole, default=0, help="NIXL's worker threads (default 0, as cpu.yaml; vLLM's is 4)"
+        "--num-threads", type=whole, default=0, help="NIXL's worker threads (default 0, as cpu.yaml; vLLM's is 4)"
     )
     how.add_argument("--verbose", action="store_true", help="NIXL and UCX debug logs; distorts results")
     how.add_argument(
-        "--timeout", type=_positive, default=120, metavar="S", help="seconds that one transfer may take (default 120)"
+        "--timeout", type=positive, default=120, metavar="S", help="seconds that one transfer may take (default 120)"
     )
     shape = parser.add_argument_group("the cache (default: gpt-oss-120b's shape)")
     shape.add_argument("--model", metavar="FILE", help="configs/models/*.yaml: layers, heads, values, and the sliding window")
     for option in ("num-layers", "kv-heads", "head-dim"):
-        shape.add_argument(f"--{option}", type=_positive)
+        shape.add_argument(f"--{option}", type=positive)
     shape.add_argument("--dtype", choices=list(VALUE_BYTES))
-    shape.add_argument("--block-size", type=_positive, default=16, help="tokens in a block (default 16)")
-    shape.add_argument("--num-blocks", type=_positive, help="blocks in each rank's cache (default 512, or what is transferred)")
-    shape.add_argument("--prefill-tp", type=_positive, default=1)
-    shape.add_argument("--decode-tp", type=_positive, default=1)
+    shape.add_argument("--block-size", type=positive, default=16, help="tokens in a block (default 16)")
+    shape.add_argument("--num-blocks", type=positive, help="blocks in each rank's cache (default 512, or what is transferred)")
+    shape.add_argument("--prefill-tp", type=positive, default=1)
+    shape.add_argument("--decode-tp", type=positive, default=1)
     what = parser.add_argument_group("the transfers")
     size = what.add_mutually_exclusive_group()
-    size.add_argument("--blocks", type=_positive, help="blocks of one prompt (default 256)")
-    size.add_argument("--tokens", type=_positive, help="tokens of one prompt, instead of blocks")
+    size.add_argument("--blocks", type=positive, help="blocks of one prompt (default 256)")
+    size.add_argument("--tokens", type=positive, help="tokens of one prompt, instead of blocks")
     size.add_argument("--sweep", action="store_true", help="from one block to the whole cache")
     what.add_argument("--random-blocks", action="store_true", help="source and destination blocks differ and are scattered")
-    what.add_argument("--concurrent-transfers", type=_positive, default=1, metavar="N", help="prompts under way at once")
-    what.add_argument("--iterations", type=_positive, default=10)
-    what.add_argument("--warmup", type=_whole, default=2)
-    what.add_argument("--seed", type=_whole, default=0)
+    what.add_argument("--concurrent-transfers", type=positive, default=1, metavar="N", help="prompts under way at once")
+    what.add_argument("--iterations", type=positive, default=10)
+    what.add_argument("--warmup", type=whole, default=2)
+    what.add_argument("--seed", type=whole, default=0)
     what.add_argument("--json", type=Path, metavar="FILE", help="write the cases to it")
     return parser.parse_args(argv)
 
@@ -87,25 +87,6 @@ def _backends(text: str) -> list[str]:
     if unknown := [name for name in names if name not in BACKENDS]:
         raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(BACKENDS)}")
     return names
-
-
-def _variable(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
-
-
-def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if (number := _whole(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not at least 1")
-    return number
 
 
 def read_cache(args: argparse.Namespace) -> tuple[Cache, list[int]]:

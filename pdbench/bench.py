@@ -9,14 +9,13 @@ import argparse
 import asyncio
 import itertools
 import os
-import re
 import reprlib
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 from pdbench import client, gates, level_gates, stack, workload
-from pdbench.cli import Parser
+from pdbench.cli import Parser, positive
 from pdbench.configs import ROOT
 from pdbench.manifest import FILENAME, Deployment, Gate, LevelRecord, Machine, Manifest, first_line, now, read_json
 
@@ -269,14 +268,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     first.add_argument("--exp-name", required=True)
     first.add_argument("--type", choices=["concurrency", "request-rate"], default="concurrency")
     first.add_argument("--levels", default="all")
-    first.add_argument("--isl", type=_positive, required=True)
-    first.add_argument("--osl", type=_positive, required=True)
+    first.add_argument("--isl", type=positive, required=True)
+    first.add_argument("--osl", type=positive, required=True)
     first.add_argument("--mode", choices=workload.PHASES, default="mixed")
     first.add_argument("--base-url", required=True)
     first.add_argument("--model")
     first.add_argument("--tokenizer")
-    first.add_argument("--num-prompts", type=_positive)
-    first.add_argument("--repeats", type=_positive, default=1)
+    first.add_argument("--num-prompts", type=positive)
+    first.add_argument("--repeats", type=positive, default=1)
     first.add_argument("--seed", type=int, default=0)
     first.add_argument("--results-dir", required=True)
     first.add_argument("--typed", required=True, help="run_bm.sh's own command line")
@@ -306,12 +305,6 @@ def _add_checks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--transport", metavar="LIST")
     parser.add_argument("--tokens", type=Path, metavar="FILE")
     parser.add_argument("--max-hit-rate", type=_share, default=level_gates.MAX_HIT_RATE)
-
-
-def _positive(text: str) -> int:
-    if not re.fullmatch(r"[1-9]\d*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def _share(text: str) -> float:

@@ -7,12 +7,11 @@ Only the KV transfer is slowed, which is told by its ports: engines are launched
 `--env UCX_TCP_PORT_RANGE=31744-32767`. Needs root and `tc` (iproute2) with HTB and u32: tc-htb(8), tc-u32(8).
 """
 
-import argparse
 import shutil
 import subprocess
 import sys
 
-from pdbench.cli import Parser
+from pdbench.cli import Parser, positive
 
 DEVICE = "lo"
 HANDLE = "5d:"  # tells our queue from anyone else's
@@ -82,7 +81,7 @@ def _tc(*words: str) -> str:
 def main() -> int:
     parser = Parser(prog="python -m pdbench.slow_link", description=__doc__.splitlines()[0])
     actions = parser.add_subparsers(dest="action", required=True)
-    actions.add_parser("start").add_argument("--mbit", type=_rate, required=True, help="Mbit/s")
+    actions.add_parser("start").add_argument("--mbit", type=positive, required=True, help="Mbit/s")
     actions.add_parser("stop")
     args = parser.parse_args()
     try:
@@ -95,12 +94,6 @@ def main() -> int:
         print(f"slow_link: error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _rate(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 if __name__ == "__main__":

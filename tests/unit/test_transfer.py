@@ -186,7 +186,7 @@ def test_the_script_writes_its_cases(tmp_path):
     [
         ((), "one of the arguments --strategy --local is required"),
         (("--local", "--backends", "UCX,MOONCAKE"), "'MOONCAKE' is not one of UCX, LIBFABRIC"),
-        (("--local", "--blocks", "0"), "'0' is not at least 1"),
+        (("--local", "--blocks", "0"), "'0' is not a whole number of at least 1"),
         (("--local", "--blocks", "9", "--num-blocks", "8"), "1 transfers of 9 blocks do not fit a cache of 8"),
         (("--local", "--sweep", "--tokens", "7"), "not allowed with argument --sweep"),
         (("--local", "--prefill-tp", "3"), "prefill TP 3 must divide the 8 KV heads"),
