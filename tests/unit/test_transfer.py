@@ -1,7 +1,7 @@
-"""The transfer benchmark: shapes and addresses, then real transfers between plain processes, right ones and wrong ones."""
+"""The transfer benchmark: shapes, addresses, patterns, limits and options."""
 
 import dataclasses
-import json
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -12,19 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdbench.transfer import limits, pattern
-from pdbench.transfer.bench import Bench, Options
-from pdbench.transfer.cache import Cache, Request, check, pieces, requests
-from pdbench.transfer.rank import TransferError
-from pdbench.transfer.ranks import LocalRanks
+from pdbench.transfer.cache import Cache, check, pieces, requests
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "debug/test_nixl_connector_ray.py"
 SMALL = Cache(layers=3, blocks=16, block_size=4, heads=8, head_dim=16, value_bytes=2)
-LOOPBACK = {"UCX_PROTO_INFO": "y", "UCX_NET_DEVICES": "lo"}
 
 
-def script(*options: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, timeout=120)
+@pytest.fixture(scope="module")
+def script():
+    """The script as a module: importing PyTorch anew for each of its options would take minutes."""
+    spec = importlib.util.spec_from_file_location("transfer_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_a_prompt_of_gpt_oss_120b_weighs_what_its_heads_and_layers_say():
@@ -110,77 +111,6 @@ def test_limits_know_what_bounds_a_transport(tmp_path):
     assert limits.line_rate(["srd/absent:1"], tmp_path) is None
 
 
-def transfer(options: Options, blocks: int, read_pieces=pieces, **env: str) -> dict:
-    ranks = LocalRanks(options.specs(LOOPBACK | env, 0, 60))
-    try:
-        return Bench(ranks, options, read_pieces).run(blocks)
-    finally:
-        ranks.close()
-        assert not any(process.is_alive() for process in ranks.processes.values())
-
-
-@pytest.mark.parametrize(("prefill_tp", "decode_tp"), [(1, 2), (2, 1), (2, 4)])
-def test_real_transfers_between_tp_sizes_are_verified(prefill_tp, decode_tp):
-    case = transfer(Options(SMALL, prefill_tp, decode_tp, iterations=2, warmup=0, concurrent=2, is_random=True), 5)
-    assert case["verified"] and case["transport"] == "cma/memory" and case["limit"] == "memory copy"
-    assert case["bytes"] == case["telemetry"]["bytes"] == 2 * 5 * 3 * SMALL.block_bytes(1)
-    assert case["gbps_p5"] <= case["gbps_median"] <= case["gbps_p95"] and case["ratio_to_limit"] > 0
-
-
-def test_over_tcp_the_limit_is_a_socket():
-    case = transfer(Options(SMALL, iterations=1, warmup=1), 4, UCX_TLS="tcp")
-    assert case["verified"] and (case["transport"], case["limit"]) == ("tcp/lo", "TCP stream")
-
-
-def test_a_planted_wrong_descriptor_is_seen():
-    """Reads that begin one head late bring wrong bytes, although NIXL calls them done."""
-
-    def one_head_late(*args):
-        return [dataclasses.replace(p, remote_offset=p.remote_offset + SMALL.head_bytes, length=p.length - SMALL.head_bytes)
-                for p in pieces(*args)]  # fmt: skip
-
-    case = transfer(Options(SMALL, iterations=1, warmup=0), 4, one_head_late)
-    assert not case["verified"] and case["wrong_bytes"] == 4 * 3 * SMALL.block_bytes(1)
-
-
-def test_a_write_outside_the_blocks_is_seen():
-    """Somebody writes into block 9, which no transfer of blocks 0 to 3 may touch."""
-    options = Options(SMALL, iterations=1, warmup=0)
-    ranks = LocalRanks(options.specs(LOOPBACK, 0, 60))
-    try:
-        bench = Bench(ranks, options)
-        ranks.call([("decode0", "fill", (bench.generation, [Request(remote=(9,), local=(9,))]))])
-        case = bench.run(4)
-    finally:
-        ranks.close()
-    assert not case["verified"] and (case["wrong_bytes"], case["touched_bytes"]) == (0, 3 * SMALL.block_bytes(1))
-
-
-def test_a_rank_that_dies_is_told_and_the_others_end():
-    ranks = LocalRanks(Options(SMALL).specs(LOOPBACK, 0, 60))
-    ranks.processes["prefill0"].kill()
-    with pytest.raises(TransferError, match="prefill0 ended with exit code -9"):
-        Bench(ranks, Options(SMALL))
-    ranks.close()
-    assert not any(process.is_alive() for process in ranks.processes.values())
-
-
-def test_a_backend_that_cannot_start_is_told():
-    with pytest.raises(TransferError, match="prefill0: NIXL has no backend NOSUCH here; it has .*UCX"):
-        LocalRanks(Options(SMALL, backend="NOSUCH").specs(LOOPBACK, 0, 60))
-
-
-def test_the_script_writes_its_cases(tmp_path):
-    path = tmp_path / "out.json"
-    shape = ["--num-layers", "2", "--kv-heads", "2", "--head-dim", "8", "--num-blocks", "12", "--iterations", "2"]
-    done = script("--local", *shape, "--sweep", "--json", str(path))
-    assert done.returncode == 0, done.stderr
-    cases = json.loads(path.read_text())
-    assert [case["blocks"] for case in cases] == [1, 2, 4, 8, 12]
-    assert all(case["verified"] and case["limit_gbps"] and case["transport"] == "cma/memory" for case in cases)
-    assert "verified" in done.stdout and cases[0]["placement"] == "local" and cases[0]["versions"]["nixl"] == "1.3.2"
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -195,12 +125,16 @@ def test_the_script_writes_its_cases(tmp_path):
         (("--local", "--env", "UCX_TLS"), "'UCX_TLS' is not NAME=VALUE"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line(options, message):
-    if "cuda" in options and torch.cuda.is_available():
-        options = ("--local", "--memory", "gpu")
-        message = "invalid choice: 'gpu'"
-    done = script(*options)
-    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
+def test_bad_input_is_one_line(script, monkeypatch, capsys, options, message):
+    if "cuda" in options:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(sys, "argv", ["test_nixl_connector_ray.py", *options])
+    try:
+        status = script.main()
+    except SystemExit as stop:
+        status = stop.code
+    said = capsys.readouterr().err
+    assert status == 2 and message in said and len(said.splitlines()) == 1
 
 
 def test_it_needs_nothing_but_nixl_torch_and_numpy():
