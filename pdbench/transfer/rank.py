@@ -67,20 +67,12 @@ class Rank:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         os.environ |= spec.env
-        from nixl._api import nixl_agent, nixl_agent_config
-
         torch.set_num_threads(1)
         self.device = torch.device("cuda", spec.device) if spec.memory == "cuda" else torch.device("cpu")
         shape = (spec.cache.blocks, len(spec.heads), spec.cache.head_bytes // 8)
         self.tensors = [torch.zeros(shape, dtype=torch.int64, device=self.device) for _ in range(spec.cache.layers)]
         self.memory = "VRAM" if spec.memory == "cuda" else "DRAM"
-        options = {"backends": [spec.backend]} if spec.backend != "UCX" else {"num_threads": spec.num_threads}
-        try:
-            self.agent = nixl_agent(f"{spec.name}-{os.getpid()}", nixl_agent_config(capture_telemetry=True, **options))
-        except Exception as error:  # of several kinds, one for each of NIXL's codes
-            raise TransferError(f"NIXL cannot start {spec.backend} here: {error}; its log: {self._last_words()}") from None
-        if spec.backend not in self.agent.backends:
-            raise TransferError(f"NIXL has no backend {spec.backend} here; it has {', '.join(self.agent.get_plugin_list())}")
+        self.agent = self._start_agent()
         regions = [(t.data_ptr(), t.numel() * 8, spec.device, "") for t in self.tensors]
         self.registered = self.agent.get_reg_descs(regions, self.memory)
         try:
@@ -90,6 +82,23 @@ class Rank:
             raise TransferError(f"{spec.backend} cannot register {spec.memory} memory: {error}{hint}") from None
         self.sources: list[tuple[str, object, object]] = []
         self.scratch: Scratch | None = None
+
+    def _start_agent(self):
+        """NIXL's agent with the one backend, as vLLM's connector configures it.
+
+        Without PyTorch: cloudpickle takes `.backends` beside `torch` for the module torch.backends, which it cannot pickle.
+        """
+        from nixl._api import nixl_agent, nixl_agent_config
+
+        name, threads = self.spec.backend, self.spec.num_threads
+        options = {"num_threads": threads} if name == "UCX" else {"backends": [name]}
+        try:
+            agent = nixl_agent(f"{self.spec.name}-{os.getpid()}", nixl_agent_config(capture_telemetry=True, **options))
+        except Exception as error:  # of several kinds, one for each of NIXL's codes
+            raise TransferError(f"NIXL cannot start {name} here: {error}; its log: {self._last_words()}") from None
+        if name not in agent.backends:
+            raise TransferError(f"NIXL has no backend {name} here; it has {', '.join(agent.get_plugin_list())}")
+        return agent
 
     def describe(self) -> dict:
         """What the other side needs: NIXL's metadata, and where each layer's region begins."""
