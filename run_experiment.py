@@ -9,7 +9,6 @@ again goes on where the last run ended; nothing that was complete is measured tw
 """
 
 import argparse
-import ctypes
 import json
 import os
 import signal
@@ -27,6 +26,7 @@ from pdbench import experiment as plan
 from pdbench.cli import Parser
 from pdbench.configs import ROOT
 from pdbench.files import write_atomically
+from pdbench.keeper import die_with_parent
 from pdbench.manifest import first_line, now, read_json
 from pdbench.stack import vllm_version
 
@@ -168,7 +168,7 @@ class Run:
         console.print(f"[bold]{time.strftime('%H:%M:%S')} {title}[/bold]")
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
         unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}  # else lines come late through a pipe
-        process = subprocess.Popen(command, cwd=ROOT, env=unbuffered, preexec_fn=_die_with_parent, **output)
+        process = subprocess.Popen(command, cwd=ROOT, env=unbuffered, preexec_fn=die_with_parent, **output)
         try:
             self._show(process.stdout, title)
             if status := process.wait():
@@ -210,11 +210,6 @@ class Run:
             console.print(f"[red]{self.name}: failed: {label}: {why}[/red]")
         if self.experiment.cannot_show and not self.failed:
             console.print(self.experiment.cannot_show)
-
-
-def _die_with_parent() -> None:
-    """A sweep must not go on measuring after its experiment was killed (prctl(2), PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def main() -> int:

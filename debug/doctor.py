@@ -44,6 +44,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--timeout", type=seconds, default=LIMIT_S, metavar="S",
                         help="seconds for a node to answer (default: %(default)g)")  # fmt: skip
     args = parser.parse_args(argv)
+    if args.timeout >= 3600:
+        parser.error("argument --timeout: a node is given less than 3600 seconds")
     if args.local and args.address:
         parser.error("--local looks at this machine alone: it goes with no --address")
     if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():

@@ -18,6 +18,7 @@ from pdbench.gates import transports_named
 from pdbench.kv_cache import KVCache
 from pdbench.manifest import Deployment, Gate, Strict, now
 from pdbench.transport import transport_gate
+from pdbench.ucx_log import VERBOSE_ENV
 
 # Two of a level's random prompts may begin at the same token by chance; what shows beyond this was seen before.
 MAX_HIT_RATE = 0.02
@@ -28,7 +29,6 @@ LEVEL_PROMPTS = 4
 READY_TIMEOUT_S = 120
 # By so much Ray may export a counter later than it should, where the cores are busy.
 LATE_S = 1.0
-DEBUG_VARIABLES = ("NIXL_LOG_LEVEL", "UCX_LOG_LEVEL", "VLLM_LOGGING_LEVEL")
 
 
 class Snapshot(Strict):
@@ -145,7 +145,7 @@ def _prefix_cache(grown: dict[str, dict[str, float]], deployment: Deployment, as
 def _no_debug_logging(deployment: Deployment) -> Gate:
     given = [config.get("runtime_env", {}).get("env_vars", {}) for config in deployment.llm_configs.values()]
     given += [machine.environment for machine in deployment.machines]
-    found = sorted({f"{k}={env[k]}" for env in given for k in DEBUG_VARIABLES if env.get(k, "").lower() in ("debug", "trace")})
+    found = sorted({f"{k}={env[k]}" for env in given for k in VERBOSE_ENV if env.get(k, "").lower() in ("debug", "trace")})
     return Gate(
         name="no-debug-logging", passed=not found, seen=", ".join(found) or "none", expected="none", time=now(),
         advice="launch without --verbose: debug logging costs throughput",

@@ -53,8 +53,9 @@ def listen(host: str) -> socket.socket:
 
 
 def send(listener: socket.socket, size: int) -> None:
-    """Send `size` bytes to the next that connects."""
-    connection, _ = listener.accept()
+    """Send `size` bytes to the next that connects; nobody else can afterwards."""
+    with listener:
+        connection, _ = listener.accept()
     with connection:
         data, left = memoryview(bytearray(CHUNK)), size
         while left:
