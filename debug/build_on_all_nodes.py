@@ -221,7 +221,7 @@ def main() -> int:
         args.logs.mkdir(parents=True, exist_ok=True)
         ray = connect(args.address)
     except (OSError, ConnectionError) as error:
-        console.print(f"build_on_all_nodes.py: error: {error}", markup=False)
+        print(f"build_on_all_nodes.py: error: {error}", file=sys.stderr)
         return 2
     what = f"pip install {args.wheel}" if args.wheel else f"debug/build_nixl_ucx_efa.sh {' '.join(args.args)}".strip()
     try:
