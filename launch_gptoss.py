@@ -3,12 +3,13 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 
-from pdbench import bare, cluster, slow_link, stack, transport, ucx_log
+from pdbench import bare, cluster, serving_path, slow_link, stack, transport, ucx_log
 from pdbench.cli import Parser, port, seconds, variable
-from pdbench.configs import ROOT, HardwareConfig, ModelConfig, load_hardware, load_model
+from pdbench.configs import ROOT, HardwareConfig, ModelConfig, load_hardware, load_model, load_serve
 from pdbench.layout import CONTROLS, MODES, Layout, Pool, placed_as
 from pdbench.serving import LaunchError, Plan, make_plan, with_decode_bench
 
@@ -33,11 +34,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--hardware", default=DEFAULT_HARDWARE, metavar="FILE", help="configs/hardware/*.yaml")
     what.add_argument("--model-id", type=_not_empty, help="name that clients send, instead of the model file's")
     what.add_argument("--model-source", type=_not_empty, help="hub id or folder of the weights, instead of the model file's")
-    what.add_argument("--ingress-replicas", type=int, help="HTTP ingress replicas, instead of the hardware file's")
     what.add_argument("--env", action="append", default=[], type=variable, metavar="NAME=VALUE",
                       help="further environment variable of the engines; may be given again")  # fmt: skip
     what.add_argument("--decode-bench", action="store_true",
                       help="collocated: fill KV caches instead of computing them, to bench decode-only")  # fmt: skip
+    path = parser.add_argument_group("the way through Ray Serve (see configs/serve.yaml)")
+    path.add_argument("--ingress-replicas", type=int, help="HTTP ingress replicas, instead of the hardware file's")
+    path.add_argument("--router", choices=serving_path.ROUTERS, help="who of several replicas takes a request",
+                      default=serving_path.ServingPath().router)  # fmt: skip
+    path.add_argument("--direct-streaming", action="store_true",
+                      help="no ingress: HAProxy hands requests to the engines' replicas")  # fmt: skip
+    path.add_argument("--serve-env", action="append", default=[], type=variable, metavar="NAME=VALUE",
+                      help="environment variable of Ray Serve, over configs/serve.yaml's; may be given again")  # fmt: skip
     network = parser.add_argument_group("KV transfer (PD)")
     backend = network.add_mutually_exclusive_group()
     backend.add_argument("--use-ucx", dest="backend", action="store_const", const="UCX", default="UCX")
@@ -121,26 +129,51 @@ def resolve(args: argparse.Namespace, nodes_of) -> tuple[Plan, ModelConfig]:
     nodes = nodes_of(hardware, layout, mode)
     placement = cluster.place(layout, mode, nodes, hardware.accelerator)
     how = transport.Transport(backend=args.backend, ucx_tls=args.ucx_tls, verbose=args.verbose)
+    path = read_path(args, mode)
+    # Where no node is known to be the head, as in a dry run, nothing can be said.
+    head = next((node for node in nodes if node.is_head), None)
+    serving_path.check_host(path, args.host, head is not None and placement.decode != head)
     ingress = args.ingress_replicas or hardware.ingress_replicas
-    plan = make_plan(model, hardware, layout, placed_as(mode), placement, how, ingress, args.host, args.port)
+    plan = make_plan(model, hardware, layout, placed_as(mode), placement, how, path, ingress, args.host, args.port)
     if args.decode_bench:
         stack.check_decode_bench(stack.vllm_version())
         plan = with_decode_bench(plan)
     if mode in CONTROLS:
-        if args.ingress_replicas is not None:
-            raise ValueError(f"mode {mode} has no ingress: leave --ingress-replicas out")
-        plan = bare.control_of(plan, mode, placement, next((node.ip for node in nodes if node.is_head), "<head>"))
+        plan = bare.control_of(plan, mode, placement, head.ip if head else "<head>")
     return plan, model
 
 
-def connect(args: argparse.Namespace):
-    """Ray, connected.
+def read_path(args: argparse.Namespace, mode: str) -> serving_path.ServingPath:
+    """How requests are to reach the engines.
+
+    Raises:
+        ValueError: options that contradict each other, or the mode.
+    """
+    default = serving_path.ServingPath().router
+    given = {"--router": args.router != default, "--ingress-replicas": args.ingress_replicas is not None,
+             "--direct-streaming": args.direct_streaming, "--serve-env": args.serve_env}  # fmt: skip
+    if mode in CONTROLS:
+        if wrong := next((option for option, is_given in given.items() if is_given), None):
+            raise ValueError(f"mode {mode} has nothing of Ray Serve before its engines: leave {wrong} out")
+        return serving_path.ServingPath()
+    if args.direct_streaming and args.ingress_replicas is not None:
+        raise ValueError("--direct-streaming leaves the ingress out: leave --ingress-replicas out, too")
+    ray = stack.Stack.installed().ray
+    return serving_path.choose(load_serve(), dict(args.serve_env), args.direct_streaming, args.router, ray)
+
+
+def connect(args: argparse.Namespace, plan: Plan):
+    """Ray, connected as what starts `plan`.
 
     Raises:
         ConnectionError: there is no cluster; the message says how to start one on this machine.
     """
+    env = plan.path.env if plan.path else {}
+    # This process builds the app: how its replicas speak to each other is decided here. Its own requests come from several
+    # event loops, one after the other, and a router of Serve's would end with the first.
+    os.environ |= env | {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1"}
     try:
-        return cluster.connect(args.address)
+        return cluster.connect(args.address, env)
     except ConnectionError as error:
         raise ConnectionError(f"{error}; to start one on this machine: python -m pdbench.local_cluster start") from None
 
@@ -150,8 +183,8 @@ def launch(args: argparse.Namespace) -> None:
     from pdbench import deployment
 
     deadline = time.monotonic() + args.timeout
-    resolve(args, cluster.planned_nodes)  # mistakes that need no cluster to be seen
-    ray = connect(args)
+    plan, _ = resolve(args, cluster.planned_nodes)  # mistakes that need no cluster to be seen
+    ray = connect(args, plan)
     plan, model = resolve(args, lambda hardware, *_: cluster.read_nodes(ray, hardware.accelerator))
     warn_if_verbose(args)
     if not args.no_doctor:

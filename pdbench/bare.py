@@ -11,6 +11,7 @@ from typing import Any
 from pdbench.cluster import Node, Placement
 from pdbench.manifest import Strict
 from pdbench.serving import HEAD_RESOURCE, PIN, Plan
+from pdbench.serving_path import EVERY_ADDRESS
 
 # Counted from the port at which the deployment describes itself; the last two have one for each server.
 ROUTER, ROUTER_METRICS, SERVERS, SIDE_CHANNELS = 1, 2, 10, 1000
@@ -18,7 +19,6 @@ ROUTER, ROUTER_METRICS, SERVERS, SIDE_CHANNELS = 1, 2, 10, 1000
 SIDE_CHANNEL_PORTS = 16
 # Stands in a plan where Ray chooses the node.
 ITS_NODE = "<its node>"
-EVERY_ADDRESS = ("0.0.0.0", "::")
 # Of an LLMConfig; the rest has no meaning without Ray Serve, such as the batching of streamed tokens.
 KEPT = ("model_loading_config", "engine_kwargs", "placement_group_config", "accelerator_type", "runtime_env")
 # Ray Serve's default policy too. A request that fails must fail its level, not be sent once more.
@@ -77,7 +77,7 @@ def control_of(plan: Plan, mode: str, placement: Placement, head_ip: str) -> Con
             engines.append(_server(f"{role}-{index}", role, config, node, plan.http, len(engines)))
     servers = _with_router(engines, head_ip, plan.http)
     return ControlPlan(
-        **plan.model_dump() | {"mode": mode, "ingress": None, "llm_configs": configs},
+        **plan.model_dump() | {"mode": mode, "path": None, "ingress": None, "llm_configs": configs},
         servers=servers, serving_url=servers[-1].url,
     )  # fmt: skip
 

@@ -188,7 +188,7 @@ def _manifest(folder: Path, name: workload.RunName, args: argparse.Namespace, de
 def _identity(old: Manifest, deployment: Deployment | None, args: argparse.Namespace):
     yield "base seed", old.base_seed, args.seed
     yield "as_published", old.as_published, args.as_published
-    for what in ("layout", "mode", "model_checksum", "transport"):
+    for what in ("layout", "mode", "model_checksum", "transport", "serving_path"):
         yield what, getattr(old.deployment, what, None), getattr(deployment, what, None)
 
 

@@ -90,10 +90,13 @@ def planned_nodes(hardware: HardwareConfig, layout: Layout, mode: str) -> list[N
     return [Node(f"<node{i + 1}>", hardware.accelerators_per_node) for i in range(count if mode != "pd-pack" else 1)]
 
 
-def connect(address: str | None = None):
+def connect(address: str | None = None, env: dict[str, str] | None = None):
     """Connect to the cluster at `address`, RAY_ADDRESS, this checkout's local one, or one that runs here.
 
     Returns the `ray` module, connected.
+
+    Args:
+        env: environment of all that this driver starts on the cluster.
 
     Raises:
         ConnectionError: there is no cluster, or it refuses this driver.
@@ -107,8 +110,9 @@ def connect(address: str | None = None):
     if ray.is_initialized():
         return ray
     try:
-        # A runtime_env of the driver would reach every engine: what engines get is in the plan alone.
-        ray.init(address=address or "auto", log_to_driver=False, logging_level="WARNING", namespace="pdbench")
+        # It reaches every engine, too, so no more than what a plan says is in it.
+        more = {"runtime_env": {"env_vars": env}} if env else {}
+        ray.init(address=address or "auto", log_to_driver=False, logging_level="WARNING", namespace="pdbench", **more)
     except Exception as error:  # Ray raises several unrelated kinds here
         where = address or os.environ.get("RAY_ADDRESS") or "this machine"
         hint = "" if os.environ.get("RAY_AUTH_MODE") else " (one that demands a token needs RAY_AUTH_MODE=token here too)"

@@ -1,4 +1,4 @@
-"""Typed configuration files: `configs/models/*.yaml` and `configs/hardware/*.yaml`."""
+"""Typed configuration files: `configs/models/*.yaml`, `configs/hardware/*.yaml` and `configs/serve.yaml`."""
 
 import difflib
 from pathlib import Path
@@ -62,6 +62,12 @@ class HardwareConfig(Strict):
     env: dict[str, str] = Field(default_factory=dict, description="environment of every engine")
 
 
+class ServeConfig(Strict):
+    """How Ray Serve itself is set, in every arm: `configs/serve.yaml`."""
+
+    env: dict[str, str] = Field(description="environment of its controller, proxy, ingress and replicas")
+
+
 def load_model(path: str | Path) -> ModelConfig:
     """Read a model file.
 
@@ -74,6 +80,11 @@ def load_model(path: str | Path) -> ModelConfig:
 def load_hardware(path: str | Path) -> HardwareConfig:
     """Read a hardware file; raises ConfigError like `load_model`."""
     return load(HardwareConfig, path, "configs/hardware")
+
+
+def load_serve() -> ServeConfig:
+    """Read `configs/serve.yaml`; raises ConfigError like `load_model`."""
+    return load(ServeConfig, ROOT / "configs/serve.yaml", "configs")
 
 
 def load(kind: type[BaseModel], path: str | Path, folder: str):

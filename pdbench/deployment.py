@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from pdbench import client, cluster, describe, gates, readiness, servers, serving, stack, tiny
+from pdbench import client, cluster, describe, gates, readiness, servers, serving, serving_path, stack, tiny
 from pdbench.bare import ControlPlan
 from pdbench.configs import ROOT, ModelConfig
 from pdbench.layout import CONTROLS
@@ -48,6 +48,8 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
         if isinstance(plan, ControlPlan):
             servers.wait_until_up(ray, plan, deadline, say)
         checks = [answered(plan, base_url, deadline)]
+        if plan.path and plan.path.has_haproxy:
+            checks.append(asyncio.run(reached(plan, base_url, deadline)))
         if plan.core_per_rank:
             checks.append(pin_ranks(ray, plan))
     except BaseException as error:
@@ -83,6 +85,23 @@ def answered(plan: Plan, base_url: str, deadline: float) -> Gate:
         raise TimeoutError(f"not all {replicas} replicas answered a request in time") from None
 
 
+async def reached(plan: Plan, base_url: str, deadline: float) -> Gate:
+    """Gate `haproxy`: it hands requests to every replica that takes them.
+
+    Raises:
+        LaunchError: it does not in time.
+    """
+    pool = plan.ingress or plan.llm_configs.get("decode", plan.llm_configs.get("collocated"))["deployment_config"]
+    while True:
+        async with client.session(base_url, total_s=30) as opened:
+            gate = serving_path.haproxy_gate(await client.get(opened, "/pdbench/haproxy"), APP, pool["num_replicas"])
+        if gate.passed:
+            return gate
+        if time.monotonic() > deadline:
+            raise LaunchError(f"HAProxy does not reach all replicas: {gate.seen}, expected {gate.expected}")
+        await asyncio.sleep(0.5)
+
+
 def describe_launch(ray, plan: Plan) -> dict:
     """What `GET /pdbench/deployment` answers: the fields of `manifest.Deployment`.
 
@@ -100,6 +119,7 @@ def describe_launch(ray, plan: Plan) -> dict:
         "accelerator": plan.accelerator, "model_id": plan.model_id, "model_source": told["model_source"],
         "model_checksum": tiny.verified_checksum(source) if source.is_dir() else None,
         "decode_bench": plan.decode_bench, **control,
+        "serving_path": _path_of(plan),
         "transport": plan.transport.model_dump() if plan.transport else None,
         "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "launched": now(),
@@ -108,6 +128,13 @@ def describe_launch(ray, plan: Plan) -> dict:
         "llm_configs": told["llm_configs"],
         "gates": [],
     }  # fmt: skip
+
+
+def _path_of(plan: Plan) -> dict | None:
+    """`manifest.Deployment.serving_path`; None where no Ray Serve stands before the engines."""
+    if not plan.path:
+        return None
+    return plan.path.model_dump() | {"ingress_replicas": plan.ingress["num_replicas"] if plan.ingress else 0}
 
 
 def _as_typed(server: dict) -> str:

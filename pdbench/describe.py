@@ -13,6 +13,7 @@ from pdbench.layout import CONTROLS
 from pdbench.readiness import ask_each, ask_servers, can_address_replicas
 from pdbench.servers import counters, engine_counts, states
 from pdbench.serving import APP, replica_counts, replicas, role_of, serve_details
+from pdbench.serving_path import FALLBACK, HA_PROXY, haproxy_servers
 from pdbench.ucx_log import TABLE, read_tables, transports_of
 
 NAME = "pdbench-describe"
@@ -41,6 +42,8 @@ class Describe:
     def __init__(self, record: dict[str, Any], started: float):
         self.record, self.started = record, started
         self.is_control = record["mode"] in CONTROLS
+        path = record.get("serving_path") or {"env": {}}
+        self.has_haproxy = path["env"].get(HA_PROXY) == "1"
         self.seeds: list[int] = []  # of all prompts that these engines may have in their prefix caches
 
     async def __call__(self, request):
@@ -54,6 +57,8 @@ class Describe:
             return JSONResponse(self.record | {"replicas": self._replicas(), "counters_every_s": every_s})
         if what == ("GET", "counters"):
             return JSONResponse(await self._counters())
+        if what == ("GET", "haproxy"):
+            return JSONResponse(haproxy_servers() if self.has_haproxy else [])
         if what == ("GET", "transports"):
             return JSONResponse(self._transports())
         if what == ("GET", "seeds"):
@@ -115,6 +120,10 @@ class Describe:
                     for exported, replica, value in line.findall(await response.text()):
                         if (name := names.get(exported)) and (role := roles.get(replica)):
                             found[role][name] = found[role].get(name, 0.0) + float(value)
+        if self.has_haproxy:
+            # To a slower proxy, where HAProxy held the replicas for dead.
+            others = [server["requests"] for server in haproxy_servers() if server["name"].startswith(FALLBACK)]
+            found["ingress"] = {"fallback_requests": float(sum(others))}
         return found
 
 

@@ -12,6 +12,7 @@ from pdbench import slow_link, workload
 from pdbench.configs import ROOT, load, load_model
 from pdbench.layout import CONTROLS, MODES, Layout, placed_as
 from pdbench.manifest import FILENAME, Manifest, Strict, read_json
+from pdbench.serving_path import ROUTERS
 
 # What a phase's figures need: there is no TPOT of a single token, and no throughput of prompts in decode.
 PHASE_OPTIONS = {
@@ -63,6 +64,9 @@ class Arm(Strict):
     ucx_tls: str | None = Field(default=None, description="UCX_TLS of the engines")
     transport: list[str] | None = Field(default=None, min_length=1, description="of these UCX must name one, and no other")
     env: dict[str, str] = Field(default={}, description="further environment variables of the engines")
+    serve_env: dict[str, str] = Field(default={}, description="of Ray Serve, instead of those of configs/serve.yaml")
+    direct_streaming: bool = Field(default=False, description="no ingress; binds every address, as HAProxy needs")
+    router: Literal[tuple(ROUTERS)] | None = Field(default=None, description="who of several replicas takes a request")
     link_mbit: int | None = Field(default=None, ge=1, description="slow UCX over TCP on one machine down to so many Mbit/s")
     needs_vllm: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$", description="the oldest vLLM that can")
 
@@ -81,6 +85,8 @@ class Arm(Strict):
             raise ValueError(f"arm {self.layout}: decode alone is measured collocated")
         if self.backend == "LIBFABRIC" and (self.ucx_tls or self.transport):
             raise ValueError("ucx_tls and transport are about UCX, not LIBFABRIC")
+        if self.mode in CONTROLS and (self.serve_env or self.direct_streaming or self.router):
+            raise ValueError(f"arm {self.layout} is a control: no Ray Serve stands before its engines")
         if self.link_mbit and self.ucx_tls != "tcp":
             raise ValueError(f"arm {self.layout}: link_mbit slows TCP down, so it needs ucx_tls: tcp")
         return self
@@ -305,6 +311,9 @@ def _launch(arm: Arm, experiment: Experiment) -> list[str]:
     command += ["--decode-bench"] if experiment.phase_of(arm) == "decode-only" else []
     command += ["--use-libfabric"] if arm.backend == "LIBFABRIC" else []
     command += ["--ucx-tls", arm.ucx_tls] if arm.ucx_tls else []
+    command += ["--router", arm.router] if arm.router else []
+    command += ["--direct-streaming", "--host", "0.0.0.0"] if arm.direct_streaming else []
+    command += [word for name, value in arm.serve_env.items() for word in ("--serve-env", f"{name}={value}")]
     env = arm.env | (slow_link.UCX_ENV if arm.link_mbit else {})
     return command + [word for name, value in env.items() for word in ("--env", f"{name}={value}")]
 

@@ -103,6 +103,8 @@ def judge(before: Snapshot, after: Snapshot, deployment: Deployment, asked: Aske
         _same_replicas(before, after), _all_finished(after.requests - before.requests, asked, before.since),
         _prefix_cache(grown, deployment, asked), _no_debug_logging(deployment),
     ]  # fmt: skip
+    if "ingress" in grown:
+        found.append(_no_fallback(grown["ingress"]["fallback_requests"]))
     if "decode" in grown:
         found.append(_kv_transfer(grown, deployment, asked, before.since))
     if carried is not None:
@@ -149,6 +151,14 @@ def _no_debug_logging(deployment: Deployment) -> Gate:
     return Gate(
         name="no-debug-logging", passed=not found, seen=", ".join(found) or "none", expected="none", time=now(),
         advice="launch without --verbose: debug logging costs throughput",
+    )  # fmt: skip
+
+
+def _no_fallback(requests: float) -> Gate:
+    """Whether HAProxy kept to the way that is measured."""
+    return Gate(
+        name="serving-path", passed=requests <= 0, seen=f"{max(requests, 0):.0f} requests went through the fallback proxy",
+        expected="none", time=now(), advice="HAProxy held replicas for dead while the cores were busy: measure the level again",
     )  # fmt: skip
 
 

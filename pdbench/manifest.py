@@ -83,6 +83,9 @@ class Deployment(Strict):
     counters_every_s: float = Field(default=10.0, description="how often the engines' counters are exported")
     serving_url: str | None = Field(default=None, description="where requests go, where it is not what describes itself")
     servers: dict[str, str] = Field(default={}, description="command lines of a control arm's processes, by name")
+    serving_path: dict[str, Any] | None = Field(
+        default=None, description="Ray Serve's own settings: env, direct_streaming, router, ingress_replicas"
+    )
     command: str
     launched: str
     replicas: list[Replica]

@@ -10,6 +10,7 @@ from pdbench.cluster import Placement
 from pdbench.configs import HardwareConfig, ModelConfig
 from pdbench.layout import CONTROLS, Layout, Pool
 from pdbench.manifest import Strict
+from pdbench.serving_path import ServingPath
 from pdbench.stack import Stack
 from pdbench.transport import Transport
 
@@ -40,6 +41,7 @@ class Plan(Strict):
     transport: Transport | None
     core_per_rank: bool
     decode_bench: bool = False
+    path: ServingPath | None
     ingress: dict[str, Any] | None
     llm_configs: dict[str, dict[str, Any]]
     http: dict[str, Any]
@@ -47,7 +49,7 @@ class Plan(Strict):
 
 def make_plan(
     model: ModelConfig, hardware: HardwareConfig, layout: Layout, mode: str, placement: Placement,
-    transport: Transport, ingress_replicas: int, host: str, port: int,
+    transport: Transport, path: ServingPath, ingress_replicas: int, host: str, port: int,
 ) -> Plan:  # fmt: skip
     """Resolve a layout on its nodes into the LLMConfigs, placement and environment of a launch."""
     pools = {"prefill": (layout.prefill, placement.prefill), "decode": (layout.decode, placement.decode)}
@@ -64,14 +66,15 @@ def make_plan(
         placement={role: node.ip if node else "any" for role, (_, node) in pools.items()} | {"ingress": "head"},
         transport=transport if layout.is_pd else None,
         core_per_rank=hardware.core_per_rank,
-        ingress={
+        path=path,
+        ingress=None if path.direct_streaming else {
             "num_replicas": ingress_replicas,
             "max_ongoing_requests": MAX_ONGOING_REQUESTS,
             # Beside the HTTP proxy, in every arm, on the node that has no engines where there is such a one.
             "ray_actor_options": {"num_cpus": 0, "resources": {HEAD_RESOURCE: PIN}},
         },
         llm_configs={
-            role: _llm_config(model, hardware, role, pool, node and node.ip, transport)
+            role: _llm_config(model, hardware, role, pool, node and node.ip, transport, path)
             for role, (pool, node) in pools.items()
         },
         http={"host": host, "port": port},
@@ -95,7 +98,8 @@ def with_decode_bench(plan: Plan) -> Plan:
 
 
 def _llm_config(
-    model: ModelConfig, hardware: HardwareConfig, role: str, pool: Pool, node_ip: str | None, transport: Transport
+    model: ModelConfig, hardware: HardwareConfig, role: str, pool: Pool, node_ip: str | None, transport: Transport,
+    path: ServingPath,
 ) -> dict[str, Any]:
     """Arguments of one `ray.serve.llm.LLMConfig`."""
     engine = {
@@ -123,6 +127,8 @@ def _llm_config(
             "max_ongoing_requests": MAX_ONGOING_REQUESTS,
             # One try: a second start of the same engine only delays its error message.
             "max_constructor_retry_count": 1,
+            # Named in every case: without, Ray takes another one for the arms of direct streaming.
+            "request_router_config": path.request_router_config,
             "ray_actor_options": {"num_cpus": 0 if hardware.accelerator == "CPU" else 1},
         },
         "runtime_env": {"env_vars": env},
@@ -143,10 +149,11 @@ def build_app(plan: Plan):
     more = {"callback_config": _no_download(LLMConfig)} if Path(plan.model_source).is_dir() else {}
     # Two separate objects: P and D of one shared LLMConfig would share an engine id.
     configs = {role: LLMConfig(**config, **more) for role, config in plan.llm_configs.items()}
+    ingress = plan.ingress or {}
     if "collocated" in configs:
-        return build_openai_app({"llm_configs": [configs["collocated"]], "ingress_deployment_config": plan.ingress})
+        return build_openai_app({"llm_configs": [configs["collocated"]], "ingress_deployment_config": ingress})
     engines = {"prefill_config": configs["prefill"], "decode_config": configs["decode"]}
-    return build_pd_openai_app(engines | Stack.installed().pd_deployments(plan.ingress))
+    return build_pd_openai_app(engines | Stack.installed().pd_deployments(ingress))
 
 
 def _no_download(llm_config: type) -> dict[str, Any]:

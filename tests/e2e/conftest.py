@@ -9,8 +9,7 @@ from commands import launch, module
 @pytest.fixture(scope="session")
 def local_cluster():
     """One cluster for all tests; fails if one runs in this checkout already."""
-    # Every check around a level waits until Ray has exported what it did; Ray's default is 10 s.
-    module("local_cluster", "start", "--workers", "2", RAY_metrics_report_interval_ms="2000")
+    module("local_cluster", "start", "--workers", "2")
     yield
     module("local_cluster", "stop")
 

@@ -238,6 +238,7 @@ def ray(monkeypatch):
 
     def init(address, **options):
         ray.asked.append(address)
+        ray.options = options
         if ray.refuses:
             raise RuntimeError(ray.refuses)
 
@@ -265,6 +266,13 @@ def test_a_driver_connects_where_it_is_told_else_to_the_local_cluster_else_to_an
     assert (os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"]) == ("token", "t")
     ray.is_initialized = lambda: True
     assert connect() is ray and len(ray.asked) == 4, "a driver that is connected stays so"
+
+
+def test_what_a_plan_sets_for_ray_serve_reaches_all_that_the_driver_starts(ray):
+    connect(env={"RAY_SERVE_ENABLE_HA_PROXY": "1"})
+    assert ray.options["runtime_env"] == {"env_vars": {"RAY_SERVE_ENABLE_HA_PROXY": "1"}}
+    connect()
+    assert "runtime_env" not in ray.options
 
 
 def test_a_cluster_that_is_not_there_or_refuses_is_told_in_one_line(ray):

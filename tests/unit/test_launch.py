@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -161,7 +162,14 @@ MISTAKES = [
     (["--layout", "p1xtp1-d1xtp1", "--bare"], "does not go with mode bare: use bare-pd or bare-pd-spread"),
     (["--bare", "--p-num", 2], "mode bare takes --tp and --num, not --p-num"),
     (["--bare-pd", "--tp", 2], "mode bare-pd takes --p-num, --p-tp, --d-num and --d-tp, not --tp"),
-    (["--bare", "--ingress-replicas", 2], "mode bare has no ingress: leave --ingress-replicas out"),
+    (["--bare", "--ingress-replicas", 2], "has nothing of Ray Serve before its engines: leave --ingress-replicas out"),
+    (["--bare", "--direct-streaming"], "has nothing of Ray Serve before its engines: leave --direct-streaming out"),
+    (["--collocated", "--serve-env", "UCX_TLS=tcp"], "--serve-env UCX_TLS: only RAY_SERVE_* and RAYLLM_*"),
+    (["--collocated", "--serve-env", "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING=1"], "use --direct-streaming"),
+    (["--collocated", "--direct-streaming", "--serve-env", "RAY_SERVE_ENABLE_HA_PROXY=0"], "--direct-streaming needs HAProxy"),
+    (["--collocated", "--direct-streaming", "--ingress-replicas", 2], "leave --ingress-replicas out, too"),
+    (["--collocated", "--host", "10.0.0.5"], "--host 10.0.0.5 does not go with HAProxy"),
+    (["--collocated", "--router", "random"], "invalid choice: 'random'"),
     (["--collocated", "--tp", 0], "tensor-parallel size must be a whole number of at least 1, not 0"),
     (["--collocated", "--num", -1], "number of replicas must be a whole number of at least 1, not -1"),
     (["--pd-pack", "--d-num", 0], "number of replicas must be a whole number of at least 1, not 0"),
@@ -278,12 +286,12 @@ def test_the_engines_own_error_is_found_in_a_line(line, error):
 
 
 def test_without_a_cluster_a_launch_says_how_to_start_one(monkeypatch):
-    def no_cluster(address):
+    def no_cluster(address, env):
         raise ConnectionError("no Ray cluster at this machine: none")
 
     monkeypatch.setattr(cluster, "connect", no_cluster)
     with pytest.raises(ConnectionError, match="none; to start one on this machine: python -m pdbench.local_cluster start"):
-        launch_gptoss.connect(launch_gptoss.parse_args([]))
+        launch_gptoss.connect(launch_gptoss.parse_args([]), SimpleNamespace(path=None))
 
 
 @pytest.mark.parametrize(("found", "passes"), [(3, True), (2, False)])

@@ -46,6 +46,17 @@ def test_a_clean_level_passes_all(pd):
     assert gates["kv-transfer"].value == pytest.approx(0.02) and gates["prefix-cache"].value == 0
 
 
+def test_requests_that_haproxy_gave_to_its_fallback_do_not_count(pd):
+    engines = {"prefill": {"requests": 5.0, "prefix_cache_queries": 9.0}, "decode": {"requests": 5.0} | MOVED}
+    gates = {}
+    for after in (3.0, 4.0):
+        begun = Snapshot(counters=engines | {"ingress": {"fallback_requests": 3.0}}, replicas=REPLICAS)
+        ended = Snapshot(counters=engines | {"ingress": {"fallback_requests": after}}, replicas=REPLICAS)
+        gates[after] = {gate.name: gate for gate in judge(begun, ended, pd, Asked(requests=1, isl=1000), None)}
+    assert gates[3.0]["serving-path"].passed and not gates[4.0]["serving-path"].passed
+    assert gates[4.0]["serving-path"].seen == "1 requests went through the fallback proxy"
+
+
 @pytest.mark.parametrize(
     ("change", "gate", "seen"),
     [

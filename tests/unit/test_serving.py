@@ -12,6 +12,7 @@ from pdbench.cluster import Node, Placement, place, planned_nodes
 from pdbench.configs import ROOT, load_hardware, load_model
 from pdbench.layout import Layout
 from pdbench.serving import HEAD_RESOURCE, PIN, Plan, make_plan, replicas, role_of
+from pdbench.serving_path import ServingPath
 from pdbench.transport import Transport
 
 BIG = load_model(ROOT / "configs/models/gpt-oss-120b.yaml")
@@ -24,7 +25,8 @@ ARMS = [("4xtp2", "collocated"), ("16xtp1", "collocated"), ("p2xtp2-d1xtp4", "pd
 def plan_of(layout, mode, model=BIG, hardware=P5, transport=None, ingress=8):
     layout = Layout.parse(layout)
     placement = place(layout, mode, planned_nodes(hardware, layout, mode))
-    return make_plan(model, hardware, layout, mode, placement, transport or Transport(), ingress, "127.0.0.1", 8000)
+    transport = transport or Transport()
+    return make_plan(model, hardware, layout, mode, placement, transport, ServingPath(), ingress, "127.0.0.1", 8000)
 
 
 def test_prefill_and_decode_are_two_separate_configs():
@@ -159,7 +161,7 @@ def test_verbose_reaches_every_arm_as_far_as_it_applies():
 
 def test_the_nodes_that_placement_chose_are_those_of_the_plan():
     placement = Placement(prefill=Node("10.0.0.7", 8), decode=Node("10.0.0.9", 8))
-    plan = make_plan(BIG, P5, Layout.parse("p1xtp1-d1xtp1"), "pd-spread", placement, Transport(), 2, "::", 9)
+    plan = make_plan(BIG, P5, Layout.parse("p1xtp1-d1xtp1"), "pd-spread", placement, Transport(), ServingPath(), 2, "::", 9)
     assert plan.placement == {"prefill": "10.0.0.7", "decode": "10.0.0.9", "ingress": "head"}
     assert pins(plan.llm_configs["decode"]) == {"node:10.0.0.9": PIN}
     assert plan.ingress["num_replicas"] == 2 and plan.http == {"host": "::", "port": 9}

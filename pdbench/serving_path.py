@@ -1,0 +1,128 @@
+"""The way of a request through Ray Serve to an engine: proxy, ingress, router. What stands there falls on every arm.
+
+HAProxy -> ingress -> engine's replica        the default
+HAProxy -> engine's replica                   --direct-streaming: https://docs.ray.io/en/master/serve/llm/
+proxy in Python -> ingress -> replica         without HAProxy, as up to Ray 2.55
+"""
+
+import csv
+import io
+import os
+import urllib.request
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pdbench.configs import ServeConfig
+from pdbench.manifest import Gate, Strict, now
+
+HA_PROXY, DIRECT_STREAMING = "RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"
+# Older ones lack HAProxy, or had it on trial.
+SINCE_RAY = (2, 56)
+LOOPBACK, EVERY_ADDRESS = ("127.0.0.1", "localhost"), ("0.0.0.0", "::")
+# Of several replicas, who takes the next request; the first is Ray's default without direct streaming.
+ROUTERS = {
+    "power-of-two": {},
+    "round-robin": {"request_router_class": "ray.serve.experimental.round_robin_router:RoundRobinRouter"},
+    "prefix-aware": {"request_router_class": "ray.serve.llm.request_router:PrefixCacheAffinityRouter"},
+}
+STATS_PORT = "RAY_SERVE_HAPROXY_STATS_PORT"
+FALLBACK = "SERVE_PROXY_ACTOR-fallback"
+
+
+class ServingPath(Strict):
+    """How requests reach the engines of an arm."""
+
+    env: dict[str, str] = Field(default={}, description="environment of all of Ray Serve's processes")
+    direct_streaming: bool = False
+    router: Literal[tuple(ROUTERS)] = "power-of-two"
+
+    @property
+    def has_haproxy(self) -> bool:
+        return self.env.get(HA_PROXY) == "1"
+
+    @property
+    def request_router_config(self) -> dict[str, Any]:
+        """Of an engine deployment: named in every case, since Ray's default changes with direct streaming."""
+        return ROUTERS[self.router]
+
+
+def choose(serve: ServeConfig, given: dict[str, str], direct_streaming: bool, router: str, ray: tuple[int, ...]) -> ServingPath:
+    """The path that a launch asks for.
+
+    Args:
+        given: of --serve-env, instead of what `serve` has.
+        ray: the installed version; an older one than 2.56 gets no environment that is not given.
+
+    Raises:
+        ValueError: what is asked for needs something that is missing.
+    """
+    env = (serve.env if ray >= SINCE_RAY else {}) | given
+    if wrong := next((name for name in given if not name.startswith(("RAY_SERVE_", "RAYLLM_"))), None):
+        raise ValueError(f"--serve-env {wrong}: only RAY_SERVE_* and RAYLLM_* are read by Ray Serve; --env is for the engines")
+    if DIRECT_STREAMING in given:
+        raise ValueError(f"--serve-env {DIRECT_STREAMING}: use --direct-streaming")
+    if direct_streaming:
+        if ray < SINCE_RAY:
+            raise ValueError(f"--direct-streaming needs Ray >= 2.56, this is {'.'.join(map(str, ray))}")
+        env |= {DIRECT_STREAMING: "1"}
+    path = ServingPath(env=env, direct_streaming=direct_streaming, router=router)
+    if direct_streaming and not path.has_haproxy:
+        raise ValueError(f"--direct-streaming needs HAProxy: leave {HA_PROXY}=0 out")
+    return path
+
+
+def check_host(path: ServingPath, host: str, has_remote: bool) -> None:
+    """Refuse an address at which HAProxy would not find the replicas, and take requests to a slower proxy instead.
+
+    Replicas that it serves bind the address that it binds itself, and it looks for those on its own node at 127.0.0.1.
+
+    Args:
+        has_remote: whether replicas that it serves stand on other nodes than the head.
+
+    Raises:
+        ValueError: names the addresses that do.
+    """
+    if not path.has_haproxy or host in EVERY_ADDRESS:
+        return
+    if path.direct_streaming and has_remote:
+        raise ValueError(
+            f"--direct-streaming to engines on other nodes needs --host 0.0.0.0: they bind it too, {host} is not theirs"
+        )
+    if host not in LOOPBACK:
+        raise ValueError(f"--host {host} does not go with HAProxy, which looks for its replicas at 127.0.0.1: give 127.0.0.1 "
+                         f"or 0.0.0.0, or launch with --serve-env {HA_PROXY}=0")  # fmt: skip
+
+
+def haproxy_servers() -> list[dict[str, Any]]:
+    """The servers behind the HAProxy of this node, by its own statistics: name, its app, whether up, requests taken.
+
+    The format: https://docs.haproxy.org/2.8/management.html#9.1.
+
+    Raises:
+        OSError: no HAProxy answers.
+    """
+    port = os.environ.get(STATS_PORT, "8404")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/stats;csv", timeout=5) as answer:
+        text = answer.read().decode().removeprefix("# ")
+    rows = csv.DictReader(io.StringIO(text))
+    return [
+        {"name": row["svname"], "app": row["pxname"].removeprefix("http-"), "up": row["status"].startswith("UP"),
+         "requests": int(row["stot"] or 0)}
+        for row in rows if row["svname"].startswith("SERVE_")
+    ]  # fmt: skip
+
+
+def haproxy_gate(servers: list[dict[str, Any]], app: str, count: int) -> Gate:
+    """Gate `haproxy`: whether it sends requests to all of the app's replicas that take them.
+
+    Args:
+        servers: of `haproxy_servers`.
+        count: replicas of the ingress or, with direct streaming, of collocated or decode engines.
+    """
+    up = sorted(server["name"] for server in servers if server["app"] == app and server["up"]
+                and not server["name"].startswith(FALLBACK))  # fmt: skip
+    return Gate(
+        name="haproxy", passed=len(up) == count, seen=f"{len(up)} up: {', '.join(up) or 'none'}", time=now(),
+        expected=f"{count} replicas up", advice="else requests go through a slower proxy in Python: see HAProxy's /stats",
+    )  # fmt: skip

@@ -1,0 +1,104 @@
+"""Which way requests take to an engine, and what HAProxy says of it; real ones are in the e2e tests."""
+
+import http.server
+import threading
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from pdbench import serving_path
+from pdbench.configs import load_serve
+from pdbench.serving_path import ServingPath, check_host, choose, haproxy_gate, haproxy_servers
+
+DEFAULT = load_serve()
+HAPROXY = ServingPath(env={"RAY_SERVE_ENABLE_HA_PROXY": "1"})
+DIRECT = HAPROXY.model_copy(update={"direct_streaming": True})
+# A shortened answer of HAProxy 2.8's own statistics.
+STATS = """# pxname,svname,qcur,stot,status,
+http_frontend,FRONTEND,,9,OPEN,
+http-app,SERVE_REPLICA_app-Ingress-a1,0,7,UP,
+http-app,SERVE_REPLICA_app-Ingress-b2,0,,DOWN 1/2,
+http-app,SERVE_PROXY_ACTOR-fallback-c3,0,2,no check,
+http-app,BACKEND,0,9,UP,
+http-other,SERVE_REPLICA_other-Describe-d4,0,1,UP 1/2,
+"""
+
+
+def test_the_default_is_rays_high_throughput_mode():
+    path = choose(DEFAULT, {}, False, "power-of-two", (2, 60, 0))
+    assert path.has_haproxy and path.env["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1" and path.request_router_config == {}
+
+
+def test_an_older_ray_gets_only_what_is_given():
+    assert choose(DEFAULT, {}, False, "power-of-two", (2, 51, 0)).env == {}
+    assert choose(DEFAULT, {"RAY_SERVE_X": "1"}, False, "power-of-two", (2, 51, 0)).env == {"RAY_SERVE_X": "1"}
+    with pytest.raises(ValueError, match="--direct-streaming needs Ray >= 2.56, this is 2.51.0"):
+        choose(DEFAULT, {}, True, "power-of-two", (2, 51, 0))
+
+
+def test_a_setting_can_be_taken_back():
+    assert not choose(DEFAULT, {"RAY_SERVE_ENABLE_HA_PROXY": "0"}, False, "power-of-two", (2, 60, 0)).has_haproxy
+
+
+def test_direct_streaming_is_told_to_ray_and_keeps_the_router_of_all_arms():
+    path = choose(DEFAULT, {}, True, "power-of-two", (2, 60, 0))
+    assert path.env["RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"] == "1" and path.request_router_config == {}
+
+
+@pytest.mark.parametrize("name", serving_path.ROUTERS)
+def test_every_router_is_one_that_ray_takes(name):
+    """Its class is where it is said to be; importing it would load vLLM."""
+    if router := serving_path.ROUTERS[name].get("request_router_class"):
+        module, kind = router.split(":")
+        path = Path(metadata.distribution("ray").locate_file(f"{module.replace('.', '/')}.py"))
+        assert f"class {kind}(" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "has_remote", "words"),
+    [
+        (HAPROXY, "127.0.0.1", True, None),
+        (HAPROXY, "0.0.0.0", True, None),
+        (HAPROXY, "10.0.0.5", False, "--host 10.0.0.5 does not go with HAProxy"),
+        (ServingPath(), "10.0.0.5", True, None),
+        (DIRECT, "127.0.0.1", False, None),
+        (DIRECT, "127.0.0.1", True, "needs --host 0.0.0.0"),
+        (DIRECT, "0.0.0.0", True, None),
+    ],
+)
+def test_haproxy_finds_its_replicas_at_the_address_that_is_asked_for(path, host, has_remote, words):
+    if words is None:
+        check_host(path, host, has_remote)
+    else:
+        with pytest.raises(ValueError, match=words):
+            check_host(path, host, has_remote)
+
+
+def test_haproxys_statistics_are_read(monkeypatch):
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(STATS.encode() if self.path == "/stats;csv" else b"")
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv(serving_path.STATS_PORT, str(server.server_port))
+        found = haproxy_servers()
+        server.shutdown()
+    assert [(s["app"], s["up"], s["requests"]) for s in found] == [
+        ("app", True, 7), ("app", False, 0), ("app", False, 2), ("other", True, 1),
+    ]  # fmt: skip
+    gate = haproxy_gate(found, "app", 2)
+    assert not gate.passed and gate.seen == "1 up: SERVE_REPLICA_app-Ingress-a1"
+    assert haproxy_gate(found, "app", 1).passed
+
+
+def test_a_fallback_that_is_up_is_no_replica():
+    fallback = {"name": "SERVE_PROXY_ACTOR-fallback-c3", "app": "app", "up": True, "requests": 0}
+    gate = haproxy_gate([fallback], "app", 1)
+    assert not gate.passed and gate.seen == "0 up: none"
