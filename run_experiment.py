@@ -11,6 +11,7 @@ again goes on where the last run ended; nothing that was complete is measured tw
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,17 +24,19 @@ from rich.table import Table
 
 import viz
 from pdbench import experiment as plan
-from pdbench.cli import Parser
+from pdbench.cli import ENGINES_LOADED, Parser
 from pdbench.configs import ROOT
 from pdbench.files import write_atomically
 from pdbench.keeper import die_with_parent
 from pdbench.manifest import first_line, now, read_json
 from pdbench.stack import vllm_version
 
-# What a step's time counts as. Of a sweep, the bench client's own durations are measuring; the rest is waiting: for
-# the client to load, for warm-ups, and for counters to be exported.
+# What a step's time counts as. Of a launch, loading is what engines take from their start until they run. Of a sweep, the bench
+# client's own durations are measuring; the rest is waiting: for the client to load, for warm-ups, for counters to be exported.
 COUNTS_AS = {"launch": "launching", "check": "checking", "sweep": "waiting", "stop": "stopping"}
-KINDS = ("launching", "checking", "measuring", "waiting", "stopping")
+KINDS = ("loading", "measuring", "launching", "checking", "waiting", "stopping")
+USEFUL = ("loading", "measuring")
+LOADED = re.compile(ENGINES_LOADED.format(r"([\d.]+)"))
 LEVEL = "run_bm: level "  # begins run_bm.sh's line on each level
 console = Console(highlight=False, soft_wrap=True)
 
@@ -148,7 +151,8 @@ class Run:
             begun = now()
             for step in one.steps:
                 self._step(step, f"{title}: {step.what}")
-            self._count(label, "measuring", plan.measured_seconds(self.name, one.arm, self.experiment, self.results, begun))
+            measured = plan.measured_seconds(self.name, one.arm, self.experiment, self.results, begun)
+            self._count(label, "measuring", measured, out_of="waiting")
         except subprocess.CalledProcessError as error:
             self._fails(label, f"{step.what} exited with {error.returncode}")
         finally:
@@ -170,7 +174,9 @@ class Run:
         unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}  # else lines come late through a pipe
         process = subprocess.Popen(command, cwd=ROOT, env=unbuffered, preexec_fn=die_with_parent, **output)
         try:
-            self._show(process.stdout, title)
+            loading = self._show(process.stdout, title)
+            if step.arm and loading:
+                self._count(step.arm, "loading", loading, out_of="launching")
             if status := process.wait():
                 raise subprocess.CalledProcessError(status, command)
         finally:
@@ -179,15 +185,20 @@ class Run:
             if step.arm and step.what in COUNTS_AS:
                 self._count(step.arm, COUNTS_AS[step.what], time.monotonic() - started)
 
-    def _count(self, label: str, kind: str, seconds: float) -> None:
+    def _count(self, label: str, kind: str, seconds: float, out_of: str | None = None) -> None:
+        """Add to a kind of an arm's time what it does not share with `out_of`, a step of which it is a part."""
         spent = self.times.setdefault(label, {})
         spent[kind] = round(spent.get(kind, 0) + seconds, 1)
-        if kind == "measuring":
-            spent["waiting"] = round(spent.get("waiting", 0) - seconds, 1)
+        if out_of:
+            spent[out_of] = round(spent.get(out_of, 0) - seconds, 1)
         write_atomically(self.times_file, json.dumps(self.times, indent=2))
 
-    def _show(self, lines, title: str) -> None:
-        """Pass a command's lines on; below them, on a terminal, what is going on and since when."""
+    def _show(self, lines, title: str) -> float:
+        """Pass a command's lines on; below them, on a terminal, what is going on and since when.
+
+        Returns how many seconds its engines took to load; 0 where it started none.
+        """
+        loading = 0.0
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as live:
             task = live.add_task(title)
@@ -195,6 +206,9 @@ class Run:
                 live.console.print(line.rstrip("\n"), markup=False)
                 if line.startswith(LEVEL):
                     live.update(task, description=f"{title}, {line.removeprefix(LEVEL).strip()}")
+                if said := LOADED.search(line):
+                    loading = float(said[1])
+        return loading
 
     def report(self) -> None:
         """Where the time went, and what failed."""
@@ -204,6 +218,9 @@ class Run:
         for label, spent in self.times.items():
             table.add_row(label, *(f"{spent.get(kind, 0):.0f}" for kind in KINDS))
         console.print(table)
+        if total := sum(sum(spent.values()) for spent in self.times.values()):
+            useful = sum(spent.get(kind, 0) for spent in self.times.values() for kind in USEFUL)
+            console.print(f"{self.name}: {useful / total:.0%} of the arms' time was loading engines or measuring")
         for label, why in self.left_out.items():
             console.print(f"[yellow]{self.name}: left out: {label}: {why}[/yellow]")
         for label, why in self.failed.items():

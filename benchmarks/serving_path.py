@@ -291,7 +291,7 @@ def grown(before: dict[str, tuple[float, float]], requests: int) -> dict[str, fl
     deadline, last = time.monotonic() + 25, {}
     while before and time.monotonic() < deadline:
         now = histograms()
-        grew = {stage: (ms - before[stage][0], count - before[stage][1]) for stage, (ms, count) in now.items() if stage in before}
+        grew = {stage: tuple(a - b for a, b in zip(now[stage], before[stage], strict=True)) for stage in before}
         if grew == last and grew["engine"][1] >= requests:
             return {stage: ms / requests for stage, (ms, count) in grew.items() if count in (requests, 2 * requests)}
         last = grew
@@ -316,9 +316,10 @@ def show(rows: list[dict[str, Any]], layout: str) -> None:
             mine = median_of(rows, {arm}, level)
             bare = median_of(rows, {CONTROL, AGAIN}, level)
             rate, tpot = mine["request_throughput"], mine["median_tpot_ms"]
-            reached.add_row(arm, str(level), f"{rate:.2f}", f"{rate / bare['request_throughput']:.2f}", f"{tpot:.1f}",
-                            f"{tpot / bare['median_tpot_ms']:.2f}", f"{mine['median_ttft_ms']:.0f}", f"{mine['p99_itl_ms']:.0f}",
-                            f"{mine['cores']:.2f}")  # fmt: skip
+            words = [f"{rate:.2f}", f"{rate / bare['request_throughput']:.2f}"]
+            words += [f"{tpot:.1f}", f"{tpot / bare['median_tpot_ms']:.2f}"]
+            words += [f"{mine['median_ttft_ms']:.0f}", f"{mine['p99_itl_ms']:.0f}", f"{mine['cores']:.2f}"]
+            reached.add_row(arm, str(level), *words)
             used, seen = mine["cpu_ms_per_token"], mine["latency_ms"]
             cpu.add_row(arm, str(level), *(f"{used[stage]:.2f}" for stage in STAGES))
             wall.add_row(arm, str(level), *(f"{seen[name]:.0f}" if name in seen else "" for name in names))

@@ -3,6 +3,9 @@
 import argparse
 import math
 
+# A line of launch_gptoss.py that run_experiment.py reads: from the start of the engines until they run.
+ENGINES_LOADED = "engines loaded in {} s"
+
 
 class Parser(argparse.ArgumentParser):
     """Tells what is wrong in one line, without the usage in front; exits with 2."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pdbench import client, cluster, describe, gates, readiness, servers, serving, serving_path, stack, tiny
 from pdbench.bare import ControlPlan
+from pdbench.cli import ENGINES_LOADED
 from pdbench.configs import ROOT, ModelConfig
 from pdbench.layout import CONTROLS
 from pdbench.manifest import Gate, now
@@ -39,6 +40,7 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
     say(f"layout {plan.layout}, {plan.mode}, on {plan.placement}")
     base_url = f"http://{plan.http['host']}:{plan.http['port']}"
     try:
+        begun = time.monotonic()
         if isinstance(plan, ControlPlan):
             plan = servers.start(ray, plan, deadline)
         record = describe_launch(ray, plan) | {"kv_cache": model.kv.model_dump()}
@@ -47,6 +49,7 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
         serving.deploy(plan, extra, deadline, say)
         if isinstance(plan, ControlPlan):
             servers.wait_until_up(ray, plan, deadline, say)
+        say(ENGINES_LOADED.format(f"{time.monotonic() - begun:.1f}"))
         checks = [answered(plan, base_url, deadline)]
         if plan.path and plan.path.has_haproxy:
             checks.append(asyncio.run(reached(plan, base_url, deadline)))

@@ -127,8 +127,7 @@ def _llm_config(
             "max_ongoing_requests": MAX_ONGOING_REQUESTS,
             # One try: a second start of the same engine only delays its error message.
             "max_constructor_retry_count": 1,
-            # Named in every case: without, Ray takes another one for the arms of direct streaming.
-            "request_router_config": path.request_router_config,
+            **path.router_options,
             "ray_actor_options": {"num_cpus": 0 if hardware.accelerator == "CPU" else 1},
         },
         "runtime_env": {"env_vars": env},

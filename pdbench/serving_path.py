@@ -42,9 +42,10 @@ class ServingPath(Strict):
         return self.env.get(HA_PROXY) == "1"
 
     @property
-    def request_router_config(self) -> dict[str, Any]:
-        """Of an engine deployment: named in every case, since Ray's default changes with direct streaming."""
-        return ROUTERS[self.router]
+    def router_options(self) -> dict[str, Any]:
+        """Of an engine deployment. Ray's default changes with direct streaming: arms compare if the router is named then."""
+        config = ROUTERS[self.router]
+        return {"request_router_config": config} if config or self.direct_streaming else {}
 
 
 def choose(serve: ServeConfig, given: dict[str, str], direct_streaming: bool, router: str, ray: tuple[int, ...]) -> ServingPath:

@@ -46,12 +46,13 @@ def test_pack_tp1_to_tp1(deployed, shared, tmp_path):
     folder = tmp_path / "gpt-oss-tiny_itl300_otl16_mixed_pack"
     assert level(folder, "conc2.json")["completed"] == 10
     gates = {g.name: g for g in Manifest.read(folder).deployment.gates}
-    assert set(gates) == {"readiness", "core-per-rank", "token-equality", "kv-transfer", "transport"}
+    assert set(gates) == {"readiness", "haproxy", "core-per-rank", "token-equality", "kv-transfer", "transport"}
     assert gates["core-per-rank"].seen == "2 ranks pinned to a core"
     assert sorted(cores(r["pid"]) for r in found["replicas"] if r["role"] != "ingress") == [{0}, {1}]
     assert all(g.passed for g in gates.values()) and gates["transport"].seen == "cma/memory"
     first, second = ({g.name: g for g in record.gates} for record in Manifest.read(folder).levels)
-    around = {"same-replicas", "requests", "prefix-cache", "no-debug-logging", "kv-transfer", "transport", "client"}
+    around = {"same-replicas", "requests", "prefix-cache", "no-debug-logging", "serving-path", "client"}
+    around |= {"kv-transfer", "transport"}
     assert set(first) == set(second) == around | {"readiness", "token-equality"}
     assert first["kv-transfer"].seen.startswith("12 transfers") and first["kv-transfer"].value > 0
     # After the first level D's replica and 4 prompts were asked; then came a warm-up and 5 requests.

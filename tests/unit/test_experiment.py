@@ -470,10 +470,21 @@ def test_times_add_up_over_runs(write, tmp_path, monkeypatch):
     run.times = {"2xtp1": {"measuring": 5.0, "waiting": 100.0}}
     run._step(step, "title")
     assert json.loads(run.times_file.read_text())["2xtp1"]["waiting"] >= 100.0
-    run._count("2xtp1", "measuring", 20.0)
+    run._count("2xtp1", "measuring", 20.0, out_of="waiting")
     assert run.times["2xtp1"]["measuring"] == 25.0 and 80.0 <= run.times["2xtp1"]["waiting"] < 90.0, "of a sweep's time"
     with pytest.raises(subprocess.CalledProcessError):
         run._step(plan.Step("sweep", ["false"], "2xtp1"), "title")
+
+
+def test_loading_engines_is_told_apart_from_the_rest_of_a_launch(write, tmp_path, capfd):
+    run = run_experiment.Run("small", plan.load_experiment(write()), tmp_path)
+    run._step(plan.Step("launch", ["bash", "-c", "echo 'launch: engines loaded in 0.2 s'; sleep 0.3"], "2xtp1"), "title")
+    run._count("2xtp1", "measuring", 1.0)
+    spent = run.times["2xtp1"]
+    assert spent["loading"] == 0.2 and 0.1 <= spent["launching"] < 5
+    run.report()
+    share = 1.2 / (1.2 + spent["launching"])
+    assert f"{share:.0%} of the arms' time was loading engines or measuring" in capfd.readouterr().out
 
 
 def test_measuring_is_what_the_bench_client_took(write, tmp_path, make_manifest):

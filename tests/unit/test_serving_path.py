@@ -27,7 +27,7 @@ http-other,SERVE_REPLICA_other-Describe-d4,0,1,UP 1/2,
 
 def test_the_default_is_rays_high_throughput_mode():
     path = choose(DEFAULT, {}, False, "power-of-two", (2, 60, 0))
-    assert path.has_haproxy and path.env["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1" and path.request_router_config == {}
+    assert path.has_haproxy and path.env["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1" and path.router_options == {}
 
 
 def test_an_older_ray_gets_only_what_is_given():
@@ -43,7 +43,8 @@ def test_a_setting_can_be_taken_back():
 
 def test_direct_streaming_is_told_to_ray_and_keeps_the_router_of_all_arms():
     path = choose(DEFAULT, {}, True, "power-of-two", (2, 60, 0))
-    assert path.env["RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"] == "1" and path.request_router_config == {}
+    assert path.env["RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"] == "1"
+    assert path.router_options == {"request_router_config": {}}, "Ray's own default without direct streaming"
 
 
 @pytest.mark.parametrize("name", serving_path.ROUTERS)
