@@ -235,11 +235,22 @@ def stop(deadline: float) -> bool:
     if serve_details() is None:
         return False
     serve.shutdown()
-    while serve_details() is not None:
+    # A controller that is dying still has its name, and the next launch would be handed to it.
+    while _controller() is not None:
         if time.monotonic() > deadline:
             raise TimeoutError("Serve is still shutting down")
         time.sleep(POLL_S)
     return True
+
+
+def _controller():
+    """Serve's controller, which may be dying; None without one."""
+    import ray
+
+    try:
+        return ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    except ValueError:
+        return None
 
 
 def serve_details() -> dict | None:
@@ -250,10 +261,11 @@ def serve_details() -> dict | None:
     """
     import ray
 
+    if (controller := _controller()) is None:
+        return None
     try:
-        controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
         return ray.get(controller.get_serve_instance_details.remote(), timeout=30)
-    except (ValueError, ray.exceptions.RayActorError):
+    except ray.exceptions.RayActorError:
         return None
 
 

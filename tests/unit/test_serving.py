@@ -267,10 +267,11 @@ def test_a_launch_that_takes_too_long_says_how_far_it_came(monkeypatch):
 
 
 def test_stop_returns_when_serve_is_gone(monkeypatch):
-    serve, details = FakeServe({}), [{"applications": {}}, {"applications": {}}, None]
+    serve, found = FakeServe({}), ["controller", "a dying one", None]
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(serve=serve))
-    monkeypatch.setattr(serving, "serve_details", lambda: details.pop(0))
-    assert serving.stop(time.monotonic() + 5) is True and serve.shut_down and details == []
+    monkeypatch.setattr(serving, "serve_details", lambda: {"applications": {}})
+    monkeypatch.setattr(serving, "_controller", lambda: found.pop(0))
+    assert serving.stop(time.monotonic() + 5) is True and serve.shut_down and found == []
 
 
 def test_stop_says_whether_something_ran_and_does_not_wait_forever(monkeypatch):
@@ -279,5 +280,6 @@ def test_stop_says_whether_something_ran_and_does_not_wait_forever(monkeypatch):
     monkeypatch.setattr(serving, "serve_details", lambda: None)
     assert serving.stop(time.monotonic() + 5) is False and not serve.shut_down
     monkeypatch.setattr(serving, "serve_details", lambda: {"applications": {}})
+    monkeypatch.setattr(serving, "_controller", lambda: "a controller")
     with pytest.raises(TimeoutError, match="Serve is still shutting down"):
         serving.stop(time.monotonic() - 1)
