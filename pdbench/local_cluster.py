@@ -130,8 +130,6 @@ def _environment(found: dict) -> dict:
         MARK: found["mark"],
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": found["token_path"],
-        # Checks around each level wait until counters are exported; Ray's default of 10 s is longer than a short level.
-        "RAY_metrics_report_interval_ms": os.environ.get("RAY_metrics_report_interval_ms", "1000"),  # noqa: SIM112
     }
 
 
