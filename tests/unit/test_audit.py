@@ -307,7 +307,7 @@ def test_this_repositorys_results_are_as_they_were_measured():
     """
     from pdbench.configs import ROOT
 
-    folders = [path.parent for path in (ROOT / "bm_results").glob("*/manifest.json")]
+    folders = [path.parent for path in (ROOT / "bm_results").glob("*_cpu_demo_*/manifest.json")]
     assert len(folders) == 5 and list(by_kind([f for f in folders if "as-published" not in f.name])) == ["few requests"]
     found = by_kind(folders)
     (replayed,) = found.pop("replayed prompts")

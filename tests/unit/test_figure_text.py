@@ -57,7 +57,7 @@ def overlaps(figure):
 @pytest.fixture(scope="module")
 def own():
     """This repository's results of the demo, with per-request details."""
-    folders = [path.parent for path in OWN.glob("*/manifest.json") if "as-published" not in path.parent.name]
+    folders = [path.parent for path in OWN.glob("*_cpu_demo_[!a]*/manifest.json")]
     return read_results(sorted(folders), gpus_per_node=2, details=False)
 
 
