@@ -16,6 +16,7 @@ import contextlib
 import json
 import re
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -217,10 +218,12 @@ def profile(ask, deployment: dict, url: str, folder: Path, args: argparse.Namesp
                 str(pid),
             ]
             spies.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-    ask(url, args.levels[-1], args.requests, args.isl, args.osl)
-    for spy in spies:
-        spy.send_signal(2)
-        spy.wait()
+    try:
+        ask(url, args.levels[-1], args.requests, args.isl, args.osl)
+    finally:
+        for spy in spies:
+            spy.send_signal(signal.SIGINT)  # then it writes what it has
+            spy.wait()
 
 
 def title(process: psutil.Process) -> str:
