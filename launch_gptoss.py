@@ -9,7 +9,7 @@ import time
 
 from pdbench import bare, cluster, serving_path, slow_link, stack, transport, ucx_log
 from pdbench.cli import Parser, port, seconds, variable
-from pdbench.configs import ROOT, HardwareConfig, ModelConfig, load_hardware, load_model, load_serve
+from pdbench.configs import ROOT, HardwareConfig, LLMOptions, ModelConfig, load_hardware, load_model, load_serve
 from pdbench.layout import CONTROLS, MODES, Layout, Pool, placed_as
 from pdbench.serving import LaunchError, Plan, make_plan, with_decode_bench
 
@@ -46,6 +46,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                       help="no ingress: HAProxy hands requests to the engines' replicas")  # fmt: skip
     path.add_argument("--serve-env", action="append", default=[], type=variable, metavar="NAME=VALUE",
                       help="environment variable of Ray Serve, over configs/serve.yaml's; may be given again")  # fmt: skip
+    path.add_argument("--llm-option", action="append", default=[], type=variable, metavar="NAME=VALUE",
+                      help=f"of Ray Serve LLM, likewise: {', '.join(LLMOptions.model_fields)}")  # fmt: skip
     network = parser.add_argument_group("KV transfer (PD)")
     backend = network.add_mutually_exclusive_group()
     backend.add_argument("--use-ucx", dest="backend", action="store_const", const="UCX", default="UCX")
@@ -151,7 +153,8 @@ def read_path(args: argparse.Namespace, mode: str) -> serving_path.ServingPath:
     """
     default = serving_path.ServingPath().router
     given = {"--router": args.router != default, "--ingress-replicas": args.ingress_replicas is not None,
-             "--direct-streaming": args.direct_streaming, "--serve-env": args.serve_env}  # fmt: skip
+             "--direct-streaming": args.direct_streaming, "--serve-env": args.serve_env,
+             "--llm-option": args.llm_option}  # fmt: skip
     if mode in CONTROLS:
         if wrong := next((option for option, is_given in given.items() if is_given), None):
             raise ValueError(f"mode {mode} has nothing of Ray Serve before its engines: leave {wrong} out")
@@ -159,7 +162,8 @@ def read_path(args: argparse.Namespace, mode: str) -> serving_path.ServingPath:
     if args.direct_streaming and args.ingress_replicas is not None:
         raise ValueError("--direct-streaming leaves the ingress out: leave --ingress-replicas out, too")
     ray = stack.Stack.installed().ray
-    return serving_path.choose(load_serve(), dict(args.serve_env), args.direct_streaming, args.router, ray)
+    serve_env, llm = dict(args.serve_env), dict(args.llm_option)
+    return serving_path.choose(load_serve(), serve_env, llm, args.direct_streaming, args.router, ray)
 
 
 def connect(args: argparse.Namespace, plan: Plan):

@@ -24,11 +24,10 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from benchmarks.client import STACK, URL, words  # noqa: E402
 from pdbench.cli import ENGINES_LOADED, Parser, positive  # noqa: E402
 from pdbench.workload import Level  # noqa: E402
 
-URL = "http://127.0.0.1:8000"
-STACK = ["--model", "configs/models/gpt-oss-tiny.yaml", "--hardware", "configs/hardware/cpu.yaml", "--no-doctor"]
 MODES = {"2xtp1": "collocated", "p1xtp1-d1xtp1": "pd-pack"}
 SLEEPS = {"ready": 30, "level": 5, "stop": 10}
 KINDS = ("loading engines", "measuring", "checking", "the rest")
@@ -70,12 +69,9 @@ def plain(layout: str, args: argparse.Namespace, folder: Path) -> dict[str, floa
         loading = launched(layout)
         time.sleep(SLEEPS["ready"])
         for level in args.levels:
-            words = ["--backend", "vllm", "--base-url", URL, "--endpoint", "/v1/completions", "--model", "gpt-oss-tiny"]
-            words += ["--tokenizer", str(ROOT / ".cache/models/gpt-oss-tiny"), "--dataset-name", "random", "--ignore-eos"]
-            words += ["--random-input-len", str(args.isl), "--random-output-len", str(args.osl), "--temperature", "0"]
-            words += ["--num-prompts", str(prompts(level)), "--max-concurrency", str(level)]
-            words += ["--save-result", "--result-dir", str(folder), "--result-filename", "plain.json"]
-            run(str(Path(sys.executable).with_name("vllm")), "bench", "serve", *words)
+            requests = Level("concurrency", float(level)).num_prompts(False)
+            options = words(URL, level, requests, args.isl, args.osl, folder / "plain.json")
+            run(str(Path(sys.executable).with_name("vllm")), "bench", "serve", *options)
             measuring += json.loads((folder / "plain.json").read_text())["duration"]
             time.sleep(SLEEPS["level"])
     finally:
@@ -108,10 +104,6 @@ def launched(layout: str) -> float:
     return float(re.search(ENGINES_LOADED.format(r"([\d.]+)"), said)[1])
 
 
-def prompts(level: int) -> int:
-    return Level("concurrency", float(level)).num_prompts(False)
-
-
 def spent_of(total: float, loading: float, measuring: float, checking: float) -> dict[str, float]:
     rest = total - loading - measuring - checking
     return dict(zip(KINDS, (loading, measuring, checking, rest), strict=True)) | {"all": total}
@@ -123,8 +115,8 @@ def show(spent: dict) -> None:
         table.add_column(column, justify="left" if column in ("arm", "way") else "right")
     for (layout, way), seconds in spent.items():
         share = (seconds["loading engines"] + seconds["measuring"]) / seconds["all"]
-        words = (f"{seconds[kind]:.0f}" for kind in (*KINDS, "all"))
-        table.add_row(layout, "plain" if way is plain else "here", *words, f"{share:.0%}")
+        cells = (f"{seconds[kind]:.0f}" for kind in (*KINDS, "all"))
+        table.add_row(layout, "plain" if way is plain else "here", *cells, f"{share:.0%}")
     console.print(table)
 
 

@@ -26,7 +26,6 @@ class ModelConfig(Strict):
     tiny: TinySpec | None = Field(default=None, description="make the model here with these sizes")
     kv_cache: KVCache | None = Field(default=None, description="its shape; a tiny model's follows from its sizes")
     max_model_len: int = Field(ge=1, description="tokens of prompt and output together")
-    stream_batching_interval_ms: float = Field(default=0, ge=0)
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -62,10 +61,19 @@ class HardwareConfig(Strict):
     env: dict[str, str] = Field(default_factory=dict, description="environment of every engine")
 
 
+class LLMOptions(Strict):
+    """Ray Serve LLM's own options: https://docs.ray.io/en/master/serve/llm/ and `experimental_configs` of its LLMConfig."""
+
+    stream_batching_interval_ms: float = Field(default=0, ge=0, description="how long tokens of a stream wait for the next")
+    pd_tokenize_once: bool = Field(default=False, description="D takes a prompt's tokens from P")
+    prewarm_prefill_decode: bool = Field(default=False, description="a starting D reads from every P once")
+
+
 class ServeConfig(Strict):
     """How Ray Serve itself is set, in every arm: `configs/serve.yaml`."""
 
     env: dict[str, str] = Field(description="environment of its controller, proxy, ingress and replicas")
+    llm: LLMOptions
 
 
 def load_model(path: str | Path) -> ModelConfig:
@@ -106,10 +114,11 @@ def load(kind: type[BaseModel], path: str | Path, folder: str):
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(error, kind)}") from None
+        raise ConfigError(f"{path}: {explain(error, kind)}") from None
 
 
-def _explain(error: ValidationError, kind: type[BaseModel]) -> str:
+def explain(error: ValidationError, kind: type[BaseModel]) -> str:
+    """What is wrong with the data of a `kind`, in one line."""
     # A misspelt key is unknown and, under its right name, missing: the first says more.
     first = next((e for e in error.errors() if e["type"] == "extra_forbidden"), None)
     if first is None:

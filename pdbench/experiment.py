@@ -65,6 +65,7 @@ class Arm(Strict):
     transport: list[str] | None = Field(default=None, min_length=1, description="of these UCX must name one, and no other")
     env: dict[str, str] = Field(default={}, description="further environment variables of the engines")
     serve_env: dict[str, str] = Field(default={}, description="of Ray Serve, instead of those of configs/serve.yaml")
+    llm_options: dict[str, str] = Field(default={}, description="of Ray Serve LLM, likewise")
     direct_streaming: bool = Field(default=False, description="no ingress; binds every address, as HAProxy needs")
     router: Literal[tuple(ROUTERS)] | None = Field(default=None, description="who of several replicas takes a request")
     link_mbit: int | None = Field(default=None, ge=1, description="slow UCX over TCP on one machine down to so many Mbit/s")
@@ -85,7 +86,7 @@ class Arm(Strict):
             raise ValueError(f"arm {self.layout}: decode alone is measured collocated")
         if self.backend == "LIBFABRIC" and (self.ucx_tls or self.transport):
             raise ValueError("ucx_tls and transport are about UCX, not LIBFABRIC")
-        if self.mode in CONTROLS and (self.serve_env or self.direct_streaming or self.router):
+        if self.mode in CONTROLS and (self.serve_env or self.llm_options or self.direct_streaming or self.router):
             raise ValueError(f"arm {self.layout} is a control: no Ray Serve stands before its engines")
         if self.link_mbit and self.ucx_tls != "tcp":
             raise ValueError(f"arm {self.layout}: link_mbit slows TCP down, so it needs ucx_tls: tcp")
@@ -314,6 +315,7 @@ def _launch(arm: Arm, experiment: Experiment) -> list[str]:
     command += ["--router", arm.router] if arm.router else []
     command += ["--direct-streaming", "--host", "0.0.0.0"] if arm.direct_streaming else []
     command += [word for name, value in arm.serve_env.items() for word in ("--serve-env", f"{name}={value}")]
+    command += [word for name, value in arm.llm_options.items() for word in ("--llm-option", f"{name}={value}")]
     env = arm.env | (slow_link.UCX_ENV if arm.link_mbit else {})
     return command + [word for name, value in env.items() for word in ("--env", f"{name}={value}")]
 

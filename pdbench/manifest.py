@@ -84,7 +84,7 @@ class Deployment(Strict):
     serving_url: str | None = Field(default=None, description="where requests go, where it is not what describes itself")
     servers: dict[str, str] = Field(default={}, description="command lines of a control arm's processes, by name")
     serving_path: dict[str, Any] | None = Field(
-        default=None, description="Ray Serve's own settings: env, direct_streaming, router, ingress_replicas"
+        default=None, description="Ray Serve's own settings: env, direct_streaming, router, llm, ingress_replicas"
     )
     command: str
     launched: str

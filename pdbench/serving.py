@@ -131,7 +131,7 @@ def _llm_config(
             "ray_actor_options": {"num_cpus": 0 if hardware.accelerator == "CPU" else 1},
         },
         "runtime_env": {"env_vars": env},
-        "experimental_configs": {"stream_batching_interval_ms": model.stream_batching_interval_ms},
+        "experimental_configs": path.llm_options,
         "log_engine_metrics": True,
     }
     if hardware.accelerator == "CPU":

@@ -11,9 +11,9 @@ import os
 import urllib.request
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from pdbench.configs import ServeConfig
+from pdbench.configs import LLMOptions, ServeConfig, explain
 from pdbench.manifest import Gate, Strict, now
 
 HA_PROXY, DIRECT_STREAMING = "RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"
@@ -36,6 +36,7 @@ class ServingPath(Strict):
     env: dict[str, str] = Field(default={}, description="environment of all of Ray Serve's processes")
     direct_streaming: bool = False
     router: Literal[tuple(ROUTERS)] = "power-of-two"
+    llm: LLMOptions = LLMOptions()
 
     @property
     def has_haproxy(self) -> bool:
@@ -47,13 +48,24 @@ class ServingPath(Strict):
         config = ROUTERS[self.router]
         return {"request_router_config": config} if config or self.direct_streaming else {}
 
+    @property
+    def llm_options(self) -> dict[str, Any]:
+        """`experimental_configs` of an LLMConfig."""
+        options = self.llm.model_dump()
+        # Ray names it so while it is on trial.
+        options["_prewarm_prefill_decode"] = options.pop("prewarm_prefill_decode")
+        return options
 
-def choose(serve: ServeConfig, given: dict[str, str], direct_streaming: bool, router: str, ray: tuple[int, ...]) -> ServingPath:
+
+def choose(
+    serve: ServeConfig, given: dict[str, str], llm: dict[str, str], direct_streaming: bool, router: str, ray: tuple[int, ...]
+) -> ServingPath:
     """The path that a launch asks for.
 
     Args:
         given: of --serve-env, instead of what `serve` has.
-        ray: the installed version; an older one than 2.56 gets no environment that is not given.
+        llm: of --llm-option, likewise.
+        ray: the installed version; an older one than 2.56 gets nothing that is not given, and does not know all of it.
 
     Raises:
         ValueError: what is asked for needs something that is missing.
@@ -67,10 +79,20 @@ def choose(serve: ServeConfig, given: dict[str, str], direct_streaming: bool, ro
         if ray < SINCE_RAY:
             raise ValueError(f"--direct-streaming needs Ray >= 2.56, this is {'.'.join(map(str, ray))}")
         env |= {DIRECT_STREAMING: "1"}
-    path = ServingPath(env=env, direct_streaming=direct_streaming, router=router)
+    path = ServingPath(env=env, direct_streaming=direct_streaming, router=router, llm=_read(serve.llm, llm, ray))
     if direct_streaming and not path.has_haproxy:
         raise ValueError(f"--direct-streaming needs HAProxy: leave {HA_PROXY}=0 out")
     return path
+
+
+def _read(default: LLMOptions, given: dict[str, str], ray: tuple[int, ...]) -> LLMOptions:
+    known = LLMOptions.model_fields if ray >= SINCE_RAY else ["stream_batching_interval_ms"]
+    if wrong := next((name for name in given if name not in known), None):
+        raise ValueError(f"--llm-option {wrong}: Ray {'.'.join(map(str, ray))} knows {', '.join(known)}")
+    try:
+        return LLMOptions.model_validate(default.model_dump(include=set(known)) | given)
+    except ValidationError as error:
+        raise ValueError(f"--llm-option {explain(error, LLMOptions)}") from None
 
 
 def check_host(path: ServingPath, host: str, has_remote: bool) -> None:

@@ -72,7 +72,7 @@ def test_the_dry_run_of_the_study_prints_a_right_plan():
         assert config["deployment_config"]["num_replicas"] == num
         bundles = [{"GPU": 1, "node:<node1>": 0.001}] * tp
         assert config["placement_group_config"] == {"bundles": bundles, "strategy": "STRICT_PACK"}
-        assert config["experimental_configs"] == {"stream_batching_interval_ms": 0.0}
+        assert config["experimental_configs"]["stream_batching_interval_ms"] == 0
         assert config["runtime_env"] == {"env_vars": {"UCX_PROTO_INFO": "y"}}
         assert config["accelerator_type"] == "H100"
 
@@ -163,6 +163,8 @@ MISTAKES = [
     (["--bare", "--p-num", 2], "mode bare takes --tp and --num, not --p-num"),
     (["--bare-pd", "--tp", 2], "mode bare-pd takes --p-num, --p-tp, --d-num and --d-tp, not --tp"),
     (["--bare", "--ingress-replicas", 2], "has nothing of Ray Serve before its engines: leave --ingress-replicas out"),
+    (["--bare", "--llm-option", "pd_tokenize_once=true"], "leave --llm-option out"),
+    (["--collocated", "--llm-option", "tokenize=1"], "--llm-option tokenize: Ray"),
     (["--bare", "--direct-streaming"], "has nothing of Ray Serve before its engines: leave --direct-streaming out"),
     (["--collocated", "--serve-env", "UCX_TLS=tcp"], "--serve-env UCX_TLS: only RAY_SERVE_* and RAYLLM_*"),
     (["--collocated", "--serve-env", "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING=1"], "use --direct-streaming"),

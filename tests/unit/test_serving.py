@@ -9,16 +9,17 @@ from pydantic import ValidationError
 
 from pdbench import serving
 from pdbench.cluster import Node, Placement, place, planned_nodes
-from pdbench.configs import ROOT, load_hardware, load_model
+from pdbench.configs import ROOT, load_hardware, load_model, load_serve
 from pdbench.layout import Layout
 from pdbench.serving import HEAD_RESOURCE, PIN, Plan, make_plan, replicas, role_of
-from pdbench.serving_path import ServingPath
+from pdbench.serving_path import choose
 from pdbench.transport import Transport
 
 BIG = load_model(ROOT / "configs/models/gpt-oss-120b.yaml")
 P5 = load_hardware(ROOT / "configs/hardware/p5.48xlarge.yaml")
 TINY = load_model(ROOT / "configs/models/gpt-oss-tiny.yaml")
 CPU = load_hardware(ROOT / "configs/hardware/cpu.yaml")
+PATH = choose(load_serve(), {}, {}, False, "power-of-two", (2, 60, 0))
 ARMS = [("4xtp2", "collocated"), ("16xtp1", "collocated"), ("p2xtp2-d1xtp4", "pd-pack"), ("p1xtp8-d2xtp2", "pd-spread")]
 
 
@@ -26,7 +27,7 @@ def plan_of(layout, mode, model=BIG, hardware=P5, transport=None, ingress=8):
     layout = Layout.parse(layout)
     placement = place(layout, mode, planned_nodes(hardware, layout, mode))
     transport = transport or Transport()
-    return make_plan(model, hardware, layout, mode, placement, transport, ServingPath(), ingress, "127.0.0.1", 8000)
+    return make_plan(model, hardware, layout, mode, placement, transport, PATH, ingress, "127.0.0.1", 8000)
 
 
 def test_prefill_and_decode_are_two_separate_configs():
@@ -96,7 +97,9 @@ def test_arms_differ_in_nothing_but_the_layout(layout, mode):
         "ray_actor_options": {"num_cpus": 0, "resources": {HEAD_RESOURCE: PIN}},
     }  # fmt: skip
     for config in plan.llm_configs.values():
-        assert config["experimental_configs"] == {"stream_batching_interval_ms": 0}
+        assert config["experimental_configs"] == {
+            "stream_batching_interval_ms": 0, "pd_tokenize_once": False, "_prewarm_prefill_decode": True,
+        }  # fmt: skip
         assert config["engine_kwargs"]["max_model_len"] == 16000
         assert config["deployment_config"]["max_ongoing_requests"] == 8192
         assert config["deployment_config"]["max_constructor_retry_count"] == 1
@@ -161,7 +164,7 @@ def test_verbose_reaches_every_arm_as_far_as_it_applies():
 
 def test_the_nodes_that_placement_chose_are_those_of_the_plan():
     placement = Placement(prefill=Node("10.0.0.7", 8), decode=Node("10.0.0.9", 8))
-    plan = make_plan(BIG, P5, Layout.parse("p1xtp1-d1xtp1"), "pd-spread", placement, Transport(), ServingPath(), 2, "::", 9)
+    plan = make_plan(BIG, P5, Layout.parse("p1xtp1-d1xtp1"), "pd-spread", placement, Transport(), PATH, 2, "::", 9)
     assert plan.placement == {"prefill": "10.0.0.7", "decode": "10.0.0.9", "ingress": "head"}
     assert pins(plan.llm_configs["decode"]) == {"node:10.0.0.9": PIN}
     assert plan.ingress["num_replicas"] == 2 and plan.http == {"host": "::", "port": 9}

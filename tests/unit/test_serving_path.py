@@ -1,6 +1,7 @@
 """Which way requests take to an engine, and what HAProxy says of it; real ones are in the e2e tests."""
 
 import http.server
+import re
 import threading
 from importlib import metadata
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from answering import Answering
 
 from pdbench import serving_path
-from pdbench.configs import load_serve
+from pdbench.configs import LLMOptions, load_serve
 from pdbench.serving_path import ServingPath, check_host, choose, haproxy_gate, haproxy_servers
 
 DEFAULT = load_serve()
@@ -27,23 +28,58 @@ http-other,SERVE_REPLICA_other-Describe-d4,0,1,UP 1/2,
 
 
 def test_the_default_is_rays_high_throughput_mode():
-    path = choose(DEFAULT, {}, False, "power-of-two", (2, 60, 0))
+    path = choose(DEFAULT, {}, {}, False, "power-of-two", (2, 60, 0))
     assert path.has_haproxy and path.env["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1" and path.router_options == {}
 
 
 def test_an_older_ray_gets_only_what_is_given():
-    assert choose(DEFAULT, {}, False, "power-of-two", (2, 51, 0)).env == {}
-    assert choose(DEFAULT, {"RAY_SERVE_X": "1"}, False, "power-of-two", (2, 51, 0)).env == {"RAY_SERVE_X": "1"}
+    assert choose(DEFAULT, {}, {}, False, "power-of-two", (2, 51, 0)).env == {}
+    assert choose(DEFAULT, {"RAY_SERVE_X": "1"}, {}, False, "power-of-two", (2, 51, 0)).env == {"RAY_SERVE_X": "1"}
     with pytest.raises(ValueError, match="--direct-streaming needs Ray >= 2.56, this is 2.51.0"):
-        choose(DEFAULT, {}, True, "power-of-two", (2, 51, 0))
+        choose(DEFAULT, {}, {}, True, "power-of-two", (2, 51, 0))
 
 
 def test_a_setting_can_be_taken_back():
-    assert not choose(DEFAULT, {"RAY_SERVE_ENABLE_HA_PROXY": "0"}, False, "power-of-two", (2, 60, 0)).has_haproxy
+    assert not choose(DEFAULT, {"RAY_SERVE_ENABLE_HA_PROXY": "0"}, {}, False, "power-of-two", (2, 60, 0)).has_haproxy
+
+
+def test_options_of_ray_serve_llm_are_read_and_named_as_ray_names_them():
+    given = {"pd_tokenize_once": "true", "stream_batching_interval_ms": "50", "prewarm_prefill_decode": "false"}
+    path = choose(DEFAULT, {}, given, False, "power-of-two", (2, 60, 0))
+    assert path.llm_options == {
+        "stream_batching_interval_ms": 50, "pd_tokenize_once": True, "_prewarm_prefill_decode": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "ray", "words"),
+    [
+        ({"tokenize_once": "1"}, (2, 60, 0), "--llm-option tokenize_once: Ray 2.60.0 knows stream_batching_interval_ms, pd_"),
+        ({"pd_tokenize_once": "true"}, (2, 51, 0), "Ray 2.51.0 knows stream_batching_interval_ms$"),
+        ({"pd_tokenize_once": "perhaps"}, (2, 60, 0), "--llm-option pd_tokenize_once: "),
+        ({"stream_batching_interval_ms": "-1"}, (2, 60, 0), "--llm-option stream_batching_interval_ms: "),
+    ],
+)
+def test_an_option_that_ray_does_not_know_is_refused(given, ray, words):
+    with pytest.raises(ValueError, match=words):
+        choose(DEFAULT, {}, given, False, "power-of-two", ray)
+
+
+def test_an_older_ray_gets_none_of_the_newer_options():
+    path = choose(DEFAULT, {}, {}, False, "power-of-two", (2, 51, 0))
+    assert path.llm == LLMOptions(stream_batching_interval_ms=DEFAULT.llm.stream_batching_interval_ms)
+
+
+def test_every_option_is_one_that_ray_reads():
+    """Ray keeps them in a dictionary, and would not complain about a name that it does not know."""
+    folder = Path(metadata.distribution("ray").locate_file("ray/llm"))
+    source = "".join(path.read_text() for path in folder.rglob("*.py"))
+    for name in ServingPath().llm_options:
+        assert re.search(rf'experimental_configs\.get\(\s*"{name}"', source), name
 
 
 def test_direct_streaming_is_told_to_ray_and_keeps_the_router_of_all_arms():
-    path = choose(DEFAULT, {}, True, "power-of-two", (2, 60, 0))
+    path = choose(DEFAULT, {}, {}, True, "power-of-two", (2, 60, 0))
     assert path.env["RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"] == "1"
     assert path.router_options == {"request_router_config": {}}, "Ray's own default without direct streaming"
 
