@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     from pdbench.claim_text import print_verdicts
     from pdbench.configs import ConfigError
     from pdbench.files import write_atomically
-    from pdbench.results import ResultError
+    from pdbench.level_file import ResultError
 
     try:
         asked = claims.load(args.claims)

@@ -192,11 +192,11 @@ def launch(args: argparse.Namespace) -> None:
     plan, model = resolve(args, lambda hardware, *_: cluster.read_nodes(ray, hardware.accelerator))
     warn_if_verbose(args)
     if not args.no_doctor:
-        consult_doctor(ray, args)
+        consult_doctor(ray, args, serving_path.ports(plan.path.env if plan.path else {}, args.host, args.port))
     deployment.start(ray, plan, model, deadline)
 
 
-def consult_doctor(ray, args: argparse.Namespace) -> None:
+def consult_doctor(ray, args: argparse.Namespace, ports: list) -> None:
     """Print what is doubtful about the nodes.
 
     Raises:
@@ -210,7 +210,7 @@ def consult_doctor(ray, args: argparse.Namespace) -> None:
     wanted |= set(LOUD) if args.verbose else set()
     wanted |= {"UCX_TLS"} if args.ucx_tls or args.backend == "LIBFABRIC" else set()
     wanted |= {"slow link"} if slow_link.UCX_ENV.items() <= hardware.env.items() else set()
-    found = examine(ray, quick=True, http=(args.host, args.port), ignore=wanted)
+    found = examine(ray, quick=True, ports=ports, ignore=wanted)
     for finding in found.of("warn"):
         print(f"launch: warning: {finding.line}", file=sys.stderr)
     for finding in found.of("fail"):

@@ -39,8 +39,9 @@ def main(argv: list[str] | None = None) -> None:
     from pdbench.audit import audit
     from pdbench.export import export
     from pdbench.intervals import level_intervals
+    from pdbench.level_file import ResultError
     from pdbench.overhead import overheads
-    from pdbench.results import ResultError, read_results
+    from pdbench.results import read_results
     from pdbench.stalls import stall_lines
 
     goodput = per_request(args.sla or ())

@@ -1,11 +1,9 @@
-"""Where a token's time goes: CPU of each process on its way, latencies as each stage exports them, profiles."""
+"""Where a token's time goes: CPU of each process on its way, and profiles of them."""
 
 import contextlib
-import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -14,7 +12,6 @@ import psutil
 from pdbench import local_cluster
 
 STAGES = ("client", "proxy", "ingress", "frontend", "engine core", "engine rank", "Ray")
-HISTOGRAM = re.compile(r"^(\w+)_(sum|count)\{(.*)\} (\S+)$", re.MULTILINE)
 
 
 @contextlib.contextmanager
@@ -67,46 +64,3 @@ def cpu_seconds(deployment: dict, client_pid: int) -> dict[int, tuple[str, float
 def get(url: str) -> str:
     with urllib.request.urlopen(url, timeout=30) as answer:
         return answer.read().decode()
-
-
-def histograms() -> dict[str, tuple[float, float]]:
-    """Sum and count of each latency that Ray exports, of the model's app: {stage: (ms, requests)}; none for a control."""
-    with local_cluster.connected(local_cluster.state()) as ray:
-        urls = [
-            f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in ray.nodes() if node["Alive"]
-        ]
-    found: dict[str, list[float]] = {}
-    for url in urls:
-        for name, kind, labels, value in HISTOGRAM.findall(get(url)):
-            if stage := stage_of(name, labels):
-                scale = 1e3 if name.startswith("ray_vllm") else 1.0
-                total = found.setdefault(stage, [0.0, 0.0])
-                total[kind == "count"] += float(value) * (scale if kind == "sum" else 1.0)
-    return {stage: (ms, count) for stage, (ms, count) in found.items()}
-
-
-def stage_of(name: str, labels: str) -> str | None:
-    """Whose latency a metric is: of the whole answer, as the proxy, the ingress, the engine's replica or vLLM saw it."""
-    if name == "ray_serve_http_request_latency_ms" and 'application="pdbench"' in labels:
-        return "proxy"
-    if name == "ray_serve_deployment_processing_latency_ms" and 'application="pdbench"' in labels:
-        deployments = {"OpenAiIngress": "ingress", "LLMServer": "replica", "Decode": "replica"}
-        return next((stage for name, stage in deployments.items() if f'deployment="{name}' in labels), None)
-    # P and D both have one; of P's answers each is a single token.
-    return "engine" if name == "ray_vllm_e2e_request_latency_seconds" else None
-
-
-def grown(before: dict[str, tuple[float, float]], requests: int) -> dict[str, float]:
-    """Mean latency, ms, since `before`, once Ray has exported all of it; only of stages that saw every request.
-
-    vLLM's is of prefill and decode together: each answers every request.
-    """
-    deadline, last = time.monotonic() + 60, {}
-    while before and time.monotonic() < deadline:
-        now = histograms()
-        grew = {stage: tuple(a - b for a, b in zip(now[stage], before[stage], strict=True)) for stage in before}
-        if grew == last and grew["engine"][1] >= requests:
-            return {stage: ms / requests for stage, (ms, count) in grew.items() if count in (requests, 2 * requests)}
-        last = grew
-        time.sleep(11.0)  # longer than Ray takes to export
-    return {}

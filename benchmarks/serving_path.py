@@ -2,13 +2,14 @@
 """What stands between client and engine, side by side: plain vLLM, Ray Serve as it comes, and with its options.
 
     python benchmarks/serving_path.py                        # control, Ray's defaults, this repository's; 1 and 1P:1D engines
-    python benchmarks/serving_path.py --alone --of 1xtp1     # each option alone, too; of 2xtp1: the routers
+    python benchmarks/serving_path.py --alone --of 1xtp1     # each option alone, too; of 2xtp1: a router
     python benchmarks/serving_path.py --py-spy profiles/     # a profile of every Python process on the way
 
 On a local cluster of this machine, which must not run yet. Each arm is launched by launch_gptoss.py and measured with
-`vllm bench serve`; prints what it reached beside the control, the CPU time that a token costs in each process on its way, and
-where the time of a token went: from the client's, Ray Serve's and vLLM's own latencies. Ratios are of one run on one
-machine, the control measured first and again at the end; --json keeps all numbers.
+`vllm bench serve`; prints what it reached beside the control, and the CPU time that a token costs in each process on its way.
+What a stage adds to a token's time shows where an arm leaves it out: the latencies that Ray exports cannot tell it, since their
+sums are made of the middles of wide buckets. Ratios are of one run on one machine, the control measured first and again at
+the end; --json keeps all numbers.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from benchmarks.accounting import STAGES, cpu_seconds, get, grown, histograms, profiled  # noqa: E402
+from benchmarks.accounting import STAGES, cpu_seconds, get, profiled  # noqa: E402
 from benchmarks.client import STACK, URL, client  # noqa: E402
 from pdbench.cli import Parser, positive  # noqa: E402
 from pdbench.files import write_atomically  # noqa: E402
@@ -56,6 +57,7 @@ ALONE = {
     "buffered logs": OFF + env(LOG_TO_STDERR="0", REQUEST_PATH_LOG_BUFFER_SIZE="1000"),
     "throughput optimized": OFF + env(THROUGHPUT_OPTIMIZED="1"),
     "HAProxy": OFF + env(ENABLE_HA_PROXY="1"),
+    "HAProxy and gRPC": OFF + env(ENABLE_HA_PROXY="1", USE_GRPC_BY_DEFAULT="1"),
     "4 ingress replicas": [*OFF, "--ingress-replicas", "4"],
     "streams in batches of 50 ms": OFF + BATCHES,
     # From here on beside what configs/serve.yaml has.
@@ -64,9 +66,9 @@ ALONE = {
 }
 # Where there are several replicas to choose from, or P and D.
 ALONE_OF = {
-    "2xtp1": {"ours, round-robin": ["--router", "round-robin"], "ours, prefix-aware": ["--router", "prefix-aware"]},
+    "2xtp1": {"ours, round-robin": ["--router", "round-robin"]},
     "p1xtp1-d1xtp1": {"ours, tokenized once": ["--llm-option", "pd_tokenize_once=true"],
-                      "ours, prewarmed": ["--llm-option", "prewarm_prefill_decode=true"]},
+                      "ours, not prewarmed": ["--llm-option", "prewarm_prefill_decode=false"]},
 }  # fmt: skip
 REACHED = ("request_throughput", "median_ttft_ms", "median_tpot_ms", "median_itl_ms", "p99_itl_ms")
 # Its tables need as much, also in a file.
@@ -112,7 +114,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--isl", type=positive, default=500)
     parser.add_argument("--osl", type=positive, default=64)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number here")
-    parser.add_argument("--latencies", action="store_true", help="by stage, too: waits 22 s a level for their export")
     parser.add_argument("--py-spy", type=Path, metavar="DIR", help="profile the last level once more, for speedscope.app")
     args = parser.parse_args()
     known = {name: None for layout in args.of for name in all_arms(layout)}
@@ -149,14 +150,14 @@ def deployed(layout: str, name: str, options: list[str]):
 
 
 def measure(ask, layout: str, name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every level of an arm: what the client saw, CPU ms per token and stage, and mean latency by who measured it."""
+    """Every level of an arm: what the client saw, and CPU ms per token and stage."""
     deployment = json.loads(get(f"{URL}/pdbench/deployment"))
     url = deployment.get("serving_url", URL)
     most = max(args.levels)
     ask(url, most, 2 * most, args.isl, args.osl)  # warm
     rows = []
     for level in args.levels * args.repeats:
-        before, latencies = cpu_seconds(deployment, ask.pid), histograms() if args.latencies else {}
+        before = cpu_seconds(deployment, ask.pid)
         requests = max(args.requests, 4 * level)
         result = ask(url, level, requests, args.isl, args.osl)
         after = cpu_seconds(deployment, ask.pid)
@@ -168,7 +169,6 @@ def measure(ask, layout: str, name: str, args: argparse.Namespace) -> list[dict[
             **{key: result[key] for key in REACHED},
             "cores": sum(used.values()) / result["duration"],
             "cpu_ms_per_token": {stage: 1e3 * seconds / tokens for stage, seconds in used.items()},
-            "latency_ms": {"client": result["mean_e2el_ms"], **grown(latencies, requests)},
         })  # fmt: skip
     if args.py_spy:
         with profiled(deployment, ask.pid, args.py_spy / f"{layout} {name}".replace(" ", "_")):
@@ -177,17 +177,13 @@ def measure(ask, layout: str, name: str, args: argparse.Namespace) -> list[dict[
 
 
 def show(rows: list[dict[str, Any]], layout: str) -> None:
-    """Three tables: what was reached beside the control, CPU by stage, and the latencies."""
+    """Two tables: what was reached beside the control, and CPU by stage."""
     reached = Table(title=f"{layout}: beside the control")
     for column in ("arm", "level", "requests/s", "of bare", "TPOT, ms", "of bare", "TTFT, ms", "p99 ITL, ms", "cores"):
         reached.add_column(column, justify="left" if column == "arm" else "right")
     cpu = Table(title=f"{layout}: CPU time per output token, ms")
     for column in ("arm", "level", *STAGES):
-        cpu.add_column(column, justify="left" if column in ("arm",) else "right")
-    names = ("client", "proxy", "ingress", "replica", "engine")
-    wall = Table(title=f"{layout}: mean latency of a whole answer as seen by each, ms")
-    for column in ("arm", "level", *names):
-        wall.add_column(column, justify="left" if column == "arm" else "right")
+        cpu.add_column(column, justify="left" if column == "arm" else "right")
     for arm in dict.fromkeys(row["arm"] for row in rows):
         for level in dict.fromkeys(row["level"] for row in rows):
             mine = median_of(rows, {arm}, level)
@@ -197,10 +193,9 @@ def show(rows: list[dict[str, Any]], layout: str) -> None:
             words += [f"{tpot:.1f}", f"{tpot / bare['median_tpot_ms']:.2f}"]
             words += [f"{mine['median_ttft_ms']:.0f}", f"{mine['p99_itl_ms']:.0f}", f"{mine['cores']:.2f}"]
             reached.add_row(arm, str(level), *words)
-            used, seen = mine["cpu_ms_per_token"], mine["latency_ms"]
+            used = mine["cpu_ms_per_token"]
             cpu.add_row(arm, str(level), *(f"{used[stage]:.2f}" for stage in STAGES))
-            wall.add_row(arm, str(level), *(f"{seen[name]:.0f}" if name in seen else "" for name in names))
-    for table in (reached, cpu, *([wall] if any(len(row["latency_ms"]) > 1 for row in rows) else [])):
+    for table in (reached, cpu):
         console.print(table)
 
 

@@ -21,10 +21,12 @@ from rich.table import Table  # noqa: E402
 
 from pdbench import cluster  # noqa: E402
 from pdbench.cli import Parser, port, seconds  # noqa: E402
+from pdbench.configs import load_serve  # noqa: E402
 from pdbench.doctor.examination import LIMIT_S, Examination, examine  # noqa: E402
 from pdbench.doctor.findings import Finding  # noqa: E402
 from pdbench.doctor.versions import RequirementsError  # noqa: E402
 from pdbench.files import write_atomically  # noqa: E402
+from pdbench.serving_path import ports  # noqa: E402
 
 COLOURS = {"ok": "green", "n/a": "dim", "warn": "yellow", "fail": "red"}
 WIDTH_IN_A_FILE = 160
@@ -81,8 +83,8 @@ def main() -> int:
     args = parse_args()
     try:
         ray = None if args.local else cluster.connect(args.address)
-        found = examine(ray, quick=args.quick, requirements=args.requirements, http=(args.host, args.port),
-                        limit_s=args.timeout)  # fmt: skip
+        needed = ports(load_serve().env, args.host, args.port)
+        found = examine(ray, quick=args.quick, requirements=args.requirements, ports=needed, limit_s=args.timeout)
     except ConnectionError as error:
         print(f"doctor.py: error: {error}; --local looks at this machine alone", file=sys.stderr)
         return 2

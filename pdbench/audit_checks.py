@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from pdbench.layout import Layout, Pool
+from pdbench.level_file import load_level
 from pdbench.manifest import Machine, Manifest
-from pdbench.results import Arm, load_level, read_arm
+from pdbench.results import Arm, read_arm
 from pdbench.workload import phase_lengths
 
 # A first level is cold where a few requests waited for what later ones found ready: their mean is far above their

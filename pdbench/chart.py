@@ -14,7 +14,8 @@ from matplotlib.path import Path
 
 from pdbench import figures
 from pdbench.figures.view import LATENCIES
-from pdbench.results import METRICS, TOKENS, contenders
+from pdbench.level_file import METRICS, TOKENS
+from pdbench.results import contenders
 from pdbench.sla import Bound
 from pdbench.tables import number
 

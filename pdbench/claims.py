@@ -21,8 +21,9 @@ from pdbench.audit import Finding, findings
 from pdbench.audit_checks import Source, read_source
 from pdbench.claim_rules import RULES, Point, judge
 from pdbench.layout import Layout
+from pdbench.level_file import ResultError
 from pdbench.manifest import Strict
-from pdbench.results import ResultError, read_results
+from pdbench.results import read_results
 from pdbench.workload import Level, RunName
 
 # A run with the first of these findings is not that of its layout; with the second it is used where there is no other.

@@ -15,8 +15,9 @@ import pandas as pd
 
 from pdbench.frontier import crossovers, curves
 from pdbench.layout import Layout
+from pdbench.level_file import TOKENS
 from pdbench.requests import RESAMPLES, between
-from pdbench.results import TOKENS, contenders
+from pdbench.results import contenders
 from pdbench.sla import Bound
 
 WORKLOAD = ["model", "isl", "osl", "phase", "kind"]

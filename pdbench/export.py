@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from pdbench.files import write_atomically
-from pdbench.results import ResultError
+from pdbench.level_file import ResultError
 
 
 def export(table: pd.DataFrame, path: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pdbench.level_file import ResultError
 from pdbench.requests import interval, interval_of_means
-from pdbench.results import ResultError, read_requests, read_results
+from pdbench.results import read_requests, read_results
 
 # Metric and percentile of each interval.
 STATISTICS = {"median_ttft_ms": ("ttft", 50), "median_tpot_ms": ("tpot", 50), "p99_itl_ms": ("itl", 99)}

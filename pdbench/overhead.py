@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from pdbench.decision import MIN_REPEATS, WORKLOAD
+from pdbench.level_file import ResultError
 from pdbench.requests import RESAMPLES, between
-from pdbench.results import ResultError
 
 # What the difference of each column is called.
 DIFFERENCES = {"median_ttft_ms": "added_ttft_ms", "median_tpot_ms": "added_tpot_ms"}

@@ -22,9 +22,10 @@ from markupsafe import Markup
 from pdbench import chart, decision, figures, tables
 from pdbench.audit import Finding, doubts
 from pdbench.figures.view import LATENCIES
+from pdbench.level_file import ResultError
 from pdbench.overhead import overheads
 from pdbench.provenance import commands, facts, manifests
-from pdbench.results import ResultError, node_words
+from pdbench.results import node_words
 
 # As report.js sorts: 1,234 or +5.2% or "5.2 to 6.1", and no 2xtp4.
 NUMBER = re.compile(r"[-+]?[\d,.]+(?=$|[\s%])")

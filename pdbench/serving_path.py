@@ -20,13 +20,15 @@ HA_PROXY, DIRECT_STREAMING = "RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_LLM_ENABLE_
 # Older ones lack HAProxy, or had it on trial.
 SINCE_RAY = (2, 56)
 LOOPBACK, EVERY_ADDRESS = ("127.0.0.1", "localhost"), ("0.0.0.0", "::")
-# Of several replicas, who takes the next request; the first is Ray's default without direct streaming.
+# Of several replicas, who takes the next request; the first is Ray's default without direct streaming. Ray's router by prefix
+# is left out: no two prompts of a level share one, and with token ids as a prompt, as the gates send them, it waits for ever
+# (2.60 takes them for an empty text, and divides by its length).
 ROUTERS = {
     "power-of-two": {},
     "round-robin": {"request_router_class": "ray.serve.experimental.round_robin_router:RoundRobinRouter"},
-    "prefix-aware": {"request_router_class": "ray.serve.llm.request_router:PrefixCacheAffinityRouter"},
 }
-STATS_PORT = "RAY_SERVE_HAPROXY_STATS_PORT"
+STATS_PORT, METRICS_PORT = "RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"
+DEFAULT_PORTS = {STATS_PORT: 8404, METRICS_PORT: 9101}
 FALLBACK = "SERVE_PROXY_ACTOR-fallback"
 
 
@@ -117,6 +119,18 @@ def check_host(path: ServingPath, host: str, has_remote: bool) -> None:
                          f"or 0.0.0.0, or launch with --serve-env {HA_PROXY}=0")  # fmt: skip
 
 
+def ports(env: dict[str, str], host: str, port: int) -> list[tuple[str, dict[str, Any]]]:
+    """What servers of the head listen at, each address with the fields of a `doctor.facts.Port`.
+
+    HAProxy's own two are bound on every address, by Ray's template.
+    """
+    found = [(host, {"number": port})]
+    if env.get(HA_PROXY) == "1":
+        found += [("0.0.0.0", {"number": int(env.get(name, number)), "server": "HAProxy", "option": f"--serve-env {name}=N"})
+                  for name, number in DEFAULT_PORTS.items()]  # fmt: skip
+    return found
+
+
 def haproxy_servers() -> list[dict[str, Any]]:
     """The servers behind the HAProxy of this node, by its own statistics: name, its app, whether up, requests taken.
 
@@ -125,7 +139,7 @@ def haproxy_servers() -> list[dict[str, Any]]:
     Raises:
         OSError: no HAProxy answers.
     """
-    port = os.environ.get(STATS_PORT, "8404")
+    port = os.environ.get(STATS_PORT, DEFAULT_PORTS[STATS_PORT])
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/stats;csv", timeout=5) as answer:
         text = answer.read().decode().removeprefix("# ")
     rows = csv.DictReader(io.StringIO(text))

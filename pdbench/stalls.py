@@ -3,7 +3,8 @@
 import pandas as pd
 
 from pdbench.layout import Layout
-from pdbench.results import ResultError, contenders
+from pdbench.level_file import ResultError
+from pdbench.results import contenders
 
 # Of the two arms' p99; a single run of a level cannot tell smaller differences.
 NOTEWORTHY = 1.25

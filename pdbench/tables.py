@@ -14,7 +14,8 @@ from rich.text import Text
 
 from pdbench.audit import Finding
 from pdbench.decision import MIN_REPEATS, WORKLOAD, cost, workload_title
-from pdbench.results import TOKENS, node_words
+from pdbench.level_file import TOKENS
+from pdbench.results import node_words
 from pdbench.sla import Bound
 
 KINDS = {"concurrency": "conc.", "request-rate": "rate"}

@@ -21,13 +21,13 @@ from pdbench.slow_link import is_slow
 from pdbench.stack import ENVIRONMENT_THAT_MATTERS, installed_version
 
 
-def collect(quick: bool, distributions: list[str], http: tuple[str, int], limit_s: float) -> dict:
+def collect(quick: bool, distributions: list[str], ports: list[tuple[str, dict]], limit_s: float) -> dict:
     """The fields of `facts.Facts`, as a plain dict.
 
     Args:
         quick: leave out what takes seconds: NIXL's backends and the libraries that they need.
         distributions: whose installed versions are asked for.
-        http: address and port of the HTTP server, looked at on the head alone.
+        ports: that servers of the head will need, each with its address: looked at there alone.
         limit_s: for each NIXL backend to load.
     """
     is_head = _is_head()
@@ -43,7 +43,7 @@ def collect(quick: bool, distributions: list[str], http: tuple[str, int], limit_
         "shm": _space("/dev/shm"),
         "disks": [_space(path) for path in dict.fromkeys(("/tmp", str(Path.home())))],
         "memlock": _limit(resource.RLIMIT_MEMLOCK), "nofile": _limit(resource.RLIMIT_NOFILE),
-        "port": _port(*http) if is_head else None,
+        "ports": [_port(host, port) for host, port in ports] if is_head else [],
         "leftovers": leftovers(),
         "slow_link": _slow_link(),
     }  # fmt: skip
@@ -74,17 +74,18 @@ def _limit(which: int) -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
-def _port(host: str, number: int) -> dict:
-    """Whether the HTTP server could listen there, tried for real; and who is in its way."""
+def _port(host: str, port: dict) -> dict:
+    """Whether its server could listen there, tried for real; and who is in its way."""
+    number = port["number"]
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger are in nobody's way
         try:
             probe.bind((host, number))
-            return {"number": number, "is_free": True}
+            return port | {"is_free": True}
         except OSError as error:
             owner, is_ours = owner_of_port(number)
-            return {"number": number, "is_free": False, "owner": owner or error.strerror, "is_ours": is_ours}
+            return port | {"is_free": False, "owner": owner or error.strerror, "is_ours": is_ours}
 
 
 def _slow_link() -> bool:

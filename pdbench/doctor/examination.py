@@ -27,7 +27,7 @@ class Examination(Strict):
 
 
 def examine(
-    ray, *, quick: bool = False, requirements: Path | None = None, http: tuple[str, int] = ("127.0.0.1", 8000),
+    ray, *, quick: bool = False, requirements: Path | None = None, ports: Collection[tuple[str, dict]] = (),
     limit_s: float = LIMIT_S, ignore: Collection[str] = (),
 ) -> Examination:  # fmt: skip
     """Look at every node of the connected cluster at once; at this machine alone where `ray` is None.
@@ -35,7 +35,7 @@ def examine(
     Args:
         quick: what takes a second or two: NIXL's backends, and pins unless `requirements` is given, are left out.
         requirements: file that pins versions; by default that of the stack for the nodes' hardware.
-        http: address and port that the deployment will serve at.
+        ports: of `serving_path.ports`, that the deployment will need.
         limit_s: for a node to answer; each NIXL backend there gets a third of it.
         ignore: names of findings that the caller knows and wants.
 
@@ -46,7 +46,7 @@ def examine(
     given = [requirements] if requirements else [] if quick else [ROOT / "requirements.txt", ROOT / "requirements-cpu.txt"]
     pins = {file: versions.read_requirements(file) for file in given}
     asked = sorted({name for of_file in pins.values() for name in of_file})
-    arguments = (quick, asked, http, limit_s / 3)
+    arguments = (quick, asked, list(ports), limit_s / 3)
     silent: dict[str, str] = {}
     if ray is None:
         found = {"this machine": collect.collect(*arguments)}

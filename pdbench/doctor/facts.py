@@ -57,9 +57,11 @@ class Space(Strict):
 
 
 class Port(Strict):
-    """The port of the HTTP server; `owner` tells who listens there, `is_ours` if that is Ray Serve of this cluster."""
+    """A port that `server` needs; `owner` tells who listens there, `is_ours` if that is Ray Serve of this cluster."""
 
     number: int
+    server: str = "the HTTP server"
+    option: str = Field(default="--port", description="what takes another one")
     is_free: bool
     owner: str | None = None
     is_ours: bool = False
@@ -101,7 +103,7 @@ class Facts(Strict):
     disks: list[Space] = []
     memlock: int | None = Field(default=None, description="bytes; None if there is no limit")
     nofile: int | None = Field(default=None, description="open files; None if there is no limit")
-    port: Port | None = Field(default=None, description="on the head alone: no other node serves HTTP")
+    ports: list[Port] = Field(default=[], description="on the head alone: no other node serves HTTP")
     leftovers: list[Leftover] = []
     slow_link: bool = False
     libraries: dict[str, str | None] | None = Field(default=None, description="None: it loads; else what the loader said")

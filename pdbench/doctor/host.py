@@ -1,6 +1,6 @@
 """Is there room on a node, does a port stand free, and did a crash leave something behind?"""
 
-from pdbench.doctor.facts import Facts, Space
+from pdbench.doctor.facts import Facts, Port, Space
 from pdbench.doctor.findings import Finding
 
 GIB = 2**30
@@ -14,8 +14,7 @@ MEMLOCK_WANTED = 64 * GIB
 
 def check_host(node: str, facts: Facts) -> list[Finding]:
     found = [_shm(node, facts), *(_disk(node, disk) for disk in facts.disks), _nofile(node, facts), _memlock(node, facts)]
-    if facts.port:
-        found.append(_port(node, facts))
+    found += [_port(node, port) for port in facts.ports]
     return [*found, *_leftovers(node, facts), _slow_link(node, facts)]
 
 
@@ -64,15 +63,14 @@ def _memlock(node: str, facts: Facts) -> Finding:
     return Finding(**common, status="ok")
 
 
-def _port(node: str, facts: Facts) -> Finding:
-    port = facts.port
+def _port(node: str, port: Port) -> Finding:
     common = {"name": f"port {port.number}", "nodes": [node]}
     if port.is_free:
         return Finding(**common, status="ok", seen="free")
     if port.is_ours:
         return Finding(**common, status="ok", seen=f"held by {port.owner}", reason="a deployment of this cluster runs there")
-    return Finding(**common, status="fail", seen=f"held by {port.owner}", reason="the HTTP server cannot listen there",
-                   mend="end that process, or take another one with --port")  # fmt: skip
+    return Finding(**common, status="fail", seen=f"held by {port.owner}", reason=f"{port.server} cannot listen there",
+                   mend=f"end that process, or take another one with {port.option}")  # fmt: skip
 
 
 def _leftovers(node: str, facts: Facts) -> list[Finding]:

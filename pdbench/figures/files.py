@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from pdbench.results import ResultError
+from pdbench.level_file import ResultError
 
 
 def save(figure: Figure, path: Path, dpi: int = 150) -> None:

@@ -17,7 +17,8 @@ from pdbench.figures.panels import new_figure
 from pdbench.figures.styles import legend, pd_ratio
 from pdbench.figures.view import View, one_kind, one_workload, throughput_column, throughput_label, title
 from pdbench.layout import Layout
-from pdbench.results import ResultError, contenders
+from pdbench.level_file import ResultError
+from pdbench.results import contenders
 
 COLORS = "cividis"  # made for colour-blind readers: https://doi.org/10.1371/journal.pone.0199239
 CELL = (1.55, 1.0)  # inches

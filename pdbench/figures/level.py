@@ -5,8 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from pdbench.figures.view import View, level_words, one_kind
+from pdbench.level_file import ResultError
 from pdbench.requests import Requests
-from pdbench.results import ResultError, read_requests
+from pdbench.results import read_requests
 
 
 def chosen_level(table: pd.DataFrame, view: View) -> float:

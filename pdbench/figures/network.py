@@ -14,8 +14,8 @@ from pdbench.figures.panels import from_zero, level_axis, new_figure, plain, pre
 from pdbench.figures.styles import COLLOCATED_COLOR, Style, arm_styles, legend
 from pdbench.figures.view import View, one_kind, throughput_column, throughput_label, title
 from pdbench.layout import Layout
+from pdbench.level_file import ResultError
 from pdbench.manifest import Manifest
-from pdbench.results import ResultError
 from pdbench.workload import Level
 
 HATCHES = ("", "///", "xxx", "...")

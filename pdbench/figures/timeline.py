@@ -12,8 +12,8 @@ from pdbench.figures.level import chosen_level, requests_at
 from pdbench.figures.panels import new_figure, plain, prepare
 from pdbench.figures.styles import arm_styles, faded, legend
 from pdbench.figures.view import View, level_words, one_kind, title
+from pdbench.level_file import ResultError
 from pdbench.requests import Requests
-from pdbench.results import ResultError
 
 MOST_ARMS = 4
 ROWS_POINTS = 270  # height of the panel of bars

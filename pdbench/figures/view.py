@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pdbench.results import CHUNK_SIZE, ResultError, node_words
+from pdbench.level_file import ResultError
+from pdbench.results import CHUNK_SIZE, node_words
 from pdbench.sla import Bound
 
 LATENCIES = {"token": "median_tpot_ms", "first_token": "median_ttft_ms", "chunk": "chunk_latency_ms"}

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from pdbench.audit import KINDS, audit
+from pdbench.level_file import ResultError
 from pdbench.manifest import Gate, LevelRecord
-from pdbench.results import ResultError
 
 MIXED = "tiny_itl100_otl11_mixed_"
 LEVELS = (4, 8, 16)

@@ -29,7 +29,7 @@ def cpu(**change) -> Facts:
         "nics": [Nic(name="eth0", is_up=True), Nic(name="lo", is_up=True)],
         "shm": Space(path="/dev/shm", total=12 * GIB, free=12 * GIB),
         "disks": [Space(path="/tmp", total=250 * GIB, free=70 * GIB)],
-        "memlock": 8 * 2**20, "nofile": 20000, "port": Port(number=8000, is_free=True),
+        "memlock": 8 * 2**20, "nofile": 20000, "ports": [Port(number=8000, is_free=True)],
         "libraries": dict.fromkeys(LIBRARIES, "no such file"),
         "backends": [Backend(name="UCX", loads=True), Backend(name="LIBFABRIC", loads=False, error="unsupported")],
     }  # fmt: skip
@@ -44,7 +44,7 @@ def p5(**change) -> Facts:
                  for n in range(32)],
         "efa": Efa(devices=32, module="2.13.0", installer="1.38.0"),
         "gpudirect": Gpudirect(peermem=False, open_driver=True, kernel="6.8.0-1024-aws"),
-        "memlock": None, "nofile": 65536, "shm": Space(path="/dev/shm", total=1000 * GIB, free=1000 * GIB), "port": None,
+        "memlock": None, "nofile": 65536, "shm": Space(path="/dev/shm", total=1000 * GIB, free=1000 * GIB), "ports": [],
         "libraries": LIBRARIES, "backends": [Backend(name=name, loads=True) for name in ("UCX", "LIBFABRIC")],
     }  # fmt: skip
     return cpu(**fields | change)
@@ -57,7 +57,7 @@ def ill(nodes: dict[str, Facts], driver: dict | None = None, pins: dict | None =
 
 
 @pytest.mark.parametrize("nodes", [
-    {"127.0.0.2": cpu(), "127.0.0.3": cpu(port=None)}, {"10.0.0.1": p5(), "10.0.0.2": p5()},
+    {"127.0.0.2": cpu(), "127.0.0.3": cpu(ports=[])}, {"10.0.0.1": p5(), "10.0.0.2": p5()},
     # The head of the study's cluster has no GPU.
     {"10.0.0.9": cpu(versions=VERSIONS | {"driver": None, "libfabric": None}), "10.0.0.1": p5(), "10.0.0.2": p5()},
 ])  # fmt: skip
@@ -98,7 +98,9 @@ FAULTS = [
     ("disk /tmp", "warn", "logs", "remove old", cpu(disks=[Space(path="/tmp", total=50 * GIB, free=9 * GIB)])),
     ("open files", "warn", "fewer than 8192", "ulimit -n", cpu(nofile=1024)),
     ("locked memory", "fail", "pins the whole KV cache", "ulimit -l unlimited", p5(memlock=8 * 2**20)),
-    ("port 8000", "fail", "cannot listen", "--port", cpu(port=Port(number=8000, is_free=False, owner="nginx (pid 7)"))),
+    ("port 8000", "fail", "cannot listen", "--port", cpu(ports=[Port(number=8000, is_free=False, owner="nginx (pid 7)")])),
+    ("port 8404", "fail", "HAProxy cannot listen", "take another one with --serve-env", cpu(ports=[
+        Port(number=8404, is_free=False, server="HAProxy", option="--serve-env RAY_SERVE_HAPROXY_STATS_PORT=N")])),
     ("leftovers", "fail", "its parent is gone", "kill 7",
      cpu(leftovers=[Leftover(pid=7, name="VLLM::Worker", why="its parent is gone")])),
     ("slow link", "warn", "cut off", "pdbench.slow_link stop", cpu(slow_link=True)),
@@ -213,7 +215,7 @@ def test_the_drivers_shell_warns_of_what_its_children_inherit():
 
 def test_our_own_deployment_is_not_in_its_own_way():
     mine = Port(number=8000, is_free=False, owner="ray::ProxyActor (pid 7)", is_ours=True)
-    assert ill({"n": cpu(port=mine)}) == []
+    assert ill({"n": cpu(ports=[mine])}) == []
 
 
 @pytest.mark.parametrize(("text", "left"), [

@@ -23,8 +23,8 @@ from pdbench.local_cluster import MARK
 TITLED = "import setproctitle, time; setproctitle.setproctitle('{}'); print('ready', flush=True); time.sleep(300)"
 
 
-def look(**http) -> Facts:
-    return Facts.model_validate(collect(True, ["ray", "no-such-thing"], ("127.0.0.1", http.get("port", 8000)), 60.0))
+def look(port: int = 8000) -> Facts:
+    return Facts.model_validate(collect(True, ["ray", "no-such-thing"], [("127.0.0.1", {"number": port})], 60.0))
 
 
 def seen(pid: int) -> dict | None:
@@ -74,9 +74,9 @@ def test_no_secret_is_among_the_facts(monkeypatch):
 def test_a_port_that_somebody_listens_at_is_not_free():
     with socket.create_server(("127.0.0.1", 0)) as server:
         number = server.getsockname()[1]
-        port = look(port=number).port
+        (port,) = look(port=number).ports
         assert not port.is_free and not port.is_ours and f"(pid {os.getpid()})" in port.owner
-    assert look(port=number).port.is_free
+    assert look(port=number).ports[0].is_free
 
 
 @pytest.mark.parametrize("title", ["VLLM::EngineCore", "ray::ServeReplica:pdbench:Decode:tiny"])

@@ -8,7 +8,8 @@ from pdbench import sla
 from pdbench.figures import View, draw
 from pdbench.figures.heatmap import FRAME
 from pdbench.figures.styles import RATIO_COLORS, faded
-from pdbench.results import ResultError, read_results
+from pdbench.level_file import ResultError
+from pdbench.results import read_results
 
 COLLOCATED = "tiny_itl100_otl11_mixed_{}"
 PACK = "tiny_itl100_otl11_mixed_pack_1xtp4-1xtp4"

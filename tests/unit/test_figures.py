@@ -6,7 +6,8 @@ import pytest
 
 from pdbench.figures import View, draw, save
 from pdbench.figures.styles import RATIO_COLORS, faded
-from pdbench.results import ResultError, read_results
+from pdbench.level_file import ResultError
+from pdbench.results import read_results
 
 SPREAD = "tiny_itl100_otl11_mixed_spread_{}_1xtp4-1xtp4"
 

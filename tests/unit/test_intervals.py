@@ -6,7 +6,7 @@ import pytest
 
 import viz
 from pdbench.intervals import level_intervals
-from pdbench.results import ResultError
+from pdbench.level_file import ResultError
 
 
 @pytest.fixture

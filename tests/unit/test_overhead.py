@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 import viz
 from pdbench import chart, decision, tables
 from pdbench.figures import View, arm_styles, draw
+from pdbench.level_file import ResultError
 from pdbench.overhead import overheads
-from pdbench.results import ResultError, read_results
+from pdbench.results import read_results
 
 
 def table(*rows, **more):

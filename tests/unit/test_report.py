@@ -14,7 +14,8 @@ from pdbench import chart, figures, provenance, report
 from pdbench.audit import Finding
 from pdbench.figures import View
 from pdbench.figures.styles import OTHER_RATIOS, RATIO_COLORS
-from pdbench.results import ResultError, read_results
+from pdbench.level_file import ResultError
+from pdbench.results import read_results
 from pdbench.sla import parse
 
 HOSTILE = "<!--<script><img src=x onerror=alert(1)>"  # <!--<script would hide the end of a script from a browser

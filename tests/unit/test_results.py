@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from pdbench.level_file import ResultError
 from pdbench.manifest import LevelRecord
-from pdbench.results import ResultError, read_results
+from pdbench.results import read_results
 
 COLLOCATED = "tiny_itl100_otl11_mixed_2xtp1"
 PD = "tiny_itl100_otl11_mixed_p1xtp1-d1xtp2"

@@ -3,7 +3,8 @@
 import pytest
 
 import viz
-from pdbench.results import ResultError, read_results
+from pdbench.level_file import ResultError
+from pdbench.results import read_results
 from pdbench.stalls import stall_lines, verdict
 
 
