@@ -98,7 +98,7 @@ def test_arms_differ_in_nothing_but_the_layout(layout, mode):
     }  # fmt: skip
     for config in plan.llm_configs.values():
         assert config["experimental_configs"] == {
-            "stream_batching_interval_ms": 0, "pd_tokenize_once": False, "_prewarm_prefill_decode": True,
+            "stream_batching_interval_ms": 0, "pd_tokenize_once": False, "_prewarm_prefill_decode": False,
         }  # fmt: skip
         assert config["engine_kwargs"]["max_model_len"] == 16000
         assert config["deployment_config"]["max_ongoing_requests"] == 8192
