@@ -330,7 +330,7 @@ def consult(monkeypatch, found, *options):
         return examination.Examination(status=worst(findings), nodes={}, findings=findings)
 
     monkeypatch.setattr(examination, "examine", examine)
-    launch_gptoss.consult_doctor(None, launch_gptoss.parse_args([*TINY, *options]))
+    launch_gptoss.consult_doctor(None, launch_gptoss.parse_args([*TINY, *options]), [("127.0.0.1", {"number": 81})])
     return asked
 
 
@@ -344,8 +344,8 @@ def test_an_ill_node_ends_the_launch_with_a_line_for_each_fault(monkeypatch, cap
 
 
 def test_the_doctor_does_not_mind_what_was_asked_for(monkeypatch):
-    asked = consult(monkeypatch, [], "--port", "81")
-    assert asked["quick"] and asked["http"] == ("127.0.0.1", 81)
+    asked = consult(monkeypatch, [])
+    assert asked["quick"] and asked["ports"] == [("127.0.0.1", {"number": 81})]
     assert not asked["ignore"] & {"NIXL_LOG_LEVEL", "UCX_TLS", "slow link"}
     slow = ["--env", "UCX_TCP_PORT_RANGE=31744-32767", "--env", "X=1", "--ucx-tls", "tcp"]
     assert {"UCX_TLS", "slow link", "X"} <= consult(monkeypatch, [], *slow)["ignore"]
