@@ -192,7 +192,7 @@ def launch(args: argparse.Namespace) -> None:
     plan, model = resolve(args, lambda hardware, *_: cluster.read_nodes(ray, hardware.accelerator))
     warn_if_verbose(args)
     if not args.no_doctor:
-        consult_doctor(ray, args, serving_path.ports(plan.path.env if plan.path else {}, args.host, args.port))
+        consult_doctor(ray, args, serving_path.ports(plan.path or serving_path.ServingPath(), args.host, args.port))
     deployment.start(ray, plan, model, deadline)
 
 

@@ -4,7 +4,6 @@ import contextlib
 import signal
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import psutil
@@ -20,12 +19,12 @@ def profiled(deployment: dict, client_pid: int, folder: Path):
     folder.mkdir(parents=True, exist_ok=True)
     program = str(Path(sys.executable).with_name("py-spy"))
     spies = []
-    for pid, (stage, _) in cpu_seconds(deployment, client_pid).items():
-        if stage not in ("Ray", "proxy") or "Proxy" in title(psutil.Process(pid)):
-            out = folder / f"{stage.replace(' ', '_')}_{pid}.json"
-            command = [program, "record", "-n", "-f", "speedscope", "-o", str(out), "-p", str(pid)]
-            spies.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
     try:
+        for pid, (stage, _) in cpu_seconds(deployment, client_pid).items():
+            if stage not in ("Ray", "proxy") or "Proxy" in title(psutil.Process(pid)):
+                out = folder / f"{stage.replace(' ', '_')}_{pid}.json"
+                command = [program, "record", "-n", "-f", "speedscope", "-o", str(out), "-p", str(pid)]
+                spies.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         yield
     finally:
         for spy in spies:
@@ -59,8 +58,3 @@ def cpu_seconds(deployment: dict, client_pid: int) -> dict[int, tuple[str, float
             times = process.cpu_times()
             found[process.pid] = (stage, times.user + times.system)
     return found
-
-
-def get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        return answer.read().decode()

@@ -15,13 +15,13 @@ URL = "http://127.0.0.1:8000"
 STACK = ["--model", "configs/models/gpt-oss-tiny.yaml", "--hardware", "configs/hardware/cpu.yaml", "--no-doctor"]
 
 
-def words(url: str, level: int, requests: int, isl: int, osl: int, result: Path) -> list[str]:
+def options(url: str, level: int, requests: int, isl: int, osl: int, result: Path) -> list[str]:
     """Options of `vllm bench serve` for so many requests, `level` of them at a time."""
     words = ["--backend", "vllm", "--base-url", url, "--endpoint", "/v1/completions", "--model", "gpt-oss-tiny"]
     words += ["--tokenizer", str(ROOT / ".cache/models/gpt-oss-tiny"), "--dataset-name", "random", "--ignore-eos"]
     words += ["--random-prefix-len", "8", "--random-input-len", str(isl - 8), "--random-output-len", str(osl)]
-    words += ["--temperature", "0"]
-    words += ["--num-prompts", str(requests), "--max-concurrency", str(level), "--percentile-metrics", "ttft,tpot,itl,e2el"]
+    words += ["--temperature", "0", "--num-prompts", str(requests), "--max-concurrency", str(level)]
+    words += ["--percentile-metrics", "ttft,tpot,itl,e2el"]
     return [*words, "--save-result", "--result-dir", str(result.parent), "--result-filename", result.name]
 
 
@@ -37,7 +37,7 @@ def client():
             def ask(url: str, level: int, requests: int, isl: int, osl: int) -> dict[str, Any]:
                 # Never the same prompts twice.
                 seed = ["--seed", str(time.time_ns() % 2**31)]
-                process.stdin.write(shlex.join([*words(url, level, requests, isl, osl, saved), *seed]) + "\n")
+                process.stdin.write(shlex.join([*options(url, level, requests, isl, osl, saved), *seed]) + "\n")
                 process.stdin.flush()
                 status, *_ = process.stdout.readline().split() or ["its end"]
                 result = json.loads(saved.read_text()) if status == "0" else {"completed": 0}
@@ -47,5 +47,4 @@ def client():
                 return result
 
             ask.pid = process.pid
-            yield ask
-            process.stdin.close()
+            yield ask  # the client ends with its input, which is closed here, also after an error

@@ -24,7 +24,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from benchmarks.client import STACK, URL, words  # noqa: E402
+from benchmarks.client import STACK, URL, options  # noqa: E402
 from pdbench.cli import ENGINES_LOADED, Parser, positive  # noqa: E402
 from pdbench.workload import Level  # noqa: E402
 
@@ -70,9 +70,10 @@ def plain(layout: str, args: argparse.Namespace, folder: Path) -> dict[str, floa
         time.sleep(SLEEPS["ready"])
         for level in args.levels:
             requests = Level("concurrency", float(level)).num_prompts(False)
-            options = words(URL, level, requests, args.isl, args.osl, folder / "plain.json")
-            run(str(Path(sys.executable).with_name("vllm")), "bench", "serve", *options)
-            measuring += json.loads((folder / "plain.json").read_text())["duration"]
+            saved = folder / "plain.json"
+            words = options(URL, level, requests, args.isl, args.osl, saved)
+            run(str(Path(sys.executable).with_name("vllm")), "bench", "serve", *words)
+            measuring += json.loads(saved.read_text())["duration"]
             time.sleep(SLEEPS["level"])
     finally:
         run("launch_gptoss.py", "--stop")

@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from benchmarks.accounting import STAGES, cpu_seconds, get, profiled  # noqa: E402
+from benchmarks.accounting import STAGES, cpu_seconds, profiled  # noqa: E402
 from benchmarks.client import STACK, URL, client  # noqa: E402
 from pdbench.cli import Parser, positive  # noqa: E402
 from pdbench.files import write_atomically  # noqa: E402
@@ -151,7 +152,8 @@ def deployed(layout: str, name: str, options: list[str]):
 
 def measure(ask, layout: str, name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Every level of an arm: what the client saw, and CPU ms per token and stage."""
-    deployment = json.loads(get(f"{URL}/pdbench/deployment"))
+    with urllib.request.urlopen(f"{URL}/pdbench/deployment", timeout=30) as answer:
+        deployment = json.load(answer)
     url = deployment.get("serving_url", URL)
     most = max(args.levels)
     ask(url, most, 2 * most, args.isl, args.osl)  # warm

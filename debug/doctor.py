@@ -26,7 +26,7 @@ from pdbench.doctor.examination import LIMIT_S, Examination, examine  # noqa: E4
 from pdbench.doctor.findings import Finding  # noqa: E402
 from pdbench.doctor.versions import RequirementsError  # noqa: E402
 from pdbench.files import write_atomically  # noqa: E402
-from pdbench.serving_path import ports  # noqa: E402
+from pdbench.serving_path import ServingPath, ports  # noqa: E402
 
 COLOURS = {"ok": "green", "n/a": "dim", "warn": "yellow", "fail": "red"}
 WIDTH_IN_A_FILE = 160
@@ -83,7 +83,7 @@ def main() -> int:
     args = parse_args()
     try:
         ray = None if args.local else cluster.connect(args.address)
-        needed = ports(load_serve().env, args.host, args.port)
+        needed = ports(ServingPath(env=load_serve().env), args.host, args.port)
         found = examine(ray, quick=args.quick, requirements=args.requirements, ports=needed, limit_s=args.timeout)
     except ConnectionError as error:
         print(f"doctor.py: error: {error}; --local looks at this machine alone", file=sys.stderr)

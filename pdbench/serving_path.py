@@ -27,8 +27,8 @@ ROUTERS = {
     "power-of-two": {},
     "round-robin": {"request_router_class": "ray.serve.experimental.round_robin_router:RoundRobinRouter"},
 }
-STATS_PORT, METRICS_PORT = "RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"
-DEFAULT_PORTS = {STATS_PORT: 8404, METRICS_PORT: 9101}
+STATS_PORT = "RAY_SERVE_HAPROXY_STATS_PORT"
+DEFAULT_PORTS = {STATS_PORT: 8404, "RAY_SERVE_HAPROXY_METRICS_PORT": 9101}
 FALLBACK = "SERVE_PROXY_ACTOR-fallback"
 
 
@@ -77,6 +77,8 @@ def choose(
         raise ValueError(f"--serve-env {wrong}: only RAY_SERVE_* and RAYLLM_* are read by Ray Serve; --env is for the engines")
     if DIRECT_STREAMING in given:
         raise ValueError(f"--serve-env {DIRECT_STREAMING}: use --direct-streaming")
+    if wrong := next((name for name in DEFAULT_PORTS if not env.get(name, "1").isdecimal()), None):
+        raise ValueError(f"--serve-env {wrong}={env[wrong]}: not a port")
     if direct_streaming:
         if ray < SINCE_RAY:
             raise ValueError(f"--direct-streaming needs Ray >= 2.56, this is {'.'.join(map(str, ray))}")
@@ -119,15 +121,16 @@ def check_host(path: ServingPath, host: str, has_remote: bool) -> None:
                          f"or 0.0.0.0, or launch with --serve-env {HA_PROXY}=0")  # fmt: skip
 
 
-def ports(env: dict[str, str], host: str, port: int) -> list[tuple[str, dict[str, Any]]]:
+def ports(path: ServingPath, host: str, port: int) -> list[tuple[str, dict[str, Any]]]:
     """What servers of the head listen at, each address with the fields of a `doctor.facts.Port`.
 
     HAProxy's own two are bound on every address, by Ray's template.
     """
     found = [(host, {"number": port})]
-    if env.get(HA_PROXY) == "1":
-        found += [("0.0.0.0", {"number": int(env.get(name, number)), "server": "HAProxy", "option": f"--serve-env {name}=N"})
-                  for name, number in DEFAULT_PORTS.items()]  # fmt: skip
+    if path.has_haproxy:
+        for name, default in DEFAULT_PORTS.items():
+            needed = {"number": int(path.env.get(name, default)), "server": "HAProxy", "option": f"--serve-env {name}=N"}
+            found.append(("0.0.0.0", needed))
     return found
 
 

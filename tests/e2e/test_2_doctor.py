@@ -66,6 +66,7 @@ def test_a_healthy_cluster_is_green(local_cluster):
     assert re.match(r"all \d+ of ", findings["pins"][0]["seen"])
     assert findings["GPUs"][0]["status"] == findings["EFA"][0]["status"] == "n/a"
     assert [f["nodes"] for f in findings["port 8000"]] == [NODES[:1]], "the head alone serves HTTP"
+    assert [f["nodes"] for f in findings["port 8404"]] == [f["nodes"] for f in findings["port 9101"]] == [NODES[:1]]
 
 
 def test_a_wrong_pin_and_a_loud_shell_are_told(local_cluster, tmp_path):

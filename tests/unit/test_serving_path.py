@@ -85,11 +85,13 @@ def test_direct_streaming_is_told_to_ray_and_keeps_the_router_of_all_arms():
 
 
 def test_haproxy_needs_two_ports_of_its_own():
-    def numbers(env):
-        return [port["number"] for _, port in serving_path.ports(env, "127.0.0.1", 8000)]
+    def numbers(**env):
+        return [port["number"] for _, port in serving_path.ports(ServingPath(env=env), "127.0.0.1", 8000)]
 
-    assert numbers({}) == [8000] and numbers(HAPROXY.env) == [8000, 8404, 9101]
-    assert numbers(HAPROXY.env | {"RAY_SERVE_HAPROXY_STATS_PORT": "8405"}) == [8000, 8405, 9101]
+    assert numbers() == [8000] and numbers(**HAPROXY.env) == [8000, 8404, 9101]
+    assert numbers(**HAPROXY.env, RAY_SERVE_HAPROXY_STATS_PORT="8405") == [8000, 8405, 9101]
+    with pytest.raises(ValueError, match="--serve-env RAY_SERVE_HAPROXY_STATS_PORT=x: not a port"):
+        choose(DEFAULT, {"RAY_SERVE_HAPROXY_STATS_PORT": "x"}, {}, False, "power-of-two", (2, 60, 0))
 
 
 @pytest.mark.parametrize("router", [r["request_router_class"] for r in serving_path.ROUTERS.values() if r])

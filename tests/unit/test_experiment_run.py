@@ -1,0 +1,234 @@
+"""What a run of an experiment does when an arm fails or was measured already; its commands are recorded, not run."""
+
+import functools
+import json
+import subprocess
+
+import pytest
+from small_experiment import ARMS, SLOW, small_experiment
+
+import run_experiment
+from pdbench import experiment as plan
+from pdbench.manifest import LevelRecord, Manifest
+from pdbench.workload import Level
+
+
+@pytest.fixture
+def write(tmp_path):
+    return functools.partial(small_experiment, tmp_path)
+
+
+class Recorded(run_experiment.Run):
+    """Notes each command; those of `fails` exit with 1. Gates save their tokens."""
+
+    fails: set = set()
+
+    def __init__(self, experiment, results):
+        super().__init__("small", experiment, results)
+        self.ran = []
+
+    def _step(self, step, title):
+        self.ran.append((step.arm, step.what))
+        self.drawn = step
+        if (step.arm, step.what) in self.fails:
+            raise subprocess.CalledProcessError(1, step.command)
+        elif "--save" in step.command:
+            plan.tokens_file(self.name, self.results).write_text("{}")
+
+
+DOCTOR = (None, "doctor")
+WHOLE = [(arm, what) for arm in ARMS for what in ("launch", "check", "sweep", "stop")]
+
+
+@pytest.fixture
+def run(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "measured_seconds", lambda *args: 0.0)  # nothing is measured
+    return Recorded(plan.load_experiment(write()), tmp_path / "results")
+
+
+def test_a_run_measures_every_arm_then_draws(run):
+    run.all()
+    assert run.ran == [DOCTOR, *WHOLE, (None, "figure")] and run.failed == {}
+    assert (run.results / "small.sh").read_text() == plan.script("small", run.experiment, run.results)
+    assert not run.running.exists()
+
+
+def test_on_ill_nodes_nothing_is_measured_and_the_cluster_is_stopped(run):
+    run.fails = {DOCTOR}
+    with pytest.raises(subprocess.CalledProcessError):
+        on_local_cluster(run).all()
+    assert run.ran == [(None, "cluster"), DOCTOR, (None, "cluster")] and not run.running.exists()
+
+
+def test_without_the_doctor_neither_the_run_nor_a_launch_asks_it(run):
+    script = plan.script("small", run.experiment, run.results)
+    assert script.count("debug/doctor.py --quick --brief\n") == 1 and "--no-doctor" not in script
+    assert script.index("doctor.py") < script.index("launch_gptoss.py")
+    run.experiment = run.experiment.model_copy(update={"doctor": False})
+    script = plan.script("small", run.experiment, run.results)
+    assert "doctor.py" not in script and script.count("--no-doctor") == script.count("--layout") == 2
+    run.all()
+    assert run.ran == [*WHOLE, (None, "figure")]
+
+
+def test_one_arms_failure_does_not_lose_the_others(run):
+    run.fails = {("pack_p1xtp1-d1xtp1", "check")}
+    run.experiment.arms.append(plan.Arm(layout="1xtp1"))
+    run.all()
+    assert run.failed == {"pack_p1xtp1-d1xtp1": "check exited with 1"}
+    assert run.ran[5:8] == [(ARMS[1], "launch"), (ARMS[1], "check"), (ARMS[1], "stop")], "stopped, and not measured"
+    assert [what for arm, what in run.ran if arm == "1xtp1"] == ["launch", "sweep", "stop"]
+    assert (None, "figure") not in run.ran
+
+
+def test_without_the_collocated_tokens_no_pd_arm_is_launched(run):
+    run.fails = {("2xtp1", "launch")}
+    run.all()
+    assert "small_tokens.json is missing: the collocated arm must be measured first" in run.failed[ARMS[1]]
+    assert run.ran == [DOCTOR, ("2xtp1", "launch"), ("2xtp1", "stop")]
+
+
+def test_an_arm_that_cannot_be_measured_here_is_left_out_and_named(run, monkeypatch, capfd):
+    monkeypatch.setattr(run_experiment, "vllm_version", lambda: (0, 13, 0))
+    run.experiment.arms[1] = run.experiment.arms[1].model_copy(update={"needs_vllm": "0.14"})
+    run.all()
+    assert run.left_out == {ARMS[1]: "needs vLLM 0.14, here is 0.13.0"} and run.failed == {}
+    assert run.ran == [DOCTOR, *WHOLE[:4], (None, "figure")]
+    assert ARMS[1] not in " ".join(run.drawn.command) and ARMS[0] in " ".join(run.drawn.command)
+    run.report()
+    assert f"small: left out: {ARMS[1]}: needs vLLM 0.14, here is 0.13.0" in capfd.readouterr().out
+
+
+def test_a_link_that_cannot_be_slowed_leaves_its_arm_out(write, tmp_path, monkeypatch):
+    run = Recorded(plan.load_experiment(write(arms=[{"layout": "2xtp1"}, SLOW])), tmp_path / "results")
+    monkeypatch.setattr(plan, "measured_seconds", lambda *args: 0.0)
+    monkeypatch.setattr(plan.slow_link, "is_slow", lambda: False)
+    monkeypatch.setattr(plan.slow_link, "why_not", lambda: "no tc here")
+    run.all()
+    assert run.left_out == {"spread_p1xtp1-d1xtp1_slow": "no tc here"} and (None, "figure") in run.ran
+    monkeypatch.setattr(plan.slow_link, "why_not", lambda: None)
+    again = Recorded(run.experiment, tmp_path / "other")
+    again.all()
+    assert [what for _, what in again.ran[5:]] == ["link", "launch", "check", "sweep", "stop", "link", "figure"]
+
+
+def measure(run, make_manifest, arm, stems):
+    """What run_bm.sh leaves of levels that count."""
+    folder = run.results / plan.folder("small", arm, run.experiment)
+    folder.mkdir(parents=True)
+    manifest = make_manifest()
+    known = {"command": "vllm bench serve", "launched": "now", "seed": 1, "warmup_seed": 2}
+    known |= {"started": "now", "ended": "now", "ok": True}
+    asked = {stem: Level.from_filename(f"{stem}.json").num_prompts() for stem in stems}
+    manifest.levels = [LevelRecord(level=stem, num_prompts=n, **known) for stem, n in asked.items()]
+    manifest.write(folder)
+    for stem in stems:
+        (folder / f"{stem}.json").write_text("{}")
+    return folder
+
+
+def test_what_was_measured_is_not_launched_again(run, make_manifest):
+    folder = measure(run, make_manifest, run.experiment.arms[0], ["conc1", "conc2", "conc1_rep2", "conc2_rep2"])
+    plan.tokens_file("small", run.results).write_text("{}")
+    run.all()
+    assert run.ran == [DOCTOR, *WHOLE[4:], (None, "figure")]
+    (folder / "conc2_rep2.json").unlink()
+    again = Recorded(run.experiment, run.results)
+    again.all()
+    assert again.ran[1:5] == WHOLE[:4], "a level without its file is measured"
+
+
+def test_what_a_killed_run_left_is_stopped_first(run):
+    run.results.mkdir()
+    run.running.touch()
+    run.all()
+    assert run.ran[0] == (None, "stop") and run.ran[1:] == [DOCTOR, *WHOLE, (None, "figure")]
+
+
+def on_local_cluster(run):
+    run.experiment.local_workers = 2
+    return run
+
+
+def test_a_local_cluster_is_started_and_stopped_around_the_arms(run):
+    on_local_cluster(run).all()
+    assert run.ran == [(None, "cluster"), DOCTOR, *WHOLE, (None, "cluster"), (None, "figure")]
+
+
+def test_the_cluster_that_a_killed_run_left_is_stopped_first(run):
+    run.results.mkdir()
+    run.running.touch()
+    on_local_cluster(run).all()
+    assert run.ran[:4] == [(None, "cluster"), (None, "cluster"), DOCTOR, WHOLE[0]] and not run.running.exists()
+
+
+def test_somebody_elses_cluster_is_left_alone(run):
+    """Starting fails where a cluster runs already: that one is not this run's to stop, now or next time."""
+    run.fails = {(None, "cluster")}
+    with pytest.raises(subprocess.CalledProcessError):
+        on_local_cluster(run).all()
+    assert run.ran == [(None, "cluster")] and not run.running.exists()
+
+
+def test_a_stop_that_fails_is_told(run):
+    run.fails = {("2xtp1", "stop")}
+    run.all()
+    assert run.failed == {"2xtp1": "stop exited with 1"} and ("pack_p1xtp1-d1xtp1", "sweep") in run.ran
+
+
+def test_lines_of_a_command_are_passed_on(write, tmp_path, capfd):
+    run = run_experiment.Run("small", plan.load_experiment(write()), tmp_path)
+    run._step(plan.Step("sweep", ["bash", "-c", "echo '[a] run_bm: level conc1'; echo wrong >&2"], "2xtp1"), "title")
+    assert capfd.readouterr().out.splitlines()[1:] == ["[a] run_bm: level conc1", "wrong"]
+
+
+def test_after_an_interruption_nothing_is_left_to_stop(run):
+    def interrupted(todo):
+        raise KeyboardInterrupt
+
+    run._rounds = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        on_local_cluster(run).all()
+    assert run.ran == [(None, "cluster"), DOCTOR, (None, "cluster")] and not run.running.exists()
+
+
+def test_what_must_not_be_concluded_ends_the_report(write, tmp_path, capfd):
+    run = run_experiment.Run("small", plan.load_experiment(write(cannot_show="nothing about GPUs")), tmp_path)
+    run.report()
+    assert capfd.readouterr().out.splitlines()[-1] == "nothing about GPUs"
+
+
+def test_times_add_up_over_runs(write, tmp_path, monkeypatch):
+    run = run_experiment.Run("small", plan.load_experiment(write()), tmp_path)
+    step = plan.Step("sweep", ["true"], "2xtp1")
+    run.times = {"2xtp1": {"measuring": 5.0, "waiting": 100.0}}
+    run._step(step, "title")
+    assert json.loads(run.times_file.read_text())["2xtp1"]["waiting"] >= 100.0
+    run._count("2xtp1", "measuring", 20.0, out_of="waiting")
+    assert run.times["2xtp1"]["measuring"] == 25.0 and 80.0 <= run.times["2xtp1"]["waiting"] < 90.0, "of a sweep's time"
+    with pytest.raises(subprocess.CalledProcessError):
+        run._step(plan.Step("sweep", ["false"], "2xtp1"), "title")
+
+
+def test_loading_engines_is_told_apart_from_the_rest_of_a_launch(write, tmp_path, capfd):
+    run = run_experiment.Run("small", plan.load_experiment(write()), tmp_path)
+    run._step(plan.Step("launch", ["bash", "-c", "echo 'launch: engines loaded in 0.2 s'; sleep 0.3"], "2xtp1"), "title")
+    run._count("2xtp1", "measuring", 1.0)
+    spent = run.times["2xtp1"]
+    assert spent["loading"] == 0.2 and 0.1 <= spent["launching"] < 5
+    run.report()
+    share = 1.2 / (1.2 + spent["launching"])
+    assert f"{share:.0%} of the arms' time was loading engines or measuring" in capfd.readouterr().out
+
+
+def test_measuring_is_what_the_bench_client_took(write, tmp_path, make_manifest):
+    """Of three levels one was measured before, and one does not count: 7 s are left."""
+    run = Recorded(plan.load_experiment(write()), tmp_path)
+    folder = measure(run, make_manifest, run.experiment.arms[0], ["conc1", "conc2", "conc1_rep2"])
+    manifest = Manifest.read(folder)
+    for record, started, ok, seconds in zip(manifest.levels, ("2", "3", "4"), (True, True, False), (3, 7, 11)):
+        record.started, record.ok = f"2026-01-01T00:00:0{started}.000+00:00", ok
+        (folder / f"{record.level}.json").write_text(json.dumps({"duration": seconds}))
+    manifest.write(folder)
+    found = plan.measured_seconds("small", run.experiment.arms[0], run.experiment, tmp_path, "2026-01-01T00:00:02.500+00:00")
+    assert found == 7
