@@ -42,8 +42,12 @@ def env(**variables: str) -> list[str]:
     return [word for name, value in variables.items() for word in ("--serve-env", f"RAY_SERVE_{name}={value}")]
 
 
-OFF = env(ENABLE_HA_PROXY="0", THROUGHPUT_OPTIMIZED="0")
-BATCHES = ["--llm-option", "stream_batching_interval_ms=50"]
+def llm(**options: str) -> list[str]:
+    return [word for name, value in options.items() for word in ("--llm-option", f"{name}={value}")]
+
+
+OFF = env(ENABLE_HA_PROXY="0", THROUGHPUT_OPTIMIZED="0") + llm(pd_tokenize_once="false", prewarm_prefill_decode="false")
+BATCHES = llm(stream_batching_interval_ms="50")
 # Options of launch_gptoss.py by arm; what is not named is as configs/serve.yaml has it.
 ARMS = {
     CONTROL: [],
@@ -68,9 +72,11 @@ ALONE = {
 # Where there are several replicas to choose from, or P and D.
 ALONE_OF = {
     "2xtp1": {"ours, round-robin": ["--router", "round-robin"]},
-    "p1xtp1-d1xtp1": {"ours, tokenized once": ["--llm-option", "pd_tokenize_once=true"],
-                      "ours, prewarmed": ["--llm-option", "prewarm_prefill_decode=true"]},
-}  # fmt: skip
+    "p1xtp1-d1xtp1": {
+        "ours, tokenized by P and D": llm(pd_tokenize_once="false"),
+        "ours, not prewarmed": llm(prewarm_prefill_decode="false"),
+    },
+}
 REACHED = ("request_throughput", "median_ttft_ms", "median_tpot_ms", "median_itl_ms", "p99_itl_ms")
 # Its tables need as much, also in a file.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)

@@ -194,8 +194,8 @@ def _identity(old: Manifest, deployment: Deployment | None, args: argparse.Names
 
 def settle(args: argparse.Namespace) -> None:
     """Note the engines' counters, so that what the first level adds to them can be told."""
-    if deployment := Manifest.read(Path(args.folder)).deployment:
-        level_gates.settle(args.base_url, Path(args.folder) / SNAPSHOT, deployment)
+    if Manifest.read(Path(args.folder)).deployment:
+        level_gates.settle(args.base_url, Path(args.folder) / SNAPSHOT)
 
 
 def finish(args: argparse.Namespace) -> None:

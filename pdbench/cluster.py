@@ -170,6 +170,31 @@ def _on_every_node(ray, function, *args) -> dict[str, object]:
     return futures
 
 
+class Nodes:
+    """One process on each living node that runs functions there for as long as this object is: to start one takes seconds."""
+
+    def __init__(self):
+        self.actors: dict[str, object] = {}
+
+    def run(self, ray, function, *args) -> list:
+        """The results of `function(*args)` on each node, as `on_every_node` has them."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        travel_by_value(ray)
+        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        for node in (node for node in alive if node not in self.actors):
+            here = NodeAffinitySchedulingStrategy(node, soft=False)
+            self.actors[node] = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=1)(_Runner).options(
+                scheduling_strategy=here
+            ).remote()  # fmt: skip
+        return ray.get([self.actors[node].run.remote(function, *args) for node in alive])
+
+
+class _Runner:
+    def run(self, function, *args):
+        return function(*args)
+
+
 def travel_by_value(ray) -> None:
     """Have what this process sends to Ray carry this package's code along."""
     with contextlib.suppress(ImportError):  # on a node without the repository, where it came by value itself

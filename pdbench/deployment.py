@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from pdbench import client, cluster, describe, gates, readiness, servers, serving, serving_path, stack, tiny
+from pdbench import client, cluster, counters, describe, gates, readiness, servers, serving, serving_path, stack, tiny
 from pdbench.bare import ControlPlan
 from pdbench.cli import ENGINES_LOADED
 from pdbench.configs import ROOT, ModelConfig
@@ -39,6 +39,7 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
         tiny.ensure_tiny_model(Path(model.source), model.tiny)
     say(f"layout {plan.layout}, {plan.mode}, on {plan.placement}")
     base_url = f"http://{plan.http['host']}:{plan.http['port']}"
+    cluster.on_every_node(ray, counters.prepare, counters.folder(plan.http["port"]))
     try:
         begun = time.monotonic()
         if isinstance(plan, ControlPlan):
@@ -57,6 +58,7 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
             checks.append(pin_ranks(ray, plan))
     except BaseException as error:
         fail(ray, error, started)
+        cluster.on_every_node(ray, counters.remove, counters.folder(plan.http["port"]))
         if isinstance(error, ray.exceptions.RayError):
             raise LaunchError(str(error).strip().splitlines()[-1]) from None
         raise
@@ -186,7 +188,8 @@ def stop(ray, deadline: float) -> None:
     Raises:
         TimeoutError: something is left at the deadline (`time.monotonic()`).
     """
-    replicas = [*serving.replicas(serving.serve_details()), *servers.states()]
+    details = serving.serve_details()
+    replicas = [*serving.replicas(details), *servers.states()]
     trees = cluster.on_every_node(ray, cluster.process_tree, [r["pid"] for r in replicas if r["pid"]])
     ended = [servers.stop(ray), serving.stop(deadline)]
     say("stopped" if any(ended) else "no deployment was running")
@@ -195,6 +198,8 @@ def stop(ray, deadline: float) -> None:
             left = cluster.on_every_node(ray, cluster.process_tree, left)[ip]
             if left and time.monotonic() > deadline:
                 raise TimeoutError(f"processes {left} on {ip} are still there")
+    if details:
+        cluster.on_every_node(ray, counters.remove, counters.folder(details["http_options"]["port"]))
 
 
 def status() -> dict | None:

@@ -4,36 +4,20 @@ Results learn their provenance from here, over the same address that they are me
 from what a caller claims. Idle while nobody asks.
 """
 
-import os
 from typing import Any
 
 # Names, not modules: what the app uses travels to its node by value.
-from pdbench.cluster import engine_lines, on_every_node
+from pdbench.cluster import Nodes, engine_lines
+from pdbench.counters import ENV, by_role, of_node
 from pdbench.layout import CONTROLS
 from pdbench.readiness import ask_each, ask_servers, can_address_replicas
-from pdbench.servers import counters, engine_counts, states
+from pdbench.servers import engine_counts, states
 from pdbench.serving import APP, replica_counts, replicas, role_of, serve_details
 from pdbench.serving_path import FALLBACK, HA_PROXY, haproxy_servers
 from pdbench.ucx_log import TABLE, read_tables, transports_of
 
 NAME = "pdbench-describe"
 ROUTE = "/pdbench"
-
-# Engine counters by the name under which Ray exports them (vLLM's, with ":" as "_"); plain servers tell their own at once.
-COUNTERS = {
-    "kv_bytes": "ray_vllm_nixl_bytes_transferred_sum",
-    "kv_transfers": "ray_vllm_nixl_bytes_transferred_count",
-    "kv_seconds": "ray_vllm_nixl_xfer_time_seconds_sum",
-    "kv_failed": "ray_vllm_nixl_num_failed_transfers_total",
-    "kv_expired": "ray_vllm_nixl_num_kv_expired_reqs_total",
-    "requests": "ray_vllm_request_success_total",
-    "prompt_tokens": "ray_vllm_prompt_tokens_total",
-    "prefix_cache_queries": "ray_vllm_prefix_cache_queries_total",
-    "prefix_cache_hits": "ray_vllm_prefix_cache_hits_total",
-}
-
-
-AT_ONCE_S = 1.0
 
 
 class Describe:
@@ -44,6 +28,7 @@ class Describe:
         self.is_control = record["mode"] in CONTROLS
         path = record.get("serving_path") or {"env": {}}
         self.has_haproxy = path["env"].get(HA_PROXY) == "1"
+        self.nodes = Nodes()
         self.seeds: list[int] = []  # of all prompts that these engines may have in their prefix caches
 
     async def __call__(self, request):
@@ -51,12 +36,9 @@ class Describe:
 
         what = (request.method, request.url.path.rstrip("/").rsplit("/", 1)[-1])
         if what == ("GET", "deployment"):
-            # Set where the cluster is started; its workers inherit it.
-            every_ms = float(os.environ.get("RAY_metrics_report_interval_ms", 10_000))  # noqa: SIM112
-            every_s = AT_ONCE_S if self.is_control else every_ms / 1e3
-            return JSONResponse(self.record | {"replicas": self._replicas(), "counters_every_s": every_s})
+            return JSONResponse(self.record | {"replicas": self._replicas()})
         if what == ("GET", "counters"):
-            return JSONResponse(await self._counters())
+            return JSONResponse(self._counters())
         if what == ("GET", "haproxy"):
             return JSONResponse(haproxy_servers() if self.has_haproxy else [])
         if what == ("GET", "transports"):
@@ -96,30 +78,16 @@ class Describe:
         """What has carried KV reads so far, in the words that UCX printed on any node."""
         import ray
 
-        lines = on_every_node(ray, engine_lines, TABLE, self.started)
-        return transports_of([read for of_node in lines.values() for read in read_tables(of_node)])
+        lines = self.nodes.run(ray, engine_lines, TABLE, self.started)
+        return transports_of([read for of_node in lines for read in read_tables(of_node)])
 
-    async def _counters(self) -> dict[str, dict[str, float]]:
+    def _counters(self) -> dict[str, dict[str, float]]:
         """Counters since the start, over the living replicas of each role: {role: {name: value}}."""
-        import re
-
-        import aiohttp
         import ray
 
-        if self.is_control:
-            return await counters(states(), {vllm.replace("ray_vllm_", "vllm:"): name for name, vllm in COUNTERS.items()})
-        names = {exported: name for name, exported in COUNTERS.items()}
-        line = re.compile(r'^(ray_vllm_\w+)\{.*?ReplicaId="(\w+)".*\} (\S+)$', re.MULTILINE)
-        # Ray goes on exporting the counters of replicas that are gone.
-        roles = {r["replica_id"]: r["role"] for r in self._replicas() if r["role"] != "ingress"}
-        found: dict[str, dict[str, float]] = {role: {} for role in roles.values()}
-        async with aiohttp.ClientSession() as session:
-            for node in (n for n in ray.nodes() if n["Alive"]):
-                url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-                async with session.get(url) as response:
-                    for exported, replica, value in line.findall(await response.text()):
-                        if (name := names.get(exported)) and (role := roles.get(replica)):
-                            found[role][name] = found[role].get(name, 0.0) + float(value)
+        engines = [replica for replica in self._replicas() if replica["role"] != "ingress"]
+        folder = next(iter(self.record["llm_configs"].values()))["runtime_env"]["env_vars"][ENV]
+        found = by_role(engines, self.nodes.run(ray, of_node, folder, engines))
         if self.has_haproxy:
             # To a slower proxy, where HAProxy held the replicas for dead.
             others = [server["requests"] for server in haproxy_servers() if server["name"].startswith(FALLBACK)]

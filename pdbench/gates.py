@@ -33,8 +33,7 @@ AGREEMENT, MAX_GAP = 0.95, 0.5
 MAX_DRAWS = 100
 OTHER_CACHE = "the KV cache that arrives is not the one that was computed: see vLLM's issues on this pair of TP sizes"
 NO_TRANSFER = "see the engines' logs for NIXL's errors; a decode replica that computed prompts itself is not PD"
-# Ray exports counters every 10 s.
-COUNTERS_TIMEOUT_S = 30.0
+COUNTERS_TIMEOUT_S = 10.0
 
 
 async def decided_prompts(base_url: str, model: str, seed: int, longest: int, tell) -> tuple[list, list]:
@@ -152,8 +151,7 @@ async def _kv_counters(base_url: str) -> dict[str, float]:
 async def kv_moved(base_url: str, before: dict[str, float], requests: int) -> Gate:
     """Gate `kv-transfer`: NIXL moved a KV cache for each request; equal tokens alone could be a recompute.
 
-    Ray exports counters every few seconds, so they are read until all transfers show or time is up; for
-    the same reason those of a request just before, such as the launch's, may be counted in.
+    An engine counts a transfer a moment after its request was answered, so counters are read until all show or time is up.
     """
     deadline = time.monotonic() + COUNTERS_TIMEOUT_S
     while True:

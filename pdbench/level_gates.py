@@ -1,6 +1,6 @@
 """Checks around each level: what the engines and the client did while it was measured.
 
-A level counts only if all pass. Counters are vLLM's own, as Ray or a plain server exports them, over all replicas of a role.
+A level counts only if all pass. Counters are vLLM's own, over all replicas of a role.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ MAX_CLIENT_SHARE = 0.9
 # Of the prompts whose tokens the collocated arm has saved, so many are compared after each level.
 LEVEL_PROMPTS = 4
 READY_TIMEOUT_S = 120
-# By so much Ray may export a counter later than it should, where the cores are busy.
-LATE_S = 1.0
+# An engine counts a request a moment after its last token has left; so long may that take.
+COUNTED_S = 10.0
 
 
 class Snapshot(Strict):
@@ -68,15 +68,14 @@ class ClientUse(Strict):
     wall: float
 
 
-def settle(base_url: str, path: Path, deployment: Deployment) -> None:
-    """Keep in `path` what the engines had done before the call: wait until it is exported."""
-    time.sleep(deployment.counters_every_s + LATE_S)
+def settle(base_url: str, path: Path) -> None:
+    """Keep in `path` what the engines had done before the call."""
     asyncio.run(_snapshot(base_url)).write(path)
 
 
-async def _after_level(base_url: str, before: Snapshot, requests: int, every_s: float) -> Snapshot:
-    """A snapshot as soon as it shows `requests` more than `before`, or when two exports and some time did not."""
-    deadline = time.monotonic() + 2 * every_s + 10 * LATE_S
+async def _after_level(base_url: str, before: Snapshot, requests: int) -> Snapshot:
+    """A snapshot as soon as it shows `requests` more than `before`, or when it should have."""
+    deadline = time.monotonic() + COUNTED_S
     while True:
         found = await _snapshot(base_url)
         if found.requests - before.requests >= requests or time.monotonic() > deadline:
@@ -209,8 +208,7 @@ def check(base_url: str, path: Path, deployment: Deployment, asked: Asked, used:
     """Judge the level that ended just now and keep its snapshot in `path` for the next one."""
 
     async def ask() -> tuple[Snapshot, Any]:
-        requests = asked.requests + len(before.since)
-        after = await _after_level(base_url, before, requests, deployment.counters_every_s)
+        after = await _after_level(base_url, before, asked.requests + len(before.since))
         ucx = deployment.transport and deployment.transport["backend"] == "UCX"
         return after, await transports_named(base_url) if ucx else None
 

@@ -80,7 +80,7 @@ class Deployment(Strict):
     kv_cache: dict[str, Any] | None = Field(default=None, description="shape, as in the model's file")
     transport: dict[str, Any] | None
     decode_bench: bool = Field(default=False, description="prompts' KV caches are filled, not computed")
-    counters_every_s: float = Field(default=10.0, description="how often the engines' counters are exported")
+    counters_every_s: float | None = Field(default=None, description="of older manifests: how often counters were exported")
     serving_url: str | None = Field(default=None, description="where requests go, where it is not what describes itself")
     servers: dict[str, str] = Field(default={}, description="command lines of a control arm's processes, by name")
     serving_path: dict[str, Any] | None = Field(

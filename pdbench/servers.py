@@ -22,7 +22,6 @@ from pdbench.serving import POLL_S, LaunchError
 NAMESPACE = "pdbench"
 PREFIX = "pdbench-bare-"
 ANSWER_S = 30.0
-METRIC = re.compile(r"^(vllm:\w+)(?:\{.*\})? (\S+)$", re.MULTILINE)
 
 
 class Keeper:
@@ -183,27 +182,6 @@ def engine_counts(found: list[dict[str, Any]]) -> dict[str, int]:
     """Running servers by role, but the router; `found` is of `states`."""
     roles = [state["role"] for state in found if state["runs"] and state["role"] != "ingress"]
     return {role: roles.count(role) for role in dict.fromkeys(roles)}
-
-
-async def counters(found: list[dict[str, Any]], names: dict[str, str]) -> dict[str, dict[str, float]]:
-    """Counters since the start, from the servers' own /metrics: {role: {name: value}}.
-
-    Args:
-        found: of `states`.
-        names: by the name that vLLM gives them.
-    """
-    import aiohttp
-
-    running = [state for state in found if state["runs"] and state["role"] != "ingress"]
-    totals: dict[str, dict[str, float]] = {state["role"]: {} for state in running}
-    async with aiohttp.ClientSession() as session:
-        for state in running:
-            async with session.get(f"{state['url']}/metrics") as response:
-                for exported, value in METRIC.findall(await response.text()):
-                    if name := names.get(exported):
-                        of_role = totals[state["role"]]
-                        of_role[name] = of_role.get(name, 0.0) + float(value)
-    return totals
 
 
 def stop(ray) -> bool:

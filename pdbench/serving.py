@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pdbench import counters
 from pdbench.cluster import Placement
 from pdbench.configs import HardwareConfig, ModelConfig
 from pdbench.layout import CONTROLS, Layout, Pool
@@ -74,7 +75,7 @@ def make_plan(
             "ray_actor_options": {"num_cpus": 0, "resources": {HEAD_RESOURCE: PIN}},
         },
         llm_configs={
-            role: _llm_config(model, hardware, role, pool, node and node.ip, transport, path)
+            role: _llm_config(model, hardware, role, pool, node and node.ip, transport, path, port)
             for role, (pool, node) in pools.items()
         },
         http={"host": host, "port": port},
@@ -99,14 +100,14 @@ def with_decode_bench(plan: Plan) -> Plan:
 
 def _llm_config(
     model: ModelConfig, hardware: HardwareConfig, role: str, pool: Pool, node_ip: str | None, transport: Transport,
-    path: ServingPath,
+    path: ServingPath, port: int,
 ) -> dict[str, Any]:
     """Arguments of one `ray.serve.llm.LLMConfig`."""
     engine = {
         **hardware.engine_kwargs, **model.engine_kwargs,
         "tensor_parallel_size": pool.tp, "max_model_len": model.max_model_len,
     }  # fmt: skip
-    env = dict(hardware.env)
+    env = dict(hardware.env) | {counters.ENV: counters.folder(port)}
     if role != "collocated":
         engine["kv_transfer_config"] = transport.kv_transfer_config(
             role, hardware.kv_buffer_device, hardware.kv_connector_extra_config, Stack.installed()
@@ -132,7 +133,8 @@ def _llm_config(
         },
         "runtime_env": {"env_vars": env},
         "experimental_configs": path.llm_options,
-        "log_engine_metrics": True,
+        # Else vLLM counts through Ray alone, which tells it late: see counters.py.
+        "log_engine_metrics": False,
     }
     if hardware.accelerator == "CPU":
         config["accelerator_config"] = {"kind": "cpu"}

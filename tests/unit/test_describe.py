@@ -39,13 +39,6 @@ def test_the_deployment_tells_its_replicas_as_they_are_now(ask):
     assert told["replicas"] == [{"role": "decode", "replica_id": "r1", "node_id": "n", "node_ip": "127.0.0.3", "pid": 7}]
 
 
-def test_it_tells_how_often_counters_are_exported(ask, monkeypatch):
-    monkeypatch.delenv("RAY_metrics_report_interval_ms", raising=False)
-    assert ask("GET", "/pdbench/deployment")[1]["counters_every_s"] == 10
-    monkeypatch.setenv("RAY_metrics_report_interval_ms", "5000")
-    assert ask("GET", "/pdbench/deployment")[1]["counters_every_s"] == 5
-
-
 def test_gates_and_seeds_are_kept(ask):
     assert ask("GET", "/pdbench/seeds") == (200, [])
     assert ask("POST", "/pdbench/seeds", [1, 2]) == ask("POST", "/pdbench/seeds/", [3]) == (200, {})

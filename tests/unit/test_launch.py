@@ -73,7 +73,8 @@ def test_the_dry_run_of_the_study_prints_a_right_plan():
         bundles = [{"GPU": 1, "node:<node1>": 0.001}] * tp
         assert config["placement_group_config"] == {"bundles": bundles, "strategy": "STRICT_PACK"}
         assert config["experimental_configs"]["stream_batching_interval_ms"] == 0
-        assert config["runtime_env"] == {"env_vars": {"UCX_PROTO_INFO": "y"}}
+        counters = {"PROMETHEUS_MULTIPROC_DIR": "/dev/shm/pdbench-counters-8000"}
+        assert config["runtime_env"] == {"env_vars": {"UCX_PROTO_INFO": "y"} | counters}
         assert config["accelerator_type"] == "H100"
 
 
@@ -126,12 +127,13 @@ def test_options_go_where_they_belong(monkeypatch, capsys):
     for config in plan["llm_configs"].values():
         assert config["model_loading_config"] == {"model_id": "name", "model_source": "hub/weights"}
         assert config["runtime_env"]["env_vars"]["UCX_TLS"] == "tcp,cma"
+        assert config["runtime_env"]["env_vars"]["PROMETHEUS_MULTIPROC_DIR"] == "/dev/shm/pdbench-counters-81"
     fabric = dry_run(monkeypatch, capsys, "--layout", "p1xtp1-d1xtp1", "--pd-pack", "--use-libfabric", *BIG)
     assert fabric["transport"]["backend"] == "LIBFABRIC"
     for config in fabric["llm_configs"].values():
         transfer = config["engine_kwargs"]["kv_transfer_config"]
         assert transfer["kv_connector_extra_config"] == {"backends": ["LIBFABRIC"]}
-        assert config["runtime_env"] == {"env_vars": {}}
+        assert not [name for name in config["runtime_env"]["env_vars"] if name.startswith("UCX")]
 
 
 def test_verbose_warns_that_it_distorts(monkeypatch, capsys):

@@ -102,7 +102,7 @@ class Handler(Answering):
 
 @pytest.fixture
 def server(make_manifest):
-    deployment = make_manifest("2xtp1", "collocated", counters_every_s=0.1).deployment
+    deployment = make_manifest("2xtp1", "collocated").deployment
     with serving(FakeServer(json.loads(deployment.model_dump_json()))) as server:
         yield server
 
