@@ -32,7 +32,7 @@ from pdbench.manifest import first_line, now, read_json
 from pdbench.stack import vllm_version
 
 # What a step's time counts as. Of a launch, loading is what engines take from their start until they run. Of a sweep, the bench
-# client's own durations are measuring; the rest is waiting: for the client to load, for warm-ups, for counters to be exported.
+# client's own durations are measuring; the rest is waiting: for the client to load, for warm-ups, for checks of levels.
 COUNTS_AS = {"launch": "launching", "check": "checking", "sweep": "waiting", "stop": "stopping"}
 KINDS = ("loading", "measuring", "launching", "checking", "waiting", "stopping")
 USEFUL = ("loading", "measuring")

@@ -1,6 +1,7 @@
 """Where a token's time goes: CPU of each process on its way, and profiles of them."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import psutil
 
 from pdbench import local_cluster
 
+# So many, that what is between client and engines has cores enough, too.
+MIN_CORES_TO_PIN = 8
 STAGES = ("client", "proxy", "ingress", "frontend", "engine core", "engine rank", "Ray")
 
 
@@ -30,6 +33,24 @@ def profiled(deployment: dict, client_pid: int, folder: Path):
         for spy in spies:
             spy.send_signal(signal.SIGINT)  # then it writes what it has
             spy.wait()
+
+
+def pin(deployment: dict, client_pid: int, own: bool) -> None:
+    """Give the client and each engine rank a core of its own, and all that is between them the other cores.
+
+    Args:
+        own: else all but the ranks, which launch_gptoss.py has pinned, may use every core.
+    """
+    stages = {pid: stage for pid, (stage, _) in cpu_seconds(deployment, client_pid).items()}
+    ranks = [pid for pid, stage in stages.items() if stage == "engine rank"]
+    cores = set(range(os.cpu_count()))
+    alone = {pid: {core} for core, pid in enumerate([client_pid, *ranks])} if own else dict.fromkeys(ranks)
+    rest = cores - set(range(len(alone))) if own else cores
+    for pid in stages:
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                if mask := alone.get(pid, rest):
+                    os.sched_setaffinity(int(thread.name), mask)
 
 
 def title(process: psutil.Process) -> str:

@@ -3,6 +3,7 @@
 
     python benchmarks/serving_path.py                        # control, Ray's defaults, this repository's; 1 and 1P:1D engines
     python benchmarks/serving_path.py --alone --of 1xtp1     # each option alone, too; of 2xtp1: a router
+    python benchmarks/serving_path.py --pin                  # and again with cores of their own, where there are enough
     python benchmarks/serving_path.py --py-spy profiles/     # a profile of every Python process on the way
 
 On a local cluster of this machine, which must not run yet. Each arm is launched by launch_gptoss.py and measured with
@@ -14,7 +15,9 @@ the end; --json keeps all numbers.
 
 import argparse
 import contextlib
+import itertools
 import json
+import os
 import shlex
 import statistics
 import subprocess
@@ -29,7 +32,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from benchmarks.accounting import STAGES, cpu_seconds, profiled  # noqa: E402
+from benchmarks.accounting import MIN_CORES_TO_PIN, STAGES, cpu_seconds, pin, profiled  # noqa: E402
 from benchmarks.client import STACK, URL, client  # noqa: E402
 from pdbench.cli import Parser, positive  # noqa: E402
 from pdbench.files import write_atomically  # noqa: E402
@@ -95,7 +98,9 @@ def main() -> int:
                 if args.json:
                     write_atomically(args.json, json.dumps(found, indent=2))
     for layout in args.of:
-        show([row for row in found if row["layout"] == layout], layout)
+        for pinned in (False, True)[: 1 + args.pin]:
+            rows = [row for row in found if row["layout"] == layout and row["pinned"] == pinned]
+            show(rows, f"{layout}, client and engines on cores of their own" if pinned else layout)
     return 0
 
 
@@ -120,9 +125,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--repeats", type=positive, default=1, help="measurements of each level (default: %(default)s)")
     parser.add_argument("--isl", type=positive, default=500)
     parser.add_argument("--osl", type=positive, default=64)
+    parser.add_argument("--pin", action="store_true",
+                        help="measure each arm again with client and engines on cores that they share with nobody")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number here")
     parser.add_argument("--py-spy", type=Path, metavar="DIR", help="profile the last level once more, for speedscope.app")
     args = parser.parse_args()
+    if args.pin and os.cpu_count() < MIN_CORES_TO_PIN:
+        parser.error(f"--pin needs {MIN_CORES_TO_PIN} cores, and here are {os.cpu_count()}")
     known = {name: None for layout in args.of for name in all_arms(layout)}
     if unknown := set(args.arms or []) - set(known):
         parser.error(f"no arm {min(unknown)}: there are {'; '.join(known)}")
@@ -164,7 +173,9 @@ def measure(ask, layout: str, name: str, args: argparse.Namespace) -> list[dict[
     most = max(args.levels)
     ask(url, most, 2 * most, args.isl, args.osl)  # warm
     rows = []
-    for level in args.levels * args.repeats:
+    for pinned, level in itertools.product((False, True)[: 1 + args.pin], args.levels * args.repeats):
+        if args.pin:
+            pin(deployment, ask.pid, own=pinned)
         before = cpu_seconds(deployment, ask.pid)
         requests = max(args.requests, 4 * level)
         result = ask(url, level, requests, args.isl, args.osl)
@@ -173,7 +184,7 @@ def measure(ask, layout: str, name: str, args: argparse.Namespace) -> list[dict[
         used = {stage: sum(after[pid][1] - before[pid][1] for pid in after if pid in before and after[pid][0] == stage)
                 for stage in STAGES}  # fmt: skip
         rows.append({
-            "layout": layout, "arm": name, "level": level,
+            "layout": layout, "arm": name, "level": level, "pinned": pinned,
             **{key: result[key] for key in REACHED},
             "cores": sum(used.values()) / result["duration"],
             "cpu_ms_per_token": {stage: 1e3 * seconds / tokens for stage, seconds in used.items()},
@@ -184,12 +195,12 @@ def measure(ask, layout: str, name: str, args: argparse.Namespace) -> list[dict[
     return rows
 
 
-def show(rows: list[dict[str, Any]], layout: str) -> None:
+def show(rows: list[dict[str, Any]], title: str) -> None:
     """Two tables: what was reached beside the control, and CPU by stage."""
-    reached = Table(title=f"{layout}: beside the control")
+    reached = Table(title=f"{title}: beside the control")
     for column in ("arm", "level", "requests/s", "of bare", "TPOT, ms", "of bare", "TTFT, ms", "p99 ITL, ms", "cores"):
         reached.add_column(column, justify="left" if column == "arm" else "right")
-    cpu = Table(title=f"{layout}: CPU time per output token, ms")
+    cpu = Table(title=f"{title}: CPU time per output token, ms")
     for column in ("arm", "level", *STAGES):
         cpu.add_column(column, justify="left" if column == "arm" else "right")
     for arm in dict.fromkeys(row["arm"] for row in rows):
@@ -216,7 +227,7 @@ def median_of(rows: list[dict[str, Any]], arms: set[str], level: int) -> dict[st
             return {key: of([value[key] for value in values if key in value]) for key in values[0]}
         return statistics.median(values)
 
-    return {key: of([row[key] for row in some]) for key in some[0] if key not in ("layout", "arm", "level")}
+    return {key: of([row[key] for row in some]) for key in some[0] if key not in ("layout", "arm", "level", "pinned")}
 
 
 if __name__ == "__main__":

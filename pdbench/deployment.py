@@ -39,8 +39,8 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
         tiny.ensure_tiny_model(Path(model.source), model.tiny)
     say(f"layout {plan.layout}, {plan.mode}, on {plan.placement}")
     base_url = f"http://{plan.http['host']}:{plan.http['port']}"
-    cluster.on_every_node(ray, counters.prepare, counters.folder(plan.http["port"]))
     try:
+        cluster.on_every_node(ray, counters.prepare, counters.folder(plan.http["port"]))
         begun = time.monotonic()
         if isinstance(plan, ControlPlan):
             plan = servers.start(ray, plan, deadline)

@@ -39,8 +39,7 @@ def test_pack_tp1_to_tp1(deployed, shared, tmp_path):
     assert nodes(found)["prefill"] == nodes(found)["decode"] == {"127.0.0.3"}
     lines = gate_lines(shared)
     assert "ok   token-equality: 36 of 36" in lines
-    # The launch's own request is counted in where Ray had not exported it before the gate began.
-    assert 36 <= int(re.search(r"ok   kv-transfer: (\d+) transfers", lines)[1]) <= 38
+    assert "ok   kv-transfer: 36 transfers" in lines
     tokens = ["--tokens", str(shared / "tokens.json")]
     bench(tmp_path, "-e", "pack", "--itl", "300", "--otl", "16", "-c", "2,1", *tokens)
     folder = tmp_path / "gpt-oss-tiny_itl300_otl16_mixed_pack"

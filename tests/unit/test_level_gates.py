@@ -149,7 +149,7 @@ def test_what_a_prompts_kv_cache_weighs():
 
 
 def test_the_level_is_judged_when_all_that_was_sent_shows(make_manifest, monkeypatch, tmp_path):
-    """Ray exports late, so counters rise by one with each look: 10 of the level, 3 of the checks before it."""
+    """Counted late, requests rise by one with each look: 10 of the level, 3 of the checks before it."""
     shown = iter(range(100, 200))
 
     async def look(base_url):
