@@ -98,7 +98,7 @@ log=$folder/.client.log
 coproc loaded { exec "$python" -m pdbench.bench_client "$log"; }
 exec 4>&"${loaded[1]}" 5<&"${loaded[0]}"
 trap '' PIPE # a client that died is told by its missing answer
-"$python" -m pdbench.bench settle "$folder" --base-url "$base_url" &
+"$python" -m pdbench.bench note "$folder" --base-url "$base_url" &
 wait $!
 
 begun=$SECONDS done=0

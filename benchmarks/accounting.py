@@ -42,15 +42,22 @@ def pin(deployment: dict, client_pid: int, own: bool) -> None:
         own: else all but the ranks, which launch_gptoss.py has pinned, may use every core.
     """
     stages = {pid: stage for pid, (stage, _) in cpu_seconds(deployment, client_pid).items()}
-    ranks = [pid for pid, stage in stages.items() if stage == "engine rank"]
+    held = [client_pid, *(pid for pid, stage in stages.items() if stage == "engine rank")]
     cores = set(range(os.cpu_count()))
-    alone = {pid: {core} for core, pid in enumerate([client_pid, *ranks])} if own else dict.fromkeys(ranks)
-    rest = cores - set(range(len(alone))) if own else cores
-    for pid in stages:
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            for thread in Path(f"/proc/{pid}/task").iterdir():
-                if mask := alone.get(pid, rest):
-                    os.sched_setaffinity(int(thread.name), mask)
+    for pid in stages if own else stages.keys() - set(held[1:]):
+        mask = cores
+        if own:
+            mask = {held.index(pid)} if pid in held else cores - set(range(len(held)))
+        for thread in threads(pid):
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.sched_setaffinity(thread, mask)
+
+
+def threads(pid: int) -> list[int]:
+    """Those of a process; none if it has ended."""
+    with contextlib.suppress(FileNotFoundError):
+        return [int(thread.name) for thread in Path(f"/proc/{pid}/task").iterdir()]
+    return []
 
 
 def title(process: psutil.Process) -> str:
@@ -68,7 +75,7 @@ def cpu_seconds(deployment: dict, client_pid: int) -> dict[int, tuple[str, float
             name = title(process)
             if process.pid == client_pid:
                 stage = "client"
-            elif name.startswith("VLLM::EngineCore"):
+            elif name.startswith("VLLM::EngineCor"):  # Linux cuts a process's name to 15 letters
                 stage = "engine core"
             elif name.startswith("VLLM::Worker"):
                 stage = "engine rank"

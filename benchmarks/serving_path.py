@@ -15,7 +15,6 @@ the end; --json keeps all numbers.
 
 import argparse
 import contextlib
-import itertools
 import json
 import os
 import shlex
@@ -98,7 +97,7 @@ def main() -> int:
                 if args.json:
                     write_atomically(args.json, json.dumps(found, indent=2))
     for layout in args.of:
-        for pinned in (False, True)[: 1 + args.pin]:
+        for pinned in rounds(args):
             rows = [row for row in found if row["layout"] == layout and row["pinned"] == pinned]
             show(rows, f"{layout}, client and engines on cores of their own" if pinned else layout)
     return 0
@@ -173,26 +172,34 @@ def measure(ask, layout: str, name: str, args: argparse.Namespace) -> list[dict[
     most = max(args.levels)
     ask(url, most, 2 * most, args.isl, args.osl)  # warm
     rows = []
-    for pinned, level in itertools.product((False, True)[: 1 + args.pin], args.levels * args.repeats):
+    for pinned in rounds(args):
         if args.pin:
             pin(deployment, ask.pid, own=pinned)
-        before = cpu_seconds(deployment, ask.pid)
-        requests = max(args.requests, 4 * level)
-        result = ask(url, level, requests, args.isl, args.osl)
-        after = cpu_seconds(deployment, ask.pid)
-        tokens = result["total_output_tokens"]
-        used = {stage: sum(after[pid][1] - before[pid][1] for pid in after if pid in before and after[pid][0] == stage)
-                for stage in STAGES}  # fmt: skip
-        rows.append({
-            "layout": layout, "arm": name, "level": level, "pinned": pinned,
-            **{key: result[key] for key in REACHED},
-            "cores": sum(used.values()) / result["duration"],
-            "cpu_ms_per_token": {stage: 1e3 * seconds / tokens for stage, seconds in used.items()},
-        })  # fmt: skip
+        for level in args.levels * args.repeats:
+            reached = measure_level(ask, url, level, deployment, args)
+            rows.append({"layout": layout, "arm": name, "level": level, "pinned": pinned, **reached})
     if args.py_spy:
         with profiled(deployment, ask.pid, args.py_spy / f"{layout} {name}".replace(" ", "_")):
             ask(url, args.levels[-1], args.requests, args.isl, args.osl)  # slowed down: it does not count
     return rows
+
+
+def measure_level(ask, url: str, level: int, deployment: dict, args: argparse.Namespace) -> dict[str, Any]:
+    before = cpu_seconds(deployment, ask.pid)
+    result = ask(url, level, max(args.requests, 4 * level), args.isl, args.osl)
+    after = cpu_seconds(deployment, ask.pid)
+    used = {stage: sum(after[pid][1] - before[pid][1] for pid in after if pid in before and after[pid][0] == stage)
+            for stage in STAGES}  # fmt: skip
+    return {
+        **{key: result[key] for key in REACHED},
+        "cores": sum(used.values()) / result["duration"],
+        "cpu_ms_per_token": {stage: 1e3 * seconds / result["total_output_tokens"] for stage, seconds in used.items()},
+    }
+
+
+def rounds(args: argparse.Namespace) -> tuple[bool, ...]:
+    """Whether client and engines have cores of their own in each round of an arm's levels."""
+    return (False, True) if args.pin else (False,)
 
 
 def show(rows: list[dict[str, Any]], title: str) -> None:

@@ -1,7 +1,7 @@
 """The bookkeeping of `run_bm.sh`: what to measure, whether a level counts, and the manifest.
 
     python -m pdbench.bench begin FOLDER ...     prints one line per level that is still to be measured
-    python -m pdbench.bench settle FOLDER ...    notes the engines' counters before the first level
+    python -m pdbench.bench note FOLDER ...      notes the engines' counters before the first level
     python -m pdbench.bench finish FOLDER ...    checks a level; it gets its name only if it counts
 """
 
@@ -192,10 +192,10 @@ def _identity(old: Manifest, deployment: Deployment | None, args: argparse.Names
         yield what, getattr(old.deployment, what, None), getattr(deployment, what, None)
 
 
-def settle(args: argparse.Namespace) -> None:
+def note(args: argparse.Namespace) -> None:
     """Note the engines' counters, so that what the first level adds to them can be told."""
     if Manifest.read(Path(args.folder)).deployment:
-        level_gates.settle(args.base_url, Path(args.folder) / SNAPSHOT)
+        level_gates.note_counters(args.base_url, Path(args.folder) / SNAPSHOT)
 
 
 def finish(args: argparse.Namespace) -> None:
@@ -282,7 +282,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     first.add_argument("--force", action="store_true")
     first.add_argument("--as-published", action="store_true")
     _add_checks(first)
-    middle = actions.add_parser("settle", prog="run_bm")
+    middle = actions.add_parser("note", prog="run_bm")
     middle.add_argument("folder")
     middle.add_argument("--base-url", required=True)
     last = actions.add_parser("finish", prog="run_bm")
@@ -320,7 +320,7 @@ def _share(text: str) -> float:
 def main() -> int:
     args = parse_args()
     try:
-        {"begin": begin, "settle": settle, "finish": finish}[args.action](args)
+        {"begin": begin, "note": note, "finish": finish}[args.action](args)
     except (BenchError, client.ServerError, ValueError, OSError) as error:
         warn(f"error: {first_line(error)}")
         return 1 if args.action == "finish" else 2

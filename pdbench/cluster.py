@@ -129,8 +129,7 @@ def read_nodes(ray, accelerator: str) -> list[Node]:
             node_id=node["NodeID"],
             is_head="node:__internal_head__" in node["Resources"],
         )
-        for node in ray.nodes()
-        if node["Alive"]
+        for node in _alive(ray)
     ]
 
 
@@ -159,18 +158,12 @@ def ask_every_node(ray, limit_s: float, function, *args) -> tuple[dict[str, obje
 
 
 def _on_every_node(ray, function, *args) -> dict[str, object]:
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     travel_by_value(ray)
     task = ray.remote(num_cpus=0, max_retries=0)(function)
-    futures = {}
-    for node in (n for n in ray.nodes() if n["Alive"]):
-        here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        futures[node["NodeManagerAddress"]] = task.options(scheduling_strategy=here).remote(*args)
-    return futures
+    return {n["NodeManagerAddress"]: task.options(scheduling_strategy=_on(n)).remote(*args) for n in _alive(ray)}
 
 
-class Nodes:
+class NodeProcesses:
     """One process on each living node that runs functions there for as long as this object is: to start one takes seconds."""
 
     def __init__(self):
@@ -178,21 +171,28 @@ class Nodes:
 
     def run(self, ray, function, *args) -> list:
         """The results of `function(*args)` on each node, as `on_every_node` has them."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
         travel_by_value(ray)
-        alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-        for node in (node for node in alive if node not in self.actors):
-            here = NodeAffinitySchedulingStrategy(node, soft=False)
-            self.actors[node] = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=1)(_Runner).options(
-                scheduling_strategy=here
-            ).remote()  # fmt: skip
-        return ray.get([self.actors[node].run.remote(function, *args) for node in alive])
+        actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=1)(_Runner)
+        nodes = {node["NodeID"]: node for node in _alive(ray)}
+        for node_id in nodes.keys() - self.actors.keys():
+            self.actors[node_id] = actor.options(scheduling_strategy=_on(nodes[node_id])).remote()
+        return ray.get([self.actors[node_id].run.remote(function, *args) for node_id in nodes])
 
 
 class _Runner:
     def run(self, function, *args):
         return function(*args)
+
+
+def _alive(ray) -> list[dict]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _on(node: dict):
+    """The scheduling strategy that puts something on this node or nowhere."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
 
 
 def travel_by_value(ray) -> None:

@@ -41,7 +41,7 @@ def remove(path: str) -> None:
     """Remove the folder from this node."""
     import shutil
 
-    shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(path, ignore_errors=True)  # nodes of a local cluster remove the same one
 
 
 def of_node(path: str, replicas: list[dict[str, Any]]) -> list[tuple[str, str, float]]:

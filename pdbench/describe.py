@@ -7,7 +7,7 @@ from what a caller claims. Idle while nobody asks.
 from typing import Any
 
 # Names, not modules: what the app uses travels to its node by value.
-from pdbench.cluster import Nodes, engine_lines
+from pdbench.cluster import NodeProcesses, engine_lines
 from pdbench.counters import ENV, by_role, of_node
 from pdbench.layout import CONTROLS
 from pdbench.readiness import ask_each, ask_servers, can_address_replicas
@@ -28,7 +28,7 @@ class Describe:
         self.is_control = record["mode"] in CONTROLS
         path = record.get("serving_path") or {"env": {}}
         self.has_haproxy = path["env"].get(HA_PROXY) == "1"
-        self.nodes = Nodes()
+        self.nodes = NodeProcesses()
         self.seeds: list[int] = []  # of all prompts that these engines may have in their prefix caches
 
     async def __call__(self, request):

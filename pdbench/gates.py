@@ -33,6 +33,7 @@ AGREEMENT, MAX_GAP = 0.95, 0.5
 MAX_DRAWS = 100
 OTHER_CACHE = "the KV cache that arrives is not the one that was computed: see vLLM's issues on this pair of TP sizes"
 NO_TRANSFER = "see the engines' logs for NIXL's errors; a decode replica that computed prompts itself is not PD"
+# An engine counts a request or a transfer a moment after its answer; so long may that take.
 COUNTERS_TIMEOUT_S = 10.0
 
 
@@ -151,7 +152,7 @@ async def _kv_counters(base_url: str) -> dict[str, float]:
 async def kv_moved(base_url: str, before: dict[str, float], requests: int) -> Gate:
     """Gate `kv-transfer`: NIXL moved a KV cache for each request; equal tokens alone could be a recompute.
 
-    An engine counts a transfer a moment after its request was answered, so counters are read until all show or time is up.
+    Counters are read until all transfers show or time is up.
     """
     deadline = time.monotonic() + COUNTERS_TIMEOUT_S
     while True:

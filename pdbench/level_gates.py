@@ -27,8 +27,6 @@ MAX_CLIENT_SHARE = 0.9
 # Of the prompts whose tokens the collocated arm has saved, so many are compared after each level.
 LEVEL_PROMPTS = 4
 READY_TIMEOUT_S = 120
-# An engine counts a request a moment after its last token has left; so long may that take.
-COUNTED_S = 10.0
 
 
 class Snapshot(Strict):
@@ -68,14 +66,14 @@ class ClientUse(Strict):
     wall: float
 
 
-def settle(base_url: str, path: Path) -> None:
+def note_counters(base_url: str, path: Path) -> None:
     """Keep in `path` what the engines had done before the call."""
     asyncio.run(_snapshot(base_url)).write(path)
 
 
 async def _after_level(base_url: str, before: Snapshot, requests: int) -> Snapshot:
     """A snapshot as soon as it shows `requests` more than `before`, or when it should have."""
-    deadline = time.monotonic() + COUNTED_S
+    deadline = time.monotonic() + gates.COUNTERS_TIMEOUT_S
     while True:
         found = await _snapshot(base_url)
         if found.requests - before.requests >= requests or time.monotonic() > deadline:

@@ -107,7 +107,7 @@ def _llm_config(
         **hardware.engine_kwargs, **model.engine_kwargs,
         "tensor_parallel_size": pool.tp, "max_model_len": model.max_model_len,
     }  # fmt: skip
-    env = dict(hardware.env) | {counters.ENV: counters.folder(port)}
+    env = hardware.env | {counters.ENV: counters.folder(port)}
     if role != "collocated":
         engine["kv_transfer_config"] = transport.kv_transfer_config(
             role, hardware.kv_buffer_device, hardware.kv_connector_extra_config, Stack.installed()

@@ -166,7 +166,7 @@ def test_interrupted_sweep_leaves_no_process_and_no_part(running, tmp_path):
 
 def test_a_killed_replica_fails_its_level_and_the_next_sweep_succeeds(running, tmp_path):
     found, snapshot = Deployment.model_validate(deployment()), tmp_path / "counters"
-    level_gates.settle(URL, snapshot)
+    level_gates.note_counters(URL, snapshot)
     sweep = subprocess.Popen(
         ["./run_bm.sh", "-e", "killed", *WORKLOAD, "-c", "4,2", "-n", "400", "--results-dir", str(tmp_path)],
         cwd=ROOT, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
