@@ -78,6 +78,17 @@ def tiny(tmp_path):
             "--with-cuda", "no", "--with-efa", "no", "--jobs", "1"]  # fmt: skip
 
 
+@pytest.fixture
+def build_tools(tmp_path):
+    """PATH with something by the name of each tool that real sources need and tiny ones do not; those installed come first."""
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    for name in ("autoreconf", "automake", "libtoolize", "pkg-config", "cmake"):
+        (folder / name).write_text("#!/bin/sh\n")
+        (folder / name).chmod(0o755)
+    return f"{os.environ['PATH']}{os.pathsep}{folder}"
+
+
 def held(prefix: Path) -> set[str]:
     return {path.name for path in prefix.iterdir()}
 
@@ -177,11 +188,11 @@ def test_a_folder_of_others_is_never_built_into(tiny, tmp_path):
     assert (tmp_path / "prefix/lib/libucp.so").read_text() == "theirs"
 
 
-def test_an_installed_nixl_wheel_is_not_built_over(tmp_path, tiny):
+def test_an_installed_nixl_wheel_is_not_built_over(tmp_path, tiny, build_tools):
     """Real: the tests' own Python has NIXL."""
     script = with_transfer(tmp_path)
     at = tiny.index("--ucx-only")
-    done = build(*tiny[:at], *tiny[at + 1 :], "--python", sys.executable, script=script)
+    done = build(*tiny[:at], *tiny[at + 1 :], "--python", sys.executable, script=script, PATH=build_tools)
     assert done.returncode == 2 and f"{sys.executable} has nixl " in done.stderr and "--force" in done.stderr
 
 
@@ -224,7 +235,7 @@ def with_transfer(tmp_path: Path, body: str = "open(sys.argv[-1], 'w').write('{}
 
 
 @pytest.mark.parametrize("data", ["right", "wrong"])
-def test_the_order_of_a_whole_build_with_tiny_sources_that_are_cloned(data, tmp_path):
+def test_the_order_of_a_whole_build_with_tiny_sources_that_are_cloned(data, tmp_path, build_tools):
     ucx, _ = repository(tmp_path / "ucx", {"autogen.sh": "#!/bin/sh\n:", "configure": CONFIGURE, "ucx_info": UCX_INFO})
     subprocess.run(f"cd {ucx} && mkdir contrib && mv configure contrib/configure-release-mt && git add -A && "
                    "git -c user.name=t -c user.email=t@t commit -qm moved", shell=True, check=True)  # fmt: skip
@@ -239,7 +250,7 @@ def test_the_order_of_a_whole_build_with_tiny_sources_that_are_cloned(data, tmp_
         "GIT_CONFIG_VALUE_1": "https://github.com/ai-dynamo/nixl.git", "GIT_CONFIG_COUNT": "2"}  # fmt: skip
     prefix = tmp_path / "prefix"
     done = build("--prefix", str(prefix), "--ucx-commit", ucx_commit, "--nixl-commit", nixl_commit, "--python", sys.executable,
-                 "--with-cuda", "no", "--force", script=with_transfer(tmp_path, body), **there)  # fmt: skip
+                 "--with-cuda", "no", "--force", script=with_transfer(tmp_path, body), PATH=build_tools, **there)  # fmt: skip
     if data == "wrong":
         assert done.returncode == 1 and "bytes differ" in done.stderr and "verify-transfer failed with code 1" in done.stderr
         assert held(prefix) == {".build", ".lock"}
