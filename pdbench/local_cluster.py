@@ -1,6 +1,6 @@
 """Several Ray nodes on this machine: a head and N workers on loopback addresses.
 
-    python -m pdbench.local_cluster start --workers 2
+    python -m pdbench.local_cluster start --workers 2    # 0: the head alone, with the engines
     python -m pdbench.local_cluster status
     python -m pdbench.local_cluster stop
 
@@ -58,7 +58,7 @@ def _head_is_alive(found: dict) -> bool:
 
 
 def start(workers: int, cpus_per_worker: int) -> dict:
-    """Start a head without engine slots and `workers` nodes of `cpus_per_worker` slots each.
+    """Start a head and `workers` nodes of `cpus_per_worker` engine slots each; without workers the head has the slots.
 
     Returns once every node has joined. A slot is Ray's logical CPU: one engine rank takes one,
     however many cores the machine has.
@@ -97,7 +97,7 @@ def start(workers: int, cpus_per_worker: int) -> dict:
 
 def _start_nodes(found: dict, workers: int, cpus: int) -> None:
     _, port = found["address"].split(":")
-    head = _ray_start(found, "head", HEAD_IP, 0, [
+    head = _ray_start(found, "head", HEAD_IP, 0 if workers else cpus, [
         "--head", f"--port={port}", f"--temp-dir={found['temp_dir']}",
         "--include-dashboard=false", f"--ray-client-server-port={_free_port()}",
     ])  # fmt: skip
@@ -116,7 +116,8 @@ def _ray_start(found: dict, name: str, ip: str, cpus: int, options: list[str]) -
     command = [
         str(ray), "start", "--block", f"--node-ip-address={ip}", f"--num-cpus={cpus}", "--num-gpus=0",
         f"--object-store-memory={OBJECT_STORE_BYTES}", "--min-worker-port=0", "--max-worker-port=0",
-        "--disable-usage-stats", *options,
+        # Nobody reads what it sends to drivers, and it looks at every log ten times a second: the more arms, the more of them.
+        "--disable-usage-stats", "--include-log-monitor=false", *options,
     ]  # fmt: skip
     with (STATE_DIR / f"{name}.log").open("wb") as log:
         # A group of its own: Ctrl-C in the terminal must not tear the nodes down before `stop` does. Not a session:
@@ -246,11 +247,12 @@ def lock():
 def main() -> int:
     parser = Parser(prog="python -m pdbench.local_cluster", description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=["start", "status", "stop"])
-    parser.add_argument("--workers", type=int, default=2, help="worker nodes besides the head (default: %(default)s)")
-    parser.add_argument("--cpus", type=int, default=4, help="engine slots of each worker (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2,
+                        help="worker nodes besides the head; 0: engines stand on the head (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--cpus", type=int, default=4, help="engine slots of each node that has some (default: %(default)s)")
     args = parser.parse_args()
-    if args.workers < 1 or args.cpus < 1:
-        parser.error("--workers and --cpus must be at least 1")
+    if args.workers < 0 or args.cpus < 1:
+        parser.error("--workers must be at least 0, and --cpus at least 1")
     try:
         with lock():
             if args.action == "start":
@@ -266,7 +268,8 @@ def main() -> int:
     if not found:
         print("no local cluster is running")
         return 3
-    print(f"local cluster: head {found['address']}, {found['workers']} workers on 127.0.0.3 and up")
+    engines = f"{found['workers']} workers on 127.0.0.3 and up" if found["workers"] else "with the engines on it"
+    print(f"local cluster: head {found['address']}, {engines}")
     print(f"for other drivers: export RAY_ADDRESS={found['address']} RAY_AUTH_MODE=token "
           f"RAY_AUTH_TOKEN_PATH={found['token_path']}")  # fmt: skip
     return 0

@@ -180,10 +180,10 @@ def test_the_command_says_whether_a_cluster_runs(state_dir, monkeypatch, capsys)
     assert status == 1 and said.err.endswith("error: a local cluster of 2 workers runs already: stop it first\n")
 
 
-@pytest.mark.parametrize("wrong", [("--workers", "0"), ("--cpus", "0"), ("--workers", "-1")])
-def test_the_command_refuses_no_workers_and_no_slots(monkeypatch, capsys, wrong):
+@pytest.mark.parametrize("wrong", [("--cpus", "0"), ("--workers", "-1")])
+def test_the_command_refuses_fewer_workers_than_none_and_no_slots(monkeypatch, capsys, wrong):
     status, said = run(monkeypatch, capsys, "start", *wrong)
-    assert status == 2 and "--workers and --cpus must be at least 1" in said.err
+    assert status == 2 and "--workers must be at least 0, and --cpus at least 1" in said.err
 
 
 def test_the_state_folder_can_be_moved(tmp_path):
