@@ -1,10 +1,7 @@
-"""Where a token's time goes: CPU of each process on its way, and profiles of them."""
+"""Where a token's time goes: CPU of each process on its way."""
 
 import contextlib
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -16,32 +13,13 @@ MIN_CORES_TO_PIN = 8
 STAGES = ("client", "proxy", "ingress", "frontend", "engine core", "engine rank", "Ray")
 
 
-@contextlib.contextmanager
-def profiled(deployment: dict, client_pid: int, folder: Path):
-    """py-spy's samples of each Python process on the way, one file of speedscope.app for each in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    program = str(Path(sys.executable).with_name("py-spy"))
-    spies = []
-    try:
-        for pid, (stage, _) in cpu_seconds(deployment, client_pid).items():
-            if stage not in ("Ray", "proxy") or "Proxy" in title(psutil.Process(pid)):
-                out = folder / f"{stage.replace(' ', '_')}_{pid}.json"
-                command = [program, "record", "-n", "-f", "speedscope", "-o", str(out), "-p", str(pid)]
-                spies.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        yield
-    finally:
-        for spy in spies:
-            spy.send_signal(signal.SIGINT)  # then it writes what it has
-            spy.wait()
-
-
 def pin(deployment: dict, client_pid: int, own: bool) -> None:
     """Give the client and each engine rank a core of its own, and all that is between them the other cores.
 
     Args:
         own: else all but the ranks, which launch_gptoss.py has pinned, may use every core.
     """
-    stages = {pid: stage for pid, (stage, _) in cpu_seconds(deployment, client_pid).items()}
+    stages = stage_of(deployment, client_pid)
     held = [client_pid, *(pid for pid, stage in stages.items() if stage == "engine rank")]
     cores = set(range(os.cpu_count()))
     for pid in stages if own else stages.keys() - set(held[1:]):
@@ -51,6 +29,11 @@ def pin(deployment: dict, client_pid: int, own: bool) -> None:
         for thread in threads(pid):
             with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
                 os.sched_setaffinity(thread, mask)
+
+
+def stage_of(deployment: dict, client_pid: int) -> dict[int, str]:
+    """What each process of the cluster, and the client, is on a token's way."""
+    return {pid: stage for pid, (stage, _) in cpu_seconds(deployment, client_pid).items()}
 
 
 def threads(pid: int) -> list[int]:

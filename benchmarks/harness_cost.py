@@ -12,6 +12,7 @@ passes its gates. Both ways run on one local cluster of this machine, arm by arm
 import argparse
 import json
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--isl", type=positive, default=2000)
     parser.add_argument("--osl", type=positive, default=32)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped then, too
     run("-m", "pdbench.local_cluster", "start", "--workers", "1")
     spent = {}
     try:

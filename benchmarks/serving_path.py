@@ -4,7 +4,7 @@
     python benchmarks/serving_path.py                        # control, Ray's defaults, this repository's; 1 and 1P:1D engines
     python benchmarks/serving_path.py --alone --of 1xtp1     # each option alone, too; of 2xtp1: a router
     python benchmarks/serving_path.py --pin                  # and again with cores of their own, where there are enough
-    python benchmarks/serving_path.py --py-spy profiles/     # a profile of every Python process on the way
+    python benchmarks/serving_path.py --py-spy profiles/     # whose code each Python process on the way runs
 
 On a local cluster of this machine, which must not run yet. Each arm is launched by launch_gptoss.py and measured with
 `vllm bench serve`; prints what it reached beside the control, and the CPU time that a token costs in each process on its way.
@@ -17,7 +17,9 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -31,8 +33,9 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from benchmarks.accounting import MIN_CORES_TO_PIN, STAGES, cpu_seconds, pin, profiled  # noqa: E402
+from benchmarks.accounting import MIN_CORES_TO_PIN, STAGES, cpu_seconds, pin, stage_of  # noqa: E402
 from benchmarks.client import STACK, URL, client  # noqa: E402
+from benchmarks.profiles import recorded, shares  # noqa: E402
 from pdbench.cli import Parser, positive  # noqa: E402
 from pdbench.files import write_atomically  # noqa: E402
 
@@ -80,12 +83,14 @@ ALONE_OF = {
     },
 }
 REACHED = ("request_throughput", "median_ttft_ms", "median_tpot_ms", "median_itl_ms", "p99_itl_ms")
+MOST = 6  # libraries of a stage that are told
 # Its tables need as much, also in a file.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def main() -> int:
     args = parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped then, too
     found: list[dict[str, Any]] = []
     with cluster(), client() as ask:
         for layout in args.of:
@@ -100,6 +105,7 @@ def main() -> int:
         for pinned in rounds(args):
             rows = [row for row in found if row["layout"] == layout and row["pinned"] == pinned]
             show(rows, f"{layout}, client and engines on cores of their own" if pinned else layout)
+        show_code([row for row in found if row["layout"] == layout and "code" in row], layout)
     return 0
 
 
@@ -127,7 +133,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--pin", action="store_true",
                         help="measure each arm again with client and engines on cores that they share with nobody")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number here")
-    parser.add_argument("--py-spy", type=Path, metavar="DIR", help="profile the last level once more, for speedscope.app")
+    parser.add_argument("--py-spy", type=Path, metavar="DIR",
+                        help="sample the last level once more into files for speedscope.app, and tell whose code it was")  # fmt: skip
     args = parser.parse_args()
     if args.pin and os.cpu_count() < MIN_CORES_TO_PIN:
         parser.error(f"--pin needs {MIN_CORES_TO_PIN} cores, and here are {os.cpu_count()}")
@@ -179,8 +186,10 @@ def measure(ask, layout: str, name: str, args: argparse.Namespace) -> list[dict[
             reached = measure_level(ask, url, level, deployment, args)
             rows.append({"layout": layout, "arm": name, "level": level, "pinned": pinned, **reached})
     if args.py_spy:
-        with profiled(deployment, ask.pid, args.py_spy / f"{layout} {name}".replace(" ", "_")):
+        folder = args.py_spy / re.sub(r"\W+", "_", f"{layout} {name}")
+        with recorded(stage_of(deployment, ask.pid), folder):
             ask(url, args.levels[-1], args.requests, args.isl, args.osl)  # slowed down: it does not count
+        rows[-1]["code"] = shares(folder)
     return rows
 
 
@@ -225,6 +234,20 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
         console.print(table)
 
 
+def show_code(rows: list[dict[str, Any]], title: str) -> None:
+    """For each profiled arm and stage, the libraries whose code Python ran most."""
+    if not rows:
+        return
+    table = Table(title=f"{title}: whose code Python runs")
+    for column in ("arm", "level", "stage", "CPU per token, ms", f"the {MOST} most"):
+        table.add_column(column, justify="right" if column.startswith(("level", "CPU")) else "left")
+    for row in rows:
+        for stage, parts in row["code"].items():
+            most = ", ".join(f"{name} {share:.0%}" for name, share in list(parts.items())[:MOST])
+            table.add_row(row["arm"], str(row["level"]), stage, f"{row['cpu_ms_per_token'][stage]:.2f}", most)
+    console.print(table)
+
+
 def median_of(rows: list[dict[str, Any]], arms: set[str], level: int) -> dict[str, Any]:
     """Medians over the measurements of a level, inner dictionaries' too."""
     some = [row for row in rows if row["arm"] in arms and row["level"] == level]
@@ -234,7 +257,7 @@ def median_of(rows: list[dict[str, Any]], arms: set[str], level: int) -> dict[st
             return {key: of([value[key] for value in values if key in value]) for key in values[0]}
         return statistics.median(values)
 
-    return {key: of([row[key] for row in some]) for key in some[0] if key not in ("layout", "arm", "level", "pinned")}
+    return {key: of([row[key] for row in some]) for key in some[0] if key not in ("layout", "arm", "level", "pinned", "code")}
 
 
 if __name__ == "__main__":

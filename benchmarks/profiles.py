@@ -1,0 +1,82 @@
+"""Whose code a process on a token's way runs: py-spy's samples, by library (https://github.com/benfred/py-spy)."""
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+# Those in Python that only pass tokens on. A rank computes, and its many native frames would make py-spy slow the others down.
+STAGES = ("client", "ingress", "frontend", "engine core")
+PROGRAM = str(Path(sys.executable).with_name("py-spy"))
+PER_SECOND = 100
+WAIT_S = 60.0
+FRAME = re.compile(r" \((?P<path>[^():]+)(?::\d+)?\)$")
+
+
+@contextlib.contextmanager
+def recorded(stage_of: dict[int, str], folder: Path):
+    """A file of collapsed stacks for each process in `folder`, as flame graphs and speedscope.app read them.
+
+    Samples are of the thread that holds the interpreter's lock: whether another one runs or waits, py-spy cannot tell surely.
+
+    Args:
+        stage_of: a process's stage, by its id.
+
+    Raises:
+        RuntimeError: py-spy could not, for want of rights for instance; what it said.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    spies = {}
+    try:
+        for pid, stage in stage_of.items():
+            if stage in STAGES:
+                out = folder / f"{stage.replace(' ', '-')}_{pid}.txt"
+                command = [PROGRAM, "record", "--gil", "-f", "raw", "-r", str(PER_SECOND), "-o", str(out), "-p", str(pid)]
+                spies[out] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        yield
+    finally:
+        for spy in spies.values():
+            spy.send_signal(signal.SIGINT)  # then it writes what it has
+        said = {out: _end(spy) for out, spy in spies.items()}
+    if failed := next((out for out, spy in spies.items() if spy.returncode), None):
+        raise RuntimeError(f"py-spy could not sample {failed.stem}: {said[failed]}")
+
+
+def _end(spy: subprocess.Popen) -> str:
+    """Wait for it; returns the last line that it said."""
+    try:
+        said = spy.communicate(timeout=WAIT_S)[1]
+    except subprocess.TimeoutExpired:
+        spy.kill()
+        said = spy.communicate()[1]
+    return (said.strip().splitlines() or ["nothing"])[-1]
+
+
+def shares(folder: Path) -> dict[str, dict[str, float]]:
+    """The part of a stage's samples whose innermost frame is a library's: {stage: {library: share}}, the largest first.
+
+    What a library in C, C++ or Rust does counts as that of the Python function that calls it.
+    """
+    found: dict[str, Counter] = {}
+    for file in sorted(folder.glob("*.txt")):
+        counts = found.setdefault(file.stem.split("_")[0].replace("-", " "), Counter())
+        for line in file.read_text().splitlines():
+            stack, samples = line.rsplit(" ", 1)
+            counts[library(stack.split(";")[-1])] += int(samples)
+    return {stage: {name: n / counts.total() for name, n in counts.most_common()} for stage, counts in found.items() if counts}
+
+
+def library(frame: str) -> str:
+    """`route (ray/serve/_private/router.py:9)` -> ray.serve; what has no file -> its name.
+
+    A thread that starts in C, as uvloop's loop and gRPC's do, has no frame below `Thread.run`: its code is `native`.
+    """
+    if frame.startswith("Thread.run (threading.py"):
+        return "native"
+    if not (found := FRAME.search(frame)):
+        return frame
+    first, *more = found["path"].removesuffix(".py").split("/")
+    return f"{first}.{more[0]}" if first == "ray" and more[0] in ("serve", "llm") else first

@@ -1,0 +1,48 @@
+"""Samples of py-spy, told by library."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks.profiles import library, recorded, shares
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        ("route (ray/serve/_private/router.py:9)", "ray.serve"),
+        ("generate (ray/llm/_internal/serve/engine.py:9)", "ray.llm"),
+        ("get (ray/_private/worker.py:9)", "ray"),
+        ("_run_once (asyncio/base_events.py:1922)", "asyncio"),
+        ("<listcomp> (typing.py:1)", "typing"),
+        ("Thread.run (threading.py:982)", "native"),
+        ("poll", "poll"),
+    ],
+)
+def test_a_frame_is_its_librarys(frame, expected):
+    assert library(frame) == expected
+
+
+def test_samples_of_a_stages_processes_are_added_up(tmp_path):
+    (tmp_path / "engine-core_1.txt").write_text("main (vllm/a.py:1);dumps (json/encoder.py:2) 3\nmain (vllm/a.py:1) 1\n")
+    (tmp_path / "engine-core_2.txt").write_text("main (vllm/a.py:1);f (vllm/b.py:7) 4\n")
+    (tmp_path / "ingress_3.txt").write_text("")
+    assert shares(tmp_path) == {"engine core": {"vllm": 5 / 8, "json": 3 / 8}}
+
+
+def test_a_process_is_sampled_for_real(tmp_path):
+    code = "import json, sys\nprint('on', flush=True)\nwhile True: json.dumps(list(range(3000)), indent=1)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as busy, \
+         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as rank:  # fmt: skip
+        try:
+            busy.stdout.readline()
+            with recorded({busy.pid: "frontend", rank.pid: "engine rank"}, tmp_path):
+                time.sleep(3)
+        finally:
+            busy.kill()
+            rank.kill()
+    assert [file.name for file in tmp_path.iterdir()] == [f"frontend_{busy.pid}.txt"]
+    found = shares(tmp_path)["frontend"]
+    assert next(iter(found)) == "json" and sum(found.values()) == pytest.approx(1)
