@@ -4,7 +4,8 @@ import re
 
 import psutil
 import pytest
-from commands import BIN, bench, deployment, level, module, run
+import requests
+from commands import BIN, URL, bench, deployment, level, module, run
 from faults import launch_with_other_prefill_weights
 
 from pdbench.manifest import Manifest
@@ -77,12 +78,29 @@ def test_spread_over_tcp(deployed, shared):
     assert "| software emulation" in said and "0 failed" in said
 
 
+def chunks_of_a_stream() -> int:
+    """In how many pieces 64 streamed tokens arrive."""
+    body = {"model": "gpt-oss-tiny", "prompt": list(range(300, 330)), "max_tokens": 64, "ignore_eos": True, "stream": True}
+    with requests.post(f"{URL}/v1/completions", json=body, stream=True, timeout=60) as answer:
+        pieces = list(answer.iter_content(chunk_size=None))
+    assert b"".join(pieces).count(b"data: {") >= 63
+    return len(pieces)
+
+
 # In one node: three ranks that poll for TCP on two cores let transfers outlive P's lease.
-@pytest.mark.parametrize("layout", ["p1xtp1-d1xtp2", "p1xtp2-d1xtp1"])
-def test_tp_sizes_that_differ(deployed, shared, layout):
-    deployed("--pd-pack", "--layout", layout)
+@pytest.mark.parametrize(
+    ("layout", "options", "fewest", "most"),
+    [
+        ("p1xtp1-d1xtp2", [], 40, 80),
+        # These change how tokens come, and where prompts become tokens, but not which.
+        ("p1xtp2-d1xtp1", ["stream_batching_interval_ms=1000", "pd_tokenize_once=false"], 1, 20),
+    ],
+)
+def test_tp_sizes_that_differ(deployed, shared, layout, options, fewest, most):
+    deployed("--pd-pack", "--layout", layout, *(word for option in options for word in ("--llm-option", option)))
     lines = gate_lines(shared)
     assert "ok   token-equality: 36 of 36" in lines and "ok   kv-transfer" in lines
+    assert fewest <= chunks_of_a_stream() <= most
 
 
 def test_a_wrong_kv_cache_and_debug_logging_are_noticed(local_cluster, shared, tmp_path):

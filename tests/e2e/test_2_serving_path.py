@@ -1,0 +1,50 @@
+"""Direct streaming for real, with PD, on a cluster of the head alone, where loopback is enough for it."""
+
+import psutil
+import pytest
+import requests
+from commands import URL, bench, deployment, launch, level, module
+
+from pdbench.manifest import Manifest
+
+WORKLOAD = ("--itl", "300", "--otl", "16", "-c", "2")
+REPLICAS = range(30000, 31001)  # Ray's ports for replicas behind HAProxy
+
+
+@pytest.fixture
+def head_alone(tmp_path, monkeypatch):
+    """A cluster of its own beside that of the other tests, if it runs, which has nothing to do meanwhile."""
+    monkeypatch.setenv("PDBENCH_STATE_DIR", str(tmp_path / "cluster"))
+    module("local_cluster", "start", "--workers", "0")
+    yield
+    launch("--stop")
+    module("local_cluster", "stop")
+
+
+def test_requests_go_from_haproxy_to_decode(head_alone, shared, tmp_path):
+    launch("--pd-pack", "--layout", "p1xtp1-d1xtp1", "--direct-streaming")
+    found = deployment()
+    assert {replica["node_ip"] for replica in found["replicas"]} == {"127.0.0.2"}, "all stands on the head"
+    path = found["serving_path"]
+    assert path["direct_streaming"] and path["ingress_replicas"] == 0
+    assert path["env"]["RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"] == "1"
+    open_to = {c.laddr.ip for c in psutil.net_connections("tcp")
+               if c.status == "LISTEN" and (c.laddr.port == 8000 or c.laddr.port in REPLICAS)}  # fmt: skip
+    assert open_to == {"127.0.0.1"}, "HAProxy and the replicas behind it bind loopback alone"
+
+    tokens = shared / "tokens.json"
+    if not tokens.exists():
+        pytest.fail("the collocated tokens are missing: run the e2e tests together, test_1_collocated.py saves them")
+    lines = module("gates", "--against", str(tokens)).stdout
+    assert "ok   token-equality: 36 of 36" in lines and "ok   kv-transfer: 36 transfers" in lines
+    bench(tmp_path, "-e", "direct", *WORKLOAD, "--tokens", str(tokens))
+    folder = tmp_path / "gpt-oss-tiny_itl300_otl16_mixed_direct"
+    assert level(folder, "conc2.json")["completed"] == 10
+    manifest = Manifest.read(folder)
+    assert manifest.deployment.serving_path["direct_streaming"]
+    gates = {gate.name: gate for gate in manifest.levels[0].gates}
+    assert all(gate.passed for gate in gates.values()) and {"serving-path", "kv-transfer", "token-equality"} <= set(gates)
+
+    behind = [server for server in requests.get(f"{URL}/pdbench/haproxy", timeout=30).json() if server["app"] != "pdbench-describe"]
+    assert sum(server["requests"] for server in behind if "-Decode_" in server["name"]) > 46, "36 tokens, 10 of the level, more"
+    assert sum(server["requests"] for server in behind if "-Decode_" not in server["name"]) == 0
