@@ -134,7 +134,7 @@ def parse_args() -> argparse.Namespace:
                         help="measure each arm again with client and engines on cores that they share with nobody")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number here")
     parser.add_argument("--py-spy", type=Path, metavar="DIR",
-                        help="sample the last level once more into files for speedscope.app, and tell whose code it was")  # fmt: skip
+                        help="sample the last level once more: whose code it was, and files for speedscope.app")  # fmt: skip
     args = parser.parse_args()
     if args.pin and os.cpu_count() < MIN_CORES_TO_PIN:
         parser.error(f"--pin needs {MIN_CORES_TO_PIN} cores, and here are {os.cpu_count()}")

@@ -45,6 +45,7 @@ def test_requests_go_from_haproxy_to_decode(head_alone, shared, tmp_path):
     gates = {gate.name: gate for gate in manifest.levels[0].gates}
     assert all(gate.passed for gate in gates.values()) and {"serving-path", "kv-transfer", "token-equality"} <= set(gates)
 
-    behind = [server for server in requests.get(f"{URL}/pdbench/haproxy", timeout=30).json() if server["app"] != "pdbench-describe"]
-    assert sum(server["requests"] for server in behind if "-Decode_" in server["name"]) > 46, "36 tokens, 10 of the level, more"
-    assert sum(server["requests"] for server in behind if "-Decode_" not in server["name"]) == 0
+    servers = requests.get(f"{URL}/pdbench/haproxy", timeout=30).json()
+    taken = {name: sum(server["requests"] for server in servers if name in server["name"]) for name in ("-Decode_", "-fallback-")}
+    assert taken["-Decode_"] > 46, "36 tokens, 10 of the level, and more"
+    assert taken["-fallback-"] == 0
