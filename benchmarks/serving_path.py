@@ -58,7 +58,7 @@ ARMS = {
     CONTROL: [],
     "Ray's defaults": OFF,
     "ours": [],
-    "direct streaming": ["--direct-streaming", "--host", "0.0.0.0"],
+    "direct streaming": ["--direct-streaming"],
 }
 # Each beside Ray's defaults. What RAY_SERVE_THROUGHPUT_OPTIMIZED stands for comes first, part by part.
 ALONE = {
@@ -153,7 +153,8 @@ def run(*command: str) -> str:
 
 @contextlib.contextmanager
 def cluster():
-    run("-m", "pdbench.local_cluster", "start", "--workers", "1")
+    # Engines on the head: there HAProxy finds them on loopback, also with direct streaming.
+    run("-m", "pdbench.local_cluster", "start", "--workers", "0")
     try:
         yield
     finally:

@@ -66,7 +66,7 @@ class Arm(Strict):
     env: dict[str, str] = Field(default={}, description="further environment variables of the engines")
     serve_env: dict[str, str] = Field(default={}, description="of Ray Serve, instead of those of configs/serve.yaml")
     llm_options: dict[str, str] = Field(default={}, description="of Ray Serve LLM, likewise")
-    direct_streaming: bool = Field(default=False, description="no ingress; binds every address, as HAProxy needs")
+    direct_streaming: bool = Field(default=False, description="no ingress; binds every address, unless all stands on the head")
     router: Literal[tuple(ROUTERS)] | None = Field(default=None, description="who of several replicas takes a request")
     link_mbit: int | None = Field(default=None, ge=1, description="slow UCX over TCP on one machine down to so many Mbit/s")
     needs_vllm: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$", description="the oldest vLLM that can")
@@ -111,7 +111,8 @@ class Experiment(Strict):
     cannot_show: str | None = Field(default=None, description="what must not be concluded from it; printed at the end")
     model: str
     hardware: str
-    local_workers: int | None = Field(default=None, ge=1, description="start a local cluster of so many worker nodes")
+    local_workers: int | None = Field(default=None, ge=0, description="start a local cluster of so many nodes beside the head; "
+                                      "0: engines stand on the head")  # fmt: skip
     workload: Workload
     levels: Levels
     max_hit_rate: float | None = Field(default=None, ge=0, le=1, description="prefix cache; else run_bm.sh's default")
@@ -222,7 +223,7 @@ def tokens_file(name: str, results: Path) -> Path:
 
 def cluster_steps(experiment: Experiment) -> tuple[Step | None, Step | None]:
     """What starts the local cluster before all arms, and what stops it after them; nothing without one."""
-    if not experiment.local_workers:
+    if experiment.local_workers is None:
         return None, None
     module = ["python", "-m", "pdbench.local_cluster"]
     start = Step("cluster", [*module, "start", "--workers", str(experiment.local_workers)])
@@ -313,7 +314,9 @@ def _launch(arm: Arm, experiment: Experiment) -> list[str]:
     command += ["--use-libfabric"] if arm.backend == "LIBFABRIC" else []
     command += ["--ucx-tls", arm.ucx_tls] if arm.ucx_tls else []
     command += ["--router", arm.router] if arm.router else []
-    command += ["--direct-streaming", "--host", "0.0.0.0"] if arm.direct_streaming else []
+    command += ["--direct-streaming"] if arm.direct_streaming else []
+    # Engines on other nodes must be reached by HAProxy.
+    command += ["--host", "0.0.0.0"] if arm.direct_streaming and experiment.local_workers != 0 else []
     command += [word for name, value in arm.serve_env.items() for word in ("--serve-env", f"{name}={value}")]
     command += [word for name, value in arm.llm_options.items() for word in ("--llm-option", f"{name}={value}")]
     env = arm.env | (slow_link.UCX_ENV if arm.link_mbit else {})

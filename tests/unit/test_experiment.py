@@ -274,3 +274,12 @@ def test_the_serving_path_reaches_the_launch(write, tmp_path):
     for words in ("--serve-env RAY_SERVE_X=1", "--llm-option stream_batching_interval_ms=50", "--router round-robin",
                   "--direct-streaming --host 0.0.0.0"):  # fmt: skip
         assert words in text
+
+
+def test_direct_streaming_stays_on_loopback_where_engines_stand_on_the_head(write, tmp_path):
+    arm = {"layout": "2xtp1", "direct_streaming": True}
+    experiment = plan.load_experiment(write(arms=[arm], local_workers=0))
+    (one,) = plan.rounds("small", experiment, tmp_path)
+    assert "--direct-streaming" in one.steps[0].command and "--host" not in one.steps[0].command
+    start, stop = plan.cluster_steps(experiment)
+    assert start.command[-2:] == ["--workers", "0"] and stop.command[-1] == "stop"
