@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from pdbench import bare, cluster, serving_path, slow_link, stack, transport, ucx_log
+from pdbench import bare, cluster, counters, serving_path, slow_link, stack, transport, ucx_log
 from pdbench.cli import Parser, port, seconds, variable
 from pdbench.configs import ROOT, HardwareConfig, LLMOptions, ModelConfig, load_hardware, load_model, load_serve
 from pdbench.layout import CONTROLS, MODES, Layout, Pool, placed_as
@@ -102,6 +102,8 @@ def read_layout(args: argparse.Namespace) -> tuple[Layout, str]:
 
 def read_configs(args: argparse.Namespace) -> tuple[ModelConfig, HardwareConfig]:
     model, hardware = load_model(args.model), load_hardware(args.hardware)
+    if counters.ENV in dict(args.env):
+        raise ValueError(f"--env {counters.ENV}: engines keep their counters where a level's gates read them; leave it out")
     if args.model_id:
         model = model.model_copy(update={"model_id": args.model_id})
     if args.model_source:

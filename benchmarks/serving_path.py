@@ -7,10 +7,10 @@
     python benchmarks/serving_path.py --py-spy profiles/     # whose code each Python process on the way runs
 
 On a local cluster of this machine, which must not run yet. Each arm is launched by launch_gptoss.py and measured with
-`vllm bench serve`; prints what it reached beside the control, and the CPU time that a token costs in each process on its way.
-What a stage adds to a token's time shows where an arm leaves it out: the latencies that Ray exports cannot tell it, since their
-sums are made of the middles of wide buckets. Ratios are of one run on one machine, the control measured first and again at
-the end; --json keeps all numbers.
+`vllm bench serve`; prints what it reached beside the control, what of its latencies the engines themselves had, and the CPU
+time that a token costs in each process on its way. What a stage adds to a token's time shows where an arm leaves it out: the
+latencies that Ray exports cannot tell it, since their sums are made of the middles of wide buckets. Ratios are of one run on
+one machine, the control measured first and again at the end; --json keeps all numbers.
 """
 
 import argparse
@@ -82,7 +82,7 @@ ALONE_OF = {
         "ours, not prewarmed": llm(prewarm_prefill_decode="false"),
     },
 }
-REACHED = ("request_throughput", "median_ttft_ms", "median_tpot_ms", "median_itl_ms", "p99_itl_ms")
+REACHED = ("request_throughput", "p99_itl_ms", *(f"{how}_{what}_ms" for how in ("median", "mean") for what in ("ttft", "tpot")))
 MOST = 6  # libraries of a stage that are told
 # Its tables need as much, also in a file.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -174,8 +174,7 @@ def deployed(layout: str, name: str, options: list[str]):
 
 def measure(ask, layout: str, name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Every level of an arm: what the client saw, and CPU ms per token and stage."""
-    with urllib.request.urlopen(f"{URL}/pdbench/deployment", timeout=30) as answer:
-        deployment = json.load(answer)
+    deployment = answer_of("deployment")
     url = deployment.get("serving_url", URL)
     most = max(args.levels)
     ask(url, most, 2 * most, args.isl, args.osl)  # warm
@@ -195,16 +194,36 @@ def measure(ask, layout: str, name: str, args: argparse.Namespace) -> list[dict[
 
 
 def measure_level(ask, url: str, level: int, deployment: dict, args: argparse.Namespace) -> dict[str, Any]:
-    before = cpu_seconds(deployment, ask.pid)
+    counted, before = answer_of("counters"), cpu_seconds(deployment, ask.pid)
     result = ask(url, level, max(args.requests, 4 * level), args.isl, args.osl)
     after = cpu_seconds(deployment, ask.pid)
     used = {stage: sum(after[pid][1] - before[pid][1] for pid in after if pid in before and after[pid][0] == stage)
             for stage in STAGES}  # fmt: skip
     return {
         **{key: result[key] for key in REACHED},
+        **in_engines(counted, answer_of("counters"), args.osl),
         "cores": sum(used.values()) / result["duration"],
         "cpu_ms_per_token": {stage: 1e3 * seconds / result["total_output_tokens"] for stage, seconds in used.items()},
     }
+
+
+def answer_of(what: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{URL}/pdbench/{what}", timeout=30) as answer:
+        return json.load(answer)
+
+
+def in_engines(before: dict[str, dict], after: dict[str, dict], osl: int) -> dict[str, Any]:
+    """Means over a level's requests by the engines' own clocks: ms to the first token of each role, and ms per further token.
+
+    Args:
+        before: counters by role, as `/pdbench/counters` answers.
+        osl: output tokens of a request.
+    """
+    grown = {role: {name: now - before.get(role, {}).get(name, 0) for name, now in counters.items()}
+             for role, counters in after.items() if role in ("collocated", "prefill", "decode")}  # fmt: skip
+    first = {role: 1e3 * counted["first_token_seconds"] / counted["requests"] for role, counted in grown.items()}
+    decoding = grown.get("decode") or grown["collocated"]
+    return {"engine_ttft_ms": first, "engine_tpot_ms": 1e3 * decoding["decode_seconds"] / decoding["requests"] / (osl - 1)}
 
 
 def rounds(args: argparse.Namespace) -> tuple[bool, ...]:
@@ -213,10 +232,13 @@ def rounds(args: argparse.Namespace) -> tuple[bool, ...]:
 
 
 def show(rows: list[dict[str, Any]], title: str) -> None:
-    """Two tables: what was reached beside the control, and CPU by stage."""
+    """Three tables: what was reached beside the control, what of it the engines had, and CPU by stage."""
     reached = Table(title=f"{title}: beside the control")
     for column in ("arm", "level", "requests/s", "of bare", "TPOT, ms", "of bare", "TTFT, ms", "p99 ITL, ms", "cores"):
         reached.add_column(column, justify="left" if column == "arm" else "right")
+    within = Table(title=f"{title}: means by the client's and by the engines' clocks, ms")
+    for column in ("arm", "level", "TTFT", "in P", "in D or collocated", "outside", "TPOT", "in the engine"):
+        within.add_column(column, justify="left" if column == "arm" else "right")
     cpu = Table(title=f"{title}: CPU time per output token, ms")
     for column in ("arm", "level", *STAGES):
         cpu.add_column(column, justify="left" if column == "arm" else "right")
@@ -229,9 +251,13 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
             words += [f"{tpot:.1f}", f"{tpot / bare['median_tpot_ms']:.2f}"]
             words += [f"{mine['median_ttft_ms']:.0f}", f"{mine['p99_itl_ms']:.0f}", f"{mine['cores']:.2f}"]
             reached.add_row(arm, str(level), *words)
+            engines, ttft = mine["engine_ttft_ms"], mine["mean_ttft_ms"]
+            parts = [engines.get("prefill"), engines.get("decode", engines.get("collocated")), ttft - sum(engines.values())]
+            cells = ["" if ms is None else f"{ms:.0f}" for ms in (ttft, *parts)]
+            within.add_row(arm, str(level), *cells, f"{mine['mean_tpot_ms']:.1f}", f"{mine['engine_tpot_ms']:.1f}")
             used = mine["cpu_ms_per_token"]
             cpu.add_row(arm, str(level), *(f"{used[stage]:.2f}" for stage in STAGES))
-    for table in (reached, cpu):
+    for table in (reached, within, cpu):
         console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""Direct streaming for real, with PD, on a cluster of the head alone, where loopback is enough for it."""
+"""Direct streaming for real, with PD of two TP sizes, on a cluster of the head alone, where loopback is enough for it."""
 
 import psutil
 import pytest
@@ -22,7 +22,7 @@ def head_alone(tmp_path, monkeypatch):
 
 
 def test_requests_go_from_haproxy_to_decode(head_alone, shared, tmp_path):
-    launch("--pd-pack", "--layout", "p1xtp1-d1xtp1", "--direct-streaming")
+    launch("--pd-pack", "--layout", "p1xtp2-d1xtp1", "--direct-streaming")
     found = deployment()
     assert {replica["node_ip"] for replica in found["replicas"]} == {"127.0.0.2"}, "all stands on the head"
     path = found["serving_path"]
