@@ -32,7 +32,8 @@ from pdbench.workload import Level  # noqa: E402
 MODES = {"2xtp1": "collocated", "p1xtp1-d1xtp1": "pd-pack"}
 SLEEPS = {"ready": 30, "level": 5, "stop": 10}
 KINDS = ("loading engines", "measuring", "checking", "the rest")
-console = Console(highlight=False)
+# Its table needs as much, also in a file.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def main() -> None:

@@ -72,9 +72,9 @@ def shares(folder: Path) -> dict[str, dict[str, float]]:
 def library(frame: str) -> str:
     """`route (ray/serve/_private/router.py:9)` -> ray.serve; what has no file -> its name.
 
-    A thread that starts in C, as uvloop's loop and gRPC's do, has no frame below `Thread.run`: its code is `native`.
+    A thread whose loop is in C, as uvloop's and gRPC's are, has no frame below `Thread.run`, or none: its code is `native`.
     """
-    if frame.startswith("Thread.run (threading.py"):
+    if not frame or frame.startswith("Thread.run (threading.py"):
         return "native"
     if not (found := FRAME.search(frame)):
         return frame

@@ -18,6 +18,7 @@ from benchmarks.profiles import library, recorded, shares
         ("_run_once (asyncio/base_events.py:1922)", "asyncio"),
         ("<listcomp> (typing.py:1)", "typing"),
         ("Thread.run (threading.py:982)", "native"),
+        ("", "native"),
         ("poll", "poll"),
     ],
 )
