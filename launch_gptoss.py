@@ -102,13 +102,15 @@ def read_layout(args: argparse.Namespace) -> tuple[Layout, str]:
 
 def read_configs(args: argparse.Namespace) -> tuple[ModelConfig, HardwareConfig]:
     model, hardware = load_model(args.model), load_hardware(args.hardware)
-    if counters.ENV in dict(args.env):
-        raise ValueError(f"--env {counters.ENV}: engines keep their counters where a level's gates read them; leave it out")
     if args.model_id:
         model = model.model_copy(update={"model_id": args.model_id})
     if args.model_source:
         model = model.model_copy(update={"model_source": args.model_source, "tiny": None, "kv_cache": model.kv})
-    return model, hardware.model_copy(update={"env": hardware.env | dict(args.env)})
+    env = hardware.env | dict(args.env)
+    if counters.ENV in env:
+        raise ValueError(f"{counters.ENV}: engines keep their counters where a level's gates read them; "
+                         f"leave it out of --env and of {args.hardware}")  # fmt: skip
+    return model, hardware.model_copy(update={"env": env})
 
 
 def _not_empty(text: str) -> str:

@@ -10,9 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-URL = "http://127.0.0.1:8000"
-STACK = ["--model", "configs/models/gpt-oss-tiny.yaml", "--hardware", "configs/hardware/cpu.yaml", "--no-doctor"]
+from benchmarks.cluster import ROOT
 
 
 def options(url: str, level: int, requests: int, isl: int, osl: int, result: Path) -> list[str]:

@@ -12,8 +12,6 @@ passes its gates. Both ways run on one local cluster of this machine, arm by arm
 import argparse
 import json
 import re
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +23,8 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from benchmarks.client import STACK, URL, options  # noqa: E402
+from benchmarks.client import options  # noqa: E402
+from benchmarks.cluster import STACK, URL, cluster, run  # noqa: E402
 from pdbench.cli import ENGINES_LOADED, Parser, positive  # noqa: E402
 from pdbench.workload import Level  # noqa: E402
 
@@ -43,27 +42,13 @@ def main() -> None:
     parser.add_argument("--isl", type=positive, default=2000)
     parser.add_argument("--osl", type=positive, default=32)
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped then, too
-    run("-m", "pdbench.local_cluster", "start", "--workers", "1")
     spent = {}
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            for layout in args.arms:
-                for way in (plain, ours):
-                    console.print(f"{time.strftime('%H:%M:%S')} {layout}, {'the plain way' if way is plain else 'here'}")
-                    spent[layout, way] = way(layout, args, Path(folder))
-    finally:
-        run("-m", "pdbench.local_cluster", "stop")
+    with cluster(workers=1), tempfile.TemporaryDirectory() as folder:
+        for layout in args.arms:
+            for way in (plain, ours):
+                console.print(f"{time.strftime('%H:%M:%S')} {layout}, {'the plain way' if way is plain else 'here'}")
+                spent[layout, way] = way(layout, args, Path(folder))
     show(spent)
-
-
-def run(*command: str) -> str:
-    """A command's output, standard error included; it is shown where the command fails."""
-    program = [] if command[0].startswith("./") else [sys.executable]
-    done = subprocess.run([*program, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}")
-    return done.stdout
 
 
 def plain(layout: str, args: argparse.Namespace, folder: Path) -> dict[str, float]:

@@ -8,8 +8,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-# Those in Python that only pass tokens on. A rank computes, and its many native frames would make py-spy slow the others down.
-STAGES = ("client", "ingress", "frontend", "engine core")
+# Not the ranks, which compute, nor proxies: HAProxy is not in Python, and Ray's own does nothing but pass tokens on.
+SAMPLED = ("client", "ingress", "frontend", "engine core")
 PROGRAM = str(Path(sys.executable).with_name("py-spy"))
 PER_SECOND = 100
 WAIT_S = 60.0
@@ -29,10 +29,12 @@ def recorded(stage_of: dict[int, str], folder: Path):
         RuntimeError: py-spy could not, for want of rights for instance; what it said.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.txt"):
+        old.unlink()
     spies = {}
     try:
         for pid, stage in stage_of.items():
-            if stage in STAGES:
+            if stage in SAMPLED:
                 out = folder / f"{stage.replace(' ', '-')}_{pid}.txt"
                 command = [PROGRAM, "record", "--gil", "-f", "raw", "-r", str(PER_SECOND), "-o", str(out), "-p", str(pid)]
                 spies[out] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """What stands between client and engine, side by side: plain vLLM, Ray Serve as it comes, and with its options.
 
-    python benchmarks/serving_path.py                        # control, Ray's defaults, this repository's; 1 and 1P:1D engines
+    python benchmarks/serving_path.py                        # control, Ray's defaults, ours, direct streaming; 1xtp1 and 1P:1D
     python benchmarks/serving_path.py --alone --of 1xtp1     # each option alone, too; of 2xtp1: a router
     python benchmarks/serving_path.py --pin                  # and again with cores of their own, where there are enough
-    python benchmarks/serving_path.py --py-spy profiles/     # whose code each Python process on the way runs
+    python benchmarks/serving_path.py --py-spy profiles/     # whose code client, ingress and engines run
 
 On a local cluster of this machine, which must not run yet. Each arm is launched by launch_gptoss.py and measured with
 `vllm bench serve`; prints what it reached beside the control, what of its latencies the engines themselves had, and the CPU
@@ -18,10 +18,7 @@ import contextlib
 import json
 import os
 import re
-import shlex
-import signal
 import statistics
-import subprocess
 import sys
 import time
 import urllib.request
@@ -34,7 +31,8 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.accounting import MIN_CORES_TO_PIN, STAGES, cpu_seconds, pin, stage_of  # noqa: E402
-from benchmarks.client import STACK, URL, client  # noqa: E402
+from benchmarks.client import client  # noqa: E402
+from benchmarks.cluster import STACK, URL, cluster, run  # noqa: E402
 from benchmarks.profiles import recorded, shares  # noqa: E402
 from pdbench.cli import Parser, positive  # noqa: E402
 from pdbench.files import write_atomically  # noqa: E402
@@ -90,23 +88,32 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 def main() -> int:
     args = parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped then, too
     found: list[dict[str, Any]] = []
-    with cluster(), client() as ask:
-        for layout in args.of:
-            arms = chosen(layout, args)
-            for number, (name, options) in enumerate(arms.items(), start=1):
-                console.print(f"{time.strftime('%H:%M:%S')} {layout}: arm {number} of {len(arms)}, {name}")
-                with deployed(layout, name, options):
-                    found += measure(ask, layout, name, args)
-                if args.json:
-                    write_atomically(args.json, json.dumps(found, indent=2))
+    try:
+        # Engines on the head: there HAProxy finds them on loopback, also with direct streaming.
+        with cluster(workers=0), client() as ask:
+            for layout in args.of:
+                arms = chosen(layout, args)
+                for number, (name, options) in enumerate(arms.items(), start=1):
+                    console.print(f"{time.strftime('%H:%M:%S')} {layout}: arm {number} of {len(arms)}, {name}")
+                    with deployed(layout, name, options):
+                        measure(ask, layout, name, args, found)
+    except RuntimeError as error:
+        print(f"serving_path.py: error: {error}", file=sys.stderr)
+        return 1
+    finally:  # what was measured is told, however it ended
+        tell(found, args)
+    return 0
+
+
+def tell(found: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    if args.json:
+        write_atomically(args.json, json.dumps(found, indent=2))
     for layout in args.of:
         for pinned in rounds(args):
             rows = [row for row in found if row["layout"] == layout and row["pinned"] == pinned]
             show(rows, f"{layout}, client and engines on cores of their own" if pinned else layout)
         show_code([row for row in found if row["layout"] == layout and "code" in row], layout)
-    return 0
 
 
 def all_arms(layout: str) -> dict[str, list[str]]:
@@ -129,36 +136,22 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--requests", type=positive, default=40, help="of a level, or 4 times the level (default: %(default)s)")
     parser.add_argument("--repeats", type=positive, default=1, help="measurements of each level (default: %(default)s)")
     parser.add_argument("--isl", type=positive, default=500)
-    parser.add_argument("--osl", type=positive, default=64)
+    parser.add_argument("--osl", type=positive, default=64, help="at least 2 (default: %(default)s)")
     parser.add_argument("--pin", action="store_true",
                         help="measure each arm again with client and engines on cores that they share with nobody")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number here")
     parser.add_argument("--py-spy", type=Path, metavar="DIR",
-                        help="sample the last level once more: whose code it was, and files for speedscope.app")  # fmt: skip
+                        help="sample the last level once more: whose code it was, and files for speedscope.app; as root, "
+                             "or with kernel.yama.ptrace_scope=0")  # fmt: skip
     args = parser.parse_args()
+    if args.osl < 2:
+        parser.error("--osl must be at least 2: a single token has no time to the next")
     if args.pin and os.cpu_count() < MIN_CORES_TO_PIN:
         parser.error(f"--pin needs {MIN_CORES_TO_PIN} cores, and here are {os.cpu_count()}")
     known = {name: None for layout in args.of for name in all_arms(layout)}
     if unknown := set(args.arms or []) - set(known):
         parser.error(f"no arm {min(unknown)}: there are {'; '.join(known)}")
     return args
-
-
-def run(*command: str) -> str:
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{shlex.join(command)} failed:\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
-@contextlib.contextmanager
-def cluster():
-    # Engines on the head: there HAProxy finds them on loopback, also with direct streaming.
-    run("-m", "pdbench.local_cluster", "start", "--workers", "0")
-    try:
-        yield
-    finally:
-        run("-m", "pdbench.local_cluster", "stop")
 
 
 @contextlib.contextmanager
@@ -172,36 +165,38 @@ def deployed(layout: str, name: str, options: list[str]):
         run("launch_gptoss.py", "--stop")
 
 
-def measure(ask, layout: str, name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every level of an arm: what the client saw, and CPU ms per token and stage."""
+def measure(ask, layout: str, name: str, args: argparse.Namespace, found: list[dict[str, Any]]) -> None:
+    """Every level of an arm, added to `found`: what the client saw, what the engines, and CPU ms per token and stage."""
     deployment = answer_of("deployment")
     url = deployment.get("serving_url", URL)
     most = max(args.levels)
     ask(url, most, 2 * most, args.isl, args.osl)  # warm
-    rows = []
     for pinned in rounds(args):
         if args.pin:
             pin(deployment, ask.pid, own=pinned)
         for level in args.levels * args.repeats:
             reached = measure_level(ask, url, level, deployment, args)
-            rows.append({"layout": layout, "arm": name, "level": level, "pinned": pinned, **reached})
+            found.append({"layout": layout, "arm": name, "level": level, "pinned": pinned, **reached})
     if args.py_spy:
-        folder = args.py_spy / re.sub(r"\W+", "_", f"{layout} {name}")
+        folder, level = args.py_spy / re.sub(r"\W+", "_", f"{layout} {name}"), args.levels[-1]
         with recorded(stage_of(deployment, ask.pid), folder):
-            ask(url, args.levels[-1], args.requests, args.isl, args.osl)  # slowed down: it does not count
-        rows[-1]["code"] = shares(folder)
-    return rows
+            ask(url, level, requests_of(level, args), args.isl, args.osl)  # slowed down: it does not count
+        found[-1]["code"] = shares(folder)
+
+
+def requests_of(level: int, args: argparse.Namespace) -> int:
+    return max(args.requests, 4 * level)
 
 
 def measure_level(ask, url: str, level: int, deployment: dict, args: argparse.Namespace) -> dict[str, Any]:
     counted, before = answer_of("counters"), cpu_seconds(deployment, ask.pid)
-    result = ask(url, level, max(args.requests, 4 * level), args.isl, args.osl)
+    result = ask(url, level, requests_of(level, args), args.isl, args.osl)
     after = cpu_seconds(deployment, ask.pid)
     used = {stage: sum(after[pid][1] - before[pid][1] for pid in after if pid in before and after[pid][0] == stage)
             for stage in STAGES}  # fmt: skip
     return {
         **{key: result[key] for key in REACHED},
-        **in_engines(counted, answer_of("counters"), args.osl),
+        **in_engines(grown_since(counted, requests_of(level, args)), args.osl),
         "cores": sum(used.values()) / result["duration"],
         "cpu_ms_per_token": {stage: 1e3 * seconds / result["total_output_tokens"] for stage, seconds in used.items()},
     }
@@ -212,15 +207,31 @@ def answer_of(what: str) -> dict[str, Any]:
         return json.load(answer)
 
 
-def in_engines(before: dict[str, dict], after: dict[str, dict], osl: int) -> dict[str, Any]:
+def grown_since(before: dict[str, dict], requests: int) -> dict[str, dict[str, float]]:
+    """What each engine's role has counted since `before`, when all the requests sent are among it.
+
+    Raises:
+        RuntimeError: they are not within some seconds, or there are others.
+    """
+    deadline = time.monotonic() + 5
+    while True:
+        grown = {role: {name: now - before.get(role, {}).get(name, 0) for name, now in counters.items()}
+                 for role, counters in answer_of("counters").items() if role != "ingress"}  # fmt: skip
+        finished = (grown.get("decode") or grown["collocated"])["requests"]
+        if finished == requests:
+            return grown
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{requests} requests were sent, and the engines counted {finished:.0f}: who else uses them?")
+        time.sleep(0.05)
+
+
+def in_engines(grown: dict[str, dict[str, float]], osl: int) -> dict[str, Any]:
     """Means over a level's requests by the engines' own clocks: ms to the first token of each role, and ms per further token.
 
     Args:
-        before: counters by role, as `/pdbench/counters` answers.
-        osl: output tokens of a request.
+        grown: counters of the level by role.
+        osl: output tokens of a request, at least 2.
     """
-    grown = {role: {name: now - before.get(role, {}).get(name, 0) for name, now in counters.items()}
-             for role, counters in after.items() if role in ("collocated", "prefill", "decode")}  # fmt: skip
     first = {role: 1e3 * counted["first_token_seconds"] / counted["requests"] for role, counted in grown.items()}
     decoding = grown.get("decode") or grown["collocated"]
     return {"engine_ttft_ms": first, "engine_tpot_ms": 1e3 * decoding["decode_seconds"] / decoding["requests"] / (osl - 1)}
@@ -232,7 +243,9 @@ def rounds(args: argparse.Namespace) -> tuple[bool, ...]:
 
 
 def show(rows: list[dict[str, Any]], title: str) -> None:
-    """Three tables: what was reached beside the control, what of it the engines had, and CPU by stage."""
+    """Three tables, if the control was measured: what was reached beside it, what of it the engines had, CPU by stage."""
+    if not any(row["arm"] == CONTROL for row in rows):
+        return
     reached = Table(title=f"{title}: beside the control")
     for column in ("arm", "level", "requests/s", "of bare", "TPOT, ms", "of bare", "TTFT, ms", "p99 ITL, ms", "cores"):
         reached.add_column(column, justify="left" if column == "arm" else "right")
@@ -266,12 +279,12 @@ def show_code(rows: list[dict[str, Any]], title: str) -> None:
     if not rows:
         return
     table = Table(title=f"{title}: whose code Python runs")
-    for column in ("arm", "level", "stage", "CPU per token, ms", f"the {MOST} most"):
-        table.add_column(column, justify="right" if column.startswith(("level", "CPU")) else "left")
+    for column in ("arm", "level", "stage", f"the {MOST} most"):
+        table.add_column(column, justify="right" if column == "level" else "left")
     for row in rows:
         for stage, parts in row["code"].items():
             most = ", ".join(f"{name} {share:.0%}" for name, share in list(parts.items())[:MOST])
-            table.add_row(row["arm"], str(row["level"]), stage, f"{row['cpu_ms_per_token'][stage]:.2f}", most)
+            table.add_row(row["arm"], str(row["level"]), stage, most)
     console.print(table)
 
 

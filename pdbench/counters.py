@@ -19,9 +19,8 @@ NAMES = {
     "vllm:prompt_tokens_total": "prompt_tokens",
     "vllm:prefix_cache_queries_total": "prefix_cache_queries",
     "vllm:prefix_cache_hits_total": "prefix_cache_hits",
-    # From a request's arrival at vLLM's frontend.
-    "vllm:time_to_first_token_seconds_sum": "first_token_seconds",
-    "vllm:request_decode_time_seconds_sum": "decode_seconds",
+    "vllm:time_to_first_token_seconds_sum": "first_token_seconds",  # from a request's arrival at vLLM's frontend
+    "vllm:request_decode_time_seconds_sum": "decode_seconds",  # from its first token to its last
 }
 
 

@@ -66,7 +66,7 @@ class Arm(Strict):
     env: dict[str, str] = Field(default={}, description="further environment variables of the engines")
     serve_env: dict[str, str] = Field(default={}, description="of Ray Serve, instead of those of configs/serve.yaml")
     llm_options: dict[str, str] = Field(default={}, description="of Ray Serve LLM, likewise")
-    direct_streaming: bool = Field(default=False, description="no ingress; binds every address, unless all stands on the head")
+    direct_streaming: bool = Field(default=False, description="no ingress; binds every address, unless local_workers is 0")
     router: Literal[tuple(ROUTERS)] | None = Field(default=None, description="who of several replicas takes a request")
     link_mbit: int | None = Field(default=None, ge=1, description="slow UCX over TCP on one machine down to so many Mbit/s")
     needs_vllm: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$", description="the oldest vLLM that can")

@@ -256,7 +256,8 @@ def main() -> int:
     try:
         with lock():
             if args.action == "start":
-                print(f"starting a head and {args.workers} workers on loopback ...", flush=True)
+                others = f" and {args.workers} workers" if args.workers else ""
+                print(f"starting a head{others} on loopback ...", flush=True)
                 start(args.workers, args.cpus)
             elif args.action == "stop":
                 print(f"stopped {stop()} processes")

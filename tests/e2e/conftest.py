@@ -20,6 +20,14 @@ def shared(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def tokens(shared) -> Path:
+    """The collocated arm's greedy tokens."""
+    if not (shared / "tokens.json").exists():
+        pytest.fail("the collocated tokens are missing: run the e2e tests together, test_1_collocated.py saves them")
+    return shared / "tokens.json"
+
+
+@pytest.fixture
 def deployed(local_cluster):
     """Launch with `deployed(...)`; whatever the test leaves running is stopped."""
     yield launch

@@ -3,7 +3,6 @@
 import re
 
 import psutil
-import pytest
 import requests
 from commands import BIN, URL, bench, deployment, level, module, run
 from faults import launch_with_other_prefill_weights
@@ -24,26 +23,19 @@ def cores(pid: int) -> set[int]:
     return set(worker.cpu_affinity())
 
 
-def gate_lines(shared, check: bool = True):
-    return module("gates", "--against", str(shared / "tokens.json"), check=check).stdout
+def gate_lines(tokens, check: bool = True):
+    return module("gates", "--against", str(tokens), check=check).stdout
 
 
-@pytest.fixture(autouse=True)
-def tokens(shared):
-    if not (shared / "tokens.json").exists():
-        pytest.fail("the collocated tokens are missing: run the e2e tests together, test_1_collocated.py saves them")
-
-
-def test_pack_tp1_to_tp1(deployed, shared, tmp_path):
+def test_pack_tp1_to_tp1(deployed, tokens, tmp_path):
     deployed("--pd-pack", "--layout", "p1xtp1-d1xtp1")
     found = deployment()
     assert nodes(found)["prefill"] == nodes(found)["decode"] == {"127.0.0.3"}
     assert chunks_of_a_stream() > 40, "each token comes by itself"
-    lines = gate_lines(shared)
+    lines = gate_lines(tokens)
     assert "ok   token-equality: 36 of 36" in lines
     assert "ok   kv-transfer: 36 transfers" in lines
-    tokens = ["--tokens", str(shared / "tokens.json")]
-    bench(tmp_path, "-e", "pack", "--itl", "300", "--otl", "16", "-c", "2,1", *tokens)
+    bench(tmp_path, "-e", "pack", "--itl", "300", "--otl", "16", "-c", "2,1", "--tokens", str(tokens))
     folder = tmp_path / "gpt-oss-tiny_itl300_otl16_mixed_pack"
     assert level(folder, "conc2.json")["completed"] == 10
     gates = {g.name: g for g in Manifest.read(folder).deployment.gates}
@@ -65,13 +57,13 @@ def test_pack_tp1_to_tp1(deployed, shared, tmp_path):
     assert done.returncode == 1 and "level conc1 does not count: transport: cma/memory; expected srd" in done.stderr
 
 
-def test_spread_over_tcp(deployed, shared):
+def test_spread_over_tcp(deployed, tokens):
     deployed("--pd-spread", "--p-num", "1", "--p-tp", "1", "--d-num", "1", "--d-tp", "1", "--ucx-tls", "tcp")
     found = deployment()
     placed = nodes(found)
     assert len(placed["prefill"]) == len(placed["decode"]) == 1 and placed["prefill"] != placed["decode"]
     assert found["llm_configs"]["decode"]["runtime_env"]["env_vars"]["UCX_TLS"] == "tcp"
-    lines = gate_lines(shared)
+    lines = gate_lines(tokens)
     assert "ok   token-equality: 36 of 36" in lines
     assert "ok   transport: tcp/lo" in lines
     said = run(str(BIN / "python"), "debug/which_transport.py", "--live").stdout
@@ -89,20 +81,22 @@ def chunks_of_a_stream() -> int:
 
 
 # In one node: three ranks that poll for TCP on two cores let transfers outlive P's lease.
-def test_decode_of_a_larger_tp_size_and_options_of_ray_serve_llm(deployed, shared):
-    """The options change how tokens come, and where prompts become tokens, but not which. P of the larger size: direct
-    streaming's test."""
+def test_decode_of_a_larger_tp_size_and_options_of_ray_serve_llm(deployed, tokens):
+    """The options change how tokens come, and where prompts become tokens, but not which; P of a larger size has the test of
+    direct streaming."""
     options = ["--llm-option", "stream_batching_interval_ms=1000", "--llm-option", "pd_tokenize_once=false"]
     deployed("--pd-pack", "--layout", "p1xtp1-d1xtp2", *options)
-    lines = gate_lines(shared)
+    given = deployment()["llm_configs"]["decode"]["experimental_configs"]
+    assert given["pd_tokenize_once"] is False and given["_prewarm_prefill_decode"] is True
+    lines = gate_lines(tokens)
     assert "ok   token-equality: 36 of 36" in lines and "ok   kv-transfer" in lines
     assert chunks_of_a_stream() < 20
 
 
-def test_a_wrong_kv_cache_and_debug_logging_are_noticed(local_cluster, shared, tmp_path):
+def test_a_wrong_kv_cache_and_debug_logging_are_noticed(local_cluster, shared, tokens, tmp_path):
     """P with other weights fills D's blocks with another model's keys and values: the gate must fail."""
     with launch_with_other_prefill_weights(shared / "other-weights"):
-        lines = gate_lines(shared, check=False)
+        lines = gate_lines(tokens, check=False)
         done = bench(tmp_path, "-e", "loud", "--itl", "300", "--otl", "16", "-c", "1", check=False)
     assert done.returncode == 1 and "no-debug-logging: NIXL_LOG_LEVEL=DEBUG" in done.stderr
     assert "FAIL token-equality" in lines and "differs from token" in lines

@@ -16,25 +16,24 @@ def head_alone(tmp_path, monkeypatch):
     """A cluster of its own beside that of the other tests, if it runs, which has nothing to do meanwhile."""
     monkeypatch.setenv("PDBENCH_STATE_DIR", str(tmp_path / "cluster"))
     module("local_cluster", "start", "--workers", "0")
-    yield
-    launch("--stop")
-    module("local_cluster", "stop")
+    try:
+        yield
+        launch("--stop")
+    finally:
+        module("local_cluster", "stop")
 
 
-def test_requests_go_from_haproxy_to_decode(head_alone, shared, tmp_path):
+def test_requests_go_from_haproxy_to_decode(head_alone, tokens, tmp_path):
     launch("--pd-pack", "--layout", "p1xtp2-d1xtp1", "--direct-streaming")
     found = deployment()
     assert {replica["node_ip"] for replica in found["replicas"]} == {"127.0.0.2"}, "all stands on the head"
     path = found["serving_path"]
     assert path["direct_streaming"] and path["ingress_replicas"] == 0
     assert path["env"]["RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"] == "1"
-    open_to = {c.laddr.ip for c in psutil.net_connections("tcp")
-               if c.status == "LISTEN" and (c.laddr.port == 8000 or c.laddr.port in REPLICAS)}  # fmt: skip
-    assert open_to == {"127.0.0.1"}, "HAProxy and the replicas behind it bind loopback alone"
+    listening = [c.laddr for c in psutil.net_connections("tcp") if c.status == "LISTEN"]
+    replicas = {address.ip for address in listening if address.port in REPLICAS}
+    assert replicas == {a.ip for a in listening if a.port == 8000} == {"127.0.0.1"}, "where requests come in is loopback alone"
 
-    tokens = shared / "tokens.json"
-    if not tokens.exists():
-        pytest.fail("the collocated tokens are missing: run the e2e tests together, test_1_collocated.py saves them")
     lines = module("gates", "--against", str(tokens)).stdout
     assert "ok   token-equality: 36 of 36" in lines and "ok   kv-transfer: 36 transfers" in lines
     bench(tmp_path, "-e", "direct", *WORKLOAD, "--tokens", str(tokens))

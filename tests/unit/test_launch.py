@@ -172,7 +172,7 @@ MISTAKES = [
     (["--collocated", "--serve-env", "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING=1"], "use --direct-streaming"),
     (["--collocated", "--direct-streaming", "--serve-env", "RAY_SERVE_ENABLE_HA_PROXY=0"], "--direct-streaming needs HAProxy"),
     (["--collocated", "--direct-streaming", "--ingress-replicas", 2], "leave --ingress-replicas out, too"),
-    (["--collocated", "--env", "PROMETHEUS_MULTIPROC_DIR=/tmp/x"], "--env PROMETHEUS_MULTIPROC_DIR: engines keep their"),
+    (["--collocated", "--env", "PROMETHEUS_MULTIPROC_DIR=/tmp/x"], "PROMETHEUS_MULTIPROC_DIR: engines keep their"),
     (["--collocated", "--host", "10.0.0.5"], "--host 10.0.0.5 does not go with HAProxy"),
     (["--collocated", "--router", "random"], "invalid choice: 'random'"),
     (["--collocated", "--tp", 0], "tensor-parallel size must be a whole number of at least 1, not 0"),
