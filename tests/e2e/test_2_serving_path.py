@@ -35,7 +35,7 @@ def test_requests_go_from_haproxy_to_decode(head_alone, tokens, tmp_path):
     assert replicas == {a.ip for a in listening if a.port == 8000} == {"127.0.0.1"}, "where requests come in is loopback alone"
 
     lines = module("gates", "--against", str(tokens)).stdout
-    assert "ok   token-equality: 36 of 36" in lines and "ok   kv-transfer: 36 transfers" in lines
+    assert "ok   token-equality: 36 of 36" in lines and "ok   kv-transfer: 72 transfers" in lines, "one from each rank of P"
     bench(tmp_path, "-e", "direct", *WORKLOAD, "--tokens", str(tokens))
     folder = tmp_path / "gpt-oss-tiny_itl300_otl16_mixed_direct"
     assert level(folder, "conc2.json")["completed"] == 10
