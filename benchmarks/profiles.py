@@ -13,12 +13,13 @@ SAMPLED = ("client", "ingress", "frontend", "engine core")
 PROGRAM = str(Path(sys.executable).with_name("py-spy"))
 PER_SECOND = 100
 WAIT_S = 60.0
+BEGUN = "py-spy> Sampling"  # what it says first
 FRAME = re.compile(r" \((?P<path>[^():]+)(?::\d+)?\)$")
 
 
 @contextlib.contextmanager
 def recorded(stage_of: dict[int, str], folder: Path):
-    """A file of collapsed stacks for each process in `folder`, as flame graphs and speedscope.app read them.
+    """A file of collapsed stacks for each process in `folder`, as flame graphs and speedscope.app read them, from here on.
 
     Samples are of the thread that holds the interpreter's lock: whether another one runs or waits, py-spy cannot tell surely.
 
@@ -37,7 +38,10 @@ def recorded(stage_of: dict[int, str], folder: Path):
             if stage in SAMPLED:
                 out = folder / f"{stage.replace(' ', '-')}_{pid}.txt"
                 command = [PROGRAM, "record", "--gil", "-f", "raw", "-r", str(PER_SECOND), "-o", str(out), "-p", str(pid)]
-                spies[out] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                spies[out] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for out, spy in spies.items():
+            if not (said := spy.stdout.readline()).startswith(BEGUN):
+                raise RuntimeError(f"py-spy could not sample {out.stem}: {said.strip() or 'nothing was said'}")
         yield
     finally:
         for spy in spies.values():
@@ -50,10 +54,10 @@ def recorded(stage_of: dict[int, str], folder: Path):
 def _end(spy: subprocess.Popen) -> str:
     """Wait for it; returns the last line that it said."""
     try:
-        said = spy.communicate(timeout=WAIT_S)[1]
+        said = spy.communicate(timeout=WAIT_S)[0]
     except subprocess.TimeoutExpired:
         spy.kill()
-        said = spy.communicate()[1]
+        said = spy.communicate()[0]
     return (said.strip().splitlines() or ["nothing"])[-1]
 
 

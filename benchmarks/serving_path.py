@@ -35,6 +35,7 @@ from benchmarks.client import client  # noqa: E402
 from benchmarks.cluster import STACK, URL, cluster, run  # noqa: E402
 from benchmarks.profiles import recorded, shares  # noqa: E402
 from pdbench.cli import Parser, positive  # noqa: E402
+from pdbench.counters import finished, grown  # noqa: E402
 from pdbench.files import write_atomically  # noqa: E402
 
 MODES = {"1xtp1": ("bare", "collocated"), "2xtp1": ("bare", "collocated"), "p1xtp1-d1xtp1": ("bare-pd", "pd-pack")}
@@ -98,17 +99,22 @@ def main() -> int:
                     console.print(f"{time.strftime('%H:%M:%S')} {layout}: arm {number} of {len(arms)}, {name}")
                     with deployed(layout, name, options):
                         measure(ask, layout, name, args, found)
+                    save(found, args)
     except RuntimeError as error:
         print(f"serving_path.py: error: {error}", file=sys.stderr)
         return 1
     finally:  # what was measured is told, however it ended
+        save(found, args)
         tell(found, args)
     return 0
 
 
-def tell(found: list[dict[str, Any]], args: argparse.Namespace) -> None:
+def save(found: list[dict[str, Any]], args: argparse.Namespace) -> None:
     if args.json:
         write_atomically(args.json, json.dumps(found, indent=2))
+
+
+def tell(found: list[dict[str, Any]], args: argparse.Namespace) -> None:
     for layout in args.of:
         for pinned in rounds(args):
             rows = [row for row in found if row["layout"] == layout and row["pinned"] == pinned]
@@ -196,7 +202,7 @@ def measure_level(ask, url: str, level: int, deployment: dict, args: argparse.Na
             for stage in STAGES}  # fmt: skip
     return {
         **{key: result[key] for key in REACHED},
-        **in_engines(grown_since(counted, requests_of(level, args)), args.osl),
+        **in_engines(counted_since(counted, requests_of(level, args)), args.osl),
         "cores": sum(used.values()) / result["duration"],
         "cpu_ms_per_token": {stage: 1e3 * seconds / result["total_output_tokens"] for stage, seconds in used.items()},
     }
@@ -207,7 +213,7 @@ def answer_of(what: str) -> dict[str, Any]:
         return json.load(answer)
 
 
-def grown_since(before: dict[str, dict], requests: int) -> dict[str, dict[str, float]]:
+def counted_since(before: dict[str, dict], requests: int) -> dict[str, dict[str, float]]:
     """What each engine's role has counted since `before`, when all the requests sent are among it.
 
     Raises:
@@ -215,25 +221,23 @@ def grown_since(before: dict[str, dict], requests: int) -> dict[str, dict[str, f
     """
     deadline = time.monotonic() + 5
     while True:
-        grown = {role: {name: now - before.get(role, {}).get(name, 0) for name, now in counters.items()}
-                 for role, counters in answer_of("counters").items() if role != "ingress"}  # fmt: skip
-        finished = (grown.get("decode") or grown["collocated"])["requests"]
-        if finished == requests:
-            return grown
+        counted = grown(before, answer_of("counters"))
+        if (seen := finished(counted)) == requests:
+            return {role: of_role for role, of_role in counted.items() if role != "ingress"}
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{requests} requests were sent, and the engines counted {finished:.0f}: who else uses them?")
+            raise RuntimeError(f"{requests} requests were sent, and the engines counted {seen:.0f}: who else uses them?")
         time.sleep(0.05)
 
 
-def in_engines(grown: dict[str, dict[str, float]], osl: int) -> dict[str, Any]:
+def in_engines(counted: dict[str, dict[str, float]], osl: int) -> dict[str, Any]:
     """Means over a level's requests by the engines' own clocks: ms to the first token of each role, and ms per further token.
 
     Args:
-        grown: counters of the level by role.
+        counted: on the level, by role.
         osl: output tokens of a request, at least 2.
     """
-    first = {role: 1e3 * counted["first_token_seconds"] / counted["requests"] for role, counted in grown.items()}
-    decoding = grown.get("decode") or grown["collocated"]
+    first = {role: 1e3 * engine["first_token_seconds"] / engine["requests"] for role, engine in counted.items()}
+    decoding = counted.get("decode") or counted["collocated"]
     return {"engine_ttft_ms": first, "engine_tpot_ms": 1e3 * decoding["decode_seconds"] / decoding["requests"] / (osl - 1)}
 
 

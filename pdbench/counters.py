@@ -71,3 +71,14 @@ def by_role(replicas: list[dict[str, Any]], of_nodes: Iterable[list[tuple[str, s
     for role, name, value in (one for of_node in of_nodes for one in of_node):
         total[role][name] = total[role].get(name, 0.0) + value
     return total
+
+
+def grown(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """What each role has counted between two looks at its counters."""
+    return {role: {name: now - before.get(role, {}).get(name, 0) for name, now in of_role.items()}
+            for role, of_role in after.items()}  # fmt: skip
+
+
+def finished(counters: dict[str, dict[str, float]]) -> float:
+    """Requests that ended at the engines from which answers come."""
+    return sum(counters.get(role, {}).get("requests", 0) for role in ("collocated", "decode"))

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from pdbench import gates, readiness
 from pdbench.client import get, post, session
+from pdbench.counters import finished, grown
 from pdbench.files import write_atomically
 from pdbench.gates import transports_named
 from pdbench.kv_cache import KVCache
@@ -46,7 +47,7 @@ class Snapshot(Strict):
     @property
     def requests(self) -> float:
         """Requests that engines have finished where answers come from: collocated or decode."""
-        return sum(self.counters.get(role, {}).get("requests", 0) for role in ("collocated", "decode"))
+        return finished(self.counters)
 
 
 class Asked(Strict):
@@ -94,16 +95,15 @@ def judge(before: Snapshot, after: Snapshot, deployment: Deployment, asked: Aske
     Args:
         carried: what UCX named; None without a KV transfer over UCX.
     """
-    grown = {role: {k: v - before.counters.get(role, {}).get(k, 0) for k, v in of_role.items()}
-             for role, of_role in after.counters.items()}  # fmt: skip
+    counted = grown(before.counters, after.counters)
     found = [
         _same_replicas(before, after), _all_finished(after.requests - before.requests, asked, before.since),
-        _prefix_cache(grown, deployment, asked), _no_debug_logging(deployment),
+        _prefix_cache(counted, deployment, asked), _no_debug_logging(deployment),
     ]  # fmt: skip
-    if "ingress" in grown:
-        found.append(_no_fallback(grown["ingress"]["fallback_requests"]))
-    if "decode" in grown:
-        found.append(_kv_transfer(grown, deployment, asked, before.since))
+    if "ingress" in counted:
+        found.append(_no_fallback(counted["ingress"]["fallback_requests"]))
+    if "decode" in counted:
+        found.append(_kv_transfer(counted, deployment, asked, before.since))
     if carried is not None:
         found.append(transport_gate(carried, deployment.transport["ucx_tls"], asked.transport))
     return found

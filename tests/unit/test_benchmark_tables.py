@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import serving_path
-from benchmarks.serving_path import CONTROL, STAGES, grown_since, in_engines, show
+from benchmarks.serving_path import CONTROL, STAGES, counted_since, in_engines, show
 
 COUNTED = {"requests": 20.0, "first_token_seconds": 2.0, "decode_seconds": 6.3, "prompt_tokens": 10000.0}
 PREFILL = {"requests": 20.0, "first_token_seconds": 4.0, "decode_seconds": 0.0}
@@ -24,14 +24,14 @@ def test_counters_are_asked_until_all_requests_are_in_them(monkeypatch):
     answers = [{"decode": {"requests": count}, "prefill": {"requests": 9.0}, "ingress": {"fallback_requests": 0.0}}
                for count in (11.0, 13.0, 14.0)]  # fmt: skip
     monkeypatch.setattr(serving_path, "answer_of", lambda what: answers.pop(0))
-    assert grown_since({"decode": {"requests": 10.0}}, 4) == {"decode": {"requests": 4.0}, "prefill": {"requests": 9.0}}
+    assert counted_since({"decode": {"requests": 10.0}}, 4) == {"decode": {"requests": 4.0}, "prefill": {"requests": 9.0}}
 
 
 def test_requests_of_others_are_an_error(monkeypatch):
     monkeypatch.setattr(serving_path, "answer_of", lambda what: {"collocated": {"requests": 7.0}})
     monkeypatch.setattr(serving_path.time, "monotonic", iter((0.0, 6.0)).__next__)
     with pytest.raises(RuntimeError, match="4 requests were sent, and the engines counted 7: who else uses them"):
-        grown_since({}, 4)
+        counted_since({}, 4)
 
 
 def row(arm: str, ttft: float) -> dict:

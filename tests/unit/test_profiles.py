@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -42,16 +41,25 @@ MAY_LOOK = os.geteuid() == 0 or not PTRACE.exists() or PTRACE.read_text().strip(
 @pytest.mark.skipif(not MAY_LOOK, reason="py-spy may look at other processes as root, or with kernel.yama.ptrace_scope=0")
 def test_a_process_is_sampled_for_real(tmp_path):
     (tmp_path / "ingress_1.txt").write_text("main (of/an/earlier_run.py:1) 3\n")
-    code = "import json, sys\nprint('on', flush=True)\nwhile True: json.dumps(list(range(3000)), indent=1)"
+    code = "import json\nwhile True: print(len(json.dumps(list(range(3000)), indent=1)), flush=True)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as busy, \
-         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as rank:  # fmt: skip
+         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as rank:  # fmt: skip
         try:
             busy.stdout.readline()
             with recorded({busy.pid: "frontend", rank.pid: "engine rank"}, tmp_path):
-                time.sleep(3)
+                for _ in range(1500):  # about a second of work
+                    busy.stdout.readline()
         finally:
             busy.kill()
             rank.kill()
     assert [file.name for file in tmp_path.iterdir()] == [f"frontend_{busy.pid}.txt"]
     found = shares(tmp_path)["frontend"]
     assert next(iter(found)) == "json" and sum(found.values()) == pytest.approx(1)
+
+
+def test_a_process_that_is_gone_is_told_before_anything_is_measured(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with pytest.raises(RuntimeError, match=f"py-spy could not sample frontend_{gone.pid}: .+"), \
+         recorded({gone.pid: "frontend"}, tmp_path):  # fmt: skip
+        pytest.fail("nothing is sampled")
