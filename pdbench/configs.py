@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from pdbench.kv_cache import KVCache
 from pdbench.manifest import Strict, first_line
+from pdbench.shape import ShapeSpec
 from pdbench.tiny import TinySpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,27 +24,33 @@ class ModelConfig(Strict):
 
     model_id: str = Field(min_length=1, description="name that clients send")
     model_source: str | None = Field(default=None, description="hub id or folder; model_id if absent")
-    tiny: TinySpec | None = Field(default=None, description="make the model here with these sizes")
-    kv_cache: KVCache | None = Field(default=None, description="its shape; a tiny model's follows from its sizes")
+    tiny: TinySpec | None = Field(default=None, description="make a tiny model here with these sizes")
+    shape: ShapeSpec | None = Field(default=None, description="make a model of a gpt-oss' shape here with random weights")
+    kv_cache: KVCache | None = Field(default=None, description="its shape; that of a model made here follows from its sizes")
     max_model_len: int = Field(ge=1, description="tokens of prompt and output together")
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _the_kv_cache_has_one_shape(self):
-        if bool(self.tiny) == bool(self.kv_cache):
-            raise ValueError("give either kv_cache or tiny")
+        if [bool(self.tiny), bool(self.shape), bool(self.kv_cache)].count(True) != 1:
+            raise ValueError("give one of kv_cache, tiny and shape")
         return self
+
+    @property
+    def made(self) -> TinySpec | ShapeSpec | None:
+        """What the model is made from, where it is made on this machine."""
+        return self.tiny or self.shape
 
     @property
     def kv(self) -> KVCache:
         """Shape of the KV cache."""
-        return self.tiny.kv_cache if self.tiny else self.kv_cache
+        return self.made.kv_cache if self.made else self.kv_cache
 
     @property
     def source(self) -> str:
-        """Hub id, or the absolute path of a folder of this repository."""
+        """Hub id, or the absolute path of a folder; a relative path of a model that is made is one of this repository."""
         source = self.model_source or self.model_id
-        return str(ROOT / source) if self.tiny else source
+        return str(ROOT / source) if self.made else source
 
 
 class HardwareConfig(Strict):
@@ -86,7 +93,7 @@ def load_model(path: str | Path) -> ModelConfig:
 
 
 def load_hardware(path: str | Path) -> HardwareConfig:
-    """Read a hardware file; raises ConfigError like `load_model`."""
+    """Read a hardware file, and the file beside it that it names as its `base`; raises ConfigError like `load_model`."""
     return load(HardwareConfig, path, "configs/hardware")
 
 
@@ -102,6 +109,19 @@ def load(kind: type[BaseModel], path: str | Path, folder: str):
         ConfigError: it is missing, not YAML, or a key is unknown, missing or wrong.
     """
     path = Path(path)
+    data = _read(path, folder)
+    if kind is HardwareConfig and "base" in data:
+        base = _read(path.parent / str(data.pop("base")), folder)
+        if "base" in base:
+            raise ConfigError(f"{path}: its base has a base itself: name that one")
+        data = base | data
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error, kind)}") from None
+
+
+def _read(path: Path, folder: str) -> dict:
     if not path.is_file():
         have = ", ".join(sorted(f"{folder}/{p.name}" for p in (ROOT / folder).glob("*.yaml")))
         raise ConfigError(f"no such file: {path} (there are: {have})")
@@ -111,10 +131,7 @@ def load(kind: type[BaseModel], path: str | Path, folder: str):
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(data).__name__}")
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error, kind)}") from None
+    return data
 
 
 def explain(error: ValidationError, kind: type[BaseModel]) -> str:

@@ -6,35 +6,24 @@ continuations vary and depend on the whole prompt, which is what the token-equal
 `load_format=dummy` yields one token repeated, and would call a corrupted KV cache equal.
 """
 
-import hashlib
-import itertools
-import json
-import os
-import shutil
-import string
-import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from pdbench.kv_cache import KVCache
 from pdbench.manifest import Strict
+from pdbench.tokenizer import END_OF_TEXT, RETURN, save_tokenizer
 
-CHECKSUM_FILE = "SHA256SUMS"
-END_OF_TEXT = "<|endoftext|>"
-RETURN = "<|return|>"
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|start|>{{ message['role'] }}<|message|>{{ message['content'] }}<|end|>"
-    "{% endfor %}{% if add_generation_prompt %}<|start|>assistant<|message|>{% endif %}"
-)
-SPECIAL_TOKENS = [END_OF_TEXT, RETURN, "<|start|>", "<|message|>", "<|end|>"]
+SPECIAL_TOKENS = [RETURN, END_OF_TEXT, "<|start|>", "<|message|>", "<|end|>"]
 # They, the bytes, and the words of one to three letters: an id without a word would be no text.
 MAX_VOCABULARY = len(SPECIAL_TOKENS) + 256 + 26 + 26**2 + 26**3
 
 
 class TinySpec(Strict):
     """Sizes of a tiny gpt-oss; the defaults allow TP 1 and 2."""
+
+    record: ClassVar[str] = "tiny_spec.json"
 
     vocab_size: int = Field(
         default=16384, ge=1024, le=MAX_VOCABULARY, description="tokens; also the number of different random prompts"
@@ -69,84 +58,17 @@ class TinySpec(Strict):
             value_bytes=4 if self.dtype == "float32" else 2,
         )  # fmt: skip
 
+    @property
+    def bytes(self) -> int:
+        """Of the weights, biases and norms left out."""
+        attention = 2 * (self.num_heads + self.num_kv_heads) * self.head_dim * self.hidden_size
+        experts = 3 * self.num_experts * self.intermediate_size * self.hidden_size
+        values = 2 * self.vocab_size * self.hidden_size + self.num_layers * (attention + experts)
+        return values * (4 if self.dtype == "float32" else 2)
 
-def ensure_tiny_model(folder: Path, spec: TinySpec) -> str:
-    """Build the model into `folder` unless it is there and whole; return its checksum (hex SHA-256).
-
-    The same spec on the same torch and transformers gives the same bytes. A folder that is damaged
-    or was made from another spec is built anew.
-    """
-    checksum = verified_checksum(folder)
-    recorded = folder / "tiny_spec.json"
-    if checksum and json.loads(recorded.read_text()) == spec.model_dump():
-        return checksum
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        temporary.chmod(0o755)
-        tokenizer = _save_tokenizer(temporary, spec)
-        _save_weights(temporary, spec, tokenizer)
-        (temporary / recorded.name).write_text(spec.model_dump_json(indent=2))
-        _write_checksums(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return verified_checksum(folder)
-
-
-def verified_checksum(folder: Path) -> str | None:
-    """SHA-256 over the folder's list of checksums, or None if it is not that of the files that are there."""
-    sums = folder / CHECKSUM_FILE
-    if not sums.is_file():
-        return None
-    lines = [line.partition("  ") for line in sums.read_text(errors="replace").splitlines()]
-    if {name for _, _, name in lines} != {path.name for path in folder.iterdir()} - {CHECKSUM_FILE}:
-        return None
-    if any(not (folder / name).is_file() or _sha256(folder / name) != digest for digest, _, name in lines):
-        return None
-    return _sha256(sums)
-
-
-def _write_checksums(folder: Path) -> None:
-    names = sorted(p.name for p in folder.iterdir())
-    (folder / CHECKSUM_FILE).write_text("".join(f"{_sha256(folder / name)}  {name}\n" for name in names))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _save_tokenizer(folder: Path, spec: TinySpec):
-    """Byte-level BPE: the 256 bytes, then " abc" words of one token each.
-
-    A vocabulary of bytes alone would give the bench client's random prompts (consecutive token ids
-    from a random offset) only 256 different beginnings: most would be replays. Each word is a unit
-    of the pre-tokenizer, so decoding and encoding a prompt again gives the same tokens.
-    """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    space = "Ġ"  # how byte-level BPE spells the space
-    vocab = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = []
-    words = itertools.chain.from_iterable(itertools.product(string.ascii_lowercase, repeat=n) for n in (1, 2, 3))
-    for letters in itertools.islice(words, spec.vocab_size - len(SPECIAL_TOKENS) - len(vocab)):
-        stem, last = space + "".join(letters[:-1]), letters[-1]
-        merges.append((stem, last))
-        vocab.append(stem + last)
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(vocab)}, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=RETURN, pad_token=END_OF_TEXT,
-        additional_special_tokens=SPECIAL_TOKENS[2:], model_max_length=spec.max_position,
-        clean_up_tokenization_spaces=False,
-    )  # fmt: skip
-    fast.chat_template = CHAT_TEMPLATE
-    fast.save_pretrained(folder)
-    return fast
+    def write(self, folder: Path) -> None:
+        """Write configuration, tokenizer and weights into `folder`."""
+        _save_weights(folder, self, save_tokenizer(folder, self.vocab_size, SPECIAL_TOKENS, self.max_position))
 
 
 def _save_weights(folder: Path, spec: TinySpec, tokenizer) -> None:

@@ -9,7 +9,9 @@ from pydantic import ValidationError
 
 from pdbench import tiny
 from pdbench.configs import ROOT, load_model
-from pdbench.tiny import CHECKSUM_FILE, MAX_VOCABULARY, SPECIAL_TOKENS, TinySpec, ensure_tiny_model, verified_checksum
+from pdbench.model_folder import CHECKSUM_FILE, ensure_model, verified_checksum
+from pdbench.tokenizer import save_tokenizer
+from pdbench.tiny import MAX_VOCABULARY, SPECIAL_TOKENS, TinySpec
 
 SMALL = TinySpec(
     vocab_size=1024, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, num_experts=2, experts_per_token=1,
@@ -42,14 +44,14 @@ def test_the_model_file_allows_tp_1_and_2():
 
 
 def test_the_largest_vocabulary_has_a_word_for_every_id(tmp_path):
-    tokenizer = tiny._save_tokenizer(tmp_path, TinySpec(vocab_size=MAX_VOCABULARY))
+    tokenizer = save_tokenizer(tmp_path, MAX_VOCABULARY, SPECIAL_TOKENS, 16384)
     assert len(tokenizer) == MAX_VOCABULARY == len(tokenizer.get_vocab())
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "small"
-    checksum = ensure_tiny_model(folder, SMALL)
+    checksum = ensure_model(folder, SMALL)
     return folder, checksum
 
 
@@ -66,7 +68,7 @@ def no_build(*args):
 def test_a_second_build_is_the_same_to_the_byte(built, tmp_path):
     folder, checksum = built
     assert len(checksum) == 64 and verified_checksum(folder) == checksum
-    assert ensure_tiny_model(tmp_path / "again", SMALL) == checksum
+    assert ensure_model(tmp_path / "again", SMALL) == checksum
     for path in folder.iterdir():
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
     assert [path.name for path in tmp_path.iterdir()] == ["again"], "nothing half-built stays"
@@ -74,11 +76,11 @@ def test_a_second_build_is_the_same_to_the_byte(built, tmp_path):
 
 def test_a_whole_folder_is_left_as_it_is(built, monkeypatch):
     monkeypatch.setattr(tiny, "_save_weights", no_build)
-    assert ensure_tiny_model(built[0], SMALL) == built[1]
+    assert ensure_model(built[0], SMALL) == built[1]
 
 
 def test_another_seed_gives_another_model(built, tmp_path):
-    assert ensure_tiny_model(tmp_path / "other", SMALL.model_copy(update={"seed": 1})) != built[1]
+    assert ensure_model(tmp_path / "other", SMALL.model_copy(update={"seed": 1})) != built[1]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "tiny_spec.json"])
@@ -109,14 +111,14 @@ def test_a_list_that_is_not_of_the_files_that_are_there_vouches_for_nothing(copy
 def test_a_damaged_folder_is_built_anew(built, copy):
     weights = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    assert ensure_tiny_model(copy, SMALL) == built[1]
+    assert ensure_model(copy, SMALL) == built[1]
     assert (copy / "model.safetensors").read_bytes() == weights
 
 
 def test_a_folder_of_other_sizes_is_built_anew(copy, monkeypatch):
     monkeypatch.setattr(tiny, "_save_weights", no_build)
     with pytest.raises(AssertionError, match="built anew"):
-        ensure_tiny_model(copy, SMALL.model_copy(update={"seed": 1}))
+        ensure_model(copy, SMALL.model_copy(update={"seed": 1}))
     assert verified_checksum(copy), "a build that fails leaves what was there"
     assert [path.name for path in copy.parent.iterdir()] == ["copy"]
 
