@@ -3,7 +3,7 @@
 import contextlib
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pdbench import local_cluster
 from pdbench.configs import HardwareConfig
@@ -16,12 +16,16 @@ class PlacementError(ValueError):
 
 @dataclass(frozen=True)
 class Node:
-    """One node: `accelerators` is how many engine ranks it can hold in all."""
+    """One node: `accelerators` is how many engine ranks it can hold in all, `kind` what they are by Ray's name (H100)."""
 
     ip: str
     accelerators: int
     node_id: str = ""
     is_head: bool = False
+    kind: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.ip}: {self.accelerators}" + (f" ({self.kind})" if self.kind and not self.accelerators else "")
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def place(layout: Layout, mode: str, nodes: list[Node], unit: str = "GPU") -> Pl
         raise PlacementError(f"layout {layout} does not go with mode {mode}: use {fitting}")
     mode = placed_as(mode)
     nodes = sorted(nodes, key=lambda n: (-n.accelerators, n.is_head, n.ip))
-    have = ", ".join(f"{n.ip}: {n.accelerators}" for n in nodes) or "no nodes"
+    have = ", ".join(map(str, nodes)) or "no nodes"
     if mode == "pd-pack":
         node = _first_fit(layout.gpus, nodes, f"{layout} packed needs {layout.gpus} {unit}s on one node", have)
         return Placement(decode=node, prefill=node)
@@ -82,12 +86,29 @@ def _first_fit(gpus: int, nodes: list[Node], need: str, have: str) -> Node:
     raise PlacementError(f"{need}; there are {have}")
 
 
+def of_kind(nodes: list[Node], kind: str | None) -> list[Node]:
+    """`nodes` of which those with another accelerator than `kind` can hold no engine: Ray would place nothing there.
+
+    Args:
+        kind: `accelerator_type` of a hardware file; None takes any.
+
+    Raises:
+        PlacementError: no node has it, but some have another.
+    """
+    others = [n for n in nodes if kind and n.accelerators and n.kind != kind]
+    if others and not any(n.kind == kind and n.accelerators for n in nodes):
+        have = ", ".join(f"{n.ip}: {n.accelerators} {n.kind or 'of a kind that Ray does not know'}" for n in others)
+        raise PlacementError(f"no node has an {kind}, which the hardware file names; there are {have}: choose another --hardware")
+    return [replace(n, accelerators=0) if n in others else n for n in nodes]
+
+
 def planned_nodes(hardware: HardwareConfig, layout: Layout, mode: str) -> list[Node]:
     """Nodes as `hardware` describes them, for a dry run without a cluster; named node1, node2, ..."""
     replicas_per_node = max(1, hardware.accelerators_per_node // layout.decode.tp)
     mode = placed_as(mode)
     count = 2 if mode == "pd-spread" else max(1, math.ceil(layout.decode.num / replicas_per_node))
-    return [Node(f"<node{i + 1}>", hardware.accelerators_per_node) for i in range(count if mode != "pd-pack" else 1)]
+    count = 1 if mode == "pd-pack" else count
+    return [Node(f"<node{i + 1}>", hardware.accelerators_per_node, kind=hardware.accelerator_type) for i in range(count)]
 
 
 def connect(address: str | None = None, env: dict[str, str] | None = None):
@@ -128,6 +149,7 @@ def read_nodes(ray, accelerator: str) -> list[Node]:
             accelerators=int(node["Resources"].get(accelerator, 0)),
             node_id=node["NodeID"],
             is_head="node:__internal_head__" in node["Resources"],
+            kind=next((name.partition(":")[2] for name in node["Resources"] if name.startswith("accelerator_type:")), None),
         )
         for node in _alive(ray)
     ]
