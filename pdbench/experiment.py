@@ -113,6 +113,7 @@ class Experiment(Strict):
     hardware: str
     local_workers: int | None = Field(default=None, ge=0, description="start a local cluster of so many nodes beside the head; "
                                       "0: engines stand on the head")  # fmt: skip
+    local_gpus: int = Field(default=0, ge=0, description="GPUs of each node of the local cluster that holds engines")
     workload: Workload
     levels: Levels
     max_hit_rate: float | None = Field(default=None, ge=0, le=1, description="prefix cache; else run_bm.sh's default")
@@ -129,6 +130,8 @@ class Experiment(Strict):
 
     @model_validator(mode="after")
     def _arms_are_told_apart(self):
+        if self.local_gpus and self.local_workers is None:
+            raise ValueError("local_gpus is for a local cluster: give local_workers, too")
         labels = [arm.label for arm in self.arms]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"two arms are both {twice[0]}: give one a name")
@@ -226,7 +229,8 @@ def cluster_steps(experiment: Experiment) -> tuple[Step | None, Step | None]:
     if experiment.local_workers is None:
         return None, None
     module = ["python", "-m", "pdbench.local_cluster"]
-    start = Step("cluster", [*module, "start", "--workers", str(experiment.local_workers)])
+    gpus = ["--gpus", str(experiment.local_gpus)] if experiment.local_gpus else []
+    start = Step("cluster", [*module, "start", "--workers", str(experiment.local_workers), *gpus])
     return start, Step("cluster", [*module, "stop"])
 
 

@@ -1,6 +1,7 @@
 """Several Ray nodes on this machine: a head and N workers on loopback addresses.
 
-    python -m pdbench.local_cluster start --workers 2    # 0: the head alone, with the engines
+    python -m pdbench.local_cluster start --workers 2              # 0: the head alone, with the engines
+    python -m pdbench.local_cluster start --workers 2 --gpus 1     # each worker has a GPU of its own
     python -m pdbench.local_cluster status
     python -m pdbench.local_cluster stop
 
@@ -25,8 +26,9 @@ from pathlib import Path
 
 import psutil
 
-from pdbench.cli import Parser
+from pdbench.cli import Parser, whole
 from pdbench.files import write_atomically
+from pdbench.gpus import nvidia_smi
 
 STATE_DIR = Path(os.environ.get("PDBENCH_STATE_DIR", Path(__file__).resolve().parent.parent / ".cluster"))
 MARK = "PDBENCH_CLUSTER"
@@ -57,15 +59,16 @@ def _head_is_alive(found: dict) -> bool:
         return False
 
 
-def start(workers: int, cpus_per_worker: int) -> dict:
+def start(workers: int, cpus_per_worker: int, gpus_per_worker: int = 0) -> dict:
     """Start a head and `workers` nodes of `cpus_per_worker` engine slots each; without workers the head has the slots.
 
     Returns once every node has joined. A slot is Ray's logical CPU: one engine rank takes one,
-    however many cores the machine has.
+    however many cores the machine has. With GPUs, each node that holds engines sees so many of its own.
 
     Raises:
-        ClusterError: one runs already, or a node did not come up; what had started is stopped.
+        ClusterError: one runs already, there are too few GPUs, or a node did not come up; what had started is stopped.
     """
+    gpus = _share_out(visible_gpus(), max(1, workers), gpus_per_worker)
     if running := state():
         raise ClusterError(f"a local cluster of {running['workers']} workers runs already: stop it first")
     stop()  # what a crash may have left
@@ -85,7 +88,7 @@ def start(workers: int, cpus_per_worker: int) -> dict:
     }
     _save(found)
     try:
-        _start_nodes(found, workers, cpus_per_worker)
+        _start_nodes(found, workers, cpus_per_worker, gpus)
     except BaseException as error:
         tail = _log_tail()
         stop()
@@ -95,9 +98,26 @@ def start(workers: int, cpus_per_worker: int) -> dict:
     return found
 
 
-def _start_nodes(found: dict, workers: int, cpus: int) -> None:
+def visible_gpus() -> list[str]:
+    """Names of this machine's GPUs as CUDA_VISIBLE_DEVICES takes them; those that it names, where it is set."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name for name in given.split(",") if name.strip()]
+    return nvidia_smi("index")
+
+
+def _share_out(names: list[str], nodes: int, each: int) -> list[list[str]]:
+    """The GPUs of each node that holds engines."""
+    if len(names) < nodes * each:
+        what = "one node" if nodes == 1 else f"{nodes} nodes"
+        raise ClusterError(f"{what} of {each} GPUs need {nodes * each}; this machine shows {len(names)} (nvidia-smi, "
+                           "CUDA_VISIBLE_DEVICES)")  # fmt: skip
+    return [names[n * each : (n + 1) * each] for n in range(nodes)]
+
+
+def _start_nodes(found: dict, workers: int, cpus: int, gpus: list[list[str]]) -> None:
     _, port = found["address"].split(":")
-    head = _ray_start(found, "head", HEAD_IP, 0 if workers else cpus, [
+    head = _ray_start(found, "head", HEAD_IP, *((0, []) if workers else (cpus, gpus[0])), [
         "--head", f"--port={port}", f"--temp-dir={found['temp_dir']}",
         "--include-dashboard=false", f"--ray-client-server-port={_free_port()}",
     ])  # fmt: skip
@@ -107,14 +127,16 @@ def _start_nodes(found: dict, workers: int, cpus: int) -> None:
     with connected(found) as ray:
         # One after the other: raylets that start at the same moment on one machine time out.
         for i in range(workers):
-            node = _ray_start(found, f"worker{i + 1}", f"127.0.0.{3 + i}", cpus, [f"--address={found['address']}"])
+            node = _ray_start(found, f"worker{i + 1}", f"127.0.0.{3 + i}", cpus, gpus[i], [f"--address={found['address']}"])
             _wait(node, f"worker {i + 1}", lambda joined=i + 2: _alive_nodes(ray) == joined)
 
 
-def _ray_start(found: dict, name: str, ip: str, cpus: int, options: list[str]) -> subprocess.Popen:
+def _ray_start(found: dict, name: str, ip: str, cpus: int, gpus: list[str], options: list[str]) -> subprocess.Popen:
     ray = Path(sys.executable).with_name("ray")
+    # A replica's own process takes a CPU beside its ranks' GPUs.
+    cpus = max(cpus, 2 * len(gpus))
     command = [
-        str(ray), "start", "--block", f"--node-ip-address={ip}", f"--num-cpus={cpus}", "--num-gpus=0",
+        str(ray), "start", "--block", f"--node-ip-address={ip}", f"--num-cpus={cpus}", f"--num-gpus={len(gpus)}",
         f"--object-store-memory={OBJECT_STORE_BYTES}", "--min-worker-port=0", "--max-worker-port=0",
         # Nobody reads what it sends to drivers, and it looks at every log ten times a second: the more arms, the more of them.
         "--disable-usage-stats", "--include-log-monitor=false", *options,
@@ -122,7 +144,8 @@ def _ray_start(found: dict, name: str, ip: str, cpus: int, options: list[str]) -
     with (STATE_DIR / f"{name}.log").open("wb") as log:
         # A group of its own: Ctrl-C in the terminal must not tear the nodes down before `stop` does. Not a session:
         # Linux shares the cores between sessions first (sched(7), autogroup), whatever their niceness.
-        return subprocess.Popen(command, env=_environment(found), stdout=log, stderr=log, process_group=0)
+        env = _environment(found) | {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+        return subprocess.Popen(command, env=env, stdout=log, stderr=log, process_group=0)
 
 
 def _environment(found: dict) -> dict:
@@ -250,6 +273,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2,
                         help="worker nodes besides the head; 0: engines stand on the head (default: %(default)s)")  # fmt: skip
     parser.add_argument("--cpus", type=int, default=4, help="engine slots of each node that has some (default: %(default)s)")
+    parser.add_argument("--gpus", type=whole, default=0, help="GPUs of each node that holds engines (default: %(default)s)")
     args = parser.parse_args()
     if args.workers < 0 or args.cpus < 1:
         parser.error("--workers must be at least 0, and --cpus at least 1")
@@ -258,7 +282,7 @@ def main() -> int:
             if args.action == "start":
                 others = f" and {args.workers} workers" if args.workers else ""
                 print(f"starting a head{others} on loopback ...", flush=True)
-                start(args.workers, args.cpus)
+                start(args.workers, args.cpus, args.gpus)
             elif args.action == "stop":
                 print(f"stopped {stop()} processes")
                 return 0

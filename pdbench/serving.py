@@ -104,7 +104,7 @@ def _llm_config(
 ) -> dict[str, Any]:
     """Arguments of one `ray.serve.llm.LLMConfig`."""
     engine = {
-        **hardware.engine_kwargs, **model.engine_kwargs,
+        **Stack.installed().jit_monitor(hardware.accelerator), **hardware.engine_kwargs, **model.engine_kwargs,
         "tensor_parallel_size": pool.tp, "max_model_len": model.max_model_len,
     }  # fmt: skip
     env = hardware.env | {counters.ENV: counters.folder(port)}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from pdbench.gpus import nvidia_smi
 from pdbench.layout import Layout
 from pdbench.manifest import Repository
 
@@ -44,6 +45,10 @@ class Stack:
     def load_failure_policy(self) -> dict[str, str]:
         """A lost transfer is an error, never a silent recompute that would pass for PD (vllm PR #26813)."""
         return {"kv_load_failure_policy": "fail"} if self.vllm >= (0, 12) else {}
+
+    def jit_monitor(self, accelerator: str) -> dict[str, bool]:
+        """Have vLLM report every compilation after its start; by default it reports the first of each kernel alone."""
+        return {"jit_monitor_verbose": True} if accelerator == "GPU" and self.vllm >= (0, 29) else {}
 
     def pd_deployments(self, ingress: dict) -> dict[str, dict]:
         """Options of the deployments of `build_pd_openai_app` besides the engines'.
@@ -113,7 +118,7 @@ def machine(node_ip: str = "127.0.0.1") -> dict:
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": _nvidia_smi("name"),
+        "gpus": nvidia_smi("name"),
         "versions": versions(),
         "environment": {k: v for k, v in sorted(os.environ.items()) if ENVIRONMENT_THAT_MATTERS.match(k)},
     }
@@ -126,7 +131,7 @@ def versions() -> dict[str, str | None]:
     found["ray_commit"] = _ray_commit()
     found["ucx"] = _ucx_version()
     found["cuda"] = _torch_cuda()
-    found["driver"] = next(iter(_nvidia_smi("driver_version")), None)
+    found["driver"] = next(iter(nvidia_smi("driver_version")), None)
     return found
 
 
@@ -175,14 +180,6 @@ def _ucx_version() -> str | None:
 def _cpu_name() -> str:
     match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     return match[1] if match else platform.machine()
-
-
-def _nvidia_smi(field: str) -> list[str]:
-    try:
-        run = subprocess.run(["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"], capture_output=True, text=True)
-    except FileNotFoundError:
-        return []
-    return run.stdout.split("\n")[:-1] if run.returncode == 0 else []
 
 
 def repository(root: Path) -> Repository:
