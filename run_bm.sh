@@ -103,42 +103,46 @@ wait $!
 
 begun=$SECONDS done=0
 for line in "${todo[@]}"; do
-  IFS=$'\t' read -r level value num_prompts seed warmup_seed <<<"$line"
+  IFS=$'\t' read -r level value num_prompts seed warmup_seed again_seed <<<"$line"
   left=""
   ((done)) && left=", about $(((SECONDS - begun) * (${#todo[@]} - done) / done)) s left"
   echo "run_bm: level $level ($((done + 1)) of ${#todo[@]}): $num_prompts requests of $input_len:$output_len tokens$left"
 
   load=(--max-concurrency "$value") warm=$value
   [[ $type == request-rate ]] && load=(--request-rate "$value") && warm=4
-  if [[ $warmup_seed == - ]]; then
-    warm=0
-  else
-    "$python" -m pdbench.client warmup --base-url "$serving_url" --model "$model" \
-      --isl "$input_len" --osl "$output_len" --requests "$warm" --seed "$warmup_seed" &
+  if [[ $warmup_seed != - ]]; then
+    "$python" -m pdbench.bench warm "$folder" --base-url "$base_url" --serving-url "$serving_url" --model "$model" \
+      --requests "$warm" --seed "$warmup_seed" &
     wait $!
   fi
 
   # vLLM's random prompts are runs of consecutive tokens, as many different ones as the vocabulary has words, so that
   # levels meet by chance. A few random tokens, fewer than a block, before all of a level's prompts tell them apart.
   prefix=0
-  ((warm && input_len > 16)) && prefix=8
-  # shellcheck disable=SC2054 # the commas are vLLM's
-  bench=(--backend vllm --base-url "$serving_url" --endpoint /v1/completions
-    --model "$model" --tokenizer "$tokenizer" --dataset-name random
-    --random-prefix-len "$prefix" --random-input-len "$((input_len - prefix))" --random-output-len "$output_len" --ignore-eos --temperature 0
-    --num-prompts "$num_prompts" "${load[@]}" --seed "$seed"
-    --percentile-metrics ttft,tpot,itl,e2el --metric-percentiles 50,90,95,99
-    --save-result --save-detailed --result-dir "$folder" --result-filename "$level.json.part"
-    --metadata "seed=$seed" "level=$level" "exp_name=$exp_name")
-  started=$(date -u +%Y-%m-%dT%H:%M:%S.%3N+00:00)
-  echo "${bench[*]@Q}" >&4 || true
-  read -r status used <&5 || { status=1 used="0 0 0"; }
-  ((status)) && tail -n 5 "$log" >&2
-  # shellcheck disable=SC2086 # three numbers
-  "$python" -m pdbench.bench finish "$folder" "$level" --status "$status" --command "vllm bench serve ${bench[*]@Q}" \
-    --base-url "$base_url" --started "$started" --num-prompts "$num_prompts" --seed "$seed" \
-    --warmup-seed "$warmup_seed" --warmups "$warm" --client $used "${checks[@]}" &
-  wait $!
+  [[ $warmup_seed != - ]] && ((input_len > 16)) && prefix=8
+  for attempt in 1 2; do
+    ((attempt == 2)) && seed=$again_seed
+    # shellcheck disable=SC2054 # the commas are vLLM's
+    bench=(--backend vllm --base-url "$serving_url" --endpoint /v1/completions
+      --model "$model" --tokenizer "$tokenizer" --dataset-name random
+      --random-prefix-len "$prefix" --random-input-len "$((input_len - prefix))" --random-output-len "$output_len" --ignore-eos --temperature 0
+      --num-prompts "$num_prompts" "${load[@]}" --seed "$seed"
+      --percentile-metrics ttft,tpot,itl,e2el --metric-percentiles 50,90,95,99
+      --save-result --save-detailed --result-dir "$folder" --result-filename "$level.json.part"
+      --metadata "seed=$seed" "level=$level" "exp_name=$exp_name")
+    started=$(date -u +%Y-%m-%dT%H:%M:%S.%3N+00:00)
+    echo "${bench[*]@Q}" >&4 || true
+    read -r status used <&5 || { status=1 used="0 0 0"; }
+    ((status)) && tail -n 5 "$log" >&2
+    judged=0
+    # shellcheck disable=SC2086 # three numbers
+    "$python" -m pdbench.bench finish "$folder" "$level" --status "$status" --command "vllm bench serve ${bench[*]@Q}" \
+      --base-url "$base_url" --started "$started" --num-prompts "$num_prompts" --seed "$seed" --attempt "$attempt" \
+      --warmup-seed "$warmup_seed" --client $used "${checks[@]}" &
+    wait $! || judged=$?
+    ((judged == 3)) || break # 3: kernels were compiled while it was measured
+  done
+  ((judged == 0)) || exit "$judged"
   done=$((done + 1))
 done
 rm -f "$log"

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import itertools
 import os
+import random
 import reprlib
 import sys
 from dataclasses import replace
@@ -23,12 +24,17 @@ from pdbench.manifest import FILENAME, Deployment, Gate, LevelRecord, Machine, M
 PARTIAL = ".part"
 BAD = ".bad"
 SNAPSHOT = "counters.part"
+AGAIN = 3  # exit code: the level is to be measured once more
 COUNTS = ("completed", "failed", "total_output_tokens", "duration")
 SUMMARY = ("request_throughput", "median_ttft_ms", "median_tpot_ms", "p99_itl_ms")
 
 
 class BenchError(ValueError):
     """The sweep cannot begin, or a level does not count; one line."""
+
+
+class MeasureAgain(BenchError):
+    """The level is to be measured once more; one line."""
 
 
 def problems_of(result: object, asked: int, osl: int) -> list[str]:
@@ -85,7 +91,7 @@ def begin(args: argparse.Namespace) -> None:
     """Check server and folder, write the manifest, print the levels to measure.
 
     Prints the folder; model, tokenizer, ISL, OSL and where requests go; then for each level `stem value num_prompts seed
-    warmup_seed`, where no warm-up is `-`. Tabs are between the words of a line.
+    warmup_seed again_seed`, where no warm-up is `-`. Tabs are between the words of a line.
     """
     named = workload.parse_levels(args.type, args.levels)
     # All levels once, then again: drift of the machine does not pass for a difference between levels.
@@ -117,7 +123,7 @@ def begin(args: argparse.Namespace) -> None:
         if path.name != FILENAME and path.stem not in {r.level for r in manifest.levels}:
             os.replace(path, f"{path}{BAD}")
     if args.as_published:
-        seeds = {level: [args.seed, "-"] for level in todo}
+        seeds = {level: [args.seed, "-", args.seed] for level in todo}
     else:
         seeds = unseen_seeds(args.base_url, args.seed, todo, deployment is not None)
     warn(f"{folder}: {len(todo)} of {len(levels)} levels to measure")
@@ -143,7 +149,8 @@ def _check_phase(args: argparse.Namespace, deployment: Deployment | None) -> boo
 
 
 def unseen_seeds(base_url: str, base_seed: int, levels: list[workload.Level], described: bool) -> dict:
-    """Two seeds for each level, of measurement and warm-up, that the running deployment has not been given before.
+    """Three seeds for each level that the running deployment has not been given before: of its measurement, its warm-up, and
+    of a second measurement if kernels were compiled during the first.
 
     A level that is measured again, or under another name, would otherwise replay prompts into a live
     prefix cache. A server that does not describe itself cannot be asked: it gets each level's first seeds.
@@ -154,7 +161,7 @@ def unseen_seeds(base_url: str, base_seed: int, levels: list[workload.Level], de
             seen = set(await client.get(opened, "/pdbench/seeds")) if described else set()
             fresh = {level: _first_unseen(base_seed, level, seen) for level in levels}
             if described:
-                await client.post(opened, "/pdbench/seeds", [seed for pair in fresh.values() for seed in pair])
+                await client.post(opened, "/pdbench/seeds", [seed for of_level in fresh.values() for seed in of_level])
             return fresh
 
     return asyncio.run(ask())
@@ -162,7 +169,7 @@ def unseen_seeds(base_url: str, base_seed: int, levels: list[workload.Level], de
 
 def _first_unseen(base_seed: int, level: workload.Level, seen: set[int]) -> list[int]:
     for attempt in itertools.count(1):
-        seeds = [workload.level_seed(base_seed, level, purpose, attempt) for purpose in ("measure", "warm-up")]
+        seeds = [workload.level_seed(base_seed, level, purpose, attempt) for purpose in ("measure", "warm-up", "again")]
         if not seen.intersection(seeds):
             return seeds
 
@@ -198,10 +205,26 @@ def note(args: argparse.Namespace) -> None:
         level_gates.note_counters(args.base_url, Path(args.folder) / SNAPSHOT)
 
 
+def warm(args: argparse.Namespace) -> None:
+    """Warm a level up with prompts of its own.
+
+    Raises:
+        ServerError: a request was not answered.
+    """
+    manifest = Manifest.read(Path(args.folder))
+    isl, osl = manifest.lengths
+    load = client.Load(args.serving_url, args.model, isl, osl, args.requests, random.Random(args.seed))
+    if manifest.deployment:
+        level_gates.warm_up(args.base_url, Path(args.folder) / SNAPSHOT, load)
+    else:
+        asyncio.run(client.warm_up(load))
+
+
 def finish(args: argparse.Namespace) -> None:
     """Check a level's result file and name it: `conc8.json` if it counts, else `conc8.json.bad`.
 
     Raises:
+        MeasureAgain: kernels were compiled while it was measured for the first time; nothing of it is kept.
         BenchError: the level does not count.
     """
     folder = Path(args.folder)
@@ -222,10 +245,14 @@ def finish(args: argparse.Namespace) -> None:
             found = _engine_gates(args, folder, manifest.deployment, isl)
         except client.ServerError as error:
             problems = [str(error)]
-        problems += [f"{g.name}: {g.seen}; expected {g.expected}; {g.advice}" for g in found if not g.passed]
+        failed = [gate for gate in found if not gate.passed]
+        if args.attempt == 1 and [gate.name for gate in failed] == ["no-compilation"]:
+            partial.unlink()
+            raise MeasureAgain(f"level {level.stem}: {failed[0].seen}: measuring it again, now that it is warm")
+        problems += [f"{g.name}: {g.seen}; expected {g.expected}; {g.advice}" for g in failed]
     record = LevelRecord(
         level=level.stem, command=args.command, seed=args.seed, warmup_seed=args.warmup_seed,
-        num_prompts=args.num_prompts, started=args.started, ended=now(), ok=not problems, problems=problems, gates=found,
+        num_prompts=args.num_prompts, attempt=args.attempt, started=args.started, ended=now(), ok=not problems, problems=problems, gates=found,
         launched=manifest.deployment.launched if manifest.deployment else None,
     )  # fmt: skip
     manifest.levels = [r for r in manifest.levels if r.level != level.stem] + [record]
@@ -242,7 +269,7 @@ def finish(args: argparse.Namespace) -> None:
 
 def _engine_gates(args: argparse.Namespace, folder: Path, deployment: Deployment, isl: int) -> list[Gate]:
     asked = level_gates.Asked(
-        requests=args.num_prompts + args.warmups, isl=isl, max_hit_rate=args.max_hit_rate,
+        requests=args.num_prompts, isl=isl, max_hit_rate=args.max_hit_rate, cold=args.warmup_seed is None,
         transport=args.transport.split(",") if args.transport else None,
     )  # fmt: skip
     used = level_gates.ClientUse(cpu=args.client[0], waited=args.client[1], wall=args.client[2])
@@ -285,6 +312,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     middle = actions.add_parser("note", prog="run_bm")
     middle.add_argument("folder")
     middle.add_argument("--base-url", required=True)
+    warming = actions.add_parser("warm", prog="run_bm")
+    warming.add_argument("folder")
+    for name in ("base-url", "serving-url", "model"):
+        warming.add_argument(f"--{name}", required=True)
+    warming.add_argument("--requests", type=int, required=True, help="in flight at a time")
+    warming.add_argument("--seed", type=int, required=True)
     last = actions.add_parser("finish", prog="run_bm")
     last.add_argument("folder")
     last.add_argument("level")
@@ -292,7 +325,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     last.add_argument("--command", required=True)
     last.add_argument("--started", required=True)
     last.add_argument("--base-url", required=True)
-    for number in ("num-prompts", "seed", "warmups"):
+    for number in ("num-prompts", "seed", "attempt"):
         last.add_argument(f"--{number}", type=int, required=True)
     last.add_argument("--warmup-seed", type=lambda text: None if text == "-" else int(text))
     last.add_argument("--client", type=float, nargs=3, required=True, help="CPU, waiting and wall seconds of the bench client")
@@ -320,10 +353,13 @@ def _share(text: str) -> float:
 def main() -> int:
     args = parse_args()
     try:
-        {"begin": begin, "note": note, "finish": finish}[args.action](args)
+        {"begin": begin, "note": note, "warm": warm, "finish": finish}[args.action](args)
+    except MeasureAgain as reason:
+        warn(first_line(reason))
+        return AGAIN
     except (BenchError, client.ServerError, ValueError, OSError) as error:
         warn(f"error: {first_line(error)}")
-        return 1 if args.action == "finish" else 2
+        return 2 if args.action in ("begin", "note") else 1
     return 0
 
 

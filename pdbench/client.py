@@ -1,12 +1,12 @@
 """A small OpenAI-completions client for checks, warm-up and the smoke test; measuring is `vllm bench serve`'s.
 
-    python -m pdbench.client smoke  --base-url URL [--model NAME]
-    python -m pdbench.client warmup --base-url URL --model NAME --isl N --osl N --requests K --seed S
+    python -m pdbench.client smoke --base-url URL [--model NAME]
 """
 
 import asyncio
 import contextlib
 import json
+import math
 import random
 import sys
 import time
@@ -134,11 +134,35 @@ async def smoke(base_url: str, model: str | None, max_tokens: int = 32, prompt_t
         return model, await stream(opened, model, prompt, max_tokens)
 
 
-async def warm_up(base_url: str, model: str, isl: int, osl: int, requests: int, seed: int) -> None:
-    """Send `requests` at once, of the level's shape, with prompts of their own."""
-    rng = random.Random(seed)
-    async with session(base_url, total_s=3600) as opened:
-        await asyncio.gather(*(stream(opened, model, random_prompt(rng, isl), osl) for _ in range(requests)))
+@dataclass
+class Load:
+    """Requests of one shape: `in_flight` at a time, of `isl` tokens in and `osl` out, with prompts drawn from `rng`."""
+
+    base_url: str
+    model: str
+    isl: int
+    osl: int
+    in_flight: int
+    rng: random.Random
+
+
+async def warm_up(load: Load, staggered: bool = False) -> int:
+    """Send `in_flight` requests at once; returns how many were sent.
+
+    Args:
+        staggered: of first answers of all lengths up to `osl`, each followed by a whole one, so that twice as many are sent.
+    """
+    lengths = [[load.osl]] * load.in_flight
+    if staggered:
+        lengths = [[math.ceil(load.osl * (n + 1) / load.in_flight), load.osl] for n in range(load.in_flight)]
+
+    async def one_after_the_other(opened: aiohttp.ClientSession, tokens: list[int]) -> None:
+        for osl in tokens:
+            await stream(opened, load.model, random_prompt(load.rng, load.isl), osl)
+
+    async with session(load.base_url, total_s=3600) as opened:
+        await asyncio.gather(*(one_after_the_other(opened, tokens) for tokens in lengths))
+    return sum(map(len, lengths))
 
 
 def _print_smoke(model: str, done: Completion) -> None:
@@ -151,18 +175,13 @@ def _print_smoke(model: str, done: Completion) -> None:
 
 def main() -> int:
     parser = Parser(prog="python -m pdbench.client", description=__doc__.splitlines()[0])
-    parser.add_argument("action", choices=["smoke", "warmup"])
+    parser.add_argument("action", choices=["smoke"])
     parser.add_argument("--base-url", required=True)
     parser.add_argument("--model")
-    for name, default in (("isl", 64), ("osl", 32), ("requests", 1), ("seed", 0)):
-        parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     try:
-        if args.action == "smoke":
-            url = asyncio.run(takes_requests(args.base_url))
-            _print_smoke(*asyncio.run(smoke(url, args.model, args.osl, args.isl)))
-        else:
-            asyncio.run(warm_up(args.base_url, args.model, args.isl, args.osl, args.requests, args.seed))
+        url = asyncio.run(takes_requests(args.base_url))
+        _print_smoke(*asyncio.run(smoke(url, args.model)))
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

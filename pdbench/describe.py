@@ -8,6 +8,7 @@ from typing import Any
 
 # Names, not modules: what the app uses travels to its node by value.
 from pdbench.cluster import NodeProcesses, engine_lines
+from pdbench.compilations import LINES, read_compilations
 from pdbench.counters import ENV, by_role, of_node
 from pdbench.layout import CONTROLS
 from pdbench.readiness import ask_each, ask_servers, can_address_replicas
@@ -43,6 +44,8 @@ class Describe:
             return JSONResponse(haproxy_servers() if self.has_haproxy else [])
         if what == ("GET", "transports"):
             return JSONResponse(self._transports())
+        if what == ("GET", "compilations"):
+            return JSONResponse(self._compilations())
         if what == ("GET", "seeds"):
             return JSONResponse(self.seeds)
         if what == ("POST", "ready"):
@@ -53,7 +56,7 @@ class Describe:
         if what == ("POST", "gates"):
             self.record["gates"].append(await request.json())
             return JSONResponse({})
-        return JSONResponse({"error": "ask for deployment, counters, transports or seeds"}, status_code=404)
+        return JSONResponse({"error": "ask for deployment, counters, compilations, transports or seeds"}, status_code=404)
 
     def _replicas(self) -> list[dict]:
         keep = ("role", "replica_id", "node_id", "node_ip", "pid")
@@ -73,6 +76,13 @@ class Describe:
             answered = await ask_each(counts, APP, model) if can_address_replicas() else None
         requests = sum(count for name, count in counts.items() if "prefill" not in (name, role_of(name)))
         return {"counts": counts, "answered": answered, "requests": requests}
+
+    def _compilations(self) -> dict:
+        """Kernels that engines have compiled since they started: the fields of `compilations.Compilations`."""
+        import ray
+
+        lines = self.nodes.run(ray, engine_lines, LINES, self.started)
+        return read_compilations([line for of_node in lines for line in of_node])
 
     def _transports(self) -> list[str]:
         """What has carried KV reads so far, in the words that UCX printed on any node."""

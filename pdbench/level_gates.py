@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
-from pdbench import gates, readiness
+from pdbench import client, compilations, gates, readiness
 from pdbench.client import get, post, session
 from pdbench.counters import finished, grown
 from pdbench.files import write_atomically
@@ -28,6 +28,7 @@ MAX_CLIENT_SHARE = 0.9
 # Of the prompts whose tokens the collocated arm has saved, so many are compared after each level.
 LEVEL_PROMPTS = 4
 READY_TIMEOUT_S = 120
+MAX_ROUNDS = 4  # of warm-up, while kernels are still compiled
 
 
 class Snapshot(Strict):
@@ -35,7 +36,8 @@ class Snapshot(Strict):
 
     counters: dict[str, dict[str, float]]
     replicas: dict[str, int]
-    since: list[int] = Field(default=[], description="prompt tokens of each request that checks have sent since")
+    since: list[int] = Field(default=[], description="prompt tokens of each request that checks and warm-up have sent since")
+    compiled: compilations.Compilations = Field(default=compilations.Compilations(), description="when the level began")
 
     @classmethod
     def read(cls, path: Path) -> "Snapshot":
@@ -53,10 +55,11 @@ class Snapshot(Strict):
 class Asked(Strict):
     """What was asked of the engines between two snapshots, and what their answers must keep to."""
 
-    requests: int = Field(description="of the level and its warm-up")
+    requests: int = Field(description="of the level")
     isl: int
     transport: list[str] | None = None
     max_hit_rate: float = MAX_HIT_RATE
+    cold: bool = Field(default=False, description="without warm-up, on purpose")
 
 
 class ClientUse(Strict):
@@ -86,7 +89,39 @@ async def _snapshot(base_url: str) -> Snapshot:
     async with session(base_url, total_s=30) as opened:
         counters = await get(opened, "/pdbench/counters")
         replicas = (await get(opened, "/pdbench/deployment"))["replicas"]
-    return Snapshot(counters=counters, replicas={r["replica_id"]: r["pid"] for r in replicas})
+    compiled = await _compiled(base_url)
+    return Snapshot(counters=counters, replicas={r["replica_id"]: r["pid"] for r in replicas}, compiled=compiled)
+
+
+async def _compiled(base_url: str) -> compilations.Compilations:
+    async with session(base_url, total_s=60) as opened:
+        return compilations.Compilations.model_validate(await get(opened, "/pdbench/compilations"))
+
+
+def warm_up(base_url: str, path: Path, load: client.Load) -> None:
+    """Send prompts of the level's shape until the engines compile nothing more, and note in `path` what was sent.
+
+    Args:
+        path: the snapshot before the level.
+        load: as many requests in flight as the level has, with prompts of their own.
+    """
+
+    async def send() -> tuple[int, compilations.Compilations]:
+        sent, seen = await client.warm_up(load), await _compiled(base_url)
+        if not seen.monitored:
+            return sent, seen
+        for _ in range(MAX_ROUNDS):
+            before = seen
+            # One request after the other ends and the next one comes, as in the level: prefills of all sizes among decodes.
+            sent += await client.warm_up(load, staggered=True)
+            seen = await _compiled(base_url)
+            if len(seen.kernels) == len(before.kernels):
+                break
+        return sent, seen
+
+    sent, seen = asyncio.run(send())
+    before = Snapshot.read(path)
+    before.model_copy(update={"since": before.since + [load.isl] * sent, "compiled": seen}).write(path)
 
 
 def judge(before: Snapshot, after: Snapshot, deployment: Deployment, asked: Asked, carried: list[str] | None) -> list[Gate]:
@@ -99,6 +134,7 @@ def judge(before: Snapshot, after: Snapshot, deployment: Deployment, asked: Aske
     found = [
         _same_replicas(before, after), _all_finished(after.requests - before.requests, asked, before.since),
         _prefix_cache(counted, deployment, asked), _no_debug_logging(deployment),
+        compilations.gate(before.compiled, after.compiled, asked.cold),
     ]  # fmt: skip
     if "ingress" in counted:
         found.append(_no_fallback(counted["ingress"]["fallback_requests"]))

@@ -109,6 +109,7 @@ class LevelRecord(Strict):
     seed: int
     warmup_seed: int | None
     num_prompts: int
+    attempt: int = Field(default=1, description="2: kernels were compiled during the first measurement, which was not kept")
     started: str
     ended: str
     ok: bool

@@ -1,0 +1,48 @@
+"""Kernels that were compiled or tuned after an engine's start, in vLLM's own words: each stalls requests for up to a second.
+
+vLLM's monitor (vllm/utils/jit_monitor.py) covers Triton, CuTeDSL and TileLang, on GPUs alone.
+"""
+
+import re
+
+from pdbench.manifest import Gate, Strict, now
+
+LINES = r"Kernel JIT monitor activated|JIT compil\w+ during inference|Triton autotuning for function"
+_STARTED = "monitor activated"
+_KERNEL = re.compile(r"(?:during inference:|for function) (\w+)")
+COLD = "measured without warm-up, as published"
+
+
+class Compilations(Strict):
+    """What the engines of a deployment have said since its launch.
+
+    Attributes:
+        monitored: ranks whose vLLM reports compilations.
+        kernels: a name for each compilation, in no order of time.
+    """
+
+    monitored: int = 0
+    kernels: list[str] = []
+
+
+def read_compilations(lines: list[str]) -> dict:
+    """The fields of `Compilations`, from the lines that match LINES."""
+    kernels = [match[1] if (match := _KERNEL.search(line)) else "?" for line in lines if _STARTED not in line]
+    return {"monitored": sum(_STARTED in line for line in lines), "kernels": kernels}
+
+
+def gate(before: Compilations, after: Compilations, cold: bool) -> Gate:
+    """Gate `no-compilation`: nothing was compiled between two looks.
+
+    Args:
+        cold: nothing was warmed up on purpose: what was compiled is noted, and the level counts.
+    """
+    common = {"name": "no-compilation", "time": now(), "expected": "none while the level runs"}
+    if not after.monitored:
+        return Gate(**common, passed=True, seen="not monitored: vLLM does so on GPUs, from 0.26 on")
+    new = len(after.kernels) - len(before.kernels)
+    # Lines of several ranks are in no order of time, so names are counted, not cut off.
+    names = sorted({name for name in after.kernels if after.kernels.count(name) > before.kernels.count(name)})
+    seen = f"{new} compilations on {after.monitored} ranks" + (f": {', '.join(names)}" if names else "")
+    return Gate(**common, passed=cold or not new, seen=f"{seen}; {COLD}" if cold else seen, value=float(new),
+                advice="requests waited for the compiler: measure the level again, which is warm now")  # fmt: skip
