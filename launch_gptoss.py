@@ -105,7 +105,7 @@ def read_configs(args: argparse.Namespace) -> tuple[ModelConfig, HardwareConfig]
     if args.model_id:
         model = model.model_copy(update={"model_id": args.model_id})
     if args.model_source:
-        model = model.model_copy(update={"model_source": args.model_source, "tiny": None, "kv_cache": model.kv})
+        model = model.model_copy(update={"model_source": args.model_source, "tiny": None, "shape": None, "kv_cache": model.kv})
     env = hardware.env | dict(args.env)
     if counters.ENV in env:
         raise ValueError(f"{counters.ENV}: engines keep their counters where a level's gates read them; "
@@ -132,7 +132,7 @@ def resolve(args: argparse.Namespace, nodes_of) -> tuple[Plan, ModelConfig]:
     if args.ingress_replicas is not None and args.ingress_replicas < 1:
         raise ValueError(f"--ingress-replicas must be at least 1, not {args.ingress_replicas}")
     stack.check_tensor_parallel(layout, model.kv.heads, stack.vllm_version())
-    nodes = nodes_of(hardware, layout, mode)
+    nodes = cluster.of_kind(nodes_of(hardware, layout, mode), hardware.accelerator_type)
     placement = cluster.place(layout, mode, nodes, hardware.accelerator)
     how = transport.Transport(backend=args.backend, ucx_tls=args.ucx_tls, verbose=args.verbose)
     path = read_path(args, mode)
@@ -196,11 +196,11 @@ def launch(args: argparse.Namespace) -> None:
     plan, model = resolve(args, lambda hardware, *_: cluster.read_nodes(ray, hardware.accelerator))
     warn_if_verbose(args)
     if not args.no_doctor:
-        consult_doctor(ray, args, serving_path.ports(plan.path or serving_path.ServingPath(), args.host, args.port))
+        consult_doctor(ray, args, plan)
     deployment.start(ray, plan, model, deadline)
 
 
-def consult_doctor(ray, args: argparse.Namespace, ports: list) -> None:
+def consult_doctor(ray, args: argparse.Namespace, plan: Plan) -> None:
     """Print what is doubtful about the nodes.
 
     Raises:
@@ -210,11 +210,15 @@ def consult_doctor(ray, args: argparse.Namespace, ports: list) -> None:
     from pdbench.doctor.examination import examine
 
     _, hardware = read_configs(args)
+    ports = serving_path.ports(plan.path or serving_path.ServingPath(), args.host, args.port)
     wanted = set(hardware.env)  # what engines are given, they do not inherit from their node
     wanted |= set(LOUD) if args.verbose else set()
     wanted |= {"UCX_TLS"} if args.ucx_tls or args.backend == "LIBFABRIC" else set()
     wanted |= {"slow link"} if slow_link.UCX_ENV.items() <= hardware.env.items() else set()
-    found = examine(ray, quick=True, ports=ports, ignore=wanted)
+    nodes = cluster.of_kind(cluster.read_nodes(ray, hardware.accelerator), hardware.accelerator_type)
+    chosen = {ip for role, ip in plan.placement.items() if role != "ingress"}
+    engines_on = {node.ip for node in nodes if node.accelerators and (node.ip in chosen or "any" in chosen)}
+    found = examine(ray, quick=True, ports=ports, ignore=wanted, hardware=hardware, engines_on=engines_on)
     for finding in found.of("warn"):
         print(f"launch: warning: {finding.line}", file=sys.stderr)
     for finding in found.of("fail"):

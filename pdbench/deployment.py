@@ -9,12 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-from pdbench import client, cluster, counters, describe, gates, readiness, servers, serving, serving_path, stack, tiny
+from pdbench import client, cluster, counters, describe, gates, loading, readiness, servers, serving, serving_path, stack
 from pdbench.bare import ControlPlan
 from pdbench.cli import ENGINES_LOADED
 from pdbench.configs import ROOT, ModelConfig
 from pdbench.layout import CONTROLS
 from pdbench.manifest import Gate, now
+from pdbench.model_folder import ModelError, check_weights, ensure_model, verified_checksum
 from pdbench.serving import APP, LaunchError, Plan
 
 # `RuntimeError: ...` at a line's start or after a prefix.
@@ -34,9 +35,7 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
     started = time.time()
     if _is_running():
         raise LaunchError("a deployment is running already: see it with --status, end it with --stop")
-    if model.tiny:
-        say(f"model {model.model_id}: making it in {model.source}, or checking what is there")
-        tiny.ensure_tiny_model(Path(model.source), model.tiny)
+    checksum = prepare_weights(model)
     say(f"layout {plan.layout}, {plan.mode}, on {plan.placement}")
     base_url = f"http://{plan.http['host']}:{plan.http['port']}"
     try:
@@ -44,13 +43,16 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
         begun = time.monotonic()
         if isinstance(plan, ControlPlan):
             plan = servers.start(ray, plan, deadline)
-        record = describe_launch(ray, plan) | {"kv_cache": model.kv.model_dump()}
+        record = describe_launch(ray, plan) | {"model_checksum": checksum, "kv_cache": model.kv.model_dump()}
         extra = [(describe.NAME, describe.ROUTE, describe.application(record, started))]
         quiet_loggers()
         serving.deploy(plan, extra, deadline, say)
         if isinstance(plan, ControlPlan):
             servers.wait_until_up(ray, plan, deadline, say)
-        say(ENGINES_LOADED.format(f"{time.monotonic() - begun:.1f}"))
+        say(ENGINES_LOADED.format(f"{(took := time.monotonic() - begun):.1f}"))
+        lines = cluster.on_every_node(ray, cluster.engine_lines, loading.LINES, started).values()
+        if stages := loading.stage_seconds(line for of_node in lines for line in of_node):
+            say(loading.summary(stages, took))
         checks = [answered(plan, base_url, deadline)]
         if plan.path and plan.path.has_haproxy:
             checks.append(asyncio.run(reached(plan, base_url, deadline)))
@@ -66,6 +68,24 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
         asyncio.run(gates.record(base_url, gate))
     at = f"{base_url}, requests to {plan.serving_url}" if isinstance(plan, ControlPlan) else base_url
     say(f"ready after {time.time() - started:.0f} s at {at}: every replica has answered a request")
+
+
+def prepare_weights(model: ModelConfig) -> str | None:
+    """Make the model, or check the folder that holds it; returns its checksum, None where it has none or comes from a hub.
+
+    Raises:
+        ModelError: there is no room for it, or a folder that is given is no whole model.
+    """
+    folder = Path(model.source)
+    if model.made:
+        say(f"model {model.model_id}: making it in {model.source}, or checking what is there")
+        return ensure_model(folder, model.made)
+    if not folder.is_dir():
+        if folder.is_absolute() or model.source.startswith("."):
+            raise ModelError(f"model_source {model.source}: no such folder")
+        return None
+    check_weights(folder)
+    return verified_checksum(folder)
 
 
 def answered(plan: Plan, base_url: str, deadline: float) -> Gate:
@@ -113,7 +133,6 @@ def describe_launch(ray, plan: Plan) -> dict:
     Paths inside this repository are told relative to it, so that a manifest says the same on every machine.
     """
     machines = cluster.on_every_node(ray, stack.machine)
-    source = Path(plan.model_source)
     told = json.loads(json.dumps(plan.model_dump()).replace(f"{ROOT}/", ""))
     control = {}
     if isinstance(plan, ControlPlan):
@@ -122,7 +141,6 @@ def describe_launch(ray, plan: Plan) -> dict:
     return {
         "layout": plan.layout, "mode": plan.mode, "gpus": plan.gpus, "gpus_per_node": plan.gpus_per_node,
         "accelerator": plan.accelerator, "model_id": plan.model_id, "model_source": told["model_source"],
-        "model_checksum": tiny.verified_checksum(source) if source.is_dir() else None,
         "decode_bench": plan.decode_bench, **control,
         "serving_path": _path_of(plan),
         "transport": plan.transport.model_dump() if plan.transport else None,

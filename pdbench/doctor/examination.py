@@ -5,8 +5,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from pdbench import cluster
-from pdbench.configs import ROOT
+from pdbench.configs import ROOT, HardwareConfig
 from pdbench.doctor import collect, environment, host, network, versions
+from pdbench.doctor.accelerators import check_accelerators
 from pdbench.doctor.facts import Facts
 from pdbench.doctor.findings import Finding, merge, worst
 from pdbench.manifest import Strict
@@ -28,7 +29,8 @@ class Examination(Strict):
 
 def examine(
     ray, *, quick: bool = False, requirements: Path | None = None, ports: Collection[tuple[str, dict]] = (),
-    limit_s: float = LIMIT_S, ignore: Collection[str] = (),
+    limit_s: float = LIMIT_S, ignore: Collection[str] = (), hardware: HardwareConfig | None = None,
+    engines_on: Collection[str] = (),
 ) -> Examination:  # fmt: skip
     """Look at every node of the connected cluster at once; at this machine alone where `ray` is None.
 
@@ -38,6 +40,7 @@ def examine(
         ports: of `serving_path.ports`, that the deployment will need.
         limit_s: for a node to answer; each NIXL backend there gets a third of it.
         ignore: names of findings that the caller knows and wants.
+        hardware: what the nodes of `engines_on` (IPs) are to have.
 
     Raises:
         RequirementsError: `requirements` is missing or wrong.
@@ -56,6 +59,8 @@ def examine(
     file = requirements or (None if quick else versions.default_requirements(ROOT, nodes.values()))
     driver = {k: v for k, v in os.environ.items() if ENVIRONMENT_THAT_MATTERS.match(k)}
     findings = judge(nodes, pins.get(file), file.name if file else "", driver if ray else None)
+    if hardware:
+        findings += [f for node in nodes if node in engines_on for f in check_accelerators(node, nodes[node], hardware)]
     findings += [_silence(node, why) for node, why in silent.items()]
     findings = merge(finding for finding in findings if finding.name not in ignore)
     return Examination(status=worst(findings), nodes=nodes, findings=findings)

@@ -28,6 +28,9 @@ class Gpus(Strict):
     """What nvidia-smi lists; `on_bus` NVIDIA cards are plugged in, whatever their driver does."""
 
     names: list[str] = []
+    used: list[int] = Field(default=[], description="MiB of memory in use on each")
+    total: list[int] = Field(default=[], description="MiB of memory of each")
+    holders: list[str] = Field(default=[], description="processes that hold memory, as far as they are visible from here")
     on_bus: int = 0
     error: str | None = None
 

@@ -15,15 +15,22 @@ INSTALLER = Path("/opt/amazon/efa_installed_packages")
 def gpus() -> dict:
     on_bus = sum(vendor == NVIDIA and kind.startswith("0x03") for vendor, _, kind in _pci())
     try:
-        run = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True,
-                             timeout=30)  # fmt: skip
+        run = _nvidia_smi("gpu", "name,memory.used,memory.total")
     except FileNotFoundError:
         return {"on_bus": on_bus, "error": "there is no nvidia-smi" if on_bus else None}
     except subprocess.TimeoutExpired:
         return {"on_bus": on_bus, "error": "nvidia-smi did not answer within 30 s"}
     if run.returncode:
         return {"on_bus": on_bus, "error": (run.stdout + run.stderr).strip().split("\n")[0] or "nvidia-smi failed"}
-    return {"names": run.stdout.strip().splitlines(), "on_bus": on_bus}
+    names, *memory = zip(*(line.rsplit(", ", 2) for line in run.stdout.strip().splitlines()))
+    used, total = ([int(text) if text.isdigit() else 0 for text in column] for column in memory)
+    holders = sorted(set(_nvidia_smi("compute-apps", "pid").stdout.split()))
+    return {"names": list(names), "used": used, "total": total, "holders": holders, "on_bus": on_bus}
+
+
+def _nvidia_smi(what: str, fields: str) -> subprocess.CompletedProcess:
+    command = ["nvidia-smi", f"--query-{what}={fields}", "--format=csv,noheader,nounits"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
 
 def nics() -> list[dict]:
