@@ -193,6 +193,10 @@ def launch(args: argparse.Namespace) -> None:
     deadline = time.monotonic() + args.timeout
     plan, _ = resolve(args, cluster.planned_nodes)  # mistakes that need no cluster to be seen
     ray = connect(args, plan)
+    if fewer := deployment.fewer_connections(ray, plan.path, dict(args.serve_env)):
+        args.serve_env.append(fewer)
+        ray.shutdown()  # the environment of what a driver starts is settled when it connects
+        ray = connect(args, resolve(args, cluster.planned_nodes)[0])
     plan, model = resolve(args, lambda hardware, *_: cluster.read_nodes(ray, hardware.accelerator))
     warn_if_verbose(args)
     if not args.no_doctor:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import re
+import resource
 import shlex
 import sys
 import time
@@ -13,9 +14,11 @@ from pdbench import client, cluster, counters, describe, gates, readiness, serve
 from pdbench.bare import ControlPlan
 from pdbench.cli import ENGINES_LOADED
 from pdbench.configs import ROOT, ModelConfig
+from pdbench.doctor.limits import soft_and_hard
 from pdbench.layout import CONTROLS
 from pdbench.manifest import Gate, now
 from pdbench.serving import APP, LaunchError, Plan
+from pdbench.serving_path import ServingPath
 
 # `RuntimeError: ...` at a line's start or after a prefix.
 ENGINE_ERROR = r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception): .+)"
@@ -66,6 +69,27 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
         asyncio.run(gates.record(base_url, gate))
     at = f"{base_url}, requests to {plan.serving_url}" if isinstance(plan, ControlPlan) else base_url
     say(f"ready after {time.time() - started:.0f} s at {at}: every replica has answered a request")
+
+
+def fewer_connections(ray, path: ServingPath | None, given: dict[str, str]) -> tuple[str, str] | None:
+    """The setting of Ray Serve with which HAProxy starts on the head, where it would not with the default one.
+
+    Args:
+        given: settings that the user named.
+
+    Raises:
+        ValueError: the user's own number does not fit there.
+    """
+    if not path or not path.has_haproxy:
+        return None
+    limit = cluster.on_head(ray, soft_and_hard, resource.RLIMIT_NOFILE)[1]
+    name = serving_path.CONNECTIONS
+    fitted = serving_path.fit_connections(path, name in given, limit)
+    if fitted == path:
+        return None
+    say(f"HAProxy takes {fitted.connections} connections at once instead of {path.connections}: the head's hard limit of open "
+        f"files is {limit}")  # fmt: skip
+    return name, str(fitted.connections)
 
 
 def answered(plan: Plan, base_url: str, deadline: float) -> Gate:
@@ -147,6 +171,12 @@ def _as_typed(server: dict) -> str:
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in server["environment"].items()), server["command"]])
 
 
+def _engines(plan: Plan) -> list[dict]:
+    """Replicas of the running deployment, without the ingress."""
+    states = servers.states() if plan.mode in CONTROLS else serving.replicas(serving.serve_details())
+    return [state for state in states if state["role"] != "ingress"]
+
+
 def pin_ranks(ray, plan: Plan) -> Gate:
     """Give each engine rank a core of its own.
 
@@ -154,10 +184,9 @@ def pin_ranks(ray, plan: Plan) -> Gate:
         LaunchError: not all ranks were found; where some share a core, arms do not compare.
     """
     replicas, first = [], 0
-    for replica in servers.states() if plan.mode in CONTROLS else serving.replicas(serving.serve_details()):
-        if replica["role"] != "ingress":
-            replicas.append({"node_id": replica["node_id"], "pid": replica["pid"], "first": first})
-            first += plan.llm_configs[replica["role"]]["engine_kwargs"]["tensor_parallel_size"]
+    for replica in _engines(plan):
+        replicas.append({"node_id": replica["node_id"], "pid": replica["pid"], "first": first})
+        first += plan.llm_configs[replica["role"]]["engine_kwargs"]["tensor_parallel_size"]
     pinned = sum(cluster.on_every_node(ray, cluster.pin_ranks, replicas).values())
     if pinned != first:
         raise LaunchError(f"{pinned} of {first} engine ranks were found and pinned to a core: arms would not compare")
