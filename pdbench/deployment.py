@@ -15,6 +15,7 @@ from pdbench.bare import ControlPlan
 from pdbench.cli import ENGINES_LOADED
 from pdbench.configs import ROOT, ModelConfig
 from pdbench.doctor.limits import soft_and_hard
+from pdbench.engine_ports import Engine, listening, ports_gate
 from pdbench.layout import CONTROLS
 from pdbench.manifest import Gate, now
 from pdbench.serving import APP, LaunchError, Plan
@@ -57,6 +58,7 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
         checks = [answered(plan, base_url, deadline)]
         if plan.path and plan.path.has_haproxy:
             checks.append(asyncio.run(reached(plan, base_url, deadline)))
+        checks.append(own_ports(ray, plan))
         if plan.core_per_rank:
             checks.append(pin_ranks(ray, plan))
     except BaseException as error:
@@ -175,6 +177,20 @@ def _engines(plan: Plan) -> list[dict]:
     """Replicas of the running deployment, without the ingress."""
     states = servers.states() if plan.mode in CONTROLS else serving.replicas(serving.serve_details())
     return [state for state in states if state["role"] != "ingress"]
+
+
+def own_ports(ray, plan: Plan) -> Gate:
+    """Gate `ports`: each engine listens at ports of its own.
+
+    Raises:
+        LaunchError: two of a node share one.
+    """
+    replicas = [{name: state[name] for name in ("replica_id", "node_id", "pid")} for state in _engines(plan)]
+    of_nodes = cluster.on_every_node(ray, listening, replicas).values()
+    gate = ports_gate([Engine(**engine) for of_node in of_nodes for engine in of_node])
+    if not gate.passed:
+        raise LaunchError(f"{gate.seen}: expected {gate.expected}; {gate.advice}")
+    return gate
 
 
 def pin_ranks(ray, plan: Plan) -> Gate:
