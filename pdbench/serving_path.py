@@ -36,8 +36,8 @@ FALLBACK = "SERVE_PROXY_ACTOR-fallback"
 # to the replica, and a pipe for every fourth, since Ray's configuration splices), and 36 for itself. Health checks take more.
 CONNECTIONS, OTHER_FILES = "RAY_SERVE_HAPROXY_MAXCONN", 256
 DEFAULT_CONNECTIONS = 4096  # Ray's, where neither configs/serve.yaml nor the user says
-# A request in flight takes one, and those beyond the limit wait unseen: 8 times the highest level of the study.
-LEAST_CONNECTIONS = 512
+# A request in flight takes one, and those beyond the limit wait unseen: twice the highest level of the study.
+LEAST_CONNECTIONS = 128
 
 
 class ServingPath(Strict):

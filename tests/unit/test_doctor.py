@@ -97,7 +97,7 @@ FAULTS = [
     ("disk /tmp", "fail", "95%", "remove old", cpu(disks=[Space(path="/tmp", total=250 * GIB, free=12 * GIB)])),
     ("disk /tmp", "warn", "logs", "remove old", cpu(disks=[Space(path="/tmp", total=50 * GIB, free=9 * GIB)])),
     ("open files", "warn", "fewer than 8192", "ulimit -n", cpu(nofile=1024)),
-    ("open files", "fail", "HAProxy needs 1536 to take 512 connections", "ulimit -n 65536", cpu(nofile=1024, nofile_hard=1024,
+    ("open files", "fail", "HAProxy needs 576 to take 128 connections", "ulimit -n 65536", cpu(nofile=512, nofile_hard=512,
         ports=[Port(number=8404, is_free=True, server="HAProxy")])),
     ("processes", "fail", "threads count, too", "--pids-limit", cpu(processes=500)),
     ("processes", "warn", "fewer than 4096", "--pids-limit", p5(processes=3000)),
@@ -148,7 +148,7 @@ def test_a_planted_fault_is_found_for_its_own_reason(name, status, reason, mend,
 
 def test_a_low_limit_of_open_files_is_no_fault_where_haproxy_fits_or_does_not_run():
     haproxy = Port(number=8404, is_free=True, server="HAProxy")
-    assert ill({"n": cpu(nofile_hard=1536, ports=[haproxy])}) == [] == ill({"n": cpu(nofile_hard=1024)})
+    assert ill({"n": cpu(nofile_hard=576, ports=[haproxy])}) == [] == ill({"n": cpu(nofile_hard=512)})
     assert ill({"n": cpu(processes=1024)}) == []
 
 
