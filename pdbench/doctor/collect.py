@@ -10,7 +10,6 @@ import resource
 import shutil
 import socket
 import sys
-from pathlib import Path
 
 import psutil
 
@@ -44,7 +43,8 @@ def collect(quick: bool, distributions: list[str], ports: list[tuple[str, dict]]
         "installed": {name: installed_version(name) for name in distributions},
         "gpus": gpus(), "nics": nics(), "rdma": rdma(), "numa_nodes": numa_nodes(), "efa": efa(), "gpudirect": gpudirect(),
         "shm": _space("/dev/shm"),
-        "disks": [_space(path) for path in dict.fromkeys(("/tmp", str(Path.home())))],
+        # A user of a container may have no home.
+        "disks": [space for path in dict.fromkeys(("/tmp", os.path.expanduser("~"))) if (space := _space(path))],
         "memlock": soft_and_hard(resource.RLIMIT_MEMLOCK)[0],
         "nofile": nofile, "nofile_hard": nofile_hard, "processes": free_processes(),
         "ports": [_port(host, port) for host, port in ports] if is_head else [],

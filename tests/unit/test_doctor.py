@@ -100,7 +100,7 @@ FAULTS = [
     ("open files", "fail", "HAProxy needs 576 to take 128 connections", "ulimit -n 65536", cpu(nofile=512, nofile_hard=512,
         ports=[Port(number=8404, is_free=True, server="HAProxy")])),
     ("processes", "fail", "threads count, too", "--pids-limit", cpu(processes=500)),
-    ("processes", "warn", "fewer than 4096", "--pids-limit", p5(processes=3000)),
+    ("processes", "warn", "fewer than 4096", "--pids-limit", cpu(processes=600)),
     ("locked memory", "fail", "pins the whole KV cache", "ulimit -l unlimited", p5(memlock=8 * 2**20)),
     ("port 8000", "fail", "cannot listen", "--port", cpu(ports=[Port(number=8000, is_free=False, owner="nginx (pid 7)")])),
     ("port 80", "fail", "Permission denied", "take one of 1024 or above with --port", cpu(ports=[
@@ -149,7 +149,7 @@ def test_a_planted_fault_is_found_for_its_own_reason(name, status, reason, mend,
 def test_a_low_limit_of_open_files_is_no_fault_where_haproxy_fits_or_does_not_run():
     haproxy = Port(number=8404, is_free=True, server="HAProxy")
     assert ill({"n": cpu(nofile_hard=576, ports=[haproxy])}) == [] == ill({"n": cpu(nofile_hard=512)})
-    assert ill({"n": cpu(processes=1024)}) == []
+    assert ill({"n": cpu(processes=4096)}) == []
 
 
 def version(**change) -> Facts:

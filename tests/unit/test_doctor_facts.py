@@ -63,6 +63,11 @@ def test_this_machine_as_it_is_has_facts_that_can_be_judged():
     assert len(found) > 20 and [f for f in found if f.status == "fail"] == []
 
 
+def test_a_user_without_a_home_is_no_fault(monkeypatch):
+    monkeypatch.setenv("HOME", "/nonexistent")
+    assert [disk.path for disk in look().disks] == ["/tmp"]
+
+
 def test_no_secret_is_among_the_facts(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/secret")
