@@ -10,7 +10,7 @@ from pdbench.manifest import Gate, Strict, now
 
 SIDE_CHANNEL = "VLLM_NIXL_SIDE_CHANNEL_PORT"
 # With Ray's executor, vLLM's default on GPUs, ranks are Ray's workers and do not stand below their replica.
-RAY_RANKS = "ray::RayWorker"
+RAY_RANKS = ("ray::RayWorker", "VLLM::")
 PRIVILEGED = 1024
 
 
