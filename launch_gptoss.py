@@ -10,6 +10,7 @@ import time
 from pdbench import bare, cluster, counters, serving_path, slow_link, stack, transport, ucx_log
 from pdbench.cli import Parser, port, seconds, variable
 from pdbench.configs import ROOT, HardwareConfig, LLMOptions, ModelConfig, load_hardware, load_model, load_serve
+from pdbench.engine_ports import SIDE_CHANNEL
 from pdbench.layout import CONTROLS, MODES, Layout, Pool, placed_as
 from pdbench.serving import LaunchError, Plan, make_plan, with_decode_bench
 
@@ -107,9 +108,10 @@ def read_configs(args: argparse.Namespace) -> tuple[ModelConfig, HardwareConfig]
     if args.model_source:
         model = model.model_copy(update={"model_source": args.model_source, "tiny": None, "shape": None, "kv_cache": model.kv})
     env = hardware.env | dict(args.env)
-    if counters.ENV in env:
-        raise ValueError(f"{counters.ENV}: engines keep their counters where a level's gates read them; "
-                         f"leave it out of --env and of {args.hardware}")  # fmt: skip
+    own = {counters.ENV: "engines keep their counters where a level's gates read them",
+           SIDE_CHANNEL: "every engine of a node would take this one port"}  # fmt: skip
+    if wrong := next((name for name in own if name in env), None):
+        raise ValueError(f"{wrong}: {own[wrong]}; leave it out of --env and of {args.hardware}")
     return model, hardware.model_copy(update={"env": env})
 
 
@@ -193,6 +195,10 @@ def launch(args: argparse.Namespace) -> None:
     deadline = time.monotonic() + args.timeout
     plan, _ = resolve(args, cluster.planned_nodes)  # mistakes that need no cluster to be seen
     ray = connect(args, plan)
+    if fewer := deployment.fewer_connections(ray, plan.path, dict(args.serve_env)):
+        args.serve_env.append(fewer)
+        ray.shutdown()  # the environment of what a driver starts is settled when it connects
+        ray = connect(args, resolve(args, cluster.planned_nodes)[0])
     plan, model = resolve(args, lambda hardware, *_: cluster.read_nodes(ray, hardware.accelerator))
     warn_if_verbose(args)
     if not args.no_doctor:

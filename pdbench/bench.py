@@ -15,7 +15,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pdbench import client, gates, level_gates, stack, workload
+from pdbench import client, gates, level_gates, serving_path, stack, workload
 from pdbench.cli import Parser, positive
 from pdbench.configs import ROOT
 from pdbench.manifest import FILENAME, Deployment, Gate, LevelRecord, Machine, Manifest, first_line, now, read_json
@@ -107,6 +107,9 @@ def begin(args: argparse.Namespace) -> None:
              "and no gate is checked")  # fmt: skip
     if deployment and args.tokens:
         gates.read_tokens(args.tokens, deployment)  # what is wrong with them is told before a level is measured
+    if deployment:
+        in_flight = max(level.value if level.kind == "concurrency" else 0 for level in levels)
+        serving_path.check_load(deployment.serving_path, in_flight)
     name = workload.RunName(model.rsplit("/", 1)[-1], args.isl, args.osl, args.mode, args.exp_name)
     folder = Path(args.results_dir) / str(name)
     decode_bench = _check_phase(args, deployment)
@@ -195,8 +198,10 @@ def _manifest(folder: Path, name: workload.RunName, args: argparse.Namespace, de
 def _identity(old: Manifest, deployment: Deployment | None, args: argparse.Namespace):
     yield "base seed", old.base_seed, args.seed
     yield "as_published", old.as_published, args.as_published
-    for what in ("layout", "mode", "model_checksum", "transport", "serving_path"):
+    for what in ("layout", "mode", "model_checksum", "transport"):
         yield what, getattr(old.deployment, what, None), getattr(deployment, what, None)
+    paths = (serving_path.compared(getattr(which, "serving_path", None)) for which in (old.deployment, deployment))
+    yield "serving_path", *paths
 
 
 def note(args: argparse.Namespace) -> None:

@@ -163,6 +163,13 @@ def on_every_node(ray, function, *args) -> dict[str, object]:
     return {ip: ray.get(future) for ip, future in _on_every_node(ray, function, *args).items()}
 
 
+def on_head(ray, function, *args):
+    """The result of `function(*args)` on the head, where Ray Serve has its proxy."""
+    travel_by_value(ray)
+    head = next(node for node in _alive(ray) if "node:__internal_head__" in node["Resources"])
+    return ray.get(ray.remote(num_cpus=0, max_retries=0)(function).options(scheduling_strategy=_on(head)).remote(*args))
+
+
 def ask_every_node(ray, limit_s: float, function, *args) -> tuple[dict[str, object], dict[str, str]]:
     """As `on_every_node`, for nodes that may be ill: {node IP: result}, and {node IP: why there is none}."""
     futures = _on_every_node(ray, function, *args)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import re
+import resource
 import shlex
 import sys
 import time
@@ -13,10 +14,13 @@ from pdbench import client, cluster, counters, describe, gates, loading, readine
 from pdbench.bare import ControlPlan
 from pdbench.cli import ENGINES_LOADED
 from pdbench.configs import ROOT, ModelConfig
+from pdbench.doctor.limits import soft_and_hard
+from pdbench.engine_ports import Engine, listening, ports_gate
 from pdbench.layout import CONTROLS
 from pdbench.manifest import Gate, now
 from pdbench.model_folder import ModelError, check_weights, ensure_model, verified_checksum
 from pdbench.serving import APP, LaunchError, Plan
+from pdbench.serving_path import ServingPath
 
 # `RuntimeError: ...` at a line's start or after a prefix.
 ENGINE_ERROR = r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception): .+)"
@@ -56,6 +60,7 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
         checks = [answered(plan, base_url, deadline)]
         if plan.path and plan.path.has_haproxy:
             checks.append(asyncio.run(reached(plan, base_url, deadline)))
+        checks.append(own_ports(ray, plan))
         if plan.core_per_rank:
             checks.append(pin_ranks(ray, plan))
     except BaseException as error:
@@ -86,6 +91,27 @@ def prepare_weights(model: ModelConfig) -> str | None:
         return None
     check_weights(folder)
     return verified_checksum(folder)
+
+
+def fewer_connections(ray, path: ServingPath | None, given: dict[str, str]) -> tuple[str, str] | None:
+    """The setting of Ray Serve with which HAProxy starts on the head, where it would not with the default one.
+
+    Args:
+        given: settings that the user named.
+
+    Raises:
+        ValueError: the user's own number does not fit there.
+    """
+    if not path or not path.has_haproxy:
+        return None
+    limit = cluster.on_head(ray, soft_and_hard, resource.RLIMIT_NOFILE)[1]
+    name = serving_path.CONNECTIONS
+    fitted = serving_path.fit_connections(path, name in given, limit)
+    if fitted == path:
+        return None
+    say(f"HAProxy takes {fitted.connections} connections at once instead of {path.connections}: the head's hard limit of open "
+        f"files is {limit}")  # fmt: skip
+    return name, str(fitted.connections)
 
 
 def answered(plan: Plan, base_url: str, deadline: float) -> Gate:
@@ -165,6 +191,26 @@ def _as_typed(server: dict) -> str:
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in server["environment"].items()), server["command"]])
 
 
+def _engines(plan: Plan) -> list[dict]:
+    """Replicas of the running deployment, without the ingress."""
+    states = servers.states() if plan.mode in CONTROLS else serving.replicas(serving.serve_details())
+    return [state for state in states if state["role"] != "ingress"]
+
+
+def own_ports(ray, plan: Plan) -> Gate:
+    """Gate `ports`: each engine listens at ports of its own.
+
+    Raises:
+        LaunchError: two of a node share one.
+    """
+    replicas = [{name: state[name] for name in ("replica_id", "node_id", "pid")} for state in _engines(plan)]
+    of_nodes = cluster.on_every_node(ray, listening, replicas).values()
+    gate = ports_gate([Engine(**engine) for of_node in of_nodes for engine in of_node])
+    if not gate.passed:
+        raise LaunchError(f"{gate.seen}: expected {gate.expected}; {gate.advice}")
+    return gate
+
+
 def pin_ranks(ray, plan: Plan) -> Gate:
     """Give each engine rank a core of its own.
 
@@ -172,10 +218,9 @@ def pin_ranks(ray, plan: Plan) -> Gate:
         LaunchError: not all ranks were found; where some share a core, arms do not compare.
     """
     replicas, first = [], 0
-    for replica in servers.states() if plan.mode in CONTROLS else serving.replicas(serving.serve_details()):
-        if replica["role"] != "ingress":
-            replicas.append({"node_id": replica["node_id"], "pid": replica["pid"], "first": first})
-            first += plan.llm_configs[replica["role"]]["engine_kwargs"]["tensor_parallel_size"]
+    for replica in _engines(plan):
+        replicas.append({"node_id": replica["node_id"], "pid": replica["pid"], "first": first})
+        first += plan.llm_configs[replica["role"]]["engine_kwargs"]["tensor_parallel_size"]
     pinned = sum(cluster.on_every_node(ray, cluster.pin_ranks, replicas).values())
     if pinned != first:
         raise LaunchError(f"{pinned} of {first} engine ranks were found and pinned to a core: arms would not compare")

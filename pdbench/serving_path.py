@@ -8,6 +8,7 @@ proxy in Python -> ingress -> replica         without HAProxy, as up to Ray 2.55
 import csv
 import io
 import os
+import re
 import urllib.request
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from pydantic import Field, ValidationError
 from pdbench.configs import LLMOptions, ServeConfig, explain
 from pdbench.manifest import Gate, Strict, now
 
+HAPROXY = "HAProxy"
 HA_PROXY, DIRECT_STREAMING = "RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"
 # Older ones lack HAProxy, or had it on trial.
 SINCE_RAY = (2, 56)
@@ -30,6 +32,12 @@ ROUTERS = {
 STATS_PORT = "RAY_SERVE_HAPROXY_STATS_PORT"
 DEFAULT_PORTS = {STATS_PORT: 8404, "RAY_SERVE_HAPROXY_METRICS_PORT": 9101}
 FALLBACK = "SERVE_PROXY_ACTOR-fallback"
+# HAProxy 2.8 does not start where the hard limit of open files has fewer than 2.5 for each connection (one to the client, one
+# to the replica, and a pipe for every fourth, since Ray's configuration splices), and 36 for itself. Health checks take more.
+CONNECTIONS, OTHER_FILES = "RAY_SERVE_HAPROXY_MAXCONN", 256
+DEFAULT_CONNECTIONS = 4096  # Ray's, where neither configs/serve.yaml nor the user says
+# A request in flight takes one, and those beyond the limit wait unseen: twice the highest level of the study.
+LEAST_CONNECTIONS = 128
 
 
 class ServingPath(Strict):
@@ -43,6 +51,11 @@ class ServingPath(Strict):
     @property
     def has_haproxy(self) -> bool:
         return self.env.get(HA_PROXY) == "1"
+
+    @property
+    def connections(self) -> int:
+        """How many HAProxy takes at once."""
+        return int(self.env.get(CONNECTIONS, DEFAULT_CONNECTIONS))
 
     @property
     def router_options(self) -> dict[str, Any]:
@@ -79,6 +92,8 @@ def choose(
         raise ValueError(f"--serve-env {DIRECT_STREAMING}: use --direct-streaming")
     if wrong := next((name for name in DEFAULT_PORTS if not env.get(name, "1").isdecimal()), None):
         raise ValueError(f"--serve-env {wrong}={env[wrong]}: not a port")
+    if not re.fullmatch(r"[1-9]\d{0,6}", env.get(CONNECTIONS, "1")):
+        raise ValueError(f"--serve-env {CONNECTIONS}={env[CONNECTIONS]}: not a number of connections, from 1 to 9999999")
     if direct_streaming:
         if ray < SINCE_RAY:
             raise ValueError(f"--direct-streaming needs Ray >= 2.56, this is {'.'.join(map(str, ray))}")
@@ -97,6 +112,54 @@ def _read(default: LLMOptions, given: dict[str, str], ray: tuple[int, ...]) -> L
         return LLMOptions.model_validate(default.model_dump(include=set(known)) | given)
     except ValidationError as error:
         raise ValueError(f"--llm-option {explain(error, LLMOptions)}") from None
+
+
+def files_for(connections: int) -> int:
+    """The hard limit of open files with which HAProxy takes so many connections."""
+    return connections * 5 // 2 + OTHER_FILES
+
+
+def fit_connections(path: ServingPath, is_given: bool, limit: int | None) -> ServingPath:
+    """The path with as many connections to HAProxy as its node allows, where that is fewer than it has.
+
+    Args:
+        is_given: whether the user named the number, which is then not changed.
+        limit: hard limit of open files where HAProxy runs; None if there is none.
+
+    Raises:
+        ValueError: the user's number does not fit.
+    """
+    if not path.has_haproxy or limit is None or files_for(path.connections) <= limit:
+        return path
+    fitting = max(1, (limit - OTHER_FILES) * 2 // 5)
+    if is_given:
+        needed = files_for(path.connections)
+        raise ValueError(f"--serve-env {CONNECTIONS}={path.connections} needs {needed} open files, the head's hard limit is "
+                         f"{limit}: give at most {fitting}, or start Ray after a higher ulimit -n")  # fmt: skip
+    return path.model_copy(update={"env": path.env | {CONNECTIONS: str(fitting)}})
+
+
+def check_load(told: dict[str, Any] | None, in_flight: float) -> None:
+    """Refuse a level of more requests at once than HAProxy takes: the others would wait before it, where nobody sees them.
+
+    Args:
+        told: `serving_path` of the deployment, None for a control arm.
+
+    Raises:
+        ValueError: says how many it takes, and what raises that.
+    """
+    path = ServingPath.model_validate({"env": told["env"]}) if told else ServingPath()
+    if path.has_haproxy and in_flight > path.connections:
+        raise ValueError(f"{in_flight:g} requests in flight, but HAProxy takes {path.connections} connections at once: launch "
+                         f"with --serve-env {CONNECTIONS}={in_flight:g}, or start Ray after a higher ulimit -n")  # fmt: skip
+
+
+def compared(told: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What of a manifest's `serving_path` makes two deployments differ.
+
+    Not the number of HAProxy's connections: machines have other limits, and no level is measured with more requests than that.
+    """
+    return told and told | {"env": {name: value for name, value in told["env"].items() if name != CONNECTIONS}}
 
 
 def check_host(path: ServingPath, host: str, has_remote: bool) -> None:
@@ -129,7 +192,7 @@ def ports(path: ServingPath, host: str, port: int) -> list[tuple[str, dict[str, 
     found = [(host, {"number": port})]
     if path.has_haproxy:
         for name, default in DEFAULT_PORTS.items():
-            needed = {"number": int(path.env.get(name, default)), "server": "HAProxy", "option": f"--serve-env {name}=N"}
+            needed = {"number": int(path.env.get(name, default)), "server": HAPROXY, "option": f"--serve-env {name}=N"}
             found.append(("0.0.0.0", needed))
     return found
 

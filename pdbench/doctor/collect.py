@@ -4,16 +4,17 @@ Runs as a Ray task that travels by value: it uses names, never modules of this p
 """
 
 import contextlib
+import errno
 import os
 import resource
 import shutil
 import socket
 import sys
-from pathlib import Path
 
 import psutil
 
 from pdbench.doctor.hardware import efa, gpudirect, gpus, nics, numa_nodes, rdma
+from pdbench.doctor.limits import free_processes, soft_and_hard
 from pdbench.doctor.loading import backends, libraries
 from pdbench.doctor.processes import leftovers, owner_of_port
 from pdbench.doctor.software import versions
@@ -31,6 +32,7 @@ def collect(quick: bool, distributions: list[str], ports: list[tuple[str, dict]]
         limit_s: for each NIXL backend to load.
     """
     is_head = _is_head()
+    nofile, nofile_hard = soft_and_hard(resource.RLIMIT_NOFILE)
     found = {
         "is_head": is_head,
         "hostname": socket.gethostname(),
@@ -41,8 +43,10 @@ def collect(quick: bool, distributions: list[str], ports: list[tuple[str, dict]]
         "installed": {name: installed_version(name) for name in distributions},
         "gpus": gpus(), "nics": nics(), "rdma": rdma(), "numa_nodes": numa_nodes(), "efa": efa(), "gpudirect": gpudirect(),
         "shm": _space("/dev/shm"),
-        "disks": [_space(path) for path in dict.fromkeys(("/tmp", str(Path.home())))],
-        "memlock": _limit(resource.RLIMIT_MEMLOCK), "nofile": _limit(resource.RLIMIT_NOFILE),
+        # A user of a container may have no home.
+        "disks": [space for path in dict.fromkeys(("/tmp", os.path.expanduser("~"))) if (space := _space(path))],
+        "memlock": soft_and_hard(resource.RLIMIT_MEMLOCK)[0],
+        "nofile": nofile, "nofile_hard": nofile_hard, "processes": free_processes(),
         "ports": [_port(host, port) for host, port in ports] if is_head else [],
         "leftovers": leftovers(),
         "slow_link": _slow_link(),
@@ -69,23 +73,19 @@ def _space(path: str) -> dict | None:
     return {"path": path, "total": usage.total, "free": usage.free}
 
 
-def _limit(which: int) -> int | None:
-    soft, _ = resource.getrlimit(which)
-    return None if soft == resource.RLIM_INFINITY else soft
-
-
 def _port(host: str, port: dict) -> dict:
     """Whether its server could listen there, tried for real; and who is in its way."""
     number = port["number"]
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger are in nobody's way
-        try:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger are in nobody's way
             probe.bind((host, number))
             return port | {"is_free": True}
-        except OSError as error:
-            owner, is_ours = owner_of_port(number)
-            return port | {"is_free": False, "owner": owner or error.strerror, "is_ours": is_ours}
+    except OSError as error:
+        told = {"is_free": False, "host": host, "error": error.strerror or str(error)}
+        if error.errno == errno.EADDRINUSE:
+            told["owner"], told["is_ours"] = owner_of_port(number)
+        return port | told
 
 
 def _slow_link() -> bool:

@@ -60,12 +60,15 @@ class Space(Strict):
 
 
 class Port(Strict):
-    """A port that `server` needs; `owner` tells who listens there, `is_ours` if that is Ray Serve of this cluster."""
+    """A port that `server` needs at `host`; `error` says in the system's words why it cannot have it, `owner` who listens
+    there, `is_ours` if that is Ray Serve of this cluster."""
 
     number: int
     server: str = "the HTTP server"
     option: str = Field(default="--port", description="what takes another one")
     is_free: bool
+    host: str | None = None
+    error: str | None = None
     owner: str | None = None
     is_ours: bool = False
 
@@ -106,6 +109,8 @@ class Facts(Strict):
     disks: list[Space] = []
     memlock: int | None = Field(default=None, description="bytes; None if there is no limit")
     nofile: int | None = Field(default=None, description="open files; None if there is no limit")
+    nofile_hard: int | None = Field(default=None, description="up to where a process may raise it")
+    processes: int | None = Field(default=None, description="and threads that may still start; None if there is no limit")
     ports: list[Port] = Field(default=[], description="on the head alone: no other node serves HTTP")
     leftovers: list[Leftover] = []
     slow_link: bool = False

@@ -1,7 +1,11 @@
-"""Is there room on a node, does a port stand free, and did a crash leave something behind?"""
+"""Is there room on a node, do its limits suffice, is a port free, and did a crash leave something behind?"""
+
+import errno
+import os
 
 from pdbench.doctor.facts import Facts, Port, Space
 from pdbench.doctor.findings import Finding
+from pdbench.serving_path import HA_PROXY, HAPROXY, LEAST_CONNECTIONS, files_for
 
 GIB = 2**30
 # Docker gives 64 MiB; Ray's object store and the ranks of an engine share more.
@@ -9,11 +13,14 @@ SHM_NEEDED, SHM_WANTED_WITH_GPU = 1 * GIB, 8 * GIB
 DISK_NEEDED, DISK_WANTED = 1 * GIB, 10 * GIB
 RAY_FULL = 0.95  # Ray stops spilling objects above it: RAY_local_fs_capacity_threshold
 FILES_WANTED = 8192
+# A launch of four engines on 2 cores started 590 processes and threads beside 240 of Ray; more cores have more.
+PROCESSES_NEEDED, PROCESSES_WANTED = 600, 4096
 MEMLOCK_WANTED = 64 * GIB
 
 
 def check_host(node: str, facts: Facts) -> list[Finding]:
-    found = [_shm(node, facts), *(_disk(node, disk) for disk in facts.disks), _nofile(node, facts), _memlock(node, facts)]
+    found = [_shm(node, facts), *(_disk(node, disk) for disk in facts.disks)]
+    found += [_nofile(node, facts), _processes(node, facts), _memlock(node, facts)]
     found += [_port(node, port) for port in facts.ports]
     return [*found, *_leftovers(node, facts), _slow_link(node, facts)]
 
@@ -46,10 +53,30 @@ def _disk(node: str, disk: Space) -> Finding:
 
 def _nofile(node: str, facts: Facts) -> Finding:
     common = {"name": "open files", "nodes": [node], "seen": _limit(facts.nofile)}
+    hard, needed = facts.nofile_hard, files_for(LEAST_CONNECTIONS)
+    if hard is not None and hard < needed and any(port.server == HAPROXY for port in facts.ports):
+        return Finding(**common | {"seen": f"hard limit {hard}"}, status="fail",
+                       reason=f"HAProxy needs {needed} to take {LEAST_CONNECTIONS} connections at once",
+                       mend="ulimit -n 65536 before `ray start` there (docker run --ulimit nofile=65536), or launch with "
+                            f"--serve-env {HA_PROXY}=0")  # fmt: skip
     if facts.nofile is not None and facts.nofile < FILES_WANTED:
         return Finding(**common, status="warn", reason=f"fewer than {FILES_WANTED}: many requests at once open many sockets",
                        mend="ulimit -n 65536 before `ray start`")  # fmt: skip
     return Finding(**common, status="ok")
+
+
+def _processes(node: str, facts: Facts) -> Finding:
+    common = {"name": "processes", "nodes": [node]}
+    if facts.processes is None:
+        return Finding(**common, status="ok", seen="unlimited")
+    seen, mend = f"{facts.processes} more may start", "docker run --pids-limit=-1 (Kubernetes: podPidsLimit), or ulimit -u"
+    if facts.processes < PROCESSES_NEEDED:
+        return Finding(**common, status="fail", seen=seen, mend=mend,
+                       reason=f"fewer than {PROCESSES_NEEDED}: Ray's and the engines' threads count, too")  # fmt: skip
+    if facts.processes < PROCESSES_WANTED:
+        return Finding(**common, status="warn", seen=seen, mend=mend,
+                       reason=f"fewer than {PROCESSES_WANTED}: tight for many ranks, or many cores")  # fmt: skip
+    return Finding(**common, status="ok", seen=seen)
 
 
 def _memlock(node: str, facts: Facts) -> Finding:
@@ -69,8 +96,14 @@ def _port(node: str, port: Port) -> Finding:
         return Finding(**common, status="ok", seen="free")
     if port.is_ours:
         return Finding(**common, status="ok", seen=f"held by {port.owner}", reason="a deployment of this cluster runs there")
-    return Finding(**common, status="fail", seen=f"held by {port.owner}", reason=f"{port.server} cannot listen there",
-                   mend=f"end that process, or take another one with {port.option}")  # fmt: skip
+    if port.owner or port.error in (None, os.strerror(errno.EADDRINUSE)):
+        return Finding(**common, status="fail", seen=f"held by {port.owner or 'another process'}",
+                       reason=f"{port.server} cannot listen there",
+                       mend=f"end that process, or take another one with {port.option}")  # fmt: skip
+    mend = f"take one of 1024 or above with {port.option}, or sysctl net.ipv4.ip_unprivileged_port_start={port.number}"
+    if port.error != os.strerror(errno.EACCES):
+        mend = f"take an address of the head with --host; {port.host} is none"
+    return Finding(**common, status="fail", seen=port.error, reason=f"{port.server} cannot listen there", mend=mend)
 
 
 def _leftovers(node: str, facts: Facts) -> list[Finding]:

@@ -48,7 +48,8 @@ def test_one_replica(deployed, shared, tmp_path):
     (engine,) = found["replicas"]
     assert (engine["role"], engine["node_ip"]) == ("collocated", "127.0.0.3")
     assert list(found["servers"]) == ["collocated-0"] and " vllm serve " in found["servers"]["collocated-0"]
-    assert {gate["name"]: gate["passed"] for gate in found["gates"]} == {"readiness": True, "core-per-rank": True}
+    passed = {"readiness": True, "ports": True, "core-per-rank": True}
+    assert {gate["name"]: gate["passed"] for gate in found["gates"]} == passed
     assert cores(engine["pid"]) == {0}
     listening = {c.laddr.ip for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port in (8000, 8010)}
     assert listening == {"127.0.0.1", "127.0.0.3"}, "loopback only"

@@ -39,7 +39,7 @@ def test_pack_tp1_to_tp1(deployed, tokens, tmp_path):
     folder = tmp_path / "gpt-oss-tiny_itl300_otl16_mixed_pack"
     assert level(folder, "conc2.json")["completed"] == 10
     gates = {g.name: g for g in Manifest.read(folder).deployment.gates}
-    assert set(gates) == {"readiness", "haproxy", "core-per-rank", "token-equality", "kv-transfer", "transport"}
+    assert set(gates) == {"readiness", "haproxy", "ports", "core-per-rank", "token-equality", "kv-transfer", "transport"}
     assert gates["core-per-rank"].seen == "2 ranks pinned to a core"
     assert sorted(cores(r["pid"]) for r in found["replicas"] if r["role"] != "ingress") == [{0}, {1}]
     assert all(g.passed for g in gates.values()) and gates["transport"].seen == "cma/memory"

@@ -1,9 +1,14 @@
-"""Direct streaming for real, with PD of two TP sizes, on a cluster of the head alone, where loopback is enough for it."""
+"""Direct streaming for real, with PD of two TP sizes, on a cluster of the head alone, where loopback is enough for it.
+
+The cluster may open few files, and its three engines, of four ranks, start together.
+"""
+
+import re
 
 import psutil
 import pytest
 import requests
-from commands import URL, bench, deployment, launch, level, module
+from commands import BIN, URL, bench, deployment, launch, level, module, run
 
 from pdbench.manifest import Manifest
 
@@ -15,7 +20,8 @@ REPLICAS = range(30000, 31001)  # Ray's ports for replicas behind HAProxy
 def head_alone(tmp_path, monkeypatch):
     """A cluster of its own beside that of the other tests, if it runs, which has nothing to do meanwhile."""
     monkeypatch.setenv("PDBENCH_STATE_DIR", str(tmp_path / "cluster"))
-    module("local_cluster", "start", "--workers", "0")
+    few_files = 'ulimit -n 4096; exec "$0" -m pdbench.local_cluster start --workers 0'
+    run("sh", "-c", few_files, str(BIN / "python"))
     try:
         yield
         launch("--stop")
@@ -24,12 +30,24 @@ def head_alone(tmp_path, monkeypatch):
 
 
 def test_requests_go_from_haproxy_to_decode(head_alone, tokens, tmp_path):
-    launch("--pd-pack", "--layout", "p1xtp2-d1xtp1", "--direct-streaming")
+    ours = ("--pd-pack", "--layout", "p1xtp2-d2xtp1", "--direct-streaming")
+    too_many = launch(*ours, "--serve-env", "RAY_SERVE_HAPROXY_MAXCONN=1537", check=False)
+    assert too_many.returncode == 2 and too_many.stderr == (
+        "launch_gptoss.py: error: --serve-env RAY_SERVE_HAPROXY_MAXCONN=1537 needs 4098 open files, the head's hard limit is "
+        "4096: give at most 1536, or start Ray after a higher ulimit -n\n"
+    )
+    assert "launch: HAProxy takes 1536 connections at once instead of 4096" in launch(*ours).stderr
     found = deployment()
     assert {replica["node_ip"] for replica in found["replicas"]} == {"127.0.0.2"}, "all stands on the head"
     path = found["serving_path"]
     assert path["direct_streaming"] and path["ingress_replicas"] == 0
     assert path["env"]["RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"] == "1"
+    assert path["env"]["RAY_SERVE_HAPROXY_MAXCONN"] == "1536"
+    (ports,) = (gate for gate in found["gates"] if gate["name"] == "ports")
+    assert ports["passed"] and re.fullmatch(r"\d{2,} ports of 3 engines, 0 below 1024; side channels 20000, 22000, 22001",
+                                            ports["seen"])  # fmt: skip
+    beyond = bench(tmp_path, "-e", "beyond", "--itl", "300", "--otl", "16", "-c", "1537", check=False)
+    assert beyond.returncode == 2 and "1537 requests in flight, but HAProxy takes 1536 connections at once" in beyond.stderr
     listening = [c.laddr for c in psutil.net_connections("tcp") if c.status == "LISTEN"]
     replicas = {address.ip for address in listening if address.port in REPLICAS}
     assert replicas == {a.ip for a in listening if a.port == 8000} == {"127.0.0.1"}, "where requests come in is loopback alone"

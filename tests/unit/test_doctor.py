@@ -97,8 +97,18 @@ FAULTS = [
     ("disk /tmp", "fail", "95%", "remove old", cpu(disks=[Space(path="/tmp", total=250 * GIB, free=12 * GIB)])),
     ("disk /tmp", "warn", "logs", "remove old", cpu(disks=[Space(path="/tmp", total=50 * GIB, free=9 * GIB)])),
     ("open files", "warn", "fewer than 8192", "ulimit -n", cpu(nofile=1024)),
+    ("open files", "fail", "HAProxy needs 576 to take 128 connections", "ulimit -n 65536", cpu(nofile=512, nofile_hard=512,
+        ports=[Port(number=8404, is_free=True, server="HAProxy")])),
+    ("processes", "fail", "threads count, too", "--pids-limit", cpu(processes=500)),
+    ("processes", "warn", "fewer than 4096", "--pids-limit", cpu(processes=600)),
     ("locked memory", "fail", "pins the whole KV cache", "ulimit -l unlimited", p5(memlock=8 * 2**20)),
     ("port 8000", "fail", "cannot listen", "--port", cpu(ports=[Port(number=8000, is_free=False, owner="nginx (pid 7)")])),
+    ("port 80", "fail", "Permission denied", "take one of 1024 or above with --port", cpu(ports=[
+        Port(number=80, is_free=False, host="127.0.0.1", error="Permission denied")])),
+    ("port 8000", "fail", "Cannot assign requested address", "with --host; 10.9.9.9 is none", cpu(ports=[
+        Port(number=8000, is_free=False, host="10.9.9.9", error="Cannot assign requested address")])),
+    ("port 8000", "fail", "held by another process", "end that process", cpu(ports=[
+        Port(number=8000, is_free=False, host="127.0.0.1", error="Address already in use")])),
     ("port 8404", "fail", "HAProxy cannot listen", "take another one with --serve-env", cpu(ports=[
         Port(number=8404, is_free=False, server="HAProxy", option="--serve-env RAY_SERVE_HAPROXY_STATS_PORT=N")])),
     ("leftovers", "fail", "its parent is gone", "kill 7",
@@ -134,6 +144,12 @@ def test_a_planted_fault_is_found_for_its_own_reason(name, status, reason, mend,
     # A fault may bring others about: without its library a plugin fails, too. None comes from another corner.
     related = {name} | ({"RDMA", "SRD for UCX", "GPUDirect"} if name in ("EFA", "RDMA", "SRD for UCX") else set())
     assert {f.name for f in found} <= related
+
+
+def test_a_low_limit_of_open_files_is_no_fault_where_haproxy_fits_or_does_not_run():
+    haproxy = Port(number=8404, is_free=True, server="HAProxy")
+    assert ill({"n": cpu(nofile_hard=576, ports=[haproxy])}) == [] == ill({"n": cpu(nofile_hard=512)})
+    assert ill({"n": cpu(processes=4096)}) == []
 
 
 def version(**change) -> Facts:

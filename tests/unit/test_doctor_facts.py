@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from pdbench.configs import ROOT
-from pdbench.doctor import hardware, loading, processes
+from pdbench.doctor import hardware, limits, loading, processes
 from pdbench.doctor.collect import collect
 from pdbench.doctor.examination import judge
 from pdbench.doctor.facts import Facts
@@ -63,6 +63,11 @@ def test_this_machine_as_it_is_has_facts_that_can_be_judged():
     assert len(found) > 20 and [f for f in found if f.status == "fail"] == []
 
 
+def test_a_user_without_a_home_is_no_fault(monkeypatch):
+    monkeypatch.setenv("HOME", "/nonexistent")
+    assert [disk.path for disk in look().disks] == ["/tmp"]
+
+
 def test_no_secret_is_among_the_facts(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/secret")
@@ -77,6 +82,41 @@ def test_a_port_that_somebody_listens_at_is_not_free():
         (port,) = look(port=number).ports
         assert not port.is_free and not port.is_ours and f"(pid {os.getpid()})" in port.owner
     assert look(port=number).ports[0].is_free
+
+
+@pytest.mark.parametrize(("host", "error"), [("192.0.2.1", "Cannot assign requested address"), ("no-such-host.invalid", "")])
+def test_an_address_that_is_not_this_machines_is_told_in_the_systems_words(host, error):
+    (port,) = collect(True, [], [(host, {"number": 8000})], 60.0)["ports"]
+    assert not port["is_free"] and port["host"] == host and port["error"] and error in port["error"] and "owner" not in port
+
+
+def test_a_limit_is_that_of_the_process():
+    code = "import resource; from pdbench.doctor.limits import soft_and_hard; print(soft_and_hard(resource.RLIMIT_NOFILE))"
+    command = ["sh", "-c", 'ulimit -S -n 1000; ulimit -H -n 1500; exec "$0" -c "$1"', sys.executable, code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "(1000, 1500)\n", done.stderr
+
+
+@pytest.mark.parametrize(("own", "free"), [
+    ("0::/pod/box\n", 90), ("0::/\n", 900), ("0::/other\n", 900), ("8:pids:/box\n5:cpu:/box\n", 30), ("5:cpu:/box\n", None),
+])  # fmt: skip
+def test_the_tightest_group_says_how_many_processes_may_start(tmp_path, monkeypatch, own, free):
+    """Files as the kernel has them, of both versions; a container's own group may be the top of what it sees."""
+    monkeypatch.setattr(limits.os, "geteuid", lambda: 0)
+    groups = {"": (1000, 100), "pod": (100, 10), "pod/box": ("max", 5), "pids": ("max", 500), "pids/box": (50, 20)}
+    for folder, (limit, used) in groups.items():
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "pids.max").write_text(f"{limit}\n")
+        (tmp_path / folder / "pids.current").write_text(f"{used}\n")
+    assert limits.free_processes(own, tmp_path) == free
+
+
+def test_the_users_own_limit_counts_unless_he_is_root(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "soft_and_hard", lambda which: (10**6, None))
+    monkeypatch.setattr(limits.os, "geteuid", lambda: 1000)
+    assert 0 < limits.free_processes("0::/\n", tmp_path) < 10**6
+    monkeypatch.setattr(limits.os, "geteuid", lambda: 0)
+    assert limits.free_processes("0::/\n", tmp_path) is None
 
 
 @pytest.mark.parametrize("title", ["VLLM::EngineCore", "ray::ServeReplica:pdbench:Decode:tiny"])

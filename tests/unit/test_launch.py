@@ -173,6 +173,8 @@ MISTAKES = [
     (["--collocated", "--direct-streaming", "--serve-env", "RAY_SERVE_ENABLE_HA_PROXY=0"], "--direct-streaming needs HAProxy"),
     (["--collocated", "--direct-streaming", "--ingress-replicas", 2], "leave --ingress-replicas out, too"),
     (["--collocated", "--env", "PROMETHEUS_MULTIPROC_DIR=/tmp/x"], "PROMETHEUS_MULTIPROC_DIR: engines keep their"),
+    (["--collocated", "--env", "VLLM_NIXL_SIDE_CHANNEL_PORT=5600"], "every engine of a node would take this one port"),
+    (["--collocated", "--serve-env", "RAY_SERVE_HAPROXY_MAXCONN=many"], "not a number of connections"),
     (["--collocated", "--host", "10.0.0.5"], "--host 10.0.0.5 does not go with HAProxy"),
     (["--collocated", "--router", "random"], "invalid choice: 'random'"),
     (["--collocated", "--tp", 0], "tensor-parallel size must be a whole number of at least 1, not 0"),
@@ -321,6 +323,23 @@ def test_ranks_that_share_a_core_end_the_launch(monkeypatch, found, passes):
     else:
         with pytest.raises(deployment.LaunchError, match="2 of 3 engine ranks were found and pinned"):
             deployment.pin_ranks(None, plan)
+
+
+def test_haproxys_connections_are_fitted_to_the_heads_limit(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(cluster, "on_head", lambda ray, *call: asked.append(call) or (1024, 4096))
+    plan, _ = launch_gptoss.resolve(launch_gptoss.parse_args(["--collocated", *TINY]), cluster.planned_nodes)
+    assert plan.path.connections == 4096, "as a dry run shows it"
+    assert deployment.fewer_connections(None, plan.path, {}) == ("RAY_SERVE_HAPROXY_MAXCONN", "1536")
+    assert capsys.readouterr().err == (
+        "launch: HAProxy takes 1536 connections at once instead of 4096: the head's hard limit of open files is 4096\n"
+    )
+    with pytest.raises(ValueError, match="give at most 1536"):
+        deployment.fewer_connections(None, plan.path, {"RAY_SERVE_HAPROXY_MAXCONN": "4096"})
+    assert len(asked) == 2
+    for without in (None, plan.path.model_copy(update={"env": {}})):
+        assert deployment.fewer_connections(None, without, {}) is None
+    assert len(asked) == 2, "nothing is asked where HAProxy does not run"
 
 
 def consult(monkeypatch, found, *options):

