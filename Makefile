@@ -49,11 +49,21 @@ $(PUBLISHED)/.installed: requirements-published-cpu.txt constraints-published-cp
 demo: setup
 	$(BIN)/python run_experiment.py configs/experiments/cpu_demo.yaml --results-dir $(RESULTS_DIR)
 
-test: setup
+test: check
 	$(BIN)/python -m pytest tests
 
 test-fast: setup
 	$(BIN)/python -m pytest tests/unit
+
+# Does every requirements file resolve, with every Python, from the package index alone?
+check: setup
+	@$(BIN)/python packaging/lock.py --check
+
+# Writes the constraint files. It does not need the set-up, which needs them.
+lock:
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/uv --version 2>/dev/null | grep -qF ' $(UV) ' || $(BIN)/pip install -q uv==$(UV)
+	@$(BIN)/python packaging/lock.py
 
 clean:
 	-$(BIN)/python -m pdbench.local_cluster stop
