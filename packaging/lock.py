@@ -151,7 +151,9 @@ def pip_index() -> str:
 def unreachable(root: Path) -> str:
     """Ask the index for one small package, not the cache, and return why no answer came; an empty string if one came."""
     done = compile_with_uv(root, "packaging", "--no-cache", "--no-deps", UV_HTTP_TIMEOUT="10", UV_HTTP_RETRIES="1")
-    return done.stderr.strip().splitlines()[-1].strip() if done.returncode and UNREACHABLE.search(done.stderr) else ""
+    if done.returncode == 0 or not UNREACHABLE.search(done.stderr):
+        return ""
+    return done.stderr.strip().splitlines()[-1].strip().removeprefix("cause: ")
 
 
 def write_all(root: Path, pythons: list[str]) -> int:
