@@ -11,7 +11,7 @@ usage: debug/build_nixl_ucx_efa.sh [options]
                       original: UCX v1.20.0 4b7a6ca with NIXL 0.6.1 8f493f7, as in the study
   --prefix DIR        a folder of its own (default: ~/nixl-ucx-STACK)
   --with-efa DIR|no   rdma-core with EFA: DIR/include/infiniband/efadv.h (default: /usr if it has it)
-  --with-cuda DIR|no  CUDA toolkit (default: $CUDA_HOME, else /usr/local/cuda, if it is there)
+  --with-cuda DIR|no  CUDA toolkit (default: $CUDA_HOME, else /usr/local/cuda, if complete)
   --jobs N            compilers at a time (default: all cores)
   --python PYTHON     the Python that NIXL is for, with torch and numpy (default: python3)
   --ucx-commit SHA    another commit than the stack's; --nixl-commit likewise
@@ -102,12 +102,28 @@ elif [[ $efa != no ]]; then
   has_efa "$efa" || die "--with-efa '$efa' holds no include/infiniband/efadv.h"
   efa=$(realpath "$efa")
 fi
-has_cuda() { [[ -e $1/include/cuda.h && -x $1/bin/nvcc ]]; }
+gpu_device() { [[ -e /proc/driver/nvidia/version ]]; }
+# Prints what is wrong with the toolkit in DIR, if anything. Toolkits from wheels have nothing to link for driver and NVML.
+cuda_lacks() { # cuda_lacks DIR
+  local probe what
+  [[ -e $1/include/cuda.h && -x $1/bin/nvcc ]] || { echo "holds no include/cuda.h and bin/nvcc" && return; }
+  command -v gcc >/dev/null || return 0 # that is reported below
+  probe=$(mktemp)
+  what=$(gcc -shared -o "$probe" -include cuda_runtime.h -include nvml.h "-I$1/include" "-L$1/lib64" "-L$1/lib64/stubs" \
+    -x c /dev/null -lcuda -lcudart -lnvidia-ml 2>&1 | grep -m 1 -oE 'error: .*|cannot find -l[a-z-]*') || true
+  rm -f "$probe"
+  [[ -z $what ]] || echo "is incomplete: ${what#error: }"
+}
 if [[ $cuda == auto ]]; then
   cuda=${CUDA_HOME:-/usr/local/cuda}
-  has_cuda "$cuda" || cuda=no
+  lacks=$(cuda_lacks "$cuda")
+  [[ -z $lacks ]] || ! gpu_device || die "there is a GPU, but the CUDA toolkit '$cuda' $lacks: install it with cuda-driver-dev \
+and cuda-nvml-dev, or say --with-cuda DIR or no"
+  [[ -z $lacks || ! -e $cuda ]] || say "CUDA toolkit '$cuda' is left out: it $lacks" >&2
+  [[ -z $lacks ]] || cuda=no
 elif [[ $cuda != no ]]; then
-  has_cuda "$cuda" || die "--with-cuda '$cuda' holds no include/cuda.h and bin/nvcc"
+  lacks=$(cuda_lacks "$cuda")
+  [[ -z $lacks ]] || die "--with-cuda '$cuda' $lacks"
   cuda=$(realpath "$cuda")
 fi
 

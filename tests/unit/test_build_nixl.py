@@ -118,6 +118,27 @@ def test_what_cannot_be_asked_for_is_told_in_one_line(options, said, tmp_path, t
     assert held(tmp_path) <= {"ucx"}, "nothing is written"
 
 
+def test_a_cuda_toolkit_that_cannot_be_linked_with_is_reported(tmp_path, tiny):
+    toolkit = tmp_path / "cuda"
+    for name in ("bin/nvcc", "include/cuda.h", "include/cuda_runtime.h", "include/nvml.h"):
+        (toolkit / name).parent.mkdir(parents=True, exist_ok=True)
+        (toolkit / name).touch(mode=0o755)
+    done = build(*tiny, "--with-cuda", str(toolkit))
+    assert done.returncode == 2 and f"--with-cuda '{toolkit}' is incomplete: cannot find -lcud" in done.stderr
+    done = build(*tiny, "--with-cuda", "auto", "--dry-run", CUDA_HOME=str(toolkit))
+    if Path("/proc/driver/nvidia/version").exists():
+        assert done.returncode == 2 and "there is a GPU, but" in done.stderr
+    else:
+        assert done.returncode == 0 and "is left out: it is incomplete: cannot find -lcud" in done.stderr
+        assert "CUDA no" in done.stderr and "--without-cuda" in done.stdout
+
+    (toolkit / "lib64/stubs").mkdir(parents=True)
+    for name in ("libcudart.so", "stubs/libcuda.so", "stubs/libnvidia-ml.so"):
+        subprocess.run(["gcc", "-shared", "-x", "c", "/dev/null", "-o", str(toolkit / "lib64" / name)], check=True)
+    done = build(*tiny, "--with-cuda", "auto", "--dry-run", CUDA_HOME=str(toolkit))
+    assert done.returncode == 0 and f"--with-cuda={toolkit} " in done.stdout
+
+
 def test_help_names_every_option():
     done = build("--help")
     named = set(done.stdout.replace("|", " ").split())
@@ -129,7 +150,7 @@ def test_missing_tools_are_all_named_with_how_to_get_them(tmp_path):
     tools.mkdir()
     for tool in ("bash", "dirname", "nproc", "grep", "realpath", "make", "gcc"):
         (tools / tool).symlink_to(shutil.which(tool))
-    done = build("--prefix", str(tmp_path / "prefix"), "--python", sys.executable, PATH=str(tools))
+    done = build("--prefix", str(tmp_path / "prefix"), "--python", sys.executable, "--with-cuda", "no", PATH=str(tools))
     assert done.returncode == 2 and not (tmp_path / "prefix").exists()
     for tool in ("g++ (apt-get install g++, or dnf install gcc-c++)", "git", "flock", "autoreconf", "libtoolize", "cmake"):
         assert f"error: missing: {tool}" in done.stderr
@@ -266,7 +287,8 @@ def test_the_order_of_a_whole_build_with_tiny_sources_that_are_cloned(data, tmp_
 
 
 def test_a_dry_run_prints_commands_and_writes_nothing(tmp_path):
-    done = build("--dry-run", "--stack", "original", "--prefix", str(tmp_path / "prefix"), "--python", sys.executable)
+    done = build("--dry-run", "--stack", "original", "--prefix", str(tmp_path / "prefix"), "--python", sys.executable,
+                 "--with-cuda", "no")  # fmt: skip
     assert done.returncode == 0 and not (tmp_path / "prefix").exists()
     for commit in ("4b7a6ca8410f9cea0e15857233ecfeefdd863dde", "8f493f7e285ef84faa70775449adc757c1e63953"):
         assert commit in done.stdout
