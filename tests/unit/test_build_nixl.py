@@ -34,11 +34,10 @@ def nixl_agent(name, config):
     with open(os.environ["LD_LIBRARY_PATH"].split(":")[0] + "/libucp.so.0", "rb") as file:
         library = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 """
-BACKEND = '''import pathlib, zipfile
+BACKEND = '''import os, pathlib, shutil, zipfile
 def wheel(folder, name, files):
     info = f"{name}-9.9.9.dist-info/"
-    folder.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(folder / f"{name}-9.9.9-py3-none-any.whl", "w") as archive:
+    with zipfile.ZipFile(pathlib.Path(folder) / f"{name}-9.9.9-py3-none-any.whl", "w") as archive:
         files |= {info + "METADATA": f"Metadata-Version: 2.1\\nName: {name}\\nVersion: 9.9.9\\n",
                   info + "WHEEL": "Wheel-Version: 1.0\\nGenerator: tiny\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"}
         for path, text in files.items():
@@ -46,11 +45,14 @@ def wheel(folder, name, files):
         archive.writestr(info + "RECORD", "".join(f"{path},,\\n" for path in files))
     return f"{name}-9.9.9-py3-none-any.whl"
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
-    meta = pathlib.Path(config_settings["build-dir"]) / "src/bindings/python/nixl-meta"
-    wheel(meta, "nixl", {"nixl/__init__.py": "", "nixl/_api.py": pathlib.Path("api.py").read_text()})
-    return wheel(pathlib.Path(wheel_directory), "nixl_cu12", {".nixl_cu12.mesonpy.libs/plugins/libplugin_UCX.so": "tiny"})
+    if not config_settings: # in the folder that the build of the libraries leaves behind
+        return wheel(wheel_directory, "nixl", {"nixl/__init__.py": "", "nixl/_api.py": pathlib.Path("api.py").read_text()})
+    assert not os.path.exists(os.environ["CUDA_HOME"]), "--with-cuda no"
+    shutil.copytree(".", pathlib.Path(config_settings["build-dir"]) / "src/bindings/python/nixl-meta")
+    return wheel(wheel_directory, "nixl_cu12", {".nixl_cu12.mesonpy.libs/plugins/libplugin_UCX.so": "tiny"})
 '''
-PYPROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+# No index has this torch: a build that asks for it fails.
+PYPROJECT = '[build-system]\nrequires = ["torch==0.0.*"]\nbuild-backend = "backend"\nbackend-path = ["."]\n'
 
 
 def build(*options: str, script: Path = SCRIPT, **environment: str) -> subprocess.CompletedProcess:
@@ -271,7 +273,9 @@ def test_the_order_of_a_whole_build_with_tiny_sources_that_are_cloned(data, tmp_
         "GIT_CONFIG_VALUE_1": "https://github.com/ai-dynamo/nixl.git", "GIT_CONFIG_COUNT": "2"}  # fmt: skip
     prefix = tmp_path / "prefix"
     done = build("--prefix", str(prefix), "--ucx-commit", ucx_commit, "--nixl-commit", nixl_commit, "--python", sys.executable,
-                 "--with-cuda", "no", "--force", script=with_transfer(tmp_path, body), PATH=build_tools, **there)  # fmt: skip
+                 "--with-cuda", "no", "--force", script=with_transfer(tmp_path, body), PATH=build_tools,
+                 XDG_CACHE_HOME=str(tmp_path / "cache"), **there)  # fmt: skip
+    assert not (tmp_path / "cache").exists(), "no wheel of an earlier build can come back"
     if data == "wrong":
         assert done.returncode == 1 and "bytes differ" in done.stderr and "verify-transfer failed with code 1" in done.stderr
         assert held(prefix) == {".build", ".lock"}
