@@ -11,7 +11,7 @@ usage: debug/build_nixl_ucx_efa.sh [options]
                       original: UCX v1.20.0 4b7a6ca with NIXL 0.6.1 8f493f7, as in the study
   --prefix DIR        a folder of its own (default: ~/nixl-ucx-STACK)
   --with-efa DIR|no   rdma-core with EFA: DIR/include/infiniband/efadv.h (default: /usr if it has it)
-  --with-cuda DIR|no  CUDA toolkit (default: $CUDA_HOME, else /usr/local/cuda, if it is there)
+  --with-cuda DIR|no  CUDA toolkit (default: $CUDA_HOME, else /usr/local/cuda, if complete)
   --jobs N            compilers at a time (default: all cores)
   --python PYTHON     the Python that NIXL is for, with torch and numpy (default: python3)
   --ucx-commit SHA    another commit than the stack's; --nixl-commit likewise
@@ -102,12 +102,28 @@ elif [[ $efa != no ]]; then
   has_efa "$efa" || die "--with-efa '$efa' holds no include/infiniband/efadv.h"
   efa=$(realpath "$efa")
 fi
-has_cuda() { [[ -e $1/include/cuda.h && -x $1/bin/nvcc ]]; }
+gpu_device() { [[ -e /proc/driver/nvidia/version ]]; }
+# Prints what is wrong with the toolkit in DIR, if anything. Toolkits from wheels have nothing to link for driver and NVML.
+cuda_lacks() { # cuda_lacks DIR
+  local probe what
+  [[ -e $1/include/cuda.h && -x $1/bin/nvcc ]] || { echo "holds no include/cuda.h and bin/nvcc" && return; }
+  command -v gcc >/dev/null || return 0 # that is reported below
+  probe=$(mktemp)
+  what=$(gcc -shared -o "$probe" -include cuda_runtime.h -include nvml.h "-I$1/include" "-L$1/lib64" "-L$1/lib64/stubs" \
+    -x c /dev/null -lcuda -lcudart -lnvidia-ml 2>&1 | grep -m 1 -oE 'error: .*|cannot find -l[a-z-]*') || true
+  rm -f "$probe"
+  [[ -z $what ]] || echo "is incomplete: ${what#error: }"
+}
 if [[ $cuda == auto ]]; then
   cuda=${CUDA_HOME:-/usr/local/cuda}
-  has_cuda "$cuda" || cuda=no
+  lacks=$(cuda_lacks "$cuda")
+  [[ -z $lacks ]] || ! gpu_device || die "there is a GPU, but the CUDA toolkit '$cuda' $lacks: install it with cuda-driver-dev \
+and cuda-nvml-dev, or say --with-cuda DIR or no"
+  [[ -z $lacks || ! -e $cuda ]] || say "CUDA toolkit '$cuda' is left out: it $lacks" >&2
+  [[ -z $lacks ]] || cuda=no
 elif [[ $cuda != no ]]; then
-  has_cuda "$cuda" || die "--with-cuda '$cuda' holds no include/cuda.h and bin/nvcc"
+  lacks=$(cuda_lacks "$cuda")
+  [[ -z $lacks ]] || die "--with-cuda '$cuda' $lacks"
   cuda=$(realpath "$cuda")
 fi
 
@@ -118,7 +134,6 @@ need gcc gcc; need g++ g++ gcc-c++; need make make; need flock util-linux
 [[ -x $source_ucx/configure ]] || { need autoreconf autoconf; need automake automake; need libtoolize libtool; }
 if [[ -z $ucx_only ]]; then
   need pkg-config pkg-config pkgconf-pkg-config; need cmake cmake
-  [[ $stack == current ]] || need uv "pipx, pipx install uv" # NIXL 0.6.1 packs its Python package with it
   g++ -std=c++20 -x c++ -fsyntax-only /dev/null 2>/dev/null || missing+=("C++20 in g++ (11 or later)")
   include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))') || die "--python '$python' does not run"
   [[ -e $include/Python.h ]] || missing+=("Python.h of $python (python3-dev, or dnf: python3-devel, of its version)")
@@ -220,6 +235,8 @@ build_ucx() {
 build_nixl() {
   local option options=("-Cbuild-dir=$build/nixl-build" "-Ccompile-args=-j$jobs")
   options+=("-Csetup-args=-Ducx_path=$staged" -Csetup-args=-Dwerror=false) # a newer compiler warns of more
+  # NIXL 1.3.2 demands one version of torch to build an example that is not built here: gigabytes, of CUDA's libraries too.
+  local edit='/^requires = /s/"torch[^"]*"\(, *\)\?//' environment=()
   get_source nixl "$source_nixl" https://github.com/ai-dynamo/nixl.git "$nixl_commit"
   for option in build_tests=false build_examples=false; do # not every version has them
     grep -qs "option('${option%=*}'" "$build/nixl/meson_options.txt" && options+=("-Csetup-args=-D$option")
@@ -227,18 +244,24 @@ build_nixl() {
   if [[ $cuda != no ]]; then
     options+=("-Csetup-args=-Dcudapath_inc=$cuda/include" "-Csetup-args=-Dcudapath_lib=$cuda/lib64")
     # Of the two names that NIXL's package looks for, the one of torch's CUDA.
-    [[ $("$cuda/bin/nvcc" --version) != *"release 13."* ]] ||
-      step nixl-name sed -i s/nixl-cu12/nixl-cu13/ "$build/nixl/pyproject.toml"
+    [[ $("$cuda/bin/nvcc" --version) != *"release 13."* ]] || edit+='; s/nixl-cu12/nixl-cu13/'
+    environment=("PATH=$build/python/bin:$cuda/bin:$PATH")
+  else # meson and NIXL look for a toolkit of their own accord
+    environment=("PATH=$build/python/bin:$PATH" "CUDA_HOME=$build/no-cuda" "CUDA_PATH=$build/no-cuda")
   fi
+  step nixl-pyproject sed -i "$edit" "$build/nixl/pyproject.toml"
   # EFA's installer puts libfabric here: with it NIXL gets its LIBFABRIC backend, too.
   [[ ! -e /opt/amazon/efa/include/rdma/fabric.h ]] || options+=(-Csetup-args=-Dlibfabric_path=/opt/amazon/efa)
   local meta=$build/nixl-build/src/bindings/python/nixl-meta
+  # Without pip's cache, which would bring back the wheel that an earlier build left in a folder of that name.
+  local pip_wheel=("$python" -m pip wheel --no-cache-dir --no-deps --wheel-dir "$staged/wheels")
   # The build calls `python`, which must be the one that NIXL is for.
   step nixl-python "$python" -m venv --without-pip "$build/python"
-  step nixl-wheel env "PATH=$build/python/bin:$([[ $cuda == no ]] || echo "$cuda/bin:")$PATH" \
-    "LDFLAGS=-Wl,-rpath,$prefix/lib -Wl,-rpath-link,$staged/lib" \
-    "$python" -m pip wheel --no-deps --wheel-dir "$staged/wheels" "${options[@]}" "$build/nixl"
-  step nixl-meta find "$meta" -maxdepth 1 -name 'nixl-*.whl' -exec cp {} "$staged/wheels" ';'
+  step nixl-wheel env "${environment[@]}" "LDFLAGS=-Wl,-rpath,$prefix/lib -Wl,-rpath-link,$staged/lib" \
+    "${pip_wheel[@]}" "${options[@]}" "$build/nixl"
+  # In later versions `nixl` is a wheel of its own, which NIXL's build makes only where there is uv.
+  [[ ! -e $meta/pyproject.toml && ! ($dry_run && $stack == current) ]] ||
+    step nixl-meta "${pip_wheel[@]}" "$meta"
   step nixl-unpack "$python" -m pip install -q --no-deps --no-index --find-links "$staged/wheels" --target "$staged/python" \
     "$staged"/wheels/*.whl
 }

@@ -34,11 +34,10 @@ def nixl_agent(name, config):
     with open(os.environ["LD_LIBRARY_PATH"].split(":")[0] + "/libucp.so.0", "rb") as file:
         library = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 """
-BACKEND = '''import pathlib, zipfile
+BACKEND = '''import os, pathlib, shutil, zipfile
 def wheel(folder, name, files):
     info = f"{name}-9.9.9.dist-info/"
-    folder.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(folder / f"{name}-9.9.9-py3-none-any.whl", "w") as archive:
+    with zipfile.ZipFile(pathlib.Path(folder) / f"{name}-9.9.9-py3-none-any.whl", "w") as archive:
         files |= {info + "METADATA": f"Metadata-Version: 2.1\\nName: {name}\\nVersion: 9.9.9\\n",
                   info + "WHEEL": "Wheel-Version: 1.0\\nGenerator: tiny\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"}
         for path, text in files.items():
@@ -46,11 +45,14 @@ def wheel(folder, name, files):
         archive.writestr(info + "RECORD", "".join(f"{path},,\\n" for path in files))
     return f"{name}-9.9.9-py3-none-any.whl"
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
-    meta = pathlib.Path(config_settings["build-dir"]) / "src/bindings/python/nixl-meta"
-    wheel(meta, "nixl", {"nixl/__init__.py": "", "nixl/_api.py": pathlib.Path("api.py").read_text()})
-    return wheel(pathlib.Path(wheel_directory), "nixl_cu12", {".nixl_cu12.mesonpy.libs/plugins/libplugin_UCX.so": "tiny"})
+    if not config_settings: # in the folder that the build of the libraries leaves behind
+        return wheel(wheel_directory, "nixl", {"nixl/__init__.py": "", "nixl/_api.py": pathlib.Path("api.py").read_text()})
+    assert not os.path.exists(os.environ["CUDA_HOME"]), "--with-cuda no"
+    shutil.copytree(".", pathlib.Path(config_settings["build-dir"]) / "src/bindings/python/nixl-meta")
+    return wheel(wheel_directory, "nixl_cu12", {".nixl_cu12.mesonpy.libs/plugins/libplugin_UCX.so": "tiny"})
 '''
-PYPROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+# No index has this torch: a build that asks for it fails.
+PYPROJECT = '[build-system]\nrequires = ["torch==0.0.*"]\nbuild-backend = "backend"\nbackend-path = ["."]\n'
 
 
 def build(*options: str, script: Path = SCRIPT, **environment: str) -> subprocess.CompletedProcess:
@@ -118,6 +120,27 @@ def test_what_cannot_be_asked_for_is_told_in_one_line(options, said, tmp_path, t
     assert held(tmp_path) <= {"ucx"}, "nothing is written"
 
 
+def test_a_cuda_toolkit_that_cannot_be_linked_with_is_reported(tmp_path, tiny):
+    toolkit = tmp_path / "cuda"
+    for name in ("bin/nvcc", "include/cuda.h", "include/cuda_runtime.h", "include/nvml.h"):
+        (toolkit / name).parent.mkdir(parents=True, exist_ok=True)
+        (toolkit / name).touch(mode=0o755)
+    done = build(*tiny, "--with-cuda", str(toolkit))
+    assert done.returncode == 2 and f"--with-cuda '{toolkit}' is incomplete: cannot find -lcud" in done.stderr
+    done = build(*tiny, "--with-cuda", "auto", "--dry-run", CUDA_HOME=str(toolkit))
+    if Path("/proc/driver/nvidia/version").exists():
+        assert done.returncode == 2 and "there is a GPU, but" in done.stderr
+    else:
+        assert done.returncode == 0 and "is left out: it is incomplete: cannot find -lcud" in done.stderr
+        assert "CUDA no" in done.stderr and "--without-cuda" in done.stdout
+
+    (toolkit / "lib64/stubs").mkdir(parents=True)
+    for name in ("libcudart.so", "stubs/libcuda.so", "stubs/libnvidia-ml.so"):
+        subprocess.run(["gcc", "-shared", "-x", "c", "/dev/null", "-o", str(toolkit / "lib64" / name)], check=True)
+    done = build(*tiny, "--with-cuda", "auto", "--dry-run", CUDA_HOME=str(toolkit))
+    assert done.returncode == 0 and f"--with-cuda={toolkit} " in done.stdout
+
+
 def test_help_names_every_option():
     done = build("--help")
     named = set(done.stdout.replace("|", " ").split())
@@ -129,7 +152,7 @@ def test_missing_tools_are_all_named_with_how_to_get_them(tmp_path):
     tools.mkdir()
     for tool in ("bash", "dirname", "nproc", "grep", "realpath", "make", "gcc"):
         (tools / tool).symlink_to(shutil.which(tool))
-    done = build("--prefix", str(tmp_path / "prefix"), "--python", sys.executable, PATH=str(tools))
+    done = build("--prefix", str(tmp_path / "prefix"), "--python", sys.executable, "--with-cuda", "no", PATH=str(tools))
     assert done.returncode == 2 and not (tmp_path / "prefix").exists()
     for tool in ("g++ (apt-get install g++, or dnf install gcc-c++)", "git", "flock", "autoreconf", "libtoolize", "cmake"):
         assert f"error: missing: {tool}" in done.stderr
@@ -250,7 +273,9 @@ def test_the_order_of_a_whole_build_with_tiny_sources_that_are_cloned(data, tmp_
         "GIT_CONFIG_VALUE_1": "https://github.com/ai-dynamo/nixl.git", "GIT_CONFIG_COUNT": "2"}  # fmt: skip
     prefix = tmp_path / "prefix"
     done = build("--prefix", str(prefix), "--ucx-commit", ucx_commit, "--nixl-commit", nixl_commit, "--python", sys.executable,
-                 "--with-cuda", "no", "--force", script=with_transfer(tmp_path, body), PATH=build_tools, **there)  # fmt: skip
+                 "--with-cuda", "no", "--force", script=with_transfer(tmp_path, body), PATH=build_tools,
+                 XDG_CACHE_HOME=str(tmp_path / "cache"), **there)  # fmt: skip
+    assert not (tmp_path / "cache").exists(), "no wheel of an earlier build can come back"
     if data == "wrong":
         assert done.returncode == 1 and "bytes differ" in done.stderr and "verify-transfer failed with code 1" in done.stderr
         assert held(prefix) == {".build", ".lock"}
@@ -266,7 +291,8 @@ def test_the_order_of_a_whole_build_with_tiny_sources_that_are_cloned(data, tmp_
 
 
 def test_a_dry_run_prints_commands_and_writes_nothing(tmp_path):
-    done = build("--dry-run", "--stack", "original", "--prefix", str(tmp_path / "prefix"), "--python", sys.executable)
+    done = build("--dry-run", "--stack", "original", "--prefix", str(tmp_path / "prefix"), "--python", sys.executable,
+                 "--with-cuda", "no")  # fmt: skip
     assert done.returncode == 0 and not (tmp_path / "prefix").exists()
     for commit in ("4b7a6ca8410f9cea0e15857233ecfeefdd863dde", "8f493f7e285ef84faa70775449adc757c1e63953"):
         assert commit in done.stdout
