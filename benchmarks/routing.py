@@ -3,8 +3,8 @@
 
     python benchmarks/routing.py /dev/shm/pdbench-models/gpt-oss-20b-shape --prompts 32 --tokens 512
 
-A plain PyTorch forward pass over the model's own files, without vLLM; on a GPU if there is one. In a perfectly balanced model
-each expert gets `experts_per_token / experts` of the tokens, and a decode batch wakes as many experts as independent even draws.
+A plain PyTorch forward pass over the model's own files, without vLLM; on a GPU if there is one. In a balanced model each expert
+gets `experts_per_token / experts` of the tokens, and a decode batch wakes as many experts as independent even draws would.
 """
 
 import argparse
@@ -18,7 +18,8 @@ E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="routing.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="routing.py", description=__doc__, formatter_class=plain)
     parser.add_argument("folder", type=Path, help="a model made by python -m pdbench.shape")
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=512, help="of each prompt (default: %(default)s)")
@@ -45,7 +46,7 @@ class Model:
 
     def logits(self, ids):
         """Logits after the last of each row of token ids: [prompts, vocabulary], float32."""
-        torch, c = self.torch, self.config
+        c = self.config
         x = self.tensor("model.embed_tokens.weight")[ids]
         self.counts, self.woken = [], []
         for n in range(c["num_hidden_layers"]):
@@ -116,7 +117,7 @@ class Model:
 
 
 def balance(counts: list[list[int]], woken: list[int], prompts: int, top: int) -> dict:
-    """Numbers of all layers: load of the busiest expert over the mean, idle experts, experts woken by a batch against even draws."""
+    """Sum up all layers: load of the busiest expert over the mean, idle experts, experts woken by a batch."""
     experts = len(counts[0])
     busiest = [max(layer) * experts / sum(layer) for layer in counts]
     even = experts * (1 - (1 - top / experts) ** prompts)
@@ -147,7 +148,8 @@ def main() -> int:
     rows = list(zip(*said))
     found["greedy"] = {
         "prompts": args.prompts, "tokens": args.prompts * args.new, "distinct_tokens": len({t for row in rows for t in row}),
-        "distinct_continuations": len(set(rows)), "repeats_of_the_token_before": sum(a == b for r in rows for a, b in zip(r, r[1:])),
+        "distinct_continuations": len(set(rows)),
+        "repeats_of_the_token_before": sum(a == b for row in rows for a, b in zip(row, row[1:])),
         "margin_median_nats": sorted(m for step in margins for m in step)[args.prompts * args.new // 2],
     }  # fmt: skip
     print(json.dumps(found, indent=2))

@@ -257,8 +257,8 @@ def finish(args: argparse.Namespace) -> None:
         problems += [f"{g.name}: {g.seen}; expected {g.expected}; {g.advice}" for g in failed]
     record = LevelRecord(
         level=level.stem, command=args.command, seed=args.seed, warmup_seed=args.warmup_seed,
-        num_prompts=args.num_prompts, attempt=args.attempt, started=args.started, ended=now(), ok=not problems, problems=problems, gates=found,
-        launched=manifest.deployment.launched if manifest.deployment else None,
+        num_prompts=args.num_prompts, attempt=args.attempt, started=args.started, ended=now(), ok=not problems,
+        problems=problems, gates=found, launched=manifest.deployment.launched if manifest.deployment else None,
     )  # fmt: skip
     manifest.levels = [r for r in manifest.levels if r.level != level.stem] + [record]
     # Only now does an older measurement of this level go: until here an interruption would have lost it.

@@ -98,7 +98,7 @@ def of_kind(nodes: list[Node], kind: str | None) -> list[Node]:
     others = [n for n in nodes if kind and n.accelerators and n.kind != kind]
     if others and not any(n.kind == kind and n.accelerators for n in nodes):
         have = ", ".join(f"{n.ip}: {n.accelerators} {n.kind or 'of a kind that Ray does not know'}" for n in others)
-        raise PlacementError(f"no node has an {kind}, which the hardware file names; there are {have}: choose another --hardware")
+        raise PlacementError(f"no node has the hardware file's {kind}; there are {have}: choose another --hardware")
     return [replace(n, accelerators=0) if n in others else n for n in nodes]
 
 

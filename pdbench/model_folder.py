@@ -76,8 +76,8 @@ def make_room(folder: Path, spec: Spec) -> None:
     free, needed = shutil.disk_usage(there).free, spec.bytes + BESIDE_WEIGHTS
     old = sum(path.stat().st_blocks * 512 for path in folder.iterdir()) if folder.is_dir() else 0
     if free + old < needed:
-        raise ModelError(f"{folder} needs {needed / 1e9:.1f} GB, {there} has {free / 1e9:.1f} GB free: make room there, or name "
-                         "another folder as model_source in the model's file")  # fmt: skip
+        raise ModelError(f"{folder} needs {needed / 1e9:.1f} GB, {there} has {free / 1e9:.1f} GB free: make room there, "
+                         "or name another folder as model_source in the model's file")  # fmt: skip
     if free < needed:
         shutil.rmtree(folder)
 

