@@ -20,7 +20,7 @@ def stage_seconds(lines: Iterable[str]) -> dict[str, float]:
         for stage, pattern in STAGES.items():
             if match := re.search(pattern, line):
                 found[stage] = max(found.get(stage, 0.0), float(match[1]))
-    return found
+    return {stage: found[stage] for stage in STAGES if stage in found}
 
 
 def summary(stages: dict[str, float], total: float) -> str:
