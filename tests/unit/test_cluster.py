@@ -17,6 +17,7 @@ from pdbench.cluster import (
     PlacementError,
     connect,
     engine_lines,
+    of_kind,
     place,
     planned_nodes,
     process_tree,
@@ -150,6 +151,43 @@ def test_collocated_is_placed_exactly_where_whole_replicas_fit(pool, sizes):
         assert (placement.decode is not None) == one_node, "one node if one is enough"
 
 
+def test_nodes_of_another_kind_hold_no_engine():
+    nodes = [Node("a", 4, kind="A100"), Node("b", 4, kind="H100"), Node("c", 4), Node("d", 0, is_head=True)]
+    assert of_kind(nodes, None) == nodes
+    found = of_kind(nodes, "H100")
+    assert [node.accelerators for node in found] == [0, 4, 0, 0] and [node.kind for node in found] == ["A100", "H100", None, None]
+    assert [str(node) for node in found] == ["a: 0 (A100)", "b: 4", "c: 0", "d: 0"]
+    none = [Node("d", 0, is_head=True)]
+    assert of_kind(none, "H100") == none, "what no node has is told by the placement"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ([Node("a", 4, kind="A100"), Node("b", 2)], "there are a: 4 A100, b: 2 of a kind that Ray does not know"),
+        ([Node("a", 4, kind="A100"), Node("b", 0, kind="H100")], "there are a: 4 A100"),  # all of its GPUs are hidden
+    ],
+)
+def test_without_a_node_of_the_kind_what_there_is_is_told(nodes, words):
+    with pytest.raises(PlacementError) as caught:
+        of_kind(nodes, "H100")
+    assert str(caught.value) == f"no node has an H100, which the hardware file names; {words}: choose another --hardware"
+
+
+kinds = st.sampled_from(["A100", "H100", None])
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), kinds), max_size=4), pools)
+def test_no_layout_is_placed_on_a_node_of_another_kind(nodes, pool):
+    nodes = [Node(f"n{i}", size, kind=kind) for i, (size, kind) in enumerate(nodes)]
+    try:
+        placement = place(Layout(pool), "collocated", of_kind(nodes, "H100"))
+    except PlacementError:
+        assert sum(n.accelerators // pool.tp for n in nodes if n.kind == "H100") < pool.num
+    else:
+        assert placement.decode is None or placement.decode.kind == "H100"
+
+
 @pytest.mark.parametrize(
     ("layout", "mode", "count"),
     [
@@ -165,7 +203,7 @@ def test_collocated_is_placed_exactly_where_whole_replicas_fit(pool, sizes):
 def test_a_dry_run_plans_with_as_many_nodes_as_are_needed(layout, mode, count):
     nodes = planned_nodes(P5, Layout.parse(layout), mode)
     assert [node.ip for node in nodes] == [f"<node{i + 1}>" for i in range(count)]
-    assert {node.accelerators for node in nodes} == {8}
+    assert {(node.accelerators, node.kind) for node in nodes} == {(8, "H100")}
 
 
 @given(st.integers(1, 40), st.integers(1, 8))
@@ -197,9 +235,9 @@ def test_dead_nodes_are_not_counted_and_absent_resources_are_none():
     ray = SimpleNamespace(nodes=lambda: [
         ray_node("a", True, **{"CPU": 2.0, "node:__internal_head__": 1.0}),
         ray_node("b", False, GPU=8.0),
-        ray_node("c", True, GPU=8.0, CPU=96.0),
+        ray_node("c", True, **{"GPU": 8.0, "CPU": 96.0, "accelerator_type:H100": 1.0}),
     ])  # fmt: skip
-    assert read_nodes(ray, "GPU") == [Node("a", 0, "id-a", is_head=True), Node("c", 8, "id-c")]
+    assert read_nodes(ray, "GPU") == [Node("a", 0, "id-a", is_head=True), Node("c", 8, "id-c", kind="H100")]
     assert [node.accelerators for node in read_nodes(ray, "CPU")] == [2, 96]
 
 
