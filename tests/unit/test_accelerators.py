@@ -50,7 +50,8 @@ def test_the_kind_of_gpu_is_that_of_the_hardware_file(names, wanted, is_it):
     finding = found(node(names), wanted)["accelerator"]
     assert finding.status == ("ok" if is_it else "fail") and finding.seen == ", ".join(sorted(names))
     if not is_it:
-        assert finding.reason == f"{wanted.name} is for {wanted.accelerator_type}" and finding.mend == "choose another --hardware"
+        assert finding.reason == f"{wanted.name} is for {wanted.accelerator_type}"
+        assert finding.mend == "choose another --hardware"
 
 
 @pytest.mark.parametrize(("error", "seen"), [(None, "no GPU"), ("Driver/library version mismatch",) * 2])

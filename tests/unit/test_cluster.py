@@ -17,7 +17,6 @@ from pdbench.cluster import (
     PlacementError,
     connect,
     engine_lines,
-    of_kind,
     place,
     planned_nodes,
     process_tree,
@@ -149,43 +148,6 @@ def test_collocated_is_placed_exactly_where_whole_replicas_fit(pool, sizes):
         assert fits and placement.prefill is None
         one_node = max(sizes) >= layout.gpus
         assert (placement.decode is not None) == one_node, "one node if one is enough"
-
-
-def test_nodes_of_another_kind_hold_no_engine():
-    nodes = [Node("a", 4, kind="A100"), Node("b", 4, kind="H100"), Node("c", 4), Node("d", 0, is_head=True)]
-    assert of_kind(nodes, None) == nodes
-    found = of_kind(nodes, "H100")
-    assert [node.accelerators for node in found] == [0, 4, 0, 0] and [node.kind for node in found] == ["A100", "H100", None, None]
-    assert [str(node) for node in found] == ["a: 0 (A100)", "b: 4", "c: 0", "d: 0"]
-    none = [Node("d", 0, is_head=True)]
-    assert of_kind(none, "H100") == none, "what no node has is told by the placement"
-
-
-@pytest.mark.parametrize(
-    ("nodes", "words"),
-    [
-        ([Node("a", 4, kind="A100"), Node("b", 2)], "there are a: 4 A100, b: 2 of a kind that Ray does not know"),
-        ([Node("a", 4, kind="A100"), Node("b", 0, kind="H100")], "there are a: 4 A100"),  # all of its GPUs are hidden
-    ],
-)
-def test_without_a_node_of_the_kind_what_there_is_is_told(nodes, words):
-    with pytest.raises(PlacementError) as caught:
-        of_kind(nodes, "H100")
-    assert str(caught.value) == f"no node has an H100, which the hardware file names; {words}: choose another --hardware"
-
-
-kinds = st.sampled_from(["A100", "H100", None])
-
-
-@given(st.lists(st.tuples(st.integers(0, 8), kinds), max_size=4), pools)
-def test_no_layout_is_placed_on_a_node_of_another_kind(nodes, pool):
-    nodes = [Node(f"n{i}", size, kind=kind) for i, (size, kind) in enumerate(nodes)]
-    try:
-        placement = place(Layout(pool), "collocated", of_kind(nodes, "H100"))
-    except PlacementError:
-        assert sum(n.accelerators // pool.tp for n in nodes if n.kind == "H100") < pool.num
-    else:
-        assert placement.decode is None or placement.decode.kind == "H100"
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ def test_every_hardware_file_loads(path):
 
 
 def test_the_files_that_the_study_needs_are_there():
-    assert [p.stem for p in MODELS] == ["gpt-oss-120b-shape", "gpt-oss-120b", "gpt-oss-20b-shape", "gpt-oss-20b", "gpt-oss-tiny"]
+    sizes = [f"gpt-oss-{size}{kind}" for size in ("120b", "20b") for kind in ("-shape", "")]
+    assert [p.stem for p in MODELS] == [*sizes, "gpt-oss-tiny"]
     hosts = [f"{kind}-x{count}" for kind in ("h100", "h200") for count in (1, 2, 4)]
     assert [p.stem for p in HARDWARE] == ["cpu", *hosts, "p5.48xlarge"]
     big = load_model(ROOT / "configs/models/gpt-oss-120b.yaml")

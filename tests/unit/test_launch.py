@@ -396,29 +396,3 @@ def test_the_doctor_looks_for_accelerators_where_engines_will_be(monkeypatch, wh
     assert asked["engines_on"] == engines_on and asked["hardware"].name == "p5.48xlarge"
     other = [cluster.Node("10.0.0.9", 8, kind="A100"), *nodes]
     assert consult(monkeypatch, [], nodes=other, what=[*what, *BIG])["engines_on"] == engines_on
-
-
-ONE_OF_EACH = [cluster.Node("10.0.0.1", 8, kind="A100"), cluster.Node("10.0.0.2", 8, kind="H100"),
-               cluster.Node("10.0.0.3", 0, is_head=True)]  # fmt: skip
-
-
-@pytest.mark.parametrize("what", [["--layout", "4xtp2"], ["--layout", "p2xtp2-d1xtp4", "--pd-pack"], ["--layout", "1xtp1"]])
-def test_engines_go_to_the_node_of_the_kind_that_the_hardware_file_names(what):
-    plan, _ = launch_gptoss.resolve(launch_gptoss.parse_args([*what, *BIG]), lambda *_: ONE_OF_EACH)
-    assert {ip for role, ip in plan.placement.items() if role != "ingress"} == {"10.0.0.2"}
-
-
-@pytest.mark.parametrize(
-    ("what", "nodes", "words"),
-    [
-        (["--layout", "p1xtp1-d1xtp1", "--pd-spread"], ONE_OF_EACH, "p1xtp1-d1xtp1 spread needs 1 GPUs on one node and 1 on "
-         "another; there are 10.0.0.2: 8, 10.0.0.1: 0 (A100), 10.0.0.3: 0"),
-        (["--layout", "9xtp1"], ONE_OF_EACH, "9xtp1 needs 9 GPUs in groups of 1 on a node; there are 10.0.0.2: 8, "),
-        (["--layout", "1xtp1"], ONE_OF_EACH[:1], "no node has an H100, which the hardware file names; there are 10.0.0.1: 8 A100: "
-         "choose another --hardware"),
-    ],
-)  # fmt: skip
-def test_a_layout_that_the_nodes_of_the_kind_do_not_hold_is_refused_at_once(what, nodes, words):
-    with pytest.raises(cluster.PlacementError) as caught:
-        launch_gptoss.resolve(launch_gptoss.parse_args([*what, *BIG]), lambda *_: nodes)
-    assert str(caught.value).startswith(words)

@@ -8,7 +8,7 @@ import pytest
 
 from pdbench.loading import LINES, STAGES, stage_seconds, summary
 
-ENGINE = "INFO 11-22 10:00:00 [core.py:362] init engine (profile, create kv cache, warmup model) took {} s (compilation: 3.00 s)"
+ENGINE = "INFO 11-22 10:00:00 [c.py:362] init engine (profile, create kv cache, warmup model) took {} s (compilation: 3.00 s)"
 WEIGHTS = "INFO 11-22 10:00:00 [gpu_model_runner.py:5472] Model loading took 13.7 GiB memory and {} seconds"
 GRAPHS = "INFO 11-22 10:00:00 [gpu_model_runner.py:7002] Graph capturing finished in {} secs, took 0.84 GiB"
 COMPILED = "INFO 11-22 10:00:00 [monitor.py:48] torch.compile took {} s in total"

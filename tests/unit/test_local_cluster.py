@@ -249,9 +249,13 @@ def test_the_command_refuses_fewer_gpus_than_none(monkeypatch, capsys, wrong):
 
 @pytest.mark.parametrize(
     ("cpus", "names", "told"),
-    [(4, ["2", "3"], "--num-cpus=4 --num-gpus=2"), (1, ["2", "3"], "--num-cpus=4 --num-gpus=2"), (4, [], "--num-cpus=4 --num-gpus=0")],
+    [
+        (4, ["2", "3"], "--num-cpus=4 --num-gpus=2"),
+        (1, ["2", "3"], "--num-cpus=4 --num-gpus=2"),
+        (4, [], "--num-cpus=4 --num-gpus=0"),
+    ],
 )
-def test_a_node_sees_its_gpus_alone_and_has_a_cpu_for_each_replica_and_rank(state_dir, tmp_path, monkeypatch, cpus, names, told):
+def test_a_node_sees_its_gpus_alone_and_has_two_cpus_for_each(state_dir, tmp_path, monkeypatch, cpus, names, told):
     """In place of Ray's command, which stands beside Python's: one that says how it was called."""
     ray = tmp_path / "ray"
     ray.write_text('#!/bin/sh\necho "sees [$CUDA_VISIBLE_DEVICES] $@"\n')

@@ -12,11 +12,12 @@ import numpy
 import pytest
 from safetensors.numpy import save_file
 
-from pdbench import deployment, model_folder
+from pdbench import deployment
+from pdbench import model_folder as folders
 from pdbench.configs import ROOT, ModelConfig
 from pdbench.kv_cache import KVCache
 from pdbench.manifest import Strict
-from pdbench.model_folder import BESIDE_WEIGHTS, CHECKSUM_FILE, ModelError, check_weights, ensure_model, make_room, verified_checksum
+from pdbench.model_folder import CHECKSUM_FILE, ModelError, check_weights, ensure_model, verified_checksum
 
 
 class Numbers(Strict):
@@ -137,13 +138,13 @@ def test_what_is_there_already_goes_first_only_where_it_must(made, monkeypatch, 
     """The file system has `missing` bytes too few, and `of_it` times what the old model holds."""
     folder, _ = made
     held = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
-    free = Numbers().bytes + BESIDE_WEIGHTS - missing - of_it * held
-    monkeypatch.setattr(model_folder.shutil, "disk_usage", lambda path: Usage(10**12, 0, free))
+    free = Numbers().bytes + folders.BESIDE_WEIGHTS - missing - of_it * held
+    monkeypatch.setattr(folders.shutil, "disk_usage", lambda path: Usage(10**12, 0, free))
     if outcome == "refused":
         with pytest.raises(ModelError, match="make room there"):
-            make_room(folder, Numbers())
+            folders.make_room(folder, Numbers())
     else:
-        make_room(folder, Numbers())
+        folders.make_room(folder, Numbers())
     assert folder.exists() == (outcome != "goes")
 
 
@@ -185,7 +186,7 @@ def test_what_a_killed_run_left_is_removed_and_that_of_a_living_one_kept(tmp_pat
 
 def test_a_killed_run_may_have_had_our_number(tmp_path):
     """Containers begin to count anew, and their folders of models stay."""
-    mine = tmp_path / f".m.{model_folder.os.getpid()}"
+    mine = tmp_path / f".m.{folders.os.getpid()}"
     mine.mkdir()
     (mine / "half").write_text("")
     ensure_model(tmp_path / "m", Numbers())
@@ -239,10 +240,10 @@ def cut(path):
         ("b.safetensors", Path.unlink, "{folder} is half a model: b.safetensors of its index is missing; copy the model anew"),
         ("b.safetensors", cut, "{path} is half-written: {size} bytes instead of {whole}; copy the model anew"),
         ("a.safetensors", lambda path: path.write_bytes(b""), "{path} is half-written: its header cannot be read; "),
-        ("a.safetensors", lambda path: path.write_bytes(b"\x08" + bytes(7) + b'{"a": 1}'), "{path} is half-written: its header"),
+        ("a.safetensors", lambda path: path.write_bytes(b"\x08" + bytes(7) + b'{"a": 1}'), "{path} is half-written: its"),
         ("a.safetensors", lambda path: path.write_bytes(path.read_bytes()[:30]), "{path} is half-written: its header"),
         ("a.safetensors", lambda path: path.write_bytes(b"version https://git-lfs"), "{path} is half-written: its header"),
-        ("a.safetensors", lambda path: path.write_bytes(path.read_bytes() + b"x"), "{path} is half-written: {size} bytes instead"),
+        ("a.safetensors", lambda path: path.write_bytes(path.read_bytes() + b"x"), "{path} is half-written: {size} bytes"),
         ("model.safetensors.index.json", cut, "{path} cannot be read: copy the model anew"),
         ("model.safetensors.index.json", lambda path: path.write_text("[]"), "{path} cannot be read: copy the model anew"),
     ],

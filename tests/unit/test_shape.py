@@ -184,7 +184,8 @@ def tokenizer(built):
 def test_the_vocabulary_ends_with_the_hubs_special_ids(built, tokenizer):
     assert len(tokenizer) == 201088 == len(tokenizer.get_vocab())
     known = {199998: "<|startoftext|>", 199999: "<|endoftext|>", 200002: "<|return|>", 200003: "<|constrain|>",
-             200005: "<|channel|>", 200006: "<|start|>", 200007: "<|end|>", 200008: "<|message|>", 200012: "<|call|>"}  # fmt: skip
+             200005: "<|channel|>", 200006: "<|start|>", 200007: "<|end|>", 200008: "<|message|>",
+             200012: "<|call|>"}  # fmt: skip
     assert {i: tokenizer.convert_ids_to_tokens(i) for i in known} == known
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (200002, 199999)
     assert sorted(tokenizer.all_special_ids) == list(range(201088 - SPECIALS, 201088))
