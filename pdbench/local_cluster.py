@@ -11,6 +11,7 @@ environment, so that `stop` ends all of them, those of a crash included, and not
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import secrets
@@ -102,7 +103,8 @@ def visible_gpus() -> list[str]:
     """Names of this machine's GPUs as CUDA_VISIBLE_DEVICES takes them; those that it names, where it is set."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
-        return [name for name in given.split(",") if name.strip()]
+        # CUDA sees those before the first that is no device: -1 hides all.
+        return list(itertools.takewhile(lambda name: name and name[0] != "-", map(str.strip, given.split(","))))
     return nvidia_smi("index")
 
 

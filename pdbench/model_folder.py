@@ -48,7 +48,8 @@ def ensure_model(folder: Path, spec: Spec) -> str:
         ModelError: there is not enough room.
     """
     checksum = verified_checksum(folder)
-    if checksum and json.loads((folder / spec.record).read_text()) == spec.model_dump():
+    record = folder / spec.record
+    if checksum and record.is_file() and json.loads(record.read_text()) == spec.model_dump():
         return checksum
     _remove_leftovers(folder)
     make_room(folder, spec)
@@ -85,7 +86,9 @@ def make_room(folder: Path, spec: Spec) -> None:
 def _remove_leftovers(folder: Path) -> None:
     """Remove what runs that were killed have left half-written beside `folder`."""
     for path in folder.parent.glob(f".{folder.name}.*"):
-        if not (path.suffix[1:].isdigit() and psutil.pid_exists(int(path.suffix[1:]))):
+        number = int(path.suffix[1:]) if path.suffix[1:].isdigit() else None
+        # This process has written nothing yet: its number is that of a process of before, as in a container anew.
+        if number in (None, os.getpid()) or not psutil.pid_exists(number):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -133,12 +136,14 @@ def check_weights(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else []
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         raise ModelError(f"{index} cannot be read: copy the model anew") from None
     for path in [folder / name for name in names] or sorted(folder.glob("*.safetensors")):
         if not path.is_file():
             raise ModelError(f"{folder} is half a model: {path.name} of its index is missing; copy the model anew")
         stated = _stated_length(path)
+        if stated is None:
+            raise ModelError(f"{path} is half-written: its header cannot be read; copy the model anew")
         if path.stat().st_size != stated:
             raise ModelError(f"{path} is half-written: {path.stat().st_size} bytes instead of {stated}; copy the model anew")
 

@@ -22,7 +22,10 @@ def gpus() -> dict:
         return {"on_bus": on_bus, "error": "nvidia-smi did not answer within 30 s"}
     if run.returncode:
         return {"on_bus": on_bus, "error": (run.stdout + run.stderr).strip().split("\n")[0] or "nvidia-smi failed"}
-    names, *memory = zip(*(line.rsplit(", ", 2) for line in run.stdout.strip().splitlines()))
+    rows = [row for line in run.stdout.strip().splitlines() if len(row := line.rsplit(", ", 2)) == 3]
+    if not rows:  # such as `No devices were found`
+        return {"on_bus": on_bus, "error": run.stdout.strip().split("\n")[0] or "nvidia-smi lists no GPU"}
+    names, *memory = zip(*rows)
     used, total = ([int(text) if text.isdigit() else 0 for text in column] for column in memory)
     holders = sorted(set(_nvidia_smi("compute-apps", "pid").stdout.split()))
     return {"names": list(names), "used": used, "total": total, "holders": holders, "on_bus": on_bus}

@@ -98,9 +98,9 @@ def test_bare_pd_names_every_server_to_the_router_and_gives_each_a_side_channel(
 @pytest.mark.parametrize(
     ("node", "host", "bound", "url"),
     [
-        (Node("10.0.0.1", 8, is_head=True), "127.0.0.1", "127.0.0.1", "http://127.0.0.1:8010"),
-        (Node("10.0.0.1", 8, is_head=True), "0.0.0.0", "0.0.0.0", "http://10.0.0.1:8010"),
-        (Node("10.0.0.2", 8), "127.0.0.1", "10.0.0.2", "http://10.0.0.2:8010"),
+        (Node("10.0.0.1", 8, is_head=True, kind="H100"), "127.0.0.1", "127.0.0.1", "http://127.0.0.1:8010"),
+        (Node("10.0.0.1", 8, is_head=True, kind="H100"), "0.0.0.0", "0.0.0.0", "http://10.0.0.1:8010"),
+        (Node("10.0.0.2", 8, kind="H100"), "127.0.0.1", "10.0.0.2", "http://10.0.0.2:8010"),
     ],
 )
 def test_a_server_binds_loopback_on_the_head_and_its_nodes_address_elsewhere(node, host, bound, url):
@@ -109,7 +109,8 @@ def test_a_server_binds_loopback_on_the_head_and_its_nodes_address_elsewhere(nod
 
 
 def test_servers_whose_nodes_ray_chooses_learn_them_when_they_are_placed():
-    plan = plan_of("bare", "2xtp8", nodes=[Node("10.0.0.1", 8), Node("10.0.0.2", 8), Node("10.0.0.3", 0, is_head=True)])
+    nodes = [Node("10.0.0.1", 8, kind="H100"), Node("10.0.0.2", 8, kind="H100"), Node("10.0.0.3", 0, is_head=True)]
+    plan = plan_of("bare", "2xtp8", nodes=nodes)
     assert [s.url for s in plan.servers] == ["http://<its node>:8010", "http://<its node>:8011", "http://127.0.0.1:8001"]
     placed = plan.placed(["10.0.0.2", "10.0.0.1", "10.0.0.3"])
     assert [s.node_ip for s in placed.servers] == ["10.0.0.2", "10.0.0.1", "10.0.0.3"]
@@ -150,7 +151,7 @@ pools = st.tuples(st.integers(1, 4), st.sampled_from([1, 2, 4])).map("{0[0]}xtp{
 @given(pools | st.tuples(pools, pools).map("p{0[0]}-d{0[1]}".format), st.integers(1024, 20_000))
 def test_no_two_servers_share_a_port(layout, port):
     mode = "bare-pd-spread" if Layout.parse(layout).is_pd else "bare"
-    wide = [Node("a", 16), Node("b", 16), Node("h", 0, is_head=True)]
+    wide = [Node("a", 16, kind="H100"), Node("b", 16, kind="H100"), Node("h", 0, is_head=True)]
     sizes = Layout.parse(layout)
     if sizes.is_pd and sizes.prefill.tp > sizes.decode.tp:
         layout = f"p{sizes.decode}-d{sizes.prefill}"

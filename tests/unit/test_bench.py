@@ -135,10 +135,10 @@ def begin(capsys, results, *more, levels="4,8", name="x"):
     return folder, model.split("\t"), {line.split("\t")[0]: line.split("\t")[1:] for line in todo}
 
 
-def finish(folder, level="conc4", status=0, num_prompts=20):
+def finish(folder, level="conc4", status=0, num_prompts=20, attempt=1):
     bench.finish(bench.parse_args([
         "finish", str(folder), level, "--status", str(status), "--command", "vllm bench serve", "--started", "then",
-        "--num-prompts", str(num_prompts), "--seed", "7", "--warmup-seed", "8", "--warmups", "4",
+        "--num-prompts", str(num_prompts), "--seed", "7", "--warmup-seed", "8", "--attempt", str(attempt),
         "--base-url", URL, "--client", "1", "0", "2",
     ]))  # fmt: skip
 
@@ -149,7 +149,7 @@ def measure(folder, level_content, level="conc4", **change):
 
 
 def seeds(base_seed, level):
-    return [str(workload.level_seed(base_seed, level, purpose)) for purpose in ("measure", "warm-up")]
+    return [str(workload.level_seed(base_seed, level, purpose)) for purpose in ("measure", "warm-up", "again")]
 
 
 def files(folder):
@@ -201,7 +201,7 @@ def test_a_level_that_counts_gets_its_name(server, tmp_path, capsys, level_conte
     (record,) = Manifest.read(folder).levels
     assert (record.level, record.ok, record.problems, record.num_prompts) == ("conc4", True, [], 20)
     assert (record.seed, record.warmup_seed, record.command, record.started) == (7, 8, "vllm bench serve", "then")
-    assert record.launched == server["deployment"].launched and record.ended > "2"
+    assert record.launched == server["deployment"].launched and record.ended > "2" and record.attempt == 1
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_decode_only_without_it_is_an_approximation(server, tmp_path, capsys):
 
 def test_as_published_all_levels_have_one_seed_and_no_warm_up(server, tmp_path, capsys):
     todo = begin(capsys, tmp_path, "--as-published", "--seed", "3")[2]
-    assert todo == {"conc4": ["4", "20", "3", "-"], "conc8": ["8", "40", "3", "-"]}
+    assert todo == {"conc4": ["4", "20", "3", "-", "3"], "conc8": ["8", "40", "3", "-", "3"]}
     assert Manifest.read(tmp_path / "tiny_itl100_otl11_mixed_x").as_published
     with pytest.raises(BenchError, match="holds results of as_published True, but this is as_published False"):
         begin(capsys, tmp_path, "--seed", "3")
@@ -447,7 +447,7 @@ def test_a_results_folder_that_cannot_be_written_is_named(server, tmp_path, monk
 def test_a_bad_level_makes_the_command_fail(server, tmp_path, monkeypatch, capsys, make_manifest, write_folder):
     folder = write_folder(tmp_path, "x", {"conc4.json.part": "{}"})
     args = ["--status=0", "--command=c", "--started=s", "--num-prompts=20", "--seed=1", "--warmup-seed=2"]
-    args += ["--warmups=4", "--base-url=http://127.0.0.1:1", "--client", "0", "0", "0"]
+    args += ["--attempt=1", "--base-url=http://127.0.0.1:1", "--client", "0", "0", "0"]
     status, line = run(monkeypatch, capsys, "finish", folder, "conc4", *args)
     assert status == 1 and line.startswith("run_bm: error: ") and FILENAME in line
     make_manifest().write(folder)

@@ -165,7 +165,7 @@ def test_collocated_is_placed_exactly_where_whole_replicas_fit(pool, sizes):
 def test_a_dry_run_plans_with_as_many_nodes_as_are_needed(layout, mode, count):
     nodes = planned_nodes(P5, Layout.parse(layout), mode)
     assert [node.ip for node in nodes] == [f"<node{i + 1}>" for i in range(count)]
-    assert {node.accelerators for node in nodes} == {8}
+    assert {(node.accelerators, node.kind) for node in nodes} == {(8, "H100")}
 
 
 @given(st.integers(1, 40), st.integers(1, 8))
@@ -197,9 +197,9 @@ def test_dead_nodes_are_not_counted_and_absent_resources_are_none():
     ray = SimpleNamespace(nodes=lambda: [
         ray_node("a", True, **{"CPU": 2.0, "node:__internal_head__": 1.0}),
         ray_node("b", False, GPU=8.0),
-        ray_node("c", True, GPU=8.0, CPU=96.0),
+        ray_node("c", True, **{"GPU": 8.0, "CPU": 96.0, "accelerator_type:H100": 1.0}),
     ])  # fmt: skip
-    assert read_nodes(ray, "GPU") == [Node("a", 0, "id-a", is_head=True), Node("c", 8, "id-c")]
+    assert read_nodes(ray, "GPU") == [Node("a", 0, "id-a", is_head=True), Node("c", 8, "id-c", kind="H100")]
     assert [node.accelerators for node in read_nodes(ray, "CPU")] == [2, 96]
 
 
@@ -223,8 +223,8 @@ def test_the_process_tree_holds_grandchildren_and_not_the_dead():
         assert process_tree([child.pid]) == sorted([child.pid, grandchild])
         assert {os.getpid(), child.pid, grandchild} <= set(process_tree([os.getpid()]))
     finally:
+        child.kill()  # first: a shell whose child is gone ends by itself, and would be waited for here
         os.kill(grandchild, signal.SIGKILL)
-        child.kill()
         child.stdout.close()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert process_tree([child.pid]) == [], "a zombie is dead"

@@ -34,8 +34,10 @@ def test_every_hardware_file_loads(path):
 
 
 def test_the_files_that_the_study_needs_are_there():
-    assert [p.stem for p in MODELS] == ["gpt-oss-120b", "gpt-oss-20b", "gpt-oss-tiny"]
-    assert [p.stem for p in HARDWARE] == ["cpu", "p5.48xlarge"]
+    sizes = [f"gpt-oss-{size}{kind}" for size in ("120b", "20b") for kind in ("-shape", "")]
+    assert [p.stem for p in MODELS] == [*sizes, "gpt-oss-tiny"]
+    hosts = [f"{kind}-x{count}" for kind in ("h100", "h200") for count in (1, 2, 4)]
+    assert [p.stem for p in HARDWARE] == ["cpu", *hosts, "p5.48xlarge"]
     big = load_model(ROOT / "configs/models/gpt-oss-120b.yaml")
     assert (big.source, big.kv.heads, big.max_model_len) == ("openai/gpt-oss-120b", 8, 16000)
     node = load_hardware(ROOT / "configs/hardware/p5.48xlarge.yaml")
@@ -50,6 +52,52 @@ def test_the_source_is_the_id_a_hub_id_or_a_folder_of_this_repository(tmp_path):
     assert load_model(path).source == "hub/id"
     path.write_text(TINY + "model_source: some/folder\ntiny: {}\n")
     assert load_model(path).source == str(ROOT / "some/folder")
+    path.write_text(TINY + "model_source: some/folder\nshape: {layers: 2, experts: 4}\n")
+    assert load_model(path).source == str(ROOT / "some/folder")
+    path.write_text(TINY + "model_source: /some/folder\nshape: {layers: 2, experts: 4}\n")
+    assert load_model(path).source == "/some/folder"
+
+
+def test_what_a_model_is_made_from_tells_the_shape_of_its_kv_cache(tmp_path):
+    path = tmp_path / "m.yaml"
+    path.write_text(MODEL)
+    given = load_model(path)
+    assert given.made is None and given.kv == given.kv_cache
+    for made in ("tiny: {num_kv_heads: 4}\n", "shape: {layers: 6, experts: 4, kv_heads: 4, head_dim: 32}\n"):
+        path.write_text(TINY + made)
+        model = load_model(path)
+        assert model.made is (model.tiny or model.shape) and (model.kv.heads, model.kv.head_dim) == (4, 32)
+
+
+@pytest.mark.parametrize("size", ["20b", "120b"])
+def test_a_model_of_a_gpt_osss_shape_fills_kv_caches_as_the_real_one(size):
+    made, real = (load_model(ROOT / f"configs/models/gpt-oss-{size}{kind}.yaml") for kind in ("-shape", ""))
+    assert made.kv == real.kv and made.max_model_len == real.max_model_len and made.model_id == f"gpt-oss-{size}-shape"
+    assert (real.made, made.made) == (None, made.shape)
+
+
+@pytest.mark.parametrize("path", [p for p in HARDWARE if "-x" in p.stem], ids=lambda p: p.stem)
+def test_hosts_of_h100_or_h200_differ_in_what_they_name(path):
+    one, host = load_hardware(path.parent / "h100-x1.yaml"), load_hardware(path)
+    kind, count = path.stem.split("-x")
+    named = {"name": path.stem, "accelerator_type": kind.upper(), "accelerators_per_node": int(count)}
+    assert host == one.model_copy(update=named | {"ingress_replicas": 2 * int(count)})
+
+
+def test_a_hardware_file_wins_over_its_base(tmp_path):
+    base = (ROOT / "configs/hardware/cpu.yaml").read_text()
+    (tmp_path / "base.yaml").write_text(base)
+    path = tmp_path / "h.yaml"
+    path.write_text('base: base.yaml\nname: h\nenv: {X: "1"}\n')
+    of_base = load_hardware(tmp_path / "base.yaml")
+    assert load_hardware(path) == of_base.model_copy(update={"name": "h", "env": {"X": "1"}})
+    assert refusal(load_hardware, path, "base: base.yaml\nnmae: x\n") == "unknown key 'nmae': did you mean 'name'?"
+    (tmp_path / "base.yaml").write_text("base: other.yaml\n" + base)
+    assert refusal(load_hardware, path, "base: base.yaml\n") == "its base has a base itself: name that one"
+    with pytest.raises(ConfigError, match=f"no such file: {tmp_path / 'none.yaml'} .there are: configs/hardware/cpu.yaml, "):
+        path.write_text("base: none.yaml\n")
+        load_hardware(path)
+    assert refusal(load_model, tmp_path / "m.yaml", "base: h.yaml\n" + MODEL).startswith("unknown key 'base': allowed: ")
 
 
 @pytest.mark.parametrize(
@@ -60,9 +108,11 @@ def test_the_source_is_the_id_a_hub_id_or_a_folder_of_this_repository(tmp_path):
         (MODEL.replace("heads: 2", "heads: 0"), "kv_cache.heads: Input should be greater than or equal to 1"),
         (MODEL.replace("4}", "4, sliding_layers: 5, sliding_window: 9}"), "kv_cache: Value error, sliding_layers"),
         (MODEL.replace("layers: 4", "layers: 4, sliding_layers: 2"), "kv_cache: Value error, sliding_layers and"),
-        (TINY, "Value error, give either kv_cache or tiny"),
-        (MODEL + "tiny: {}\n", "Value error, give either kv_cache or tiny"),
+        (TINY, "Value error, give one of kv_cache, tiny and shape"),
+        (MODEL + "tiny: {}\n", "Value error, give one of kv_cache, tiny and shape"),
         (MODEL.replace("m\n", "''\n"), "model_id: String should have at least 1 character"),
+        (TINY + "tiny: {}\nshape: {layers: 2, experts: 4}\n", "Value error, give one of kv_cache, tiny and shape"),
+        (TINY + "shape: {layers: 2, experts: 3}\n", "shape.experts: Input should be greater than or equal to 4"),
         (TINY + "tiny:\n  num_layers: many\n", "tiny.num_layers: Input should be a valid integer"),
         (TINY + "tiny:\n  num_kv_heads: 3\n", "tiny: Value error, num_heads 8 must be a multiple of num_kv_heads 3"),
         ("- a\n- b\n", "expected keys and values, found list"),
@@ -106,5 +156,5 @@ def test_a_missing_file_lists_those_that_exist(tmp_path):
         load_model(tmp_path / "none.yaml")
     have = ", ".join(f"configs/models/{p.name}" for p in MODELS)
     assert str(caught.value) == f"no such file: {tmp_path / 'none.yaml'} (there are: {have})"
-    with pytest.raises(ConfigError, match=r"there are: configs/hardware/cpu.yaml, configs/hardware/p5"):
+    with pytest.raises(ConfigError, match=r"there are: configs/hardware/cpu.yaml, configs/hardware/h100-x1"):
         load_hardware(tmp_path)  # a folder is no file

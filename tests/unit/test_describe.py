@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -60,7 +61,17 @@ def test_every_replica_is_asked(ask, monkeypatch):
     assert ask("POST", "/pdbench/ready") == (200, told | {"answered": None})
 
 
+def test_compilations_are_those_of_all_nodes_engines(ask, tmp_path, monkeypatch):
+    """Both nodes have the same log, which stands where the task's own output is."""
+    lines = ["INFO Kernel JIT monitor activated; it will use mode=warn.", "noise",
+             "WARNING Triton kernel JIT compilation during inference: topk (key). This causes a latency spike."]  # fmt: skip
+    (tmp_path / "worker-a.err").write_text("\n".join(lines))
+    monkeypatch.setattr(os, "readlink", lambda path: str(tmp_path / "worker-b.out"))
+    ask.described.nodes = SimpleNamespace(run=lambda ray, function, *args: [function(*args)] * 2)
+    assert ask("GET", "/pdbench/compilations") == (200, {"monitored": 2, "kernels": ["topk", "topk"]})
+
+
 @pytest.mark.parametrize(("method", "path"), [("GET", "gates"), ("POST", "deployment"), ("GET", "x")])
 def test_anything_else_is_unknown(ask, method, path):
     status, told = ask(method, f"/pdbench/{path}")
-    assert status == 404 and "seeds" in told["error"]
+    assert status == 404 and "compilations" in told["error"] and "seeds" in told["error"]

@@ -206,6 +206,8 @@ def test_interleaved_arms_take_turns(write, tmp_path):
         ({"levels": {"concurrency": [0]}}, "levels.concurrency.0"),
         ({"levels": {"concurrency": [4, 8, 4]}}, "concurrency names a level twice"),
         ({"repeats": 0}, "repeats"),
+        ({"local_gpus": 1}, "local_gpus is for a local cluster: give local_workers, too"),
+        ({"local_workers": 2, "local_gpus": -1}, "local_gpus"),
     ],
 )
 def test_a_wrong_file_is_told_in_one_line(write, changes, words):
@@ -283,3 +285,8 @@ def test_direct_streaming_stays_on_loopback_where_engines_stand_on_the_head(writ
     assert "--direct-streaming" in one.steps[0].command and "--host" not in one.steps[0].command
     start, stop = plan.cluster_steps(experiment)
     assert start.command[-2:] == ["--workers", "0"] and stop.command[-1] == "stop"
+
+
+def test_nodes_of_a_local_cluster_get_gpus_of_their_own(write):
+    start, stop = plan.cluster_steps(plan.load_experiment(write(local_workers=2, local_gpus=1)))
+    assert start.command[-4:] == ["--workers", "2", "--gpus", "1"] and stop.command[-1] == "stop"

@@ -186,7 +186,7 @@ MISTAKES = [
     ([*PD, "--use-ucx", "--use-libfabric"], "argument --use-libfabric: not allowed with argument --use-ucx"),
     ([*PD, "--use-libfabric", "--ucx-tls", "tcp"], "--ucx-tls goes with --use-ucx, not with --use-libfabric"),
     ([*PD, "--ingress-replicas", 0], "--ingress-replicas must be at least 1, not 0"),
-    ([*PD, "--model", "none.yaml"], "no such file: none.yaml (there are: configs/models/gpt-oss-120b.yaml, "),
+    ([*PD, "--model", "none.yaml"], "no such file: none.yaml (there are: configs/models/gpt-oss-120b-shape.yaml, "),
     ([*PD, "--hardware", "none.yaml"], "no such file: none.yaml (there are: configs/hardware/cpu.yaml, "),
     ([*PD, "--model", "run_bm.sh"], "run_bm.sh: not valid YAML: "),
     ([*PD, "--model", "configs/hardware/cpu.yaml"], "configs/hardware/cpu.yaml: "),
@@ -342,8 +342,11 @@ def test_haproxys_connections_are_fitted_to_the_heads_limit(monkeypatch, capsys)
     assert len(asked) == 2, "nothing is asked where HAProxy does not run"
 
 
-def consult(monkeypatch, found, *options):
-    """What `consult_doctor` asked the doctor not to mind, with `found` (name, status) planted."""
+NODES = [cluster.Node("10.0.0.1", 4, is_head=True), cluster.Node("10.0.0.2", 4), cluster.Node("10.0.0.3", 0)]
+
+
+def consult(monkeypatch, found, *options, nodes=NODES, what=("--layout", "1xtp1", *TINY)):
+    """What `consult_doctor` asked the doctor, with `found` (name, status) planted."""
     asked = {}
 
     def examine(ray, **how):
@@ -352,7 +355,9 @@ def consult(monkeypatch, found, *options):
         return examination.Examination(status=worst(findings), nodes={}, findings=findings)
 
     monkeypatch.setattr(examination, "examine", examine)
-    launch_gptoss.consult_doctor(None, launch_gptoss.parse_args([*TINY, *options]), [("127.0.0.1", {"number": 81})])
+    monkeypatch.setattr(cluster, "read_nodes", lambda ray, accelerator: nodes)
+    args = launch_gptoss.parse_args(["--port", "81", *what, *options])
+    launch_gptoss.consult_doctor(None, args, launch_gptoss.resolve(args, lambda *_: nodes)[0])
     return asked
 
 
@@ -367,8 +372,27 @@ def test_an_ill_node_ends_the_launch_with_a_line_for_each_fault(monkeypatch, cap
 
 def test_the_doctor_does_not_mind_what_was_asked_for(monkeypatch):
     asked = consult(monkeypatch, [])
-    assert asked["quick"] and asked["ports"] == [("127.0.0.1", {"number": 81})]
+    assert asked["quick"] and asked["ports"][0] == ("127.0.0.1", {"number": 81})
+    assert [port["server"] for _, port in asked["ports"][1:]] == ["HAProxy"] * 2
     assert not asked["ignore"] & {"NIXL_LOG_LEVEL", "UCX_TLS", "slow link"}
     slow = ["--env", "UCX_TCP_PORT_RANGE=31744-32767", "--env", "X=1", "--ucx-tls", "tcp"]
     assert {"UCX_TLS", "slow link", "X"} <= consult(monkeypatch, [], *slow)["ignore"]
     assert {"NIXL_LOG_LEVEL", "UCX_LOG_LEVEL"} <= consult(monkeypatch, [], "--verbose")["ignore"]
+
+
+@pytest.mark.parametrize(
+    ("what", "engines_on"),
+    [
+        (["--layout", "1xtp4"], {"10.0.0.2"}),
+        (["--layout", "2xtp4"], {"10.0.0.1", "10.0.0.2"}),  # Ray chooses, among those that have accelerators
+        (["--layout", "p1xtp1-d1xtp1", "--pd-pack"], {"10.0.0.2"}),
+        (["--layout", "p1xtp1-d1xtp1", "--pd-spread"], {"10.0.0.1", "10.0.0.2"}),
+        (["--layout", "1xtp1", "--bare"], {"10.0.0.2"}),
+    ],
+)
+def test_the_doctor_looks_for_accelerators_where_engines_will_be(monkeypatch, what, engines_on):
+    nodes = [cluster.Node(node.ip, node.accelerators, is_head=node.is_head, kind="H100") for node in NODES]
+    asked = consult(monkeypatch, [], nodes=nodes, what=[*what, *BIG])
+    assert asked["engines_on"] == engines_on and asked["hardware"].name == "p5.48xlarge"
+    other = [cluster.Node("10.0.0.9", 8, kind="A100"), *nodes]
+    assert consult(monkeypatch, [], nodes=other, what=[*what, *BIG])["engines_on"] == engines_on

@@ -19,7 +19,8 @@ def pd(make_manifest):
     return make_manifest(transport=UCX, kv_cache=CACHE.model_dump(), llm_configs=PD).deployment
 
 
-def gates_of(deployment, prefill=None, decode=None, replicas=None, carried=("tcp/lo",), since=(), **asked):
+def gates_of(deployment, prefill=None, decode=None, replicas=None, carried=("tcp/lo",), since=(), compiled=("k",),
+             **asked):  # fmt: skip
     """Gates of a level of 10 requests of 1000 tokens; the engines had 5 finished before it."""
     before = {
         "prefill": {"requests": 5.0, "prefix_cache_queries": 500.0, "prefix_cache_hits": 7.0},
@@ -28,8 +29,8 @@ def gates_of(deployment, prefill=None, decode=None, replicas=None, carried=("tcp
     grew = {"prefill": {"requests": 10.0, "prefix_cache_queries": 10000.0} | (prefill or {}),
             "decode": {"requests": 10.0} | MOVED | (decode or {})}  # fmt: skip
     after = {role: {k: before[role].get(k, 0.0) + grew[role].get(k, 0.0) for k in before[role] | grew[role]} for role in before}
-    begun = Snapshot(counters=before, replicas=REPLICAS, since=list(since))
-    ended = Snapshot(counters=after, replicas=replicas or REPLICAS)
+    begun = Snapshot(counters=before, replicas=REPLICAS, since=list(since), compiled={"monitored": 2, "kernels": ["k"]})
+    ended = Snapshot(counters=after, replicas=replicas or REPLICAS, compiled={"monitored": 2, "kernels": compiled})
     found = judge(begun, ended, deployment, Asked(requests=10, isl=1000, **asked), list(carried))
     return {gate.name: gate for gate in found}
 
@@ -40,7 +41,8 @@ def failed(gates):
 
 def test_a_clean_level_passes_all(pd):
     gates = gates_of(pd)
-    assert list(gates) == ["same-replicas", "requests", "prefix-cache", "no-debug-logging", "kv-transfer", "transport"]
+    always = ["same-replicas", "requests", "prefix-cache", "no-debug-logging", "no-compilation"]
+    assert list(gates) == [*always, "kv-transfer", "transport"]
     assert failed(gates) == []
     assert gates["kv-transfer"].seen == "10 transfers, 9.5 MiB in 0.50 s (0.02 GB/s), 0 failed, 0 expired"
     assert gates["kv-transfer"].value == pytest.approx(0.02) and gates["prefix-cache"].value == 0
@@ -75,6 +77,7 @@ def test_requests_that_haproxy_gave_to_its_fallback_do_not_count(pd):
         ({"carried": ["cma/memory"]}, "transport", "cma/memory"),
         ({"carried": []}, "transport", "none"),
         ({"transport": ["srd"]}, "transport", "tcp/lo"),
+        ({"compiled": ["k", "topk"]}, "no-compilation", "1 compilations on 2 ranks: topk"),
     ],
 )
 def test_each_gate_fails_for_its_own_reason(pd, change, gate, seen):
@@ -122,7 +125,8 @@ def test_collocated_arms_move_no_kv_cache(make_manifest):
     after = Snapshot(counters={"collocated": counters}, replicas=REPLICAS)
     deployment = make_manifest("2xtp1", "collocated").deployment
     found = judge(before, after, deployment, Asked(requests=10, isl=1000), None)
-    assert [gate.name for gate in found] == ["same-replicas", "requests", "prefix-cache", "no-debug-logging"]
+    names = ["same-replicas", "requests", "prefix-cache", "no-debug-logging", "no-compilation"]
+    assert [gate.name for gate in found] == names
     assert all(gate.passed for gate in found)
 
 

@@ -191,3 +191,77 @@ def test_the_state_folder_can_be_moved(tmp_path):
     env = os.environ | {"PDBENCH_STATE_DIR": str(tmp_path / "else")}
     done = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout == f"{tmp_path / 'else'}\n", done.stderr
+
+
+@pytest.fixture
+def gpus(monkeypatch, tmp_path):
+    """This machine has so many GPUs, by an nvidia-smi on PATH; CUDA_VISIBLE_DEVICES is not set."""
+
+    def gpus(count):
+        script = tmp_path / "bin" / "nvidia-smi"
+        script.parent.mkdir(exist_ok=True)
+        script.write_text("#!/bin/sh\n" + "".join(f"echo {n}\n" for n in range(count)))
+        script.chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return gpus
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [(None, ["0", "1", "2", "3"]), ("2,3", ["2", "3"]), ("GPU-a1,MIG-b2", ["GPU-a1", "MIG-b2"]), ("", []), ("-1", []),
+     ("1,-1,2", ["1"]), (" 0, 1", ["0", "1"])],
+)  # fmt: skip
+def test_gpus_are_those_that_cuda_would_see(gpus, monkeypatch, given, seen):
+    gpus(4)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert local_cluster.visible_gpus() == seen
+
+
+def test_each_node_that_holds_engines_gets_a_share_of_its_own():
+    names = ["0", "1", "2", "3", "4"]
+    assert local_cluster._share_out(names, 2, 2) == [["0", "1"], ["2", "3"]]
+    assert local_cluster._share_out(names, 3, 0) == [[], [], []] == local_cluster._share_out([], 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("there", "options", "words"),
+    [
+        (3, ("--workers", "2", "--gpus", "2"), "2 nodes of 2 GPUs need 4; this machine shows 3"),
+        (1, ("--workers", "0", "--gpus", "2"), "one node of 2 GPUs need 2; this machine shows 1"),
+        (0, ("--gpus", "1"), "2 nodes of 1 GPUs need 2; this machine shows 0"),
+    ],
+)
+def test_too_few_gpus_are_told_in_one_line_and_nothing_starts(state_dir, gpus, monkeypatch, capsys, there, options, words):
+    gpus(there)
+    status, said = run(monkeypatch, capsys, "start", *options)
+    assert (status, said.err) == (1, f"local_cluster: error: {words} (nvidia-smi, CUDA_VISIBLE_DEVICES)\n")
+    assert [path.name for path in state_dir.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("wrong", ["-1", "x"])
+def test_the_command_refuses_fewer_gpus_than_none(monkeypatch, capsys, wrong):
+    status, said = run(monkeypatch, capsys, "start", "--gpus", wrong)
+    assert status == 2 and "argument --gpus: " in said.err and said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("cpus", "names", "told"),
+    [
+        (4, ["2", "3"], "--num-cpus=4 --num-gpus=2"),
+        (1, ["2", "3"], "--num-cpus=4 --num-gpus=2"),
+        (4, [], "--num-cpus=4 --num-gpus=0"),
+    ],
+)
+def test_a_node_sees_its_gpus_alone_and_has_two_cpus_for_each(state_dir, tmp_path, monkeypatch, cpus, names, told):
+    """In place of Ray's command, which stands beside Python's: one that says how it was called."""
+    ray = tmp_path / "ray"
+    ray.write_text('#!/bin/sh\necho "sees [$CUDA_VISIBLE_DEVICES] $@"\n')
+    ray.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    assert local_cluster._ray_start(write_state(state_dir), "worker1", "127.0.0.3", cpus, names, []).wait(30) == 0
+    said = (state_dir / "worker1.log").read_text()
+    assert said.startswith(f"sees [{','.join(names)}] start ") and f"--node-ip-address=127.0.0.3 {told} " in said

@@ -1,103 +1,16 @@
 """run_bm.sh, with a small server and a stand-in for vLLM's bench client: no Ray, no vLLM."""
 
-import asyncio
-import contextlib
 import json
-import os
-import random
 import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
-from http.server import ThreadingHTTPServer
 
 import psutil
 import pytest
-from answering import Answering
+from sweeping import NAMES, FakeServer, serving, sweeper
 
-from pdbench import client
-from pdbench.client import ServerError
-from pdbench.configs import ROOT
 from pdbench.manifest import FILENAME, Manifest
 from pdbench.workload import Level, level_seed
-
-# In place of vLLM's modules: writes what the real client would. Its environment may tell it to fail at a
-# level, to die, or to hang.
-STAND_IN = {
-    "__init__.py": "",
-    "benchmarks/serve.py": """\
-import json, os, sys, time, urllib.request
-
-def add_cli_args(parser):
-    pass
-
-def main(arguments):
-    given = dict(zip(arguments, arguments[1:]))
-    path = os.path.join(given["--result-dir"], given["--result-filename"])
-    if given["--result-filename"] == os.environ.get("FAILS"):
-        raise RuntimeError("no such luck")
-    if given["--result-filename"] == os.environ.get("DIES"):
-        os._exit(3)
-    urllib.request.urlopen(given["--base-url"] + "/finished", data=given["--num-prompts"].encode())
-    content = json.loads(os.environ["CONTENT"]) | {"arguments": arguments, "pid": os.getpid()}
-    open(path, "w").write(json.dumps(content))
-    if os.environ.get("HANGS"):
-        open(path + ".pid", "w").write(str(os.getpid()))
-        time.sleep(300)
-    return content
-""",
-    "utils/argparse_utils.py": """\
-class FlexibleArgumentParser:
-    def __init__(self, prog):
-        pass
-
-    def parse_args(self, arguments):
-        return arguments
-""",
-}
-NAMES = ["-e", "x", "--itl", "100", "--otl", "11"]
-
-
-class FakeServer(ThreadingHTTPServer):
-    def __init__(self, deployment=None):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.deployment, self.requests, self.seeds = deployment, [], []
-        self.models = {"data": [{"id": "served"}]}
-        self.events = None
-        self.finished = 0  # requests of bench clients
-        self.behind = []  # servers that take requests in its place
-
-
-class Handler(Answering):
-    def do_GET(self):
-        known = {"/v1/models": self.server.models, "/pdbench/deployment": self.server.deployment,
-                 "/pdbench/seeds": self.server.seeds, "/pdbench/counters": self.counters()}
-        content = known.get(self.path)
-        self.answer(404 if content is None else 200, json.dumps({"error": "unknown"} if content is None else content))
-
-    def counters(self):
-        done = sum(server.finished + len(server.requests) for server in (self.server, *self.server.behind))
-        return {"collocated": {"requests": done, "prefix_cache_queries": 100 * done, "prefix_cache_hits": 0}}
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path == "/finished":
-            self.server.finished += body
-            return self.answer(200, "{}")
-        if self.path == "/pdbench/ready":
-            self.server.finished += 2
-            told = {"counts": {"LLMServer:m": 2}, "answered": {"LLMServer:m": ["a", "b"]}, "requests": 2}
-            return self.answer(200, json.dumps(told))
-        if self.path == "/pdbench/seeds":
-            self.server.seeds += body
-            return self.answer(200, "{}")
-        self.server.requests.append(body)
-        piece = {"choices": [{"text": "ab "}]}
-        events = [piece] * body["max_tokens"] if self.server.events is None else self.server.events
-        self.answer(200, "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n")
 
 
 @pytest.fixture
@@ -105,16 +18,6 @@ def server(make_manifest):
     deployment = make_manifest("2xtp1", "collocated").deployment
     with serving(FakeServer(json.loads(deployment.model_dump_json()))) as server:
         yield server
-
-
-@contextlib.contextmanager
-def serving(server):
-    with server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -126,24 +29,7 @@ def dead_url():
 
 @pytest.fixture
 def sweep(tmp_path, level_content):
-    """Run run_bm.sh from elsewhere; keywords are for the stand-in's environment."""
-    for name, content in STAND_IN.items():
-        path = tmp_path / "vllm" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-
-    def sweep(*options, start=False, **told):
-        command = [ROOT / "run_bm.sh", "--results-dir", tmp_path / "results", *options]
-        env = os.environ | {"PYTHON": sys.executable, "CONTENT": json.dumps(level_content())} | told
-        env["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{ROOT}"
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen(list(map(str, command)), env=env, cwd=tmp_path, **pipes)
-        if start:
-            return process
-        out, err = process.communicate(timeout=120)
-        return process.returncode, out, err
-
-    return sweep
+    return sweeper(tmp_path, level_content())
 
 
 def files(folder):
@@ -239,7 +125,7 @@ def test_a_sweep_measures_stops_at_a_bad_level_and_goes_on_later(sweep, server, 
     assert len(warmups) == 1 + 2 + 2, "each level is warmed up with as many requests as it has in flight"
     prompts = {tuple(request["prompt"]) for request in server.requests}
     assert len(prompts) == len(server.requests), "no prompt twice"
-    assert len(set(server.seeds)) == len(server.seeds) == 6, "the deployment knows what it was given"
+    assert len(set(server.seeds)) == len(server.seeds) == 9, "the deployment knows what it was given"
 
 
 def test_requests_go_where_a_control_arm_takes_them(sweep, server, tmp_path):
@@ -249,7 +135,7 @@ def test_requests_go_where_a_control_arm_takes_them(sweep, server, tmp_path):
         server.behind, server.models = [engine], None
         status, out, err = sweep(*NAMES, "-u", server.url, "-c", "1,2", "-n", "20")
         assert status == 0, err
-        assert server.requests == [] and engine.finished == 40 and engine.seeds == [] and len(server.seeds) == 4
+        assert server.requests == [] and engine.finished == 40 and engine.seeds == [] and len(server.seeds) == 6
         folder = tmp_path / "results" / "tiny_itl100_otl11_mixed_x"
         arguments = json.loads((folder / "conc2.json").read_text())["arguments"]
         assert arguments[arguments.index("--base-url") + 1] == engine.url
@@ -323,51 +209,3 @@ def test_smoke_prints_one_completion_with_its_times(sweep, server, tmp_path):
     (request,) = server.requests
     assert request["model"] == "named" and request["stream"] and request["ignore_eos"]
     assert files(tmp_path) == ["vllm"]
-
-
-# The client itself, in this process.
-
-
-def smoke(server, model=None):
-    return asyncio.run(client.smoke(server.url, model, max_tokens=3, prompt_tokens=5))
-
-
-def test_the_first_model_is_taken_where_none_is_named(server):
-    model, done = smoke(server)
-    assert model == "served" and done.text == "ab ab ab " and len(done.times) == 3
-    assert done.ttft_ms > 0 and len(done.inter_token_ms) == 2 and min(done.inter_token_ms) >= 0
-    assert len(server.requests[0]["prompt"]) == 5
-
-
-@pytest.mark.parametrize("models", [{"data": []}, {}, [], {"data": [{}]}, {"data": None}])
-def test_a_server_without_a_model_says_so(server, models):
-    server.models = models
-    with pytest.raises(ServerError, match="the server serves no model"):
-        smoke(server)
-
-
-@pytest.mark.parametrize(
-    ("events", "words"),
-    [
-        ([], "sent no tokens"),
-        ([{"choices": [{"text": "a"}]}, {"error": "engine died"}], "answered with an error: engine died"),
-    ],
-)
-def test_a_stream_that_breaks_off_is_an_error(server, events, words):
-    server.events = events
-    with pytest.raises(ServerError, match=words):
-        smoke(server, "m")
-
-
-def test_an_answer_other_than_200_is_told(server):
-    server.models = None
-    with pytest.raises(ServerError, match=r'/v1/models answered 404: \{"error": "unknown"\}'):
-        smoke(server)
-
-
-def test_warm_up_sends_the_levels_shape_with_prompts_of_its_seed(server):
-    asyncio.run(client.warm_up(server.url, "m", isl=7, osl=2, requests=3, seed=5))
-    prompts = sorted(request["prompt"] for request in server.requests)
-    rng = random.Random(5)
-    assert prompts == sorted(client.random_prompt(rng, 7) for _ in range(3))
-    assert {request["max_tokens"] for request in server.requests} == {2}

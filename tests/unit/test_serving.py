@@ -152,7 +152,11 @@ def test_the_models_engine_options_win_and_the_layout_wins_over_both():
     engine = plan_of("4xtp2", "collocated", model, hardware).llm_configs["collocated"]["engine_kwargs"]
     assert engine == {
         "gpu_memory_utilization": 0.8, "block_size": 64, "tensor_parallel_size": 2, "max_model_len": 16000,
+        "jit_monitor_verbose": True,
     }  # fmt: skip
+    quiet = P5.model_copy(update={"engine_kwargs": {"jit_monitor_verbose": False}})
+    engine = plan_of("4xtp2", "collocated", BIG, quiet).llm_configs["collocated"]["engine_kwargs"]
+    assert engine["jit_monitor_verbose"] is False
 
 
 def test_verbose_reaches_every_arm_as_far_as_it_applies():

@@ -78,6 +78,14 @@ def test_until_ray_2_54_a_proxy_stands_before_the_engines():
     assert old == {"ingress_deployment_config": ingress, "proxy_deployment_config": ingress}
 
 
+@pytest.mark.parametrize(
+    ("accelerator", "vllm", "told"),
+    [("GPU", (0, 29, 0), True), ("GPU", (0, 30), True), ("GPU", (0, 28, 1), False), ("CPU", (0, 29, 0), False)],
+)
+def test_vllm_is_told_to_report_every_compilation_where_it_can(accelerator, vllm, told):
+    assert stack.Stack((2, 60, 0), vllm).jit_monitor(accelerator) == ({"jit_monitor_verbose": True} if told else {})
+
+
 def test_without_vllm_the_pinned_version_is_assumed(monkeypatch):
     monkeypatch.setattr(stack, "installed_version", lambda name: None)
     assert stack.vllm_version() == stack.parse_version(stack.PINNED_VLLM)

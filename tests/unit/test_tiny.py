@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from pdbench import tiny
 from pdbench.configs import ROOT, load_model
-from pdbench.model_folder import CHECKSUM_FILE, ensure_model, verified_checksum
-from pdbench.tokenizer import save_tokenizer
+from pdbench.model_folder import ensure_model, verified_checksum
 from pdbench.tiny import MAX_VOCABULARY, SPECIAL_TOKENS, TinySpec
+from pdbench.tokenizer import save_tokenizer
 
 SMALL = TinySpec(
     vocab_size=1024, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, num_experts=2, experts_per_token=1,
@@ -90,21 +90,6 @@ def test_damage_to_any_file_is_noticed(copy, name):
     (copy / name).write_bytes(content)
     assert verified_checksum(copy) is None
     (copy / name).unlink()
-    assert verified_checksum(copy) is None
-
-
-@pytest.mark.parametrize("text", ["", "garbage\n", "0" * 64 + "  model.safetensors\n", None])
-def test_a_damaged_list_of_checksums_vouches_for_nothing(copy, text):
-    (copy / CHECKSUM_FILE).write_text(text) if text is not None else (copy / CHECKSUM_FILE).unlink()
-    assert verified_checksum(copy) is None
-
-
-def test_a_list_that_is_not_of_the_files_that_are_there_vouches_for_nothing(copy):
-    whole = (copy / CHECKSUM_FILE).read_text()
-    (copy / CHECKSUM_FILE).write_text("".join(whole.splitlines(keepends=True)[:-1]))
-    assert verified_checksum(copy) is None, "a file that is not in it could be any"
-    (copy / CHECKSUM_FILE).write_text(whole)
-    (copy / "adapter.safetensors").write_bytes(b"")
     assert verified_checksum(copy) is None
 
 

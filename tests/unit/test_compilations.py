@@ -1,0 +1,178 @@
+"""Kernels that are compiled late: read from vLLM's lines, warmed away before a level, and measured again where one slips in."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+
+import pytest
+from sweeping import NAMES, FakeServer, serving, sweeper
+
+from pdbench import bench, client, level_gates
+from pdbench.compilations import COLD, LINES, Compilations, gate, read_compilations
+from pdbench.level_gates import MAX_ROUNDS, Snapshot
+from pdbench.manifest import FILENAME, Manifest
+from pdbench.workload import Level, level_seed
+
+# vLLM's monitor needs no GPU to say its lines, and reports each compilation only if it is told to be verbose.
+MONITOR = """
+from vllm.utils import jit_monitor
+jit_monitor.activate(verbose=True)
+for kernel in ("_ragged", "_ragged", "<lambda>"):
+    jit_monitor._handle_jit_event(backend="Triton", event="kernel JIT compilation", fn_name=kernel, detail="key=1")
+"""
+# As triton/runtime/autotuner.py prints it.
+TUNED = "Triton autotuning for function topk,\nwith key as (1,),\nfinished after 3.00s,\nbest config selected: x;\n"
+
+
+def test_vllms_own_lines_are_read():
+    done = subprocess.run([sys.executable, "-c", MONITOR], capture_output=True, text=True, check=True)
+    lines = [line for line in (done.stdout + done.stderr + TUNED).splitlines() if re.search(LINES, line)]
+    assert len(lines) == 5
+    found = Compilations(**read_compilations(lines))
+    assert (found.monitored, sorted(found.kernels)) == (1, ["?", "_ragged", "_ragged", "topk"])
+    assert read_compilations([]) == {"monitored": 0, "kernels": []}
+
+
+BEFORE = Compilations(monitored=2, kernels=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("after", "cold", "passed", "seen", "value"),
+    [
+        (["a", "b"], False, True, "0 compilations on 2 ranks", 0),
+        (["c", "a", "b"], False, False, "1 compilations on 2 ranks: c", 1),  # lines of ranks are in no order of time
+        (["a", "b", "a", "d"], False, False, "2 compilations on 2 ranks: a, d", 2),
+        (["a", "b"], True, True, f"0 compilations on 2 ranks; {COLD}", 0),
+        (["a", "b", "c"], True, True, f"1 compilations on 2 ranks: c; {COLD}", 1),
+    ],
+)
+def test_nothing_is_compiled_while_a_level_runs(after, cold, passed, seen, value):
+    found = gate(BEFORE, Compilations(monitored=2, kernels=after), cold)
+    assert (found.name, found.passed, found.seen, found.value) == ("no-compilation", passed, seen, value)
+
+
+def test_what_nobody_monitors_is_said_to_be_so():
+    found = gate(Compilations(), Compilations(), cold=False)
+    assert found.passed and found.seen.startswith("not monitored: ") and found.value is None
+
+
+# From here on with a server: the warm-up, and whole sweeps.
+
+
+@pytest.fixture
+def server(make_manifest):
+    deployment = make_manifest("2xtp1", "collocated").deployment
+    with serving(FakeServer(json.loads(deployment.model_dump_json()))) as server:
+        server.compiled["monitored"] = 2
+        yield server
+
+
+def warmed(server, path, in_flight=3):
+    """The snapshot after a warm-up; 5 prompt tokens had been noted in it before."""
+    Snapshot(counters={}, replicas={}, since=[5]).write(path)
+    load = client.Load(server.url, "m", isl=100, osl=4, in_flight=in_flight, rng=random.Random(1))
+    level_gates.warm_up(server.url, path, load)
+    found = Snapshot.read(path)
+    assert found.since == [5] + [100] * len(server.requests), "the level's gates know of each request"
+    return found
+
+
+@pytest.mark.parametrize(("kernels", "rounds"), [(0, 1), (3, 1), (4, 2), (9, 2), (10, 3)])
+def test_rounds_go_on_until_nothing_more_is_compiled(server, tmp_path, kernels, rounds):
+    """Three requests at once, then rounds of six; so many of them compile a kernel each, the first ones."""
+    server.cold = [f"k{n}" for n in range(kernels)]
+    found = warmed(server, tmp_path / "s")
+    assert len(server.requests) == 3 + 6 * rounds
+    assert sorted(found.compiled.kernels) == sorted(f"k{n}" for n in range(kernels)), "no compilation of the level's"
+
+
+def test_a_kernel_that_is_compiled_again_and_again_ends_the_rounds_all_the_same(server, tmp_path):
+    server.cold = ["k"] * 999
+    warmed(server, tmp_path / "s")
+    assert len(server.requests) == 3 + 6 * MAX_ROUNDS
+
+
+def test_where_nothing_is_monitored_one_round_is_sent(server, tmp_path):
+    server.compiled["monitored"] = 0
+    warmed(server, tmp_path / "s")
+    assert len(server.requests) == 3
+
+
+@pytest.fixture
+def swept(server, tmp_path, level_content):
+    """Run a sweep of one level; returns status, stderr, the level's files and its record."""
+
+    def swept(*options):
+        status, _, err = sweeper(tmp_path, level_content())(*NAMES, "-u", server.url, "-c", "2", "-n", "20", *options)
+        folder = tmp_path / "results" / "tiny_itl100_otl11_mixed_x"
+        files = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
+        (record,) = Manifest.read(folder).levels
+        return status, err, files, record
+
+    return swept
+
+
+def judged(record):
+    return next(gate for gate in record.gates if gate.name == "no-compilation")
+
+
+LEVEL = Level("concurrency", 2.0)
+AGAIN = "run_bm: level conc2: 1 compilations on 2 ranks: late: measuring it again, now that it is warm\n"
+
+
+def test_a_warm_level_is_measured_once(swept, server):
+    status, err, files, record = swept()
+    assert (status, files) == (0, ["conc2.json", FILENAME]), err
+    assert (record.ok, record.attempt, record.seed) == (True, 1, level_seed(0, LEVEL))
+    assert judged(record).seen == "0 compilations on 2 ranks" and server.finished == 20 + 2
+
+
+def test_a_level_that_met_a_compilation_is_measured_again_and_counts(swept, server, tmp_path):
+    server.compiles = [["late"]]
+    status, err, files, record = swept()
+    assert (status, files) == (0, ["conc2.json", FILENAME]) and err.endswith(AGAIN)
+    again = level_seed(0, LEVEL, "again")
+    assert (record.ok, record.attempt, record.seed, record.problems) == (True, 2, again, [])
+    assert again != level_seed(0, LEVEL) and set(server.seeds) >= {again}, "no prompt is sent twice"
+    arguments = json.loads((tmp_path / "results/tiny_itl100_otl11_mixed_x/conc2.json").read_text())["arguments"]
+    assert arguments[arguments.index("--seed") + 1] == str(again) and f"seed={again}" in record.command
+    assert server.finished == 20 + 20 + 2, "replicas are asked after the measurement that counts alone"
+
+
+def test_a_level_that_meets_compilations_twice_does_not_count(swept, server):
+    server.compiles = [["late"], ["later"]]
+    status, err, files, record = swept()
+    assert (status, files) == (1, ["conc2.json.bad", FILENAME]) and AGAIN in err
+    problem = "no-compilation: 1 compilations on 2 ranks: later; expected none while the level runs; "
+    assert f"run_bm: error: level conc2 does not count: {problem}" in err
+    assert (record.ok, record.attempt) == (False, 2) and record.problems[0].startswith(problem)
+
+
+def test_as_published_a_compilation_is_noted_and_the_level_counts(swept, server):
+    server.compiles = [["late"]]
+    status, err, files, record = swept("--as-published")
+    assert (status, files) == (0, ["conc2.json", FILENAME]) and "again" not in err
+    assert (record.ok, record.attempt, record.warmup_seed) == (True, 1, None)
+    assert judged(record).seen == f"1 compilations on 2 ranks: late; {COLD}"
+
+
+def test_a_level_of_engines_that_report_nothing_counts_and_its_gate_says_so(swept, server):
+    server.compiled["monitored"] = 0
+    status, err, files, record = swept()
+    assert status == 0 and record.ok and judged(record).seen.startswith("not monitored")
+
+
+def test_only_a_compilation_has_a_level_measured_again(swept, server):
+    """Debug logging fails it for good, compilation or not."""
+    server.compiles = [["late"]]
+    server.deployment["llm_configs"] = {"collocated": {"runtime_env": {"env_vars": {"UCX_LOG_LEVEL": "debug"}}}}
+    status, err, files, record = swept()
+    assert (status, files, record.attempt) == (1, ["conc2.json.bad", FILENAME], 1)
+    assert len(record.problems) == 2 and server.finished == 20
+
+
+def test_the_exit_code_that_run_bm_waits_for_is_that_of_bench():
+    text = (bench.ROOT / "run_bm.sh").read_text()
+    assert f"((judged == {bench.AGAIN})) || break" in text
