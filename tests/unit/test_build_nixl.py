@@ -296,6 +296,7 @@ def test_a_dry_run_prints_commands_and_writes_nothing(tmp_path):
     assert done.returncode == 0 and not (tmp_path / "prefix").exists()
     for commit in ("4b7a6ca8410f9cea0e15857233ecfeefdd863dde", "8f493f7e285ef84faa70775449adc757c1e63953"):
         assert commit in done.stdout
+    assert "--env UCX_NET_DEVICES=all --json" in done.stdout, "UCX 1.20.0 cannot use TCP over loopback"
     syntax = subprocess.run(["bash", "-n"], input=done.stdout, text=True, capture_output=True)
     assert syntax.returncode == 0, syntax.stderr
 
