@@ -140,6 +140,11 @@ def test_a_cuda_toolkit_that_cannot_be_linked_with_is_reported(tmp_path, tiny):
     done = build(*tiny, "--with-cuda", "auto", "--dry-run", CUDA_HOME=str(toolkit))
     assert done.returncode == 0 and f"--with-cuda={toolkit} " in done.stdout
 
+    (tmp_path / "ucx/external/gpunetio").mkdir(parents=True)  # as git leaves a submodule that it could not fetch
+    done = build(*tiny, "--with-cuda", str(toolkit))
+    assert done.returncode == 0 and "external/gpunetio is not there: building without GDA-KI" in done.stdout
+    assert "--without-gda" in (tmp_path / "prefix/logs/02-ucx-configure.log").read_text()
+
 
 def test_help_names_every_option():
     done = build("--help")
