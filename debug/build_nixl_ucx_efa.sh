@@ -224,11 +224,9 @@ build_ucx() {
   [[ $cuda == no ]] && options+=(--without-cuda) || options+=(--with-cuda="$cuda")
   get_source ucx "$source_ucx" https://github.com/openucx/ucx.git "$ucx_commit"
   [[ $source_ucx && -x $source_ucx/configure ]] || step ucx-autogen env -C "$build/ucx" ./autogen.sh
-  # UCX 1.21's autogen.sh goes on without this submodule, which CUDA needs for transfers over InfiniBand that a GPU starts.
-  if [[ $cuda != no && -d $build/ucx/external/gpunetio && -z $(ls -A "$build/ucx/external/gpunetio") ]]; then
-    say "UCX's submodule external/gpunetio is not there: building without GDA-KI"
-    options+=(--without-gda)
-  fi
+  # With CUDA UCX 1.21 needs this submodule, without which its autogen.sh goes on.
+  [[ $cuda == no || ! -d $build/ucx/external/gpunetio || $(ls -A "$build/ucx/external/gpunetio") ]] ||
+    fail "UCX needs its submodule external/gpunetio for CUDA (git submodule update --init), which is not there"
   local configure=./contrib/configure-release-mt
   [[ -z $source_ucx || -x $source_ucx/contrib/configure-release-mt ]] || configure=./configure
   step ucx-configure env -C "$build/ucx" "$configure" "${options[@]}"
