@@ -242,7 +242,8 @@ build_nixl() {
   # NIXL 1.3.2 demands one version of torch to build an example that is not built here: gigabytes, of CUDA's libraries too.
   local edit='/^requires = /s/"torch[^"]*"\(, *\)\?//' environment=()
   get_source nixl "$source_nixl" https://github.com/ai-dynamo/nixl.git "$nixl_commit"
-  for option in build_tests=false build_examples=false; do # not every version has them
+  # GDS reads files, and wants cuFile beside CUDA. Not every version has all of these.
+  for option in build_tests=false build_examples=false disable_gds_backend=true; do
     grep -qs "option('${option%=*}'" "$build/nixl/meson_options.txt" && options+=("-Csetup-args=-D$option")
   done
   if [[ $cuda != no ]]; then

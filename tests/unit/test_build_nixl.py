@@ -48,6 +48,8 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     if not config_settings: # in the folder that the build of the libraries leaves behind
         return wheel(wheel_directory, "nixl", {"nixl/__init__.py": "", "nixl/_api.py": pathlib.Path("api.py").read_text()})
     assert not os.path.exists(os.environ["CUDA_HOME"]), "--with-cuda no"
+    assert "-Ddisable_gds_backend=true" in config_settings["setup-args"], "this version has it"
+    assert "-Dbuild_tests=false" not in config_settings["setup-args"], "and not this"
     shutil.copytree(".", pathlib.Path(config_settings["build-dir"]) / "src/bindings/python/nixl-meta")
     return wheel(wheel_directory, "nixl_cu12", {".nixl_cu12.mesonpy.libs/plugins/libplugin_UCX.so": "tiny"})
 '''
@@ -268,7 +270,9 @@ def test_the_order_of_a_whole_build_with_tiny_sources_that_are_cloned(data, tmp_
     subprocess.run(f"cd {ucx} && mkdir contrib && mv configure contrib/configure-release-mt && git add -A && "
                    "git -c user.name=t -c user.email=t@t commit -qm moved", shell=True, check=True)  # fmt: skip
     ucx_commit = subprocess.run(["git", "-C", ucx, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    nixl, nixl_commit = repository(tmp_path / "nixl", {"pyproject.toml": PYPROJECT, "backend.py": BACKEND, "api.py": NIXL_API})
+    nixl, nixl_commit = repository(tmp_path / "nixl", {
+        "pyproject.toml": PYPROJECT, "backend.py": BACKEND, "api.py": NIXL_API,
+        "meson_options.txt": "option('disable_gds_backend', type: 'boolean')"})  # fmt: skip
     body = "sys.exit('bytes differ')"
     if data == "right":
         body = "open(sys.argv[-1], 'w').write('{\"argv\": \"%s\"}' % sys.argv[1:])"
