@@ -16,6 +16,7 @@ usage: debug/build_nixl_ucx_efa.sh [options]
   --python PYTHON     the Python that NIXL is for, with torch and numpy (default: python3)
   --ucx-commit SHA    another commit than the stack's; --nixl-commit likewise
   --source-ucx DIR    a local checkout of that commit instead of a clone; --source-nixl likewise
+                      (for a machine that cannot download: run `meson subprojects download` in NIXL's first)
   --unpinned          take the local sources as they are, whatever commit, changes or no git at all
   --ucx-only          UCX alone: tells what transports a build has on this machine
   --force             build although the prefix holds another build (kept until the new one is
@@ -223,6 +224,9 @@ build_ucx() {
   [[ $cuda == no ]] && options+=(--without-cuda) || options+=(--with-cuda="$cuda")
   get_source ucx "$source_ucx" https://github.com/openucx/ucx.git "$ucx_commit"
   [[ $source_ucx && -x $source_ucx/configure ]] || step ucx-autogen env -C "$build/ucx" ./autogen.sh
+  # With CUDA UCX 1.21 needs this submodule, without which its autogen.sh goes on.
+  [[ $cuda == no || ! -d $build/ucx/external/gpunetio || $(ls -A "$build/ucx/external/gpunetio") ]] ||
+    fail "UCX needs its submodule external/gpunetio for CUDA (git submodule update --init), which is not there"
   local configure=./contrib/configure-release-mt
   [[ -z $source_ucx || -x $source_ucx/contrib/configure-release-mt ]] || configure=./configure
   step ucx-configure env -C "$build/ucx" "$configure" "${options[@]}"
@@ -238,7 +242,8 @@ build_nixl() {
   # NIXL 1.3.2 demands one version of torch to build an example that is not built here: gigabytes, of CUDA's libraries too.
   local edit='/^requires = /s/"torch[^"]*"\(, *\)\?//' environment=()
   get_source nixl "$source_nixl" https://github.com/ai-dynamo/nixl.git "$nixl_commit"
-  for option in build_tests=false build_examples=false; do # not every version has them
+  # GDS reads files, and wants cuFile beside CUDA. Not every version has all of these.
+  for option in build_tests=false build_examples=false disable_gds_backend=true; do
     grep -qs "option('${option%=*}'" "$build/nixl/meson_options.txt" && options+=("-Csetup-args=-D$option")
   done
   if [[ $cuda != no ]]; then
@@ -277,11 +282,13 @@ sys.exit(not used or any(not path.startswith(os.path.realpath(sys.argv[1]) + "/"
 
 seen() { [[ $dry_run ]] || sed -n "s/^#* *$1 *//p" "$log" | sort -u | paste -sd' '; } # what the last step said of it
 verify() {
-  local version found
+  local version found devices=()
   local with=("LD_LIBRARY_PATH=$staged/lib:${LD_LIBRARY_PATH:-}" "UCX_MODULE_DIR=$staged/lib/ucx" "PYTHONPATH=$staged/python")
   step verify-ucx-version env "${with[@]}" "$staged/bin/ucx_info" -v
   version=$(seen '\(Library version:\|Version\)') # the latter before UCX 1.14
   [[ $dry_run || -z $ucx_version || $version == "$ucx_version" ]] || fail "UCX says version '$version', not $ucx_version"
+  # This one finds "no route" over loopback, to which the benchmark keeps a transfer within one machine.
+  [[ ${version:-$ucx_version} != 1.20.0 ]] || devices=(--env UCX_NET_DEVICES=all)
   step verify-ucx-transports env "${with[@]}" "$staged/bin/ucx_info" -d
   found=$(seen "Transport:")
   [[ $dry_run || $efa == no || $found == *srd* ]] || ! efa_device || fail "UCX finds no srd, although there is an EFA"
@@ -292,7 +299,7 @@ verify() {
   [[ $dry_run || -z $nixl_version || $version == "$nixl_version" ]] || fail "NIXL says version '$version', not $nixl_version"
   step verify-nixl-loads-this-ucx env "${with[@]}" "$python" -c "$loads" "$staged"
   step verify-transfer env "${with[@]}" "$python" "$here/test_nixl_connector_ray.py" \
-    --local --memory cpu --json "$logs/transfer.json"
+    --local --memory cpu "${devices[@]}" --json "$logs/transfer.json"
   [[ $dry_run ]] || say "NIXL $version; data of a KV transfer verified: $prefix/logs/transfer.json"
 }
 

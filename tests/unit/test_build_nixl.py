@@ -48,6 +48,8 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     if not config_settings: # in the folder that the build of the libraries leaves behind
         return wheel(wheel_directory, "nixl", {"nixl/__init__.py": "", "nixl/_api.py": pathlib.Path("api.py").read_text()})
     assert not os.path.exists(os.environ["CUDA_HOME"]), "--with-cuda no"
+    assert "-Ddisable_gds_backend=true" in config_settings["setup-args"], "this version has it"
+    assert "-Dbuild_tests=false" not in config_settings["setup-args"], "and not this"
     shutil.copytree(".", pathlib.Path(config_settings["build-dir"]) / "src/bindings/python/nixl-meta")
     return wheel(wheel_directory, "nixl_cu12", {".nixl_cu12.mesonpy.libs/plugins/libplugin_UCX.so": "tiny"})
 '''
@@ -139,6 +141,11 @@ def test_a_cuda_toolkit_that_cannot_be_linked_with_is_reported(tmp_path, tiny):
         subprocess.run(["gcc", "-shared", "-x", "c", "/dev/null", "-o", str(toolkit / "lib64" / name)], check=True)
     done = build(*tiny, "--with-cuda", "auto", "--dry-run", CUDA_HOME=str(toolkit))
     assert done.returncode == 0 and f"--with-cuda={toolkit} " in done.stdout
+
+    (tmp_path / "ucx/external/gpunetio").mkdir(parents=True)  # as git leaves a submodule that it could not fetch
+    done = build(*tiny, "--with-cuda", str(toolkit))
+    assert done.returncode == 1 and "needs its submodule external/gpunetio for CUDA" in done.stderr
+    assert build(*tiny).returncode == 0, "without CUDA it is not needed"
 
 
 def test_help_names_every_option():
@@ -263,7 +270,9 @@ def test_the_order_of_a_whole_build_with_tiny_sources_that_are_cloned(data, tmp_
     subprocess.run(f"cd {ucx} && mkdir contrib && mv configure contrib/configure-release-mt && git add -A && "
                    "git -c user.name=t -c user.email=t@t commit -qm moved", shell=True, check=True)  # fmt: skip
     ucx_commit = subprocess.run(["git", "-C", ucx, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    nixl, nixl_commit = repository(tmp_path / "nixl", {"pyproject.toml": PYPROJECT, "backend.py": BACKEND, "api.py": NIXL_API})
+    nixl, nixl_commit = repository(tmp_path / "nixl", {
+        "pyproject.toml": PYPROJECT, "backend.py": BACKEND, "api.py": NIXL_API,
+        "meson_options.txt": "option('disable_gds_backend', type: 'boolean')"})  # fmt: skip
     body = "sys.exit('bytes differ')"
     if data == "right":
         body = "open(sys.argv[-1], 'w').write('{\"argv\": \"%s\"}' % sys.argv[1:])"
@@ -296,6 +305,7 @@ def test_a_dry_run_prints_commands_and_writes_nothing(tmp_path):
     assert done.returncode == 0 and not (tmp_path / "prefix").exists()
     for commit in ("4b7a6ca8410f9cea0e15857233ecfeefdd863dde", "8f493f7e285ef84faa70775449adc757c1e63953"):
         assert commit in done.stdout
+    assert "--env UCX_NET_DEVICES=all --json" in done.stdout, "UCX 1.20.0 cannot use TCP over loopback"
     syntax = subprocess.run(["bash", "-n"], input=done.stdout, text=True, capture_output=True)
     assert syntax.returncode == 0, syntax.stderr
 
