@@ -31,18 +31,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 class Model:
     """The forward pass of a gpt-oss in MXFP4 (https://huggingface.co/openai/gpt-oss-20b), a layer's weights at a time."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, dtype: str = "bfloat16"):
         import torch
         from safetensors import safe_open
 
-        self.torch, self.folder = torch, folder
+        self.torch, self.dtype = torch, getattr(torch, dtype)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.config = json.loads((folder / "config.json").read_text())
         index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
         self.files = {name: safe_open(folder / name, "pt", device=self.device) for name in set(index.values())}
-        self.tensor = lambda name: self.files[index[name]].get_tensor(name)
+        self.index = index
         self.counts: list = []  # by layer: tokens that each expert got
         self.woken: list[int] = []  # by layer: experts that the last tokens of all prompts woke together
+
+    def tensor(self, name: str):
+        """A tensor of the model; MXFP4's bytes as they are, all others in the type that is computed in."""
+        found = self.files[self.index[name]].get_tensor(name)
+        return found if found.dtype == self.torch.uint8 else found.to(self.dtype)
 
     def logits(self, ids):
         """Logits after the last of each row of token ids: [prompts, vocabulary], float32."""
@@ -109,11 +114,11 @@ class Model:
         return found.view_as(x)
 
     def _weights(self, blocks, scales):
-        """bfloat16 matrix of one expert: two 4-bit floats to a byte, the low half first, with a power of two for each block."""
+        """Matrix of one expert: two 4-bit floats to a byte, the low half first, with a power of two for each block."""
         torch = self.torch
-        table = torch.tensor([*E2M1, *(-v for v in E2M1)], device=blocks.device, dtype=torch.bfloat16)
+        table = torch.tensor([*E2M1, *(-v for v in E2M1)], device=blocks.device, dtype=self.dtype)
         values = torch.stack([table[(blocks & 15).int()], table[(blocks >> 4).int()]], -1).flatten(-2)
-        return torch.ldexp(values, (scales.int() - 127)[..., None]).to(torch.bfloat16).flatten(-2)
+        return torch.ldexp(values, (scales.int() - 127)[..., None]).to(self.dtype).flatten(-2)
 
 
 def balance(counts: list[list[int]], woken: list[int], prompts: int, top: int) -> dict:
@@ -137,6 +142,9 @@ def main() -> int:
     ids = torch.tensor([rng.choices(words, k=args.tokens) for _ in range(args.prompts)], device=model.device)
     said, margins = [], []
     with torch.no_grad():
+        exact = Model(args.folder, "float32").logits(ids)
+        pair = exact.topk(2).indices
+        apart, rounded = (logits.gather(1, pair).diff()[:, 0] for logits in (exact, model.logits(ids)))
         for step in range(args.new):
             best = model.logits(ids).topk(2)
             if not step:
@@ -151,6 +159,8 @@ def main() -> int:
         "distinct_continuations": len(set(rows)),
         "repeats_of_the_token_before": sum(a == b for row in rows for a, b in zip(row, row[1:])),
         "margin_median_nats": sorted(m for step in margins for m in step)[args.prompts * args.new // 2],
+        "rounding_shifts_the_margin_by_nats": {"median": (apart - rounded).abs().median().item(),
+                                               "worst": (apart - rounded).abs().max().item()},
     }  # fmt: skip
     print(json.dumps(found, indent=2))
     if args.json:

@@ -5,6 +5,7 @@ A level counts only if all pass. Counters are vLLM's own, over all replicas of a
 
 import asyncio
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ MAX_CLIENT_SHARE = 0.9
 LEVEL_PROMPTS = 4
 READY_TIMEOUT_S = 120
 MAX_ROUNDS = 4  # of warm-up, while kernels are still compiled
+# vLLM 0.29's default kernels for MXFP4 experts on Hopper (OpenAI's triton_kernels) take the number of a step's tokens, rounded
+# up to 32, as a constant: they are compiled for each, of which a level meets others than its warm-up. vLLM's default for the
+# largest step on such GPUs is 8192.
+STEP_UNIT, STEP_TOKENS = 32, 8192
+STEPS_AT_ONCE = 16
 
 
 class Snapshot(Strict):
@@ -98,7 +104,7 @@ async def _compiled(base_url: str) -> compilations.Compilations:
         return compilations.Compilations.model_validate(await get(opened, "/pdbench/compilations"))
 
 
-def warm_up(base_url: str, path: Path, load: client.Load) -> None:
+def warm_up(base_url: str, path: Path, load: client.Load, deployment: Deployment) -> None:
     """Send prompts of the level's shape until the engines compile nothing more, and note in `path` what was sent.
 
     Args:
@@ -106,22 +112,38 @@ def warm_up(base_url: str, path: Path, load: client.Load) -> None:
         load: as many requests in flight as the level has, with prompts of their own.
     """
 
-    async def send() -> tuple[int, compilations.Compilations]:
-        sent, seen = await client.warm_up(load), await _compiled(base_url)
+    async def send() -> tuple[list[int], compilations.Compilations]:
+        sent = [load.isl] * await client.warm_up(load)
+        seen = await _compiled(base_url)
         if not seen.monitored:
             return sent, seen
         for _ in range(MAX_ROUNDS):
             before = seen
             # One request after the other ends and the next one comes, as in the level: prefills of all sizes among decodes.
-            sent += await client.warm_up(load, staggered=True)
+            sent += [load.isl] * await client.warm_up(load, staggered=True)
             seen = await _compiled(base_url)
             if len(seen.kernels) == len(before.kernels):
                 break
+            sent += await _fill_steps(base_url, deployment)
+            seen = await _compiled(base_url)
         return sent, seen
 
     sent, seen = asyncio.run(send())
     before = Snapshot.read(path)
-    before.model_copy(update={"since": before.since + [load.isl] * sent, "compiled": seen}).write(path)
+    before.model_copy(update={"since": before.since + sent, "compiled": seen}).write(path)
+
+
+async def _fill_steps(base_url: str, deployment: Deployment) -> list[int]:
+    """Have every replica that computes prompts meet every step size once; returns prompt tokens of what answers count."""
+    role = "collocated" if "collocated" in deployment.llm_configs else "prefill"
+    engine = deployment.llm_configs[role]["engine_kwargs"]
+    most = min(engine.get("max_num_batched_tokens", STEP_TOKENS), engine["max_model_len"] - 1)
+    lengths, sent = range(STEP_UNIT, most + 1, STEP_UNIT), []
+    async with session(base_url, total_s=READY_TIMEOUT_S) as opened:
+        for first in range(0, len(lengths), STEPS_AT_ONCE):
+            sent += await post(opened, "/pdbench/steps", list(lengths[first : first + STEPS_AT_ONCE]))
+            print(f"run_bm: steps of up to {lengths[first]} of {most} tokens are warm", file=sys.stderr, flush=True)
+    return sent if role == "collocated" else []
 
 
 def judge(before: Snapshot, after: Snapshot, deployment: Deployment, asked: Asked, carried: list[str] | None) -> list[Gate]:

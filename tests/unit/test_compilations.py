@@ -12,7 +12,7 @@ from sweeping import NAMES, FakeServer, serving, sweeper
 from pdbench import bench, client, level_gates
 from pdbench.compilations import COLD, LINES, Compilations, gate, read_compilations
 from pdbench.level_gates import MAX_ROUNDS, Snapshot
-from pdbench.manifest import FILENAME, Manifest
+from pdbench.manifest import FILENAME, Deployment, Manifest
 from pdbench.workload import Level, level_seed
 
 # vLLM's monitor needs no GPU to say its lines, and reports each compilation only if it is told to be verbose.
@@ -63,7 +63,8 @@ def test_what_nobody_monitors_is_said_to_be_so():
 
 @pytest.fixture
 def server(make_manifest):
-    deployment = make_manifest("2xtp1", "collocated").deployment
+    engine = {"engine_kwargs": {"max_model_len": 200, "max_num_batched_tokens": 100}}
+    deployment = make_manifest("2xtp1", "collocated", llm_configs={"collocated": engine}).deployment
     with serving(FakeServer(json.loads(deployment.model_dump_json()))) as server:
         server.compiled["monitored"] = 2
         yield server
@@ -73,9 +74,10 @@ def warmed(server, path, in_flight=3):
     """The snapshot after a warm-up; 5 prompt tokens had been noted in it before."""
     Snapshot(counters={}, replicas={}, since=[5]).write(path)
     load = client.Load(server.url, "m", isl=100, osl=4, in_flight=in_flight, rng=random.Random(1))
-    level_gates.warm_up(server.url, path, load)
+    level_gates.warm_up(server.url, path, load, Deployment.model_validate(server.deployment))
     found = Snapshot.read(path)
-    assert found.since == [5] + [100] * len(server.requests), "the level's gates know of each request"
+    sent = [5] + [100] * len(server.requests) + 2 * server.steps
+    assert sorted(found.since) == sorted(sent), "the level's gates know of each request"
     return found
 
 
@@ -86,6 +88,7 @@ def test_rounds_go_on_until_nothing_more_is_compiled(server, tmp_path, kernels, 
     found = warmed(server, tmp_path / "s")
     assert len(server.requests) == 3 + 6 * rounds
     assert sorted(found.compiled.kernels) == sorted(f"k{n}" for n in range(kernels)), "no compilation of the level's"
+    assert server.steps == ([32, 64, 96] if kernels > 3 else []), "where a round compiles, every step size is met, once"
 
 
 def test_a_kernel_that_is_compiled_again_and_again_ends_the_rounds_all_the_same(server, tmp_path):

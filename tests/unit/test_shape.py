@@ -135,9 +135,10 @@ def test_experts_have_the_shares_that_they_should(tensors):
 @pytest.mark.parametrize(
     ("name", "std"),
     [
-        ("model.embed_tokens.weight", 1), ("lm_head.weight", 64**-0.5), ("self_attn.q_proj.weight", 4 * 64**-0.5),
-        ("self_attn.k_proj.weight", 64**-0.5), ("self_attn.v_proj.weight", 64**-0.5), ("self_attn.o_proj.weight", 128**-0.5),
-        ("mlp.router.weight", 4 * 64**-0.5),
+        ("model.embed_tokens.weight", 1), ("lm_head.weight", 64**-0.5), ("self_attn.q_proj.weight", 0.3 * 64**-0.5),
+        ("self_attn.k_proj.weight", 0.3 * 64**-0.5), ("self_attn.v_proj.weight", 64**-0.5),
+        ("self_attn.o_proj.weight", 0.5 * 128**-0.5), ("mlp.router.weight", 4 * 64**-0.5),
+        ("self_attn.q_proj.bias", 2.2), ("self_attn.k_proj.bias", 2.2), ("self_attn.v_proj.bias", 0.02),
     ],
 )  # fmt: skip
 def test_every_other_matrix_has_its_share_too(tensors, name, std):
@@ -172,6 +173,26 @@ def test_the_benchmark_of_routing_says_what_transformers_says(built, dequantized
     assert len(model.counts) == len(model.woken) == SMALL.layers
     assert [sum(layer) for layer in model.counts] == [6 * 24 * 2] * SMALL.layers
     assert len(theirs.argmax(1).unique()) == 6, "different prompts go on differently"
+
+
+def test_rounding_decides_little_as_deep_as_the_hubs_models_are(tmp_path):
+    """What the gate of PD's tokens rests on: a prompt decides what comes next, and no other way to add does."""
+    import torch
+
+    spec = SMALL.model_copy(update={"layers": 24, "experts": 8, "hidden": 256, "intermediate": 256, "head_dim": 64,
+                                    "vocabulary": 16384})  # fmt: skip
+    ensure_model(tmp_path / "deep", spec)
+    ids = torch.randint(300, 10_000, (12, 40), generator=torch.Generator().manual_seed(0))
+    other = ids.clone()
+    other[:, 12:28] = ids[:, 12:28].roll(1, dims=0)  # a block of the KV cache, of another prompt
+    exact, rounded = routing.Model(tmp_path / "deep", "float32"), routing.Model(tmp_path / "deep")
+    with torch.no_grad():
+        logits, ours, theirs = exact.logits(ids), rounded.logits(ids), exact.logits(other)
+    pair = logits.topk(2).indices
+    apart, rounded_apart, others_apart = (some.gather(1, pair).diff()[:, 0] for some in (logits, ours, theirs))
+    assert (apart - rounded_apart).abs().median() < 0.05 < 0.15 < (apart - others_apart).abs().median()
+    assert (logits.argmax(1) != theirs.argmax(1)).sum() >= 6, "another block says something else"
+    assert len(logits.argmax(1).unique()) == 12
 
 
 @pytest.fixture(scope="module")
