@@ -5,11 +5,10 @@ import os
 import re
 import signal
 import subprocess
-import time
 
 import psutil
 import pytest
-from commands import BIN, ROOT, URL, bench, deployment, environment, launch, level, module, run
+from commands import BIN, ROOT, URL, bench, deployment, environment, launch, level, module, run, wait_for
 
 from pdbench import level_gates
 from pdbench.manifest import Deployment, Manifest
@@ -205,13 +204,6 @@ def test_the_killed_experiment_goes_on_where_it_ended(running, experiment):
     assert set(times) == {"loading", "launching", "measuring", "waiting", "stopping"}
     assert all(seconds > 0 for seconds in times.values())
     assert launch("--status", check=False).returncode == 3, "what it launched is stopped"
-
-
-def wait_for(condition, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.2)
 
 
 def client_log(folder) -> str:

@@ -3,17 +3,29 @@
 import os
 import signal
 import subprocess
-import time
 
 import psutil
-from commands import BIN, ROOT, STACK, bench, deployment, environment, launch, level, module
+from commands import (
+    BIN,
+    ROOT,
+    STACK,
+    bench,
+    counted,
+    deployment,
+    environment,
+    fill_steps,
+    launch,
+    level,
+    module,
+    wait_for,
+)
 
 from pdbench.local_cluster import marked, state
 from pdbench.manifest import Manifest
 
 FOLDER = "gpt-oss-tiny_itl300_otl16_mixed_{}"
 WORKLOAD = ("--itl", "300", "--otl", "16", "-c", "2,1")
-AROUND = {"same-replicas", "requests", "prefix-cache", "no-debug-logging", "client", "readiness"}
+AROUND = {"same-replicas", "requests", "prefix-cache", "no-debug-logging", "no-compilation", "client", "readiness"}
 
 
 def servers() -> list[str]:
@@ -55,6 +67,9 @@ def test_one_replica(deployed, shared, tmp_path):
     assert listening == {"127.0.0.1", "127.0.0.3"}, "loopback only"
     assert "ok   token-equality: 36 of 36" in hold_against(shared / "tokens.json")
     assert "gpt-oss-tiny:" in bench(ROOT, "--smoke").stdout
+    before = counted("prompt_tokens")
+    assert (fill_steps(32, 64), fill_steps(64)) == ([32, 64], [])
+    wait_for(lambda: counted("prompt_tokens")["collocated"] - before["collocated"] == 32 + 64)
 
     bench(tmp_path, "-e", "bare", *WORKLOAD)
     folder = tmp_path / FOLDER.format("bare")
@@ -117,10 +132,3 @@ def test_interrupted_launch_leaves_nothing(local_cluster):
     os.killpg(started.pid, signal.SIGINT)
     assert started.wait(180) == 130, started.stderr.read()
     assert servers() == []
-
-
-def wait_for(condition, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.2)
