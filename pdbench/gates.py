@@ -78,6 +78,13 @@ async def greedy_choices(base_url: str, model: str, prompts: list[list[int]], le
     return found
 
 
+async def _choices_at_once(base_url: str, model: str, prompts: list[list[int]], lengths: list[int]) -> list[dict]:
+    """As `greedy_choices`, all in one batch."""
+    async with session(base_url, total_s=3600) as opened:
+        asked = (_greedy(opened, model, prompt, length) for prompt, length in zip(prompts, lengths, strict=True))
+        return await asyncio.gather(*asked)
+
+
 async def _greedy(opened, model: str, prompt: list[int], length: int = NEW_TOKENS) -> dict:
     body = {
         "model": model, "prompt": prompt, "max_tokens": length, "temperature": 0, "ignore_eos": True,
@@ -247,6 +254,11 @@ async def save(base_url: str, path: Path, seed: int) -> None:
     prompts, tokens = await decided_prompts(url, deployment.model_id, seed, longest, _progress)
     if not varied(tokens):
         raise ServerError("the model's greedy continuations do not depend on the prompt: comparing them proves nothing")
+    # Another batch rounds differently; what PD is to repeat must not follow from that.
+    again = agree(tokens, await _choices_at_once(url, deployment.model_id, prompts, list(map(len, tokens))))
+    if not again.passed:
+        raise ServerError(f"rounding decides the model's greedy tokens: asked for all at once, {again.seen}; expected "
+                          f"{again.expected}: comparing them proves nothing")  # fmt: skip
     saved = Tokens(model=deployment.model_id, checksum=deployment.model_checksum, prompts=prompts, tokens=tokens)
     write_atomically(path, saved.model_dump_json())
     print(f"saved the greedy tokens of {len(prompts)} prompts of layout {deployment.layout} to {path}")

@@ -68,7 +68,7 @@ class ShapeSpec(Strict):
 
     @property
     def bytes(self) -> int:
-        """Of the weights, biases and norms left out."""
+        """Of the matrices; biases, norms, routers and sinks are left out."""
         attention = 2 * 2 * (self.heads + self.kv_heads) * self.head_dim * self.hidden
         experts = 3 * self.experts * self.intermediate * self.hidden * (BLOCK // 2 + 1) // BLOCK
         return 2 * 2 * self.vocabulary * self.hidden + self.layers * (attention + experts)
@@ -80,17 +80,18 @@ class ShapeSpec(Strict):
         (folder / "config.json").write_text(json.dumps(_config(self, tokenizer), indent=2))
         parts = [("vocabulary", name) for name in ("model.embed_tokens.weight", "lm_head.weight")]
         parts += [("layer", n) for n in range(self.layers)]
-        index: dict[str, str] = {}
+        index, total = {}, 0
         # Processes of their own: this one may be connected to Ray, whose threads no fork takes along.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(len(os.sched_getaffinity(0)), len(parts)), mp_context=context) as pool:
             pending = [pool.submit(_write_part, self, folder, *part) for part in parts]
             for done, future in enumerate(as_completed(pending), start=1):
-                name, keys = future.result()
-                index |= dict.fromkeys(keys, name)
+                name, sizes = future.result()
+                index |= dict.fromkeys(sizes, name)
+                total += sum(sizes.values())
                 print(f"model: {done} of {len(parts)} files in {folder}", end="\r" if sys.stderr.isatty() else "\n",
                       file=sys.stderr, flush=True)  # fmt: skip
-        content = {"metadata": {"total_size": self.bytes}, "weight_map": dict(sorted(index.items()))}
+        content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(index.items()))}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2))
 
 
@@ -121,8 +122,8 @@ def _config(spec: ShapeSpec, tokenizer) -> dict:
     }  # fmt: skip
 
 
-def _write_part(spec: ShapeSpec, folder: Path, kind: str, which) -> tuple[str, list[str]]:
-    """Write one file; returns its name and the tensors in it."""
+def _write_part(spec: ShapeSpec, folder: Path, kind: str, which) -> tuple[str, dict[str, int]]:
+    """Write one file; returns its name and the bytes of each tensor in it."""
     import torch
     from safetensors.torch import save_file
 
@@ -132,7 +133,7 @@ def _write_part(spec: ShapeSpec, folder: Path, kind: str, which) -> tuple[str, l
     else:
         name, tensors = f"{which}.safetensors", _vocabulary(spec, which)
     save_file(tensors, folder / name, metadata={"format": "pt"})
-    return name, list(tensors)
+    return name, {key: tensor.nbytes for key, tensor in tensors.items()}
 
 
 class _Random:

@@ -15,7 +15,7 @@ INSTALLER = Path("/opt/amazon/efa_installed_packages")
 def gpus() -> dict:
     on_bus = sum(vendor == NVIDIA and kind.startswith("0x03") for vendor, _, kind in _pci())
     try:
-        run = _nvidia_smi("gpu", "name,memory.used,memory.total")
+        run, holders = _nvidia_smi("gpu", "name,memory.used,memory.total"), _nvidia_smi("compute-apps", "pid")
     except FileNotFoundError:
         return {"on_bus": on_bus, "error": "there is no nvidia-smi" if on_bus else None}
     except subprocess.TimeoutExpired:
@@ -27,8 +27,8 @@ def gpus() -> dict:
         return {"on_bus": on_bus, "error": run.stdout.strip().split("\n")[0] or "nvidia-smi lists no GPU"}
     names, *memory = zip(*rows)
     used, total = ([int(text) if text.isdigit() else 0 for text in column] for column in memory)
-    holders = sorted(set(_nvidia_smi("compute-apps", "pid").stdout.split()))
-    return {"names": list(names), "used": used, "total": total, "holders": holders, "on_bus": on_bus}
+    pids = sorted(set(holders.stdout.split()))
+    return {"names": list(names), "used": used, "total": total, "holders": pids, "on_bus": on_bus}
 
 
 def _nvidia_smi(what: str, fields: str) -> subprocess.CompletedProcess:

@@ -242,7 +242,7 @@ def test_an_equal_pd_arm_passes_every_gate(server, saved):
     assert found["kv-transfer"].seen.startswith("21 transfers, ")
     assert found["kv-transfer"].expected == "at least 21 transfers, none failed or expired"
     assert found["transport"].seen == "tcp/lo"
-    assert len(set(server.salts)) == len(server.salts) == 42, "no earlier request's prefix cache may answer"
+    assert len(set(server.salts)) == len(server.salts) == 3 * 21, "no earlier request's prefix cache may answer"
 
 
 def test_a_collocated_arm_is_only_compared(server, saved):
@@ -316,6 +316,13 @@ def test_another_model_is_not_compared(server, saved):
 def test_a_model_that_says_the_same_to_all_proves_nothing(server, tmp_path):
     server.constant = True
     with pytest.raises(ServerError, match="do not depend on the prompt"):
+        asyncio.run(gates.save(server.url, tmp_path / "tokens.json", seed=0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_whose_tokens_change_with_the_batch_proves_nothing(server, tmp_path):
+    server.corrupts = lambda prompt: len(server.salts) > 7 * 3  # those of the second time, all at once
+    with pytest.raises(ServerError, match=r"rounding decides .*, 0\.0% of 168 leading tokens agree; at 21 partings"):
         asyncio.run(gates.save(server.url, tmp_path / "tokens.json", seed=0))
     assert list(tmp_path.iterdir()) == []
 
