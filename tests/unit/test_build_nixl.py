@@ -310,7 +310,7 @@ def test_a_dry_run_prints_commands_and_writes_nothing(tmp_path):
     assert syntax.returncode == 0, syntax.stderr
 
 
-SHELL_SCRIPTS = [*ROOT.glob("*.sh"), *ROOT.glob("debug/*.sh"), *ROOT.glob("bm_results/*.sh"), ROOT / ".ci/run"]
+SHELL_SCRIPTS = [*ROOT.glob("*.sh"), *ROOT.glob("debug/*.sh"), *ROOT.glob("packaging/*.sh"), *ROOT.glob("bm_results/*.sh"), ROOT / ".ci/run"]
 
 
 @pytest.mark.parametrize("path", SHELL_SCRIPTS, ids=lambda path: path.name)
