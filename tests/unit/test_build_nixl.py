@@ -310,7 +310,8 @@ def test_a_dry_run_prints_commands_and_writes_nothing(tmp_path):
     assert syntax.returncode == 0, syntax.stderr
 
 
-SHELL_SCRIPTS = [*ROOT.glob("*.sh"), *ROOT.glob("debug/*.sh"), *ROOT.glob("packaging/*.sh"), *ROOT.glob("bm_results/*.sh"), ROOT / ".ci/run"]
+SHELL_SCRIPTS = [path for folder in (".", "debug", "packaging", "bm_results") for path in ROOT.glob(f"{folder}/*.sh")]
+SHELL_SCRIPTS.append(ROOT / ".ci/run")
 
 
 @pytest.mark.parametrize("path", SHELL_SCRIPTS, ids=lambda path: path.name)
