@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Pack the pinned GPU stack for a machine that reaches no package index: wheels, this checkout and a script that installs them.
 
-    python packaging/offline.py OUT                              for an empty machine: about 4 GB
-    python packaging/offline.py OUT --beside freeze.txt          for an image with PyTorch for the same CUDA: about 1.5 GB
+    python packaging/offline.py OUT                              for an empty machine: 4.3 GB
+    python packaging/offline.py OUT --beside freeze.txt          for an image with PyTorch for the same CUDA: 2.4 GB
     there:  bash OUT/install.sh [--python python3] VENV
 
 `freeze.txt` is what `python3 -m pip list --format=freeze` prints there. What the image has in the pinned version is left out,

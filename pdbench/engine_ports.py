@@ -20,6 +20,7 @@ class Engine(Strict):
     name: str
     node: str
     ports: list[int]
+    is_rank: bool = False
     side_channel: int | None = None
 
 
@@ -46,7 +47,7 @@ def listening(replicas: list[dict]) -> list[dict]:
     for rank in (child for raylet in raylets for child in raylet.children()):
         with contextlib.suppress(psutil.Error):
             if rank.cmdline()[0].startswith(RAY_RANKS):
-                found.append(engine(f"rank {rank.pid}", [rank.pid]))
+                found.append(engine(f"rank {rank.pid}", [rank.pid], is_rank=True))
     return found
 
 
@@ -71,7 +72,8 @@ def ports_gate(engines: list[Engine]) -> Gate:
             channels.setdefault((engine.node, engine.side_channel), []).append(engine.name)
     shared = {port: names for found in (listeners, channels) for (_, port), names in sorted(found.items()) if len(names) > 1}
     low = sum(port < PRIVILEGED for _, port in listeners)
-    seen = f"{len(listeners)} ports of {len(engines)} engines, {low} below {PRIVILEGED}"
+    count = sum(not engine.is_rank for engine in engines)
+    seen = f"{len(listeners)} ports of {count} engines, {low} below {PRIVILEGED}"
     if channels:
         seen += f"; side channels {', '.join(str(port) for port in sorted(port for _, port in channels))}"
     faults = "; ".join(f"{' and '.join(names)} share port {port}" for port, names in shared.items())
