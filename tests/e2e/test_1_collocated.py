@@ -140,7 +140,7 @@ def test_prompts_that_were_seen_before_fail_their_level(running, tmp_path):
     gates = {gate.name: gate for gate in second.gates}
     assert first.ok and first.seed == second.seed == 0 and first.warmup_seed is None
     assert 0.3 < gates.pop("prefix-cache").value < 0.6, "5 of the 10 prompts are conc1's"
-    assert set(gates) == {"same-replicas", "requests", "no-debug-logging", "client", "serving-path"}
+    assert set(gates) == {"same-replicas", "requests", "no-debug-logging", "no-compilation", "client", "serving-path"}
     assert all(gate.passed for gate in gates.values())
 
 
