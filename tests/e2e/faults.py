@@ -11,7 +11,8 @@ from commands import ROOT, STACK, environment, launch
 LAUNCHER = """
 import sys
 import launch_gptoss
-from pdbench import serving, tiny
+from pdbench import serving
+from pdbench.model_folder import ensure_model
 from pathlib import Path
 
 weights = Path(sys.argv.pop(1))
@@ -19,7 +20,7 @@ make_plan = serving.make_plan
 
 def other_prefill_weights(model, *args):
     plan = make_plan(model, *args)
-    tiny.ensure_tiny_model(weights, model.tiny.model_copy(update={"seed": 1}))
+    ensure_model(weights, model.tiny.model_copy(update={"seed": 1}))
     configs = plan.llm_configs
     configs["prefill"]["model_loading_config"] = {**configs["prefill"]["model_loading_config"], "model_source": str(weights)}
     for config in configs.values():
