@@ -36,7 +36,7 @@ def test_nodes_of_another_kind_hold_no_engine():
 def test_without_a_node_of_the_kind_what_there_is_is_told(nodes, words):
     with pytest.raises(PlacementError) as caught:
         of_kind(nodes, "H100")
-    assert str(caught.value) == f"no node has an H100, which the hardware file names; {words}: choose another --hardware"
+    assert str(caught.value) == f"no node has the hardware file's H100; {words}: choose another --hardware"
 
 
 pools = st.builds(Pool, st.integers(1, 4), st.integers(1, 4))
@@ -70,7 +70,7 @@ def test_engines_go_to_the_node_of_the_kind_that_the_hardware_file_names(what):
         (["--layout", "p1xtp1-d1xtp1", "--pd-spread"], ONE_OF_EACH, "p1xtp1-d1xtp1 spread needs 1 GPUs on one node and 1 on "
          "another; there are 10.0.0.2: 8, 10.0.0.1: 0 (A100), 10.0.0.3: 0"),
         (["--layout", "9xtp1"], ONE_OF_EACH, "9xtp1 needs 9 GPUs in groups of 1 on a node; there are 10.0.0.2: 8, "),
-        (["--layout", "1xtp1"], ONE_OF_EACH[:1], "no node has an H100, which the hardware file names; there are "
+        (["--layout", "1xtp1"], ONE_OF_EACH[:1], "no node has the hardware file's H100; there are "
          "10.0.0.1: 8 A100: choose another --hardware"),
     ],
 )  # fmt: skip
