@@ -13,7 +13,7 @@ import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -50,6 +50,7 @@ class ShapeSpec(Strict):
     vocabulary: int = Field(default=201088, ge=4096)
     sliding_window: int = Field(default=128, ge=16)
     max_position: int = Field(default=131072, ge=4096)
+    drawing: Literal[2] = Field(default=2, description="rises with the way weights are drawn: older folders are made anew")
     seed: int = 0
 
     @model_validator(mode="after")
