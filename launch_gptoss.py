@@ -185,7 +185,8 @@ def connect(args: argparse.Namespace, plan: Plan):
     try:
         return cluster.connect(args.address, env)
     except ConnectionError as error:
-        raise ConnectionError(f"{error}; to start one on this machine: python -m pdbench.local_cluster start") from None
+        gpus = f" --workers 0 --gpus {plan.gpus_per_node}" if plan.accelerator != "CPU" else ""
+        raise ConnectionError(f"{error}; to start one on this machine: python -m pdbench.local_cluster start{gpus}") from None
 
 
 def launch(args: argparse.Namespace) -> None:
@@ -195,6 +196,7 @@ def launch(args: argparse.Namespace) -> None:
     deadline = time.monotonic() + args.timeout
     plan, _ = resolve(args, cluster.planned_nodes)  # mistakes that need no cluster to be seen
     ray = connect(args, plan)
+    deployment.refuse_a_second()  # before its GPUs and ports are found busy
     if fewer := deployment.fewer_connections(ray, plan.path, dict(args.serve_env)):
         args.serve_env.append(fewer)
         ray.shutdown()  # the environment of what a driver starts is settled when it connects

@@ -34,6 +34,8 @@ class Model:
     def __init__(self, folder: Path, dtype: str = "bfloat16"):
         import torch
         from safetensors import safe_open
+        from transformers import AutoConfig
+        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
         self.torch, self.dtype = torch, getattr(torch, dtype)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -41,6 +43,8 @@ class Model:
         index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
         self.files = {name: safe_open(folder / name, "pt", device=self.device) for name in set(index.values())}
         self.index = index
+        # YaRN's frequencies, and its factor, which sharpens attention.
+        self.frequencies, self.factor = ROPE_INIT_FUNCTIONS["yarn"](AutoConfig.from_pretrained(folder), self.device)
         self.counts: list = []  # by layer: tokens that each expert got
         self.woken: list[int] = []  # by layer: experts that the last tokens of all prompts woke together
 
@@ -86,13 +90,12 @@ class Model:
         return mixed @ get("self_attn.o_proj.weight").T + get("self_attn.o_proj.bias")
 
     def _rotate(self, x):
-        """Rotary positions; YaRN's stretching is left out: it changes none of what is asked here."""
-        torch, half = self.torch, x.shape[-1] // 2
-        angles = torch.arange(x.shape[2], device=x.device)[:, None] * self.config["rope_theta"] ** (
-            -torch.arange(half, device=x.device) / half)  # fmt: skip
-        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        """Rotary positions, stretched by YaRN."""
+        half = x.shape[-1] // 2
+        angles = self.torch.arange(x.shape[2], device=x.device)[:, None] * self.frequencies
+        cos, sin = ((of * self.factor).to(x.dtype) for of in (angles.cos(), angles.sin()))
         a, b = x[..., :half], x[..., half:]
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+        return self.torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
     def _experts(self, get, x):
         torch, c = self.torch, self.config
@@ -133,34 +136,44 @@ def balance(counts: list[list[int]], woken: list[int], prompts: int, top: int) -
     }  # fmt: skip
 
 
+def greedy(model: Model, ids, new: int) -> tuple[list[list[int]], list[float], object]:
+    """Tokens that follow each row of ids, the distance of the two best at each, in nats, and the first step's logits."""
+    torch, said, margins, first = model.torch, [], [], None
+    for step in range(new):
+        logits = model.logits(ids)
+        first = logits if first is None else first
+        best = logits.topk(2)
+        said.append(best.indices[:, 0].tolist())
+        margins += (best.values[:, 0] - best.values[:, 1]).tolist()
+        ids = torch.cat([ids, best.indices[:, :1]], 1)
+        print(f"greedy tokens: {step + 1} of {new}", file=sys.stderr, flush=True)
+    return [list(row) for row in zip(*said)], margins, first
+
+
+def rounding(exact, rounded) -> dict:
+    """How far rounding moves the distance of the two best tokens, in nats."""
+    pair = exact.topk(2).indices
+    apart, rounded_apart = (logits.gather(1, pair).diff()[:, 0] for logits in (exact, rounded))
+    moved = (apart - rounded_apart).abs()
+    return {"median": moved.median().item(), "worst": moved.max().item()}
+
+
 def main() -> int:
     args = parse_args()
-    model = Model(args.folder)
-    torch = model.torch
-    rng = random.Random(0)
-    words = range(300, model.config["vocab_size"] - 2000)
-    ids = torch.tensor([rng.choices(words, k=args.tokens) for _ in range(args.prompts)], device=model.device)
-    said, margins = [], []
+    exact = Model(args.folder, "float32")
+    torch, rng = exact.torch, random.Random(0)
+    words = range(300, exact.config["vocab_size"] - 2000)
+    ids = torch.tensor([rng.choices(words, k=args.tokens) for _ in range(args.prompts)], device=exact.device)
     with torch.no_grad():
-        exact = Model(args.folder, "float32").logits(ids)
-        pair = exact.topk(2).indices
-        apart, rounded = (logits.gather(1, pair).diff()[:, 0] for logits in (exact, model.logits(ids)))
-        for step in range(args.new):
-            best = model.logits(ids).topk(2)
-            if not step:
-                found = balance(model.counts, model.woken, args.prompts, model.config["num_experts_per_tok"])
-            said.append(best.indices[:, 0].tolist())
-            margins.append((best.values[:, 0] - best.values[:, 1]).tolist())
-            ids = torch.cat([ids, best.indices[:, :1]], 1)
-            print(f"greedy tokens: {step + 1} of {args.new}", file=sys.stderr, flush=True)
-    rows = list(zip(*said))
+        logits = exact.logits(ids)
+        rows, margins, rounded = greedy(Model(args.folder), ids, args.new)
+    found = balance(exact.counts, exact.woken, args.prompts, exact.config["num_experts_per_tok"])
     found["greedy"] = {
         "prompts": args.prompts, "tokens": args.prompts * args.new, "distinct_tokens": len({t for row in rows for t in row}),
-        "distinct_continuations": len(set(rows)),
+        "distinct_continuations": len({tuple(row) for row in rows}),
         "repeats_of_the_token_before": sum(a == b for row in rows for a, b in zip(row, row[1:])),
-        "margin_median_nats": sorted(m for step in margins for m in step)[args.prompts * args.new // 2],
-        "rounding_shifts_the_margin_by_nats": {"median": (apart - rounded).abs().median().item(),
-                                               "worst": (apart - rounded).abs().max().item()},
+        "margin_median_nats": sorted(margins)[len(margins) // 2],
+        "rounding_shifts_the_margin_by_nats": rounding(logits, rounded),
     }  # fmt: skip
     print(json.dumps(found, indent=2))
     if args.json:

@@ -42,7 +42,7 @@ image=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])'
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 echo "$image" >"$site/image.pth" # what the image has comes after ours
 "$venv/bin/python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --ignore-installed "$wheels"/*.whl
-# Every process of every engine would compile them again: a first launch takes a minute more without this.
+# Else every process of every engine compiles what it imports.
 echo "install: compiling to bytecode"
 "$venv/bin/python" -m compileall -q -j 0 "$site" >/dev/null 2>&1 || true
 # CUDA's libraries of the image are found by their place, ours first.

@@ -160,7 +160,9 @@ def write_all(root: Path, pythons: list[str]) -> int:
     """Write every constraint file, all or none."""
     texts = {name: lock(root, name, files, pythons) for name, files in find_stacks(root).items()}
     for name, text in texts.items():
-        (root / name).write_text(text)
+        part = root / f".{name}.part"
+        part.write_text(text)
+        part.replace(root / name)
         print(f"lock: {name}: {len(PIN.findall(text))} pins")
     return 0
 

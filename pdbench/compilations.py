@@ -18,7 +18,7 @@ class Compilations(Strict):
 
     Attributes:
         monitored: ranks whose vLLM reports compilations.
-        kernels: a name for each compilation, in no order of time.
+        kernels: a name for each compilation, in any order.
     """
 
     monitored: int = 0
@@ -31,17 +31,21 @@ def read_compilations(lines: list[str]) -> dict:
     return {"monitored": sum(_STARTED in line for line in lines), "kernels": kernels}
 
 
-def gate(before: Compilations, after: Compilations, cold: bool) -> Gate:
-    """Gate `no-compilation`: nothing was compiled between two looks.
+def gate(before: Compilations, after: Compilations, cold: bool, ranks: int) -> Gate:
+    """Gate `no-compilation`: every rank reports what it compiles, and none did between two readings.
 
     Args:
         cold: nothing was warmed up on purpose: what was compiled is noted, and the level counts.
+        ranks: that were launched to report.
     """
     common = {"name": "no-compilation", "time": now(), "expected": "none while the level runs"}
+    if after.monitored < ranks:
+        return Gate(**common, passed=False, seen=f"{after.monitored} of {ranks} ranks report what they compile",
+                    advice="leave VLLM_LOGGING_LEVEL unset: vLLM reports it in its log")  # fmt: skip
     if not after.monitored:
         return Gate(**common, passed=True, seen="not monitored: vLLM does so on GPUs, from 0.26 on")
     new = len(after.kernels) - len(before.kernels)
-    # Lines of several ranks are in no order of time, so names are counted, not cut off.
+    # Lines of several ranks are in no order, so names are counted, not cut off.
     names = sorted({name for name in after.kernels if after.kernels.count(name) > before.kernels.count(name)})
     seen = f"{new} compilations on {after.monitored} ranks" + (f": {', '.join(names)}" if names else "")
     return Gate(**common, passed=cold or not new, seen=f"{seen}; {COLD}" if cold else seen, value=float(new),

@@ -33,12 +33,10 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
         deadline: `time.monotonic()` at which to give up.
 
     Raises:
-        LaunchError: a deployment runs already, or this one did not come up; what had started is stopped then.
+        LaunchError: it did not come up; what had started is stopped then.
         TimeoutError: some replica answered nothing in time.
     """
     started = time.time()
-    if _is_running():
-        raise LaunchError("a deployment is running already: see it with --status, end it with --stop")
     checksum = prepare_weights(model)
     say(f"layout {plan.layout}, {plan.mode}, on {plan.placement}")
     base_url = f"http://{plan.http['host']}:{plan.http['port']}"
@@ -239,10 +237,15 @@ def fail(ray, error: BaseException, started: float) -> None:
     serving.stop(time.monotonic() + 120)
 
 
-def _is_running() -> bool:
-    """Whether a deployment of this repository is on the cluster, or what one that was cut off has left."""
+def refuse_a_second() -> None:
+    """Check that the cluster has no deployment of this repository, nor what one that was cut off has left.
+
+    Raises:
+        LaunchError: it has.
+    """
     details = serving.serve_details()
-    return bool(servers.names_of_actors() or (details and {APP, describe.NAME} & set(details["applications"])))
+    if servers.names_of_actors() or (details and {APP, describe.NAME} & set(details["applications"])):
+        raise LaunchError("a deployment is running already: see it with --status, end it with --stop")
 
 
 def stop(ray, deadline: float) -> None:

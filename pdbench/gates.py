@@ -30,7 +30,7 @@ MIN_DECIDED = 3
 # On GPUs another batch multiplies with other kernels: so many of the leading tokens agree, and where they part,
 # the expected token is that close (nats) to the chosen one.
 AGREEMENT, MAX_GAP = 0.95, 0.5
-MAX_DRAWS = 300  # of 20 random prompts of a gpt-oss-120b-shape one is decided for so long
+MAX_DRAWS = 300  # with the depth of gpt-oss, one random prompt in 5 to 24 is decided for so long
 OTHER_CACHE = "the KV cache that arrives is not the one that was computed: see vLLM's issues on this pair of TP sizes"
 NO_TRANSFER = "see the engines' logs for NIXL's errors; a decode replica that computed prompts itself is not PD"
 # An engine counts a request or a transfer a moment after its answer; so long may that take.

@@ -5,14 +5,13 @@ A level counts only if all pass. Counters are vLLM's own, over all replicas of a
 
 import asyncio
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from pdbench import client, compilations, gates, readiness
+from pdbench import compilations, gates, readiness
 from pdbench.client import get, post, session
 from pdbench.counters import finished, grown
 from pdbench.files import write_atomically
@@ -29,12 +28,6 @@ MAX_CLIENT_SHARE = 0.9
 # Of the prompts whose tokens the collocated arm has saved, so many are compared after each level.
 LEVEL_PROMPTS = 4
 READY_TIMEOUT_S = 120
-MAX_ROUNDS = 4  # of warm-up, while kernels are still compiled
-# vLLM 0.29's default kernels for MXFP4 experts on Hopper (OpenAI's triton_kernels) take the number of a step's tokens, rounded
-# up to 32, as a constant: they are compiled for each, of which a level meets others than its warm-up. vLLM's default for the
-# largest step on such GPUs is 8192.
-STEP_UNIT, STEP_TOKENS = 32, 8192
-STEPS_AT_ONCE = 16
 
 
 class Snapshot(Strict):
@@ -95,55 +88,14 @@ async def _snapshot(base_url: str) -> Snapshot:
     async with session(base_url, total_s=30) as opened:
         counters = await get(opened, "/pdbench/counters")
         replicas = (await get(opened, "/pdbench/deployment"))["replicas"]
-    compiled = await _compiled(base_url)
+    compiled = await compilations_now(base_url)
     return Snapshot(counters=counters, replicas={r["replica_id"]: r["pid"] for r in replicas}, compiled=compiled)
 
 
-async def _compiled(base_url: str) -> compilations.Compilations:
+async def compilations_now(base_url: str) -> compilations.Compilations:
+    """What the engines have compiled since their launch."""
     async with session(base_url, total_s=60) as opened:
         return compilations.Compilations.model_validate(await get(opened, "/pdbench/compilations"))
-
-
-def warm_up(base_url: str, path: Path, load: client.Load, deployment: Deployment) -> None:
-    """Send prompts of the level's shape until the engines compile nothing more, and note in `path` what was sent.
-
-    Args:
-        path: the snapshot before the level.
-        load: as many requests in flight as the level has, with prompts of their own.
-    """
-
-    async def send() -> tuple[list[int], compilations.Compilations]:
-        sent = [load.isl] * await client.warm_up(load)
-        seen = await _compiled(base_url)
-        if not seen.monitored:
-            return sent, seen
-        for _ in range(MAX_ROUNDS):
-            before = seen
-            # One request after the other ends and the next one comes, as in the level: prefills of all sizes among decodes.
-            sent += [load.isl] * await client.warm_up(load, staggered=True)
-            seen = await _compiled(base_url)
-            if len(seen.kernels) == len(before.kernels):
-                break
-            sent += await _fill_steps(base_url, deployment)
-            seen = await _compiled(base_url)
-        return sent, seen
-
-    sent, seen = asyncio.run(send())
-    before = Snapshot.read(path)
-    before.model_copy(update={"since": before.since + sent, "compiled": seen}).write(path)
-
-
-async def _fill_steps(base_url: str, deployment: Deployment) -> list[int]:
-    """Have every replica that computes prompts meet every step size once; returns prompt tokens of what answers count."""
-    role = "collocated" if "collocated" in deployment.llm_configs else "prefill"
-    engine = deployment.llm_configs[role]["engine_kwargs"]
-    most = min(engine.get("max_num_batched_tokens", STEP_TOKENS), engine["max_model_len"] - 1)
-    lengths, sent = range(STEP_UNIT, most + 1, STEP_UNIT), []
-    async with session(base_url, total_s=READY_TIMEOUT_S) as opened:
-        for first in range(0, len(lengths), STEPS_AT_ONCE):
-            sent += await post(opened, "/pdbench/steps", list(lengths[first : first + STEPS_AT_ONCE]))
-            print(f"run_bm: steps of up to {lengths[first]} of {most} tokens are warm", file=sys.stderr, flush=True)
-    return sent if role == "collocated" else []
 
 
 def judge(before: Snapshot, after: Snapshot, deployment: Deployment, asked: Asked, carried: list[str] | None) -> list[Gate]:
@@ -156,7 +108,7 @@ def judge(before: Snapshot, after: Snapshot, deployment: Deployment, asked: Aske
     found = [
         _same_replicas(before, after), _all_finished(after.requests - before.requests, asked, before.since),
         _prefix_cache(counted, deployment, asked), _no_debug_logging(deployment),
-        compilations.gate(before.compiled, after.compiled, asked.cold),
+        compilations.gate(before.compiled, after.compiled, asked.cold, _monitored_ranks(deployment)),
     ]  # fmt: skip
     if "ingress" in counted:
         found.append(_no_fallback(counted["ingress"]["fallback_requests"]))
@@ -165,6 +117,13 @@ def judge(before: Snapshot, after: Snapshot, deployment: Deployment, asked: Aske
     if carried is not None:
         found.append(transport_gate(carried, deployment.transport["ucx_tls"], asked.transport))
     return found
+
+
+def _monitored_ranks(deployment: Deployment) -> int:
+    """How many ranks were launched to report what they compile; 0 where their vLLM does not."""
+    engines = [(config, config.get("engine_kwargs", {})) for config in deployment.llm_configs.values()]
+    return sum(config["deployment_config"]["num_replicas"] * engine["tensor_parallel_size"]
+               for config, engine in engines if engine.get("jit_monitor_verbose"))  # fmt: skip
 
 
 def _same_replicas(before: Snapshot, after: Snapshot) -> Gate:

@@ -11,7 +11,6 @@ environment, so that `stop` ends all of them, those of a crash included, and not
 
 import contextlib
 import fcntl
-import itertools
 import json
 import os
 import secrets
@@ -27,9 +26,9 @@ from pathlib import Path
 
 import psutil
 
+from pdbench import gpus
 from pdbench.cli import Parser, whole
 from pdbench.files import write_atomically
-from pdbench.gpus import nvidia_smi
 
 STATE_DIR = Path(os.environ.get("PDBENCH_STATE_DIR", Path(__file__).resolve().parent.parent / ".cluster"))
 MARK = "PDBENCH_CLUSTER"
@@ -69,7 +68,7 @@ def start(workers: int, cpus_per_worker: int, gpus_per_worker: int = 0) -> dict:
     Raises:
         ClusterError: one runs already, there are too few GPUs, or a node did not come up; what had started is stopped.
     """
-    gpus = _share_out(visible_gpus(), max(1, workers), gpus_per_worker)
+    shares = _share_out(visible_gpus(), max(1, workers), gpus_per_worker)
     if running := state():
         raise ClusterError(f"a local cluster of {running['workers']} workers runs already: stop it first")
     stop()  # what a crash may have left
@@ -89,7 +88,7 @@ def start(workers: int, cpus_per_worker: int, gpus_per_worker: int = 0) -> dict:
     }
     _save(found)
     try:
-        _start_nodes(found, workers, cpus_per_worker, gpus)
+        _start_nodes(found, workers, cpus_per_worker, shares)
     except BaseException as error:
         tail = _log_tail()
         stop()
@@ -101,11 +100,8 @@ def start(workers: int, cpus_per_worker: int, gpus_per_worker: int = 0) -> dict:
 
 def visible_gpus() -> list[str]:
     """Names of this machine's GPUs as CUDA_VISIBLE_DEVICES takes them; those that it names, where it is set."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        # CUDA sees those before the first that is no device: -1 hides all.
-        return list(itertools.takewhile(lambda name: name and name[0] != "-", map(str.strip, given.split(","))))
-    return nvidia_smi("index")
+    names = gpus.named(os.environ)
+    return gpus.nvidia_smi("index") if names is None else names
 
 
 def _share_out(names: list[str], nodes: int, each: int) -> list[list[str]]:
@@ -117,9 +113,9 @@ def _share_out(names: list[str], nodes: int, each: int) -> list[list[str]]:
     return [names[n * each : (n + 1) * each] for n in range(nodes)]
 
 
-def _start_nodes(found: dict, workers: int, cpus: int, gpus: list[list[str]]) -> None:
+def _start_nodes(found: dict, workers: int, cpus: int, shares: list[list[str]]) -> None:
     _, port = found["address"].split(":")
-    head = _ray_start(found, "head", HEAD_IP, *((0, []) if workers else (cpus, gpus[0])), [
+    head = _ray_start(found, "head", HEAD_IP, *((0, []) if workers else (cpus, shares[0])), [
         "--head", f"--port={port}", f"--temp-dir={found['temp_dir']}",
         "--include-dashboard=false", f"--ray-client-server-port={_free_port()}",
     ])  # fmt: skip
@@ -129,16 +125,16 @@ def _start_nodes(found: dict, workers: int, cpus: int, gpus: list[list[str]]) ->
     with connected(found) as ray:
         # One after the other: raylets that start at the same moment on one machine time out.
         for i in range(workers):
-            node = _ray_start(found, f"worker{i + 1}", f"127.0.0.{3 + i}", cpus, gpus[i], [f"--address={found['address']}"])
+            node = _ray_start(found, f"worker{i + 1}", f"127.0.0.{3 + i}", cpus, shares[i], [f"--address={found['address']}"])
             _wait(node, f"worker {i + 1}", lambda joined=i + 2: _alive_nodes(ray) == joined)
 
 
-def _ray_start(found: dict, name: str, ip: str, cpus: int, gpus: list[str], options: list[str]) -> subprocess.Popen:
+def _ray_start(found: dict, name: str, ip: str, cpus: int, devices: list[str], options: list[str]) -> subprocess.Popen:
     ray = Path(sys.executable).with_name("ray")
     # A replica's own process takes a CPU beside its ranks' GPUs.
-    cpus = max(cpus, 2 * len(gpus))
+    cpus = max(cpus, 2 * len(devices))
     command = [
-        str(ray), "start", "--block", f"--node-ip-address={ip}", f"--num-cpus={cpus}", f"--num-gpus={len(gpus)}",
+        str(ray), "start", "--block", f"--node-ip-address={ip}", f"--num-cpus={cpus}", f"--num-gpus={len(devices)}",
         f"--object-store-memory={OBJECT_STORE_BYTES}", "--min-worker-port=0", "--max-worker-port=0",
         # Nobody reads what it sends to drivers, and it looks at every log ten times a second: the more arms, the more of them.
         "--disable-usage-stats", "--include-log-monitor=false", *options,
@@ -146,7 +142,7 @@ def _ray_start(found: dict, name: str, ip: str, cpus: int, gpus: list[str], opti
     with (STATE_DIR / f"{name}.log").open("wb") as log:
         # A group of its own: Ctrl-C in the terminal must not tear the nodes down before `stop` does. Not a session:
         # Linux shares the cores between sessions first (sched(7), autogroup), whatever their niceness.
-        env = _environment(found) | {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+        env = _environment(found) | {gpus.VISIBLE: ",".join(devices)}
         return subprocess.Popen(command, env=env, stdout=log, stderr=log, process_group=0)
 
 

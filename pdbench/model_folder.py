@@ -13,6 +13,7 @@ from typing import Protocol
 import psutil
 
 CHECKSUM_FILE = "SHA256SUMS"
+SPEC_SUFFIX = "_spec.json"  # of every spec's `record`
 # What a spec's `bytes` leaves out: tokenizer, configuration, headers.
 BESIDE_WEIGHTS = 50_000_000
 
@@ -45,12 +46,15 @@ def ensure_model(folder: Path, spec: Spec) -> str:
     made anew.
 
     Raises:
-        ModelError: there is not enough room.
+        ModelError: there is not enough room, or the folder holds something that was not made here.
     """
     checksum = verified_checksum(folder)
     record = folder / spec.record
     if checksum and record.is_file() and json.loads(record.read_text()) == spec.model_dump():
         return checksum
+    if not _is_replaceable(folder):
+        raise ModelError(f"{folder} holds something that was not made here, and making the model would remove it: name "
+                         "another folder as model_source in the model's file")  # fmt: skip
     _remove_leftovers(folder)
     make_room(folder, spec)
     # The process's number tells a later run whether somebody still works on it.
@@ -65,6 +69,14 @@ def ensure_model(folder: Path, spec: Spec) -> str:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return _sha256(folder / CHECKSUM_FILE)
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """Whether a folder is absent, empty, or bears a mark of a model that was made here: its spec, or the list of checksums."""
+    if not folder.exists():
+        return True
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    return not names or CHECKSUM_FILE in names or any(name.endswith(SPEC_SUFFIX) for name in names)
 
 
 def make_room(folder: Path, spec: Spec) -> None:
@@ -86,9 +98,11 @@ def make_room(folder: Path, spec: Spec) -> None:
 def _remove_leftovers(folder: Path) -> None:
     """Remove what runs that were killed have left half-written beside `folder`."""
     for path in folder.parent.glob(f".{folder.name}.*"):
-        number = int(path.suffix[1:]) if path.suffix[1:].isdigit() else None
-        # This process has written nothing yet: its number is that of a process of before, as in a container anew.
-        if number in (None, os.getpid()) or not psutil.pid_exists(number):
+        if not path.suffix[1:].isdigit():
+            continue  # somebody else's
+        number = int(path.suffix[1:])
+        # This process has written nothing yet: its number is that of a process of before, as in a new container.
+        if number == os.getpid() or not psutil.pid_exists(number):
             shutil.rmtree(path, ignore_errors=True)
 
 

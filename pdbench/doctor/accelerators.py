@@ -16,7 +16,7 @@ def check_accelerators(node: str, facts: Facts, hardware: HardwareConfig) -> lis
 
 
 def _kind(node: str, facts: Facts, hardware: HardwareConfig) -> Finding:
-    wanted, names = hardware.accelerator_type, facts.gpus.names
+    wanted, names = hardware.accelerator_type, [name for _, name in _visible(facts)]
     common = {"name": "accelerator", "nodes": [node], "seen": ", ".join(sorted(set(names))) or facts.gpus.error or "no GPU"}
     if not names:
         return Finding(**common, status="fail", reason=f"{hardware.name} is for GPUs",
@@ -29,14 +29,20 @@ def _kind(node: str, facts: Facts, hardware: HardwareConfig) -> Finding:
 
 def _busy(node: str, facts: Facts) -> list[Finding]:
     found, holders = [], f": pid {', '.join(facts.gpus.holders)}" if facts.gpus.holders else ""
-    for number, (used, total) in enumerate(zip(facts.gpus.used, facts.gpus.total)):
+    for number, _ in _visible(facts):
+        used, total = facts.gpus.used[number], facts.gpus.total[number]
         if used > BUSY_SHARE * total:
             found.append(Finding(
                 name=f"GPU {number}", nodes=[node], status="fail", seen=f"{used / 1024:.1f} of {total / 1024:.1f} GiB in use",
                 reason=f"another process holds its memory{holders}",
-                mend="end that process, or hide the GPU from Ray with CUDA_VISIBLE_DEVICES",
+                mend="end that process, or start Ray there with a CUDA_VISIBLE_DEVICES that leaves this GPU out",
             ))  # fmt: skip
     return found
+
+
+def _visible(facts: Facts) -> list[tuple[int, str]]:
+    """Number and name of each GPU that Ray's node sees."""
+    return [(number, name) for number, name in enumerate(facts.gpus.names) if number not in facts.gpus.hidden]
 
 
 def _gpu_stack(node: str, facts: Facts) -> Finding:

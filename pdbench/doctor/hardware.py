@@ -1,10 +1,15 @@
 """GPUs, network cards and what the kernel says of them: nvidia-smi, /sys and /proc."""
 
 import contextlib
+import os
 import platform
 import re
 import subprocess
 from pathlib import Path
+
+import psutil
+
+from pdbench.gpus import TIMEOUT_S, named, query
 
 SYS = Path("/sys")
 NVIDIA, AMAZON = "0x10de", "0x1d0f"
@@ -15,25 +20,36 @@ INSTALLER = Path("/opt/amazon/efa_installed_packages")
 def gpus() -> dict:
     on_bus = sum(vendor == NVIDIA and kind.startswith("0x03") for vendor, _, kind in _pci())
     try:
-        run, holders = _nvidia_smi("gpu", "name,memory.used,memory.total"), _nvidia_smi("compute-apps", "pid")
+        run, holders = query("gpu", "index", "uuid", "memory.used", "memory.total", "name"), query("compute-apps", "pid")
     except FileNotFoundError:
         return {"on_bus": on_bus, "error": "there is no nvidia-smi" if on_bus else None}
     except subprocess.TimeoutExpired:
-        return {"on_bus": on_bus, "error": "nvidia-smi did not answer within 30 s"}
+        return {"on_bus": on_bus, "error": f"nvidia-smi did not answer within {TIMEOUT_S} s"}
     if run.returncode:
         return {"on_bus": on_bus, "error": (run.stdout + run.stderr).strip().split("\n")[0] or "nvidia-smi failed"}
-    rows = [row for line in run.stdout.strip().splitlines() if len(row := line.rsplit(", ", 2)) == 3]
+    rows = [row for line in run.stdout.strip().splitlines() if len(row := line.split(", ", 4)) == 5]
     if not rows:  # such as `No devices were found`
         return {"on_bus": on_bus, "error": run.stdout.strip().split("\n")[0] or "nvidia-smi lists no GPU"}
-    names, *memory = zip(*rows)
-    used, total = ([int(text) if text.isdigit() else 0 for text in column] for column in memory)
-    pids = sorted(set(holders.stdout.split()))
-    return {"names": list(names), "used": used, "total": total, "holders": pids, "on_bus": on_bus}
+    visible = named(_ray_environment())
+    return {
+        "names": [name for *_, name in rows], "on_bus": on_bus, "holders": sorted(set(holders.stdout.split())),
+        "used": [_mib(used) for _, _, used, _, _ in rows], "total": [_mib(total) for _, _, _, total, _ in rows],
+        "hidden": [] if visible is None else [number for number, (index, uuid, *_) in enumerate(rows)
+                                              if not any(index == name or uuid.startswith(name) for name in visible)],
+    }  # fmt: skip
 
 
-def _nvidia_smi(what: str, fields: str) -> subprocess.CompletedProcess:
-    command = ["nvidia-smi", f"--query-{what}={fields}", "--format=csv,noheader,nounits"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+def _mib(text: str) -> int:
+    return int(text) if text.isdigit() else 0
+
+
+def _ray_environment() -> dict[str, str]:
+    """The environment of the raylet above this process, since Ray hides all GPUs from tasks that ask for none; else its own."""
+    with contextlib.suppress(psutil.Error, OSError):
+        for process in psutil.Process().parents():
+            if process.name() == "raylet":
+                return process.environ()
+    return dict(os.environ)
 
 
 def nics() -> list[dict]:

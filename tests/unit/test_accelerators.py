@@ -108,8 +108,31 @@ def nvidia_smi(tmp_path, monkeypatch):
     return put
 
 
+TWO = "0, GPU-aa11, 70123, 81559, NVIDIA H100 80GB HBM3\n1, GPU-bb22, 4, 81559, NVIDIA H100 80GB HBM3\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "hidden", "kinds"),
+    [
+        (None, [], ["accelerator", "GPU 0", "stack"]), ("0,1", [], ["accelerator", "GPU 0", "stack"]),
+        ("1", [0], ["accelerator", "stack"]), ("GPU-bb22", [0], ["accelerator", "stack"]),
+        ("0", [1], ["accelerator", "GPU 0", "stack"]), ("", [0, 1], ["accelerator", "stack"]),
+    ],
+)  # fmt: skip
+def test_a_busy_gpu_that_ray_does_not_see_is_in_nobodys_way(nvidia_smi, monkeypatch, given, hidden, kinds):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    nvidia_smi(TWO)
+    told = Gpus(**hardware.gpus())
+    assert told.hidden == hidden and len(told.names) == 2
+    findings = check_accelerators("n", Facts(gpus=told, versions=GPU_STACK), P5)
+    assert [f.name for f in findings] == kinds
+    assert findings[0].status == ("fail" if len(hidden) == 2 else "ok")
+
+
 def test_gpus_are_read_as_nvidia_smi_lists_them(nvidia_smi):
-    asked = nvidia_smi("NVIDIA H100 80GB HBM3, 70123, 81559\nNVIDIA H100 80GB HBM3, 4, 81559\n", "4242\n17\n17\n")
+    asked = nvidia_smi(TWO, "4242\n17\n17\n")
     told = Gpus(**hardware.gpus())
     assert (told.names, told.used, told.total, told.error) == ([HOPPER] * 2, [70123, 4], [81559] * 2, None)
     assert told.holders == ["17", "4242"]
@@ -121,7 +144,7 @@ def test_gpus_are_read_as_nvidia_smi_lists_them(nvidia_smi):
 @pytest.mark.parametrize(
     ("answer", "names", "used", "error"),
     [
-        ({"gpus": "NVIDIA GH200, [N/A], [N/A]\n"}, ["NVIDIA GH200"], [0], None),
+        ({"gpus": "0, GPU-a, [N/A], [N/A], NVIDIA GH200\n"}, ["NVIDIA GH200"], [0], None),
         ({"gpus": "NVIDIA-SMI has failed because it could not communicate\nmore\n", "code": 9}, [], [],
          "NVIDIA-SMI has failed because it could not communicate"),
         ({"code": 6}, [], [], "nvidia-smi failed"),

@@ -9,10 +9,11 @@ import sys
 import pytest
 from sweeping import NAMES, FakeServer, serving, sweeper
 
-from pdbench import bench, client, level_gates
+from pdbench import bench, client
 from pdbench.compilations import COLD, LINES, Compilations, gate, read_compilations
-from pdbench.level_gates import MAX_ROUNDS, Snapshot
+from pdbench.level_gates import Snapshot
 from pdbench.manifest import FILENAME, Deployment, Manifest
+from pdbench.warm_up import MAX_ROUNDS, warm_up
 from pdbench.workload import Level, level_seed
 
 # vLLM's monitor needs no GPU to say its lines, and reports each compilation only if it is told to be verbose.
@@ -49,13 +50,19 @@ BEFORE = Compilations(monitored=2, kernels=["a", "b"])
     ],
 )
 def test_nothing_is_compiled_while_a_level_runs(after, cold, passed, seen, value):
-    found = gate(BEFORE, Compilations(monitored=2, kernels=after), cold)
+    found = gate(BEFORE, Compilations(monitored=2, kernels=after), cold, ranks=2)
     assert (found.name, found.passed, found.seen, found.value) == ("no-compilation", passed, seen, value)
 
 
 def test_what_nobody_monitors_is_said_to_be_so():
-    found = gate(Compilations(), Compilations(), cold=False)
+    found = gate(Compilations(), Compilations(), cold=False, ranks=0)
     assert found.passed and found.seen.startswith("not monitored: ") and found.value is None
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_a_rank_that_should_report_and_does_not_is_no_clean_level(cold):
+    found = gate(Compilations(monitored=1), Compilations(monitored=1), cold, ranks=2)
+    assert not found.passed and found.seen == "1 of 2 ranks report what they compile" and found.value is None
 
 
 # From here on with a server: the warm-up, and whole sweeps.
@@ -74,7 +81,7 @@ def warmed(server, path, in_flight=3):
     """The snapshot after a warm-up; 5 prompt tokens had been noted in it before."""
     Snapshot(counters={}, replicas={}, since=[5]).write(path)
     load = client.Load(server.url, "m", isl=100, osl=4, in_flight=in_flight, rng=random.Random(1))
-    level_gates.warm_up(server.url, path, load, Deployment.model_validate(server.deployment))
+    warm_up(server.url, path, load, Deployment.model_validate(server.deployment))
     found = Snapshot.read(path)
     sent = [5] + [100] * len(server.requests) + 2 * server.steps
     assert sorted(found.since) == sorted(sent), "the level's gates know of each request"

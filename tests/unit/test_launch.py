@@ -292,13 +292,16 @@ def test_the_engines_own_error_is_found_in_a_line(line, error):
     assert (found and found[1]) == error
 
 
-def test_without_a_cluster_a_launch_says_how_to_start_one(monkeypatch):
+@pytest.mark.parametrize(("accelerator", "options"), [("CPU", ""), ("H100", " --workers 0 --gpus 2")])
+def test_without_a_cluster_a_launch_says_how_to_start_one(monkeypatch, accelerator, options):
     def no_cluster(address, env):
         raise ConnectionError("no Ray cluster at this machine: none")
 
     monkeypatch.setattr(cluster, "connect", no_cluster)
-    with pytest.raises(ConnectionError, match="none; to start one on this machine: python -m pdbench.local_cluster start"):
-        launch_gptoss.connect(launch_gptoss.parse_args([]), SimpleNamespace(path=None))
+    plan = SimpleNamespace(path=None, accelerator=accelerator, gpus_per_node=2)
+    said = f"none; to start one on this machine: python -m pdbench.local_cluster start{options}$"
+    with pytest.raises(ConnectionError, match=said):
+        launch_gptoss.connect(launch_gptoss.parse_args([]), plan)
 
 
 @pytest.mark.parametrize(("found", "passes"), [(3, True), (2, False)])

@@ -59,6 +59,17 @@ def test_requests_that_haproxy_gave_to_its_fallback_do_not_count(pd):
     assert gates[4.0]["serving-path"].seen == "1 requests went through the fallback proxy"
 
 
+def test_every_rank_that_was_launched_to_report_compilations_must(pd):
+    """P of TP1 and two replicas of D with TP2: five ranks; two have reported in these snapshots."""
+    monitored = {"jit_monitor_verbose": True}
+    pd.llm_configs = {
+        "prefill": {"engine_kwargs": monitored | {"tensor_parallel_size": 1}, "deployment_config": {"num_replicas": 1}},
+        "decode": {"engine_kwargs": monitored | {"tensor_parallel_size": 2}, "deployment_config": {"num_replicas": 2}},
+    }
+    gate = gates_of(pd)["no-compilation"]
+    assert not gate.passed and gate.seen == "2 of 5 ranks report what they compile"
+
+
 @pytest.mark.parametrize(
     ("change", "gate", "seen"),
     [

@@ -181,7 +181,7 @@ def test_what_a_killed_run_left_is_removed_and_that_of_a_living_one_kept(tmp_pat
     (tmp_path / ".m.backup").mkdir()
     assert ensure_model(folder, Numbers()) and names(tmp_path / half), "nothing is to be made: nothing is removed"
     ensure_model(folder, Numbers(seed=1))
-    assert names(tmp_path) == [f".n.{run.pid}", "m"], "another model's is none of ours"
+    assert names(tmp_path) == [".m.backup", f".n.{run.pid}", "m"], "what others have put there stays"
 
 
 def test_a_killed_run_may_have_had_our_number(tmp_path):
@@ -191,6 +191,20 @@ def test_a_killed_run_may_have_had_our_number(tmp_path):
     (mine / "half").write_text("")
     ensure_model(tmp_path / "m", Numbers())
     assert names(tmp_path) == ["m"] and names(tmp_path / "m") == FILES
+
+
+@pytest.mark.parametrize("path", ["m/weights.safetensors", "m/deep/file", ".m.backup/file", "m"])
+def test_what_was_not_made_here_is_never_removed(tmp_path, path):
+    """A folder of others, and what lies beside the model's under a name like ours; "m" alone is a file."""
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).write_text("mine")
+    if path.startswith("m"):
+        with pytest.raises(ModelError, match="holds something that was not made here"):
+            ensure_model(tmp_path / "m", Numbers())
+        assert len(names(tmp_path)) == 1
+    else:
+        ensure_model(tmp_path / "m", Numbers())
+    assert (tmp_path / path).read_text() == "mine"
 
 
 class Failing(Numbers):
