@@ -37,6 +37,9 @@ fi
 wanted=$(find "$wheels" -name 'vllm-*.whl' | head -n 1)
 [[ $wanted ]] || die "the wheels are incomplete: no vLLM is among them"
 
+# set -e alone would end in silence; and a half-made environment would be taken for one.
+failed() { echo "install: error: line $1 of $0 failed: see above; $venv is removed" >&2; rm -rf "$venv"; }
+trap 'failed $LINENO' ERR
 "$python" -m venv "$venv"
 image=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
@@ -46,8 +49,10 @@ echo "$image" >"$site/image.pth" # what the image has comes after ours
 echo "install: compiling to bytecode"
 "$venv/bin/python" -m compileall -q -j 0 "$site" >/dev/null 2>&1 || true
 # CUDA's libraries of the image are found by their place, ours first.
-libraries=$(find "$site/nvidia" "$image/nvidia" -maxdepth 2 -name lib -type d 2>/dev/null | paste -sd:)
-echo "export LD_LIBRARY_PATH=$libraries\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}" >>"$venv/bin/activate"
+for lib in "$site"/nvidia/*/lib "$image"/nvidia/*/lib; do
+  [[ ! -d $lib ]] || libraries=${libraries:+$libraries:}$lib
+done
+[[ ! ${libraries:-} ]] || echo "export LD_LIBRARY_PATH=$libraries\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}" >>"$venv/bin/activate"
 # shellcheck disable=SC1091 # made just now
 . "$venv/bin/activate"
 cd / && python - <<'END'

@@ -1,8 +1,10 @@
 """The stack for a machine that reaches no package index: what is brought along, and what the installation refuses."""
 
+import re
 import subprocess
 import sys
 import tarfile
+import zipfile
 
 import pytest
 
@@ -77,3 +79,45 @@ def test_incomplete_wheels_are_refused(tmp_path):
     (tmp_path / "wheels").mkdir()
     done = subprocess.run(["bash", str(tmp_path / "install.sh"), "venv"], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, "install: error: the wheels are incomplete: no vLLM is among them\n")
+
+
+def wheel(folder, name, modules):
+    """A wheel of a few lines, as pip takes it."""
+    info = f"{name}-1.dist-info"
+    content = modules | {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in [*content, f"{info}/RECORD"])
+    with zipfile.ZipFile(folder / f"{name}-1-py3-none-any.whl", "w") as packed:
+        for path, text in (content | {f"{info}/RECORD": record}).items():
+            packed.writestr(path, text)
+
+
+def installed(folder, torch):
+    """Install four small wheels, beside a Python that has none of CUDA's libraries, and ask what the environment has."""
+    (folder / "install.sh").write_bytes(INSTALL.read_bytes())
+    (folder / "wheels").mkdir()
+    for name in ("vllm", "ray", "nixl"):
+        wheel(folder / "wheels", name, {f"{name}.py": ""})
+    wheel(folder / "wheels", "torch", torch)
+    command = ["bash", str(folder / "install.sh"), "--python", sys.executable, str(folder / "venv")]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+TORCH = "class cuda:\n    device_count = staticmethod(lambda: 2)\n\n\nclass version:\n    cuda = '13.0'\n"
+
+
+@pytest.mark.parametrize("own", [{}, {"nvidia/nccl/lib/libnccl.so.2": ""}])
+def test_the_environment_is_made_with_or_without_libraries_of_its_own(own, tmp_path):
+    done = installed(tmp_path, {"torch.py": TORCH} | own)
+    assert done.returncode == 0, done.stderr
+    assert "install: torch 1, vllm 1, ray 1, nixl 1 CUDA 13.0 2 GPUs" in done.stdout
+    activated = (tmp_path / "venv/bin/activate").read_text()
+    assert bool(re.search(r"LD_LIBRARY_PATH=/\S*/venv/lib/\S*/nvidia/nccl/lib", activated)) == bool(own)
+
+
+def test_a_stack_that_does_not_load_is_no_environment(tmp_path):
+    done = installed(tmp_path, {"torch.py": "raise OSError('libcudart.so.13: cannot open shared object file')"})
+    assert done.returncode == 1 and "libcudart.so.13" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("install: error: line ") and not (tmp_path / "venv").exists()
