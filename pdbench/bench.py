@@ -220,7 +220,7 @@ def warm(args: argparse.Namespace) -> None:
     isl, osl = manifest.lengths
     load = client.Load(args.serving_url, args.model, isl, osl, args.requests, random.Random(args.seed))
     if manifest.deployment:
-        warm_up.warm_up(args.base_url, Path(args.folder) / SNAPSHOT, load, manifest.deployment)
+        warm_up.warm_up(args.base_url, Path(args.folder) / SNAPSHOT, load)
     else:
         asyncio.run(client.warm_up(load))
 

@@ -4,6 +4,7 @@ vLLM's monitor (vllm/utils/jit_monitor.py) covers Triton, CuTeDSL and TileLang, 
 """
 
 import re
+from typing import Any
 
 from pdbench.manifest import Gate, Strict, now
 
@@ -11,6 +12,29 @@ LINES = r"Kernel JIT monitor activated|JIT compil\w+ during inference|Triton aut
 _STARTED = "monitor activated"
 _KERNEL = re.compile(r"(?:during inference:|for function) (\w+)")
 COLD = "measured without warm-up, as published"
+
+
+# vLLM's own sizes of CUDA graphs for decode batches, up to twice the study's highest level.
+_DECODE_SIZES = (1, 2, 4, *range(8, 129, 8))
+_LARGEST_STEP = 8192  # tokens: vLLM's default on GPUs of 70 GB and more
+
+
+def pad_steps(engine: dict[str, Any], multiple: int) -> dict[str, Any]:
+    """Return engine arguments with CUDA graphs for steps of all sizes, to which vLLM then pads each step.
+
+    vLLM 0.29's kernels for MXFP4 experts on Hopper (OpenAI's triton_kernels) take the number of a step's tokens, rounded up to
+    32, as a constant: 256 numbers up to the largest step, two kernels for each and two variants of one of these, 0.7 s a
+    compilation. A running engine keeps meeting new ones. Padded, there are few, all compiled while the engine starts.
+
+    Args:
+        multiple: of tokens, to which steps of more than 128 tokens are padded.
+    """
+    given = engine.get("compilation_config", {})
+    if given.keys() & {"cudagraph_capture_sizes", "max_cudagraph_capture_size"}:
+        return engine
+    most = engine.get("max_num_batched_tokens", _LARGEST_STEP)
+    sizes = sorted(size for size in {*_DECODE_SIZES, *range(multiple, most, multiple), most} if size <= most)
+    return engine | {"compilation_config": given | {"cudagraph_capture_sizes": sizes}}
 
 
 class Compilations(Strict):

@@ -11,7 +11,7 @@ from pdbench.cluster import NodeProcesses, engine_lines
 from pdbench.compilations import LINES, read_compilations
 from pdbench.counters import ENV, by_role, of_node
 from pdbench.layout import CONTROLS
-from pdbench.readiness import ask_each, ask_servers, can_address_replicas, fill_steps
+from pdbench.readiness import ask_each, ask_servers, can_address_replicas
 from pdbench.servers import engine_counts, states
 from pdbench.serving import APP, replica_counts, replicas, role_of, serve_details
 from pdbench.serving_path import FALLBACK, HA_PROXY, haproxy_servers
@@ -31,7 +31,6 @@ class Describe:
         self.has_haproxy = path["env"].get(HA_PROXY) == "1"
         self.nodes = NodeProcesses()
         self.seeds: list[int] = []  # of all prompts that these engines may have in their prefix caches
-        self.filled: set[int] = set()  # tokens of the steps that every replica has computed
 
     async def __call__(self, request):
         from starlette.responses import JSONResponse
@@ -51,8 +50,6 @@ class Describe:
             return JSONResponse(self.seeds)
         if what == ("POST", "ready"):
             return JSONResponse(await self._ready())
-        if what == ("POST", "steps"):
-            return JSONResponse(await self._fill(await request.json()))
         if what == ("POST", "seeds"):
             self.seeds += await request.json()
             return JSONResponse({})
@@ -79,17 +76,6 @@ class Describe:
             answered = await ask_each(counts, APP, model) if can_address_replicas() else None
         requests = sum(count for name, count in counts.items() if "prefill" not in (name, role_of(name)))
         return {"counts": counts, "answered": answered, "requests": requests}
-
-    async def _fill(self, lengths: list[int]) -> list[int]:
-        """Have every replica that computes prompts compute one of each length that is new; prompt tokens of these requests."""
-        model, sent = self.record["model_id"], []
-        found = states() if self.is_control else []
-        counts = {} if self.is_control else replica_counts(serve_details())
-        counts = {name: count for name, count in counts.items() if role_of(name) != "decode"}
-        for length in sorted(set(lengths) - self.filled):
-            sent += [length] * len(await fill_steps(counts, found, APP, model, length))
-            self.filled.add(length)
-        return sent
 
     def _compilations(self) -> dict:
         """Kernels that engines have compiled since they started: the fields of `compilations.Compilations`."""

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable
 
 from pdbench.client import ServerError, post, random_prompt, session
 from pdbench.manifest import Gate, now
@@ -19,15 +18,12 @@ REMOTE_DECODE = {"do_remote_decode": True, "do_remote_prefill": False} | dict.fr
 class _Completion:
     """Arrives as a CompletionRequest: only where it arrives is vLLM, which takes 10 s to import, loaded anyway."""
 
-    def __init__(self, model: str, length: int, tokens: int):
-        self.fields = {"model": model, "prompt": _prompt(length), "max_tokens": tokens, "temperature": 0, "stream": True}
+    def __init__(self, model: str):
+        prompt = random_prompt(random.Random(time.time_ns()), PROMPT_TOKENS)
+        self.fields = {"model": model, "prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0, "stream": True}
 
     def __reduce__(self):
         return _request, (self.fields,)
-
-
-def _prompt(length: int) -> list[int]:
-    return random_prompt(random.Random(time.time_ns()), length)
 
 
 def _request(fields: dict):
@@ -36,14 +32,11 @@ def _request(fields: dict):
     return CompletionRequest(**fields)
 
 
-async def ask_each(
-    counts: dict[str, int], app: str, model: str, length: int = PROMPT_TOKENS, tokens: int = NEW_TOKENS
-) -> dict[str, list[str]]:
+async def ask_each(counts: dict[str, int], app: str, model: str) -> dict[str, list[str]]:
     """Have every replica complete one request.
 
     Args:
         counts: number of replicas by deployment name.
-        length, tokens: of each request's prompt and answer.
 
     Returns:
         Ids of the replicas that answered, by deployment; all of them.
@@ -51,56 +44,27 @@ async def ask_each(
     Raises:
         RuntimeError: a replica answered with an error.
     """
+    return {name: sorted(await _ask_each_of(name, app, model, count)) for name, count in counts.items()}
+
+
+async def _ask_each_of(deployment: str, app: str, model: str, count: int) -> set[str]:
     from ray import serve
 
-    found = {}
-    for name, count in counts.items():
-        method = serve.get_deployment_handle(name, app).options(stream=True).completions
-        answered: set[str] = set()
-        while len(answered) < count:
-            answered |= await _ask_some(method, count, answered, lambda: _Completion(model, length, tokens))
-        found[name] = sorted(answered)
-    return found
-
-
-async def _ask_some(method, count: int, answered: set[str], request: Callable[[], _Completion]) -> set[str]:
-    """Ask replicas that have not `answered` yet, one request each and at once; returns their ids."""
-    # Places held on other replicas push the router to those that are left.
-    async with contextlib.AsyncExitStack() as held:
-        chosen = {}
-        for _ in range(2 * count):
-            replica = await held.enter_async_context(method.choose_replica(request()))
-            if replica.replica_id not in answered:
-                chosen.setdefault(replica.replica_id, replica)
-        said = await asyncio.gather(*(_read(method.dispatch(replica, request(), None)) for replica in chosen.values()))
-    for replica, text in zip(chosen, said, strict=True):
-        if "[DONE]" not in text:
-            raise RuntimeError(f"replica {replica}: {text[-500:]}")
-    return set(chosen)
-
-
-async def _read(stream) -> str:
-    return "".join([str(piece) async for piece in stream])
-
-
-async def fill_steps(counts: dict[str, int], found: list[dict], app: str, model: str, length: int) -> list[str]:
-    """Have every replica that computes prompts compute one of `length` tokens alone, in one step.
-
-    Args:
-        counts: engine replicas by deployment name; empty for a control arm.
-        found: of `servers.states`, of a control arm.
-
-    Returns:
-        Ids of the replicas that did.
-    """
-    if found:
-        servers = [state for state in found if state["runs"] and state["role"] in ("prefill", "collocated")]
-        await asyncio.gather(*(_complete(server, model, _prompt(length), 1, {}) for server in servers))
-        return [server["replica_id"] for server in servers]
-    if not can_address_replicas():
-        return []
-    answered = await ask_each(counts, app, model, length, 1)
-    return [replica for ids in answered.values() for replica in ids]
+    method = serve.get_deployment_handle(deployment, app).options(stream=True).completions
+    answered: set[str] = set()
+    while len(answered) < count:
+        # Places held on replicas that have answered push the router to the others.
+        async with contextlib.AsyncExitStack() as held:
+            for _ in range(2 * count):
+                request = _Completion(model)
+                replica = await held.enter_async_context(method.choose_replica(request))
+                if replica.replica_id in answered:
+                    continue
+                said = "".join([str(piece) async for piece in method.dispatch(replica, request, None)])
+                if "[DONE]" not in said:
+                    raise RuntimeError(f"replica {replica.replica_id} of {deployment}: {said[-500:]}")
+                answered.add(replica.replica_id)
+    return answered
 
 
 async def ask_servers(found: list[dict], model: str) -> dict[str, list[str]]:
@@ -119,7 +83,7 @@ async def ask_servers(found: list[dict], model: str) -> dict[str, list[str]]:
     prefill = [state for state in running if state["role"] == "prefill"]
     answered: dict[str, list[str]] = {}
     for number, server in enumerate(running):
-        prompt, more = _prompt(PROMPT_TOKENS), {}
+        prompt, more = random_prompt(random.Random(time.time_ns()), PROMPT_TOKENS), {}
         if server["role"] == "decode":
             if not prefill:
                 raise ServerError("no prefill server runs")

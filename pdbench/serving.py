@@ -8,6 +8,7 @@ from typing import Any
 
 from pdbench import counters
 from pdbench.cluster import Placement
+from pdbench.compilations import pad_steps
 from pdbench.configs import HardwareConfig, ModelConfig
 from pdbench.layout import CONTROLS, Layout, Pool
 from pdbench.manifest import Strict
@@ -107,6 +108,8 @@ def _llm_config(
         **Stack.installed().jit_monitor(hardware.accelerator), **hardware.engine_kwargs, **model.engine_kwargs,
         "tensor_parallel_size": pool.tp, "max_model_len": model.max_model_len,
     }  # fmt: skip
+    if hardware.pad_steps_to and Stack.installed().compiles_each_step_size:
+        engine = pad_steps(engine, hardware.pad_steps_to)
     env = hardware.env | {counters.ENV: counters.folder(port)}
     if role != "collocated":
         engine["kv_transfer_config"] = transport.kv_transfer_config(

@@ -50,6 +50,11 @@ class Stack:
         """Have vLLM report every compilation after its start; by default it reports the first of each kernel alone."""
         return {"jit_monitor_verbose": True} if accelerator == "GPU" and self.vllm >= (0, 29) else {}
 
+    @property
+    def compiles_each_step_size(self) -> bool:
+        """Whether its kernels for MXFP4 experts on Hopper take the number of tokens as a constant: seen with vLLM 0.29."""
+        return self.vllm >= (0, 29)
+
     def pd_deployments(self, ingress: dict) -> dict[str, dict]:
         """Options of the deployments of `build_pd_openai_app` besides the engines'.
 

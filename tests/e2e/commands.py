@@ -51,16 +51,6 @@ def level(folder: Path, name: str) -> dict:
     return json.loads((folder / name).read_text())
 
 
-def counted(name: str) -> dict[str, float]:
-    """What engines have counted of something, by role."""
-    return {role: of_role.get(name, 0) for role, of_role in requests.get(f"{URL}/pdbench/counters", timeout=30).json().items()}
-
-
-def fill_steps(*lengths: int) -> list[int]:
-    """Have every replica that computes prompts compute steps of these lengths; prompt tokens of what was sent."""
-    return requests.post(f"{URL}/pdbench/steps", json=lengths, timeout=120).json()
-
-
 def wait_for(condition, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

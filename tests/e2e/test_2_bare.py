@@ -5,20 +5,7 @@ import signal
 import subprocess
 
 import psutil
-from commands import (
-    BIN,
-    ROOT,
-    STACK,
-    bench,
-    counted,
-    deployment,
-    environment,
-    fill_steps,
-    launch,
-    level,
-    module,
-    wait_for,
-)
+from commands import BIN, ROOT, STACK, bench, deployment, environment, launch, level, module, wait_for
 
 from pdbench.local_cluster import marked, state
 from pdbench.manifest import Manifest
@@ -67,9 +54,6 @@ def test_one_replica(deployed, shared, tmp_path):
     assert listening == {"127.0.0.1", "127.0.0.3"}, "loopback only"
     assert "ok   token-equality: 36 of 36" in hold_against(shared / "tokens.json")
     assert "gpt-oss-tiny:" in bench(ROOT, "--smoke").stdout
-    before = counted("prompt_tokens")
-    assert (fill_steps(32, 64), fill_steps(64)) == ([32, 64], [])
-    wait_for(lambda: counted("prompt_tokens")["collocated"] - before["collocated"] == 32 + 64)
 
     bench(tmp_path, "-e", "bare", *WORKLOAD)
     folder = tmp_path / FOLDER.format("bare")

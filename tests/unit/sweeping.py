@@ -60,7 +60,6 @@ class FakeServer(ThreadingHTTPServer):
         self.compiled = {"monitored": 0, "kernels": []}
         self.compiles = []  # kernels that each further measurement compiles
         self.cold = []  # kernels that further requests compile, one each
-        self.steps = []  # prompt tokens of steps that each of two replicas has computed
         self.behind = []  # servers that take requests in its place
 
 
@@ -86,11 +85,6 @@ class Handler(Answering):
             self.server.finished += 2
             told = {"counts": {"LLMServer:m": 2}, "answered": {"LLMServer:m": ["a", "b"]}, "requests": 2}
             return self.answer(200, json.dumps(told))
-        if self.path == "/pdbench/steps":
-            new = [length for length in body if length not in self.server.steps]
-            self.server.steps += new
-            self.server.finished += 2 * len(new)
-            return self.answer(200, json.dumps(2 * new))
         if self.path == "/pdbench/seeds":
             self.server.seeds += body
             return self.answer(200, "{}")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pdbench import describe, readiness
+from pdbench import describe
 
 
 class Client:
@@ -59,21 +59,6 @@ def test_every_replica_is_asked(ask, monkeypatch):
     assert ask("POST", "/pdbench/ready") == (200, told)
     monkeypatch.setattr(describe, "can_address_replicas", lambda: False)
     assert ask("POST", "/pdbench/ready") == (200, told | {"answered": None})
-
-
-def test_replicas_that_compute_prompts_meet_each_step_once(ask, monkeypatch):
-    asked = []
-
-    async def answer(counts, app, model, length, tokens):
-        asked.append((dict(counts), length, tokens))
-        return {name: [f"{name}{i}" for i in range(count)] for name, count in counts.items()}
-
-    monkeypatch.setattr(describe, "replica_counts", lambda details: {"Prefill:m": 2, "Decode:m": 1})
-    monkeypatch.setattr(readiness, "ask_each", answer)
-    ask.described.record["model_id"] = "m"
-    assert ask("POST", "/pdbench/steps", [64, 32]) == (200, [32, 32, 64, 64])
-    assert ask("POST", "/pdbench/steps", [64, 96]) == (200, [96, 96]), "not those that they have met"
-    assert asked == [({"Prefill:m": 2}, length, 1) for length in (32, 64, 96)]
 
 
 def test_compilations_are_those_of_all_nodes_engines(ask, tmp_path, monkeypatch):

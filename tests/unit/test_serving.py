@@ -9,10 +9,12 @@ from pydantic import ValidationError
 
 from pdbench import serving
 from pdbench.cluster import Node, Placement, place, planned_nodes
+from pdbench.compilations import pad_steps
 from pdbench.configs import ROOT, load_hardware, load_model, load_serve
 from pdbench.layout import Layout
 from pdbench.serving import HEAD_RESOURCE, PIN, Plan, make_plan, replicas, role_of
 from pdbench.serving_path import choose
+from pdbench.stack import Stack
 from pdbench.transport import Transport
 
 BIG = load_model(ROOT / "configs/models/gpt-oss-120b.yaml")
@@ -152,11 +154,21 @@ def test_the_models_engine_options_win_and_the_layout_wins_over_both():
     engine = plan_of("4xtp2", "collocated", model, hardware).llm_configs["collocated"]["engine_kwargs"]
     assert engine == {
         "gpu_memory_utilization": 0.8, "block_size": 64, "tensor_parallel_size": 2, "max_model_len": 16000,
-        "jit_monitor_verbose": True,
+        "jit_monitor_verbose": True, "compilation_config": pad_steps({}, 256)["compilation_config"],
     }  # fmt: skip
     quiet = P5.model_copy(update={"engine_kwargs": {"jit_monitor_verbose": False}})
     engine = plan_of("4xtp2", "collocated", BIG, quiet).llm_configs["collocated"]["engine_kwargs"]
     assert engine["jit_monitor_verbose"] is False
+
+
+def test_steps_are_padded_where_the_hardware_file_says_so_and_vllm_needs_it(monkeypatch):
+    def engine(hardware):
+        return plan_of("4xtp2", "collocated", BIG, hardware).llm_configs["collocated"]["engine_kwargs"]
+
+    assert "compilation_config" not in engine(P5.model_copy(update={"pad_steps_to": None}))
+    assert 8192 in engine(P5)["compilation_config"]["cudagraph_capture_sizes"]
+    monkeypatch.setattr(Stack, "installed", lambda: Stack((2, 51, 0), (0, 11, 0)))
+    assert "compilation_config" not in engine(P5)
 
 
 def test_verbose_reaches_every_arm_as_far_as_it_applies():
