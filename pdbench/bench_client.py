@@ -1,25 +1,102 @@
-"""`vllm bench serve`, loaded once for a whole sweep: loading takes 10 s of CPU, more than a short level.
+"""vLLM's bench client: its arguments, and its process, which loads it once for all levels of a sweep.
 
-    python -m pdbench.bench_client LOG
-
-Reads the arguments of one run per line, quoted as a shell quotes them, and prints its exit status with
-what the client's main thread did while it measured: seconds on a core, waiting for one, and in all.
-What the client itself prints goes to LOG, the latest run's only.
+Loading takes 10 s of CPU, more than a short level. Run as a program (`python -m pdbench.bench_client LOG`) it is that
+process: it reads the arguments of one run per line, quoted as a shell quotes them, and answers with the exit status and what
+its main thread did while it measured. What the client itself prints goes to LOG, the latest run's only.
 """
 
 import collections
+import contextlib
 import os
 import shlex
+import subprocess
 import sys
 import threading
 import time
 import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+from pdbench.keeper import die_with_parent
+from pdbench.workload import Level
 
 SAMPLE_S = 0.2
+LOG_LINES = 5  # of the client's log, shown where it fails
+
+
+class Used(NamedTuple):
+    """What the client's main thread did while it measured, in seconds."""
+
+    cpu: float
+    waited: float
+    wall: float
+
+
+def arguments(
+    level: Level, result: Path, *, url: str, model: str, tokenizer: str, lengths: tuple[int, int], num_prompts: int, seed: int,
+    prefix: int = 8, metadata: tuple[str, ...] = (),
+) -> list[str]:  # fmt: skip
+    """Build the options of `vllm bench serve` for one level of random prompts, greedy, whose result goes to the file `result`.
+
+    Args:
+        lengths: tokens of each prompt and of each answer.
+        prefix: random tokens in front of a level's prompts. vLLM's random prompts are runs of consecutive tokens, as many
+            different ones as the vocabulary has words, so that levels meet by chance; a few tokens, fewer than a block,
+            tell them apart.
+    """
+    prompt, answer = lengths
+    prefix = prefix if prompt > 2 * prefix else 0
+    load = ["--max-concurrency"] if level.kind == "concurrency" else ["--request-rate"]
+    return [
+        "--backend", "vllm", "--base-url", url, "--endpoint", "/v1/completions", "--model", model, "--tokenizer", tokenizer,
+        "--dataset-name", "random", "--random-prefix-len", str(prefix), "--random-input-len", str(prompt - prefix),
+        "--random-output-len", str(answer), "--ignore-eos", "--temperature", "0", "--num-prompts", str(num_prompts),
+        *load, f"{level.value:g}", "--seed", str(seed),
+        "--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,90,95,99",
+        "--save-result", "--save-detailed", "--result-dir", str(result.parent), "--result-filename", result.name,
+        *(["--metadata", *metadata] if metadata else []),
+    ]  # fmt: skip
+
+
+class BenchClient:
+    """The client's process; loading goes on while other things are done. Use as a context manager: it ends with the block."""
+
+    def __init__(self, log: Path):
+        self.log = log
+        command = [sys.executable, "-m", "pdbench.bench_client", str(log)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, preexec_fn=die_with_parent, **pipes)
+
+    def __enter__(self) -> "BenchClient":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+    def run(self, words: list[str]) -> tuple[int, Used]:
+        """Measure one level; returns the client's exit status, 1 where its process died, and what it used."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(shlex.join(words) + "\n")
+            self.process.stdin.flush()
+        status, *used = self.process.stdout.readline().split() or ["1", "0", "0", "0"]
+        return int(status), Used(*map(float, used))
+
+    def last_words(self) -> str:
+        """Return the end of the client's log."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return "\n".join(lines[-LOG_LINES:])
 
 
 class Clock:
-    """Notes what the main thread has had of a core, so that the time of measuring can be cut out afterwards."""
+    """Samples the main thread's CPU time, so that the time of measuring can be cut out afterwards."""
 
     def __init__(self):
         self.samples = collections.deque(maxlen=100_000)
@@ -37,12 +114,12 @@ class Clock:
             time.sleep(SAMPLE_S)
             self.sample()
 
-    def last(self, seconds: float) -> tuple[float, float, float]:
-        """On a core, waiting, and wall seconds over about the last `seconds`."""
+    def last(self, seconds: float) -> Used:
+        """Return what was used over about the last `seconds`."""
         self.sample()
         end = self.samples[-1]
         start = next((s for s in reversed(self.samples) if s[0] <= end[0] - seconds), self.samples[0])
-        return end[1] - start[1], end[2] - start[2], end[0] - start[0]
+        return Used(end[1] - start[1], end[2] - start[2], end[0] - start[0])
 
 
 def main() -> int:

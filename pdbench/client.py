@@ -1,7 +1,4 @@
-"""A small OpenAI-completions client for checks, warm-up and the smoke test; measuring is `vllm bench serve`'s.
-
-    python -m pdbench.client smoke --base-url URL [--model NAME]
-"""
+"""A small OpenAI-completions client for checks, warm-up and the smoke test; measuring is `vllm bench serve`'s."""
 
 import asyncio
 import contextlib
@@ -14,8 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
-
-from pdbench.cli import Parser
 
 CONNECT_TIMEOUT_S = 5.0
 # Ids that every vocabulary has: prompts are sent as ids, so that no tokenizer is needed here.
@@ -173,20 +168,12 @@ def _print_smoke(model: str, done: Completion) -> None:
           f"{len(done.times)} pieces")  # fmt: skip
 
 
-def main() -> int:
-    parser = Parser(prog="python -m pdbench.client", description=__doc__.splitlines()[0])
-    parser.add_argument("action", choices=["smoke"])
-    parser.add_argument("--base-url", required=True)
-    parser.add_argument("--model")
-    args = parser.parse_args()
+def print_smoke(base_url: str, model: str | None) -> int:
+    """Stream one completion and print it with its times; returns an exit status."""
     try:
-        url = asyncio.run(takes_requests(args.base_url))
-        _print_smoke(*asyncio.run(smoke(url, args.model)))
+        url = asyncio.run(takes_requests(base_url))
+        _print_smoke(*asyncio.run(smoke(url, model)))
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

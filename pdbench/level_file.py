@@ -112,7 +112,10 @@ def _check_requests(content: dict[str, Any], level: Level) -> int:
     # Clients before vLLM 0.11.1 do not count failures; `completed` shows them all the same.
     failed = _count(content, "failed") if "failed" in content else 0
     if failed or completed != asked:
-        raise ValueError(f"{completed} of {asked} requests completed, {failed} counted as failed")
+        errors = content.get("errors")
+        reason = next(filter(None, errors), "") if isinstance(errors, list) else ""
+        first = f": {' '.join(str(reason).split())[-300:]}" if reason else ""
+        raise ValueError(f"{completed} of {asked} requests completed, {failed} counted as failed{first}")
     key = {"concurrency": "max_concurrency", "request-rate": "request_rate"}[level.kind]
     if _number(content, key, positive=True) != level.value:
         raise ValueError(f"{key} is {content[key]}, but the file's name says {level.value:g}")

@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import Field
 
 from pdbench import compilations, gates, readiness
+from pdbench.bench_client import Used
 from pdbench.client import get, post, session
 from pdbench.counters import finished, grown
-from pdbench.files import write_atomically
 from pdbench.gates import transports_named
 from pdbench.kv_cache import KVCache
 from pdbench.manifest import Deployment, Gate, Strict, now
@@ -38,13 +38,6 @@ class Snapshot(Strict):
     since: list[int] = Field(default=[], description="prompt tokens of each request that checks and warm-up have sent since")
     compiled: compilations.Compilations = Field(default=compilations.Compilations(), description="when the level began")
 
-    @classmethod
-    def read(cls, path: Path) -> "Snapshot":
-        return cls.model_validate_json(path.read_bytes())
-
-    def write(self, path: Path) -> None:
-        write_atomically(path, self.model_dump_json())
-
     @property
     def requests(self) -> float:
         """Requests that engines have finished where answers come from: collocated or decode."""
@@ -61,17 +54,13 @@ class Asked(Strict):
     cold: bool = Field(default=False, description="without warm-up, on purpose")
 
 
-class ClientUse(Strict):
-    """What the bench client's main thread did while it measured, in seconds."""
+def snapshot(base_url: str) -> Snapshot:
+    """Ask the deployment what its engines have done so far.
 
-    cpu: float
-    waited: float
-    wall: float
-
-
-def note_counters(base_url: str, path: Path) -> None:
-    """Keep in `path` what the engines had done before the call."""
-    asyncio.run(_snapshot(base_url)).write(path)
+    Raises:
+        ServerError: it does not answer.
+    """
+    return asyncio.run(_snapshot(base_url))
 
 
 async def _after_level(base_url: str, before: Snapshot, requests: int) -> Snapshot:
@@ -209,7 +198,7 @@ def _kv_bounds(deployment: Deployment, prompts: list[int]) -> tuple[float, float
     return least, most
 
 
-def client_gate(used: ClientUse) -> Gate:
+def client_gate(used: Used) -> Gate:
     """Whether the bench client had time to spare; its wait for a core is recorded beside it."""
     share, waited = used.cpu / used.wall, used.waited / used.wall
     return Gate(
@@ -219,26 +208,28 @@ def client_gate(used: ClientUse) -> Gate:
     )  # fmt: skip
 
 
-def check(base_url: str, path: Path, deployment: Deployment, asked: Asked, used: ClientUse) -> list[Gate]:
-    """Judge the level that ended just now and keep its snapshot in `path` for the next one."""
+def check(
+    base_url: str, before: Snapshot, deployment: Deployment, asked: Asked, used: Used
+) -> tuple[list[Gate], Snapshot]:  # fmt: skip
+    """Judge the level that ended just now; returns its gates and the snapshot after it, which is the next level's before."""
 
     async def ask() -> tuple[Snapshot, Any]:
         after = await _after_level(base_url, before, asked.requests + len(before.since))
         ucx = deployment.transport and deployment.transport["backend"] == "UCX"
         return after, await transports_named(base_url) if ucx else None
 
-    before = Snapshot.read(path)
     after, carried = asyncio.run(ask())
-    after.write(path)
-    return [*judge(before, after, deployment, asked, carried), client_gate(used)]
+    return [*judge(before, after, deployment, asked, carried), client_gate(used)], after
 
 
-def between(base_url: str, path: Path, deployment: Deployment, tokens: Path | None) -> list[Gate]:
-    """Gates after one level and before the next: every replica answers, and PD still says what collocated says.
+def between(base_url: str, deployment: Deployment, tokens: Path | None) -> tuple[list[Gate], list[int]]:
+    """Check after one level and before the next that every replica answers, and that PD still agrees with collocated.
 
     Args:
-        path: the snapshot after the level; what is sent here is noted in it, for the next level's gates.
         tokens: what `gates --save` wrote of the collocated arm; None without one.
+
+    Returns:
+        The gates, and the prompt tokens of each request that was sent: the next level's snapshot must know of them.
 
     Raises:
         ServerError: a replica answered with an error, or not in time.
@@ -251,9 +242,7 @@ def between(base_url: str, path: Path, deployment: Deployment, tokens: Path | No
         saved = gates.read_tokens(tokens, deployment).some(LEVEL_PROMPTS)
         return [gate, await gates.equal_tokens(base_url, deployment, saved)], sent + saved.lengths
 
-    found, sent = asyncio.run(ask())
-    Snapshot.read(path).model_copy(update={"since": sent}).write(path)
-    return found
+    return asyncio.run(ask())
 
 
 async def _every_replica_answers(base_url: str, deployment: Deployment) -> tuple[Gate, list[int]]:

@@ -11,6 +11,7 @@ import pytest
 from commands import BIN, ROOT, URL, bench, deployment, environment, launch, level, module, run, wait_for
 
 from pdbench import level_gates
+from pdbench.bench_client import Used
 from pdbench.manifest import Deployment, Manifest
 
 FOLDER = "gpt-oss-tiny_itl300_otl16_mixed_{}"
@@ -164,8 +165,7 @@ def test_interrupted_sweep_leaves_no_process_and_no_part(running, tmp_path):
 
 
 def test_a_killed_replica_fails_its_level_and_the_next_sweep_succeeds(running, tmp_path):
-    found, snapshot = Deployment.model_validate(deployment()), tmp_path / "counters"
-    level_gates.note_counters(URL, snapshot)
+    found, before = Deployment.model_validate(deployment()), level_gates.snapshot(URL)
     sweep = subprocess.Popen(
         ["./run_bm.sh", "-e", "killed", *WORKLOAD, "-c", "4,2", "-n", "400", "--results-dir", str(tmp_path)],
         cwd=ROOT, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
@@ -180,9 +180,8 @@ def test_a_killed_replica_fails_its_level_and_the_next_sweep_succeeds(running, t
     assert (folder / "conc4.json.bad").exists() and not Manifest.read(folder).levels[0].ok
 
     wait_for(lambda: any(r["role"] == "collocated" and r["pid"] != engine["pid"] for r in deployment()["replicas"]), 300)
-    used = level_gates.ClientUse(cpu=0, waited=0, wall=1)
-    gates = {g.name: g for g in level_gates.check(URL, snapshot, found, level_gates.Asked(requests=0, isl=300), used)}
-    restarted = gates["same-replicas"]
+    asked, used = level_gates.Asked(requests=0, isl=300), Used(cpu=0, waited=0, wall=1)
+    restarted = next(g for g in level_gates.check(URL, before, found, asked, used)[0] if g.name == "same-replicas")
     assert not restarted.passed and engine["replica_id"] in restarted.seen.split("gone ")[1]
     bench(tmp_path, "-e", "killed", *WORKLOAD, "-c", "4,2", "-n", "8")
     assert level(folder, "conc4.json")["completed"] == 8 and not (folder / "conc4.json.bad").exists()

@@ -103,3 +103,25 @@ def published():
     if not PUBLISHED.is_dir():
         pytest.skip(f"no published results in {PUBLISHED}")
     return PUBLISHED
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A stand-in for what runs: `server["deployment"]` is what it reports of itself, `server["gates"]` what a level's are."""
+    from pdbench import client, level_gates, stack, sweep_plan
+
+    found = {"deployment": _manifest().deployment, "smoked": [], "gates": [], "after": []}
+
+    async def smoke(base_url, model, max_tokens):
+        found["smoked"].append(model)
+
+    monkeypatch.setattr(sweep_plan, "describe_deployment", lambda base_url: found["deployment"])
+    first = lambda url, base_seed, levels, described: {v: sweep_plan.first_unseen(base_seed, v, set()) for v in levels}  # noqa: E731
+    monkeypatch.setattr(sweep_plan, "unseen_seeds", first)
+    monkeypatch.setattr(client, "smoke", smoke)
+    after = level_gates.Snapshot(counters={}, replicas={})
+    monkeypatch.setattr(level_gates, "check", lambda *args: (list(found["gates"]), after))
+    monkeypatch.setattr(level_gates, "between", lambda *args: (found["after"].append(args) or [], []))
+    monkeypatch.setattr(stack, "machine", lambda: _manifest().client.model_dump())
+    monkeypatch.setattr(stack, "repository", lambda root: Repository(commit="c0ffee", dirty=False))
+    return found

@@ -29,8 +29,11 @@ def main(arguments):
         raise RuntimeError("no such luck")
     if given["--result-filename"] == os.environ.get("DIES"):
         os._exit(3)
+    time.sleep(0.2)  # else its own start is all that it has used a core for
     urllib.request.urlopen(given["--base-url"] + "/finished", data=given["--num-prompts"].encode())
     content = json.loads(os.environ["CONTENT"]) | {"arguments": arguments, "pid": os.getpid()}
+    content["max_concurrency"] = int(given.get("--max-concurrency", 0)) or None
+    content["request_rate"] = float(given.get("--request-rate", "inf"))
     open(path, "w").write(json.dumps(content))
     if os.environ.get("HANGS"):
         open(path + ".pid", "w").write(str(os.getpid()))

@@ -9,7 +9,7 @@ import sys
 import pytest
 from sweeping import NAMES, FakeServer, serving, sweeper
 
-from pdbench import bench, client
+from pdbench import client
 from pdbench.compilations import COLD, LINES, Compilations, gate, pad_steps, read_compilations
 from pdbench.level_gates import Snapshot
 from pdbench.manifest import FILENAME, Manifest
@@ -97,35 +97,34 @@ def server(make_manifest):
         yield server
 
 
-def warmed(server, path, in_flight=3):
-    """The snapshot after a warm-up; 5 prompt tokens had been noted in it before."""
-    Snapshot(counters={}, replicas={}, since=[5]).write(path)
+def warmed(server, in_flight=3):
+    """The snapshot after a warm-up; it had a request of 5 prompt tokens before."""
+    before = Snapshot(counters={}, replicas={}, since=[5])
     load = client.Load(server.url, "m", isl=100, osl=4, in_flight=in_flight, rng=random.Random(1))
-    warm_up(server.url, path, load)
-    found = Snapshot.read(path)
+    found = warm_up(server.url, load, before)
     sent = [5] + [100] * len(server.requests)
     assert sorted(found.since) == sorted(sent), "the level's gates know of each request"
     return found
 
 
 @pytest.mark.parametrize(("kernels", "rounds"), [(0, 1), (3, 1), (4, 2), (9, 2), (10, 3)])
-def test_rounds_go_on_until_nothing_more_is_compiled(server, tmp_path, kernels, rounds):
+def test_rounds_go_on_until_nothing_more_is_compiled(server, kernels, rounds):
     """Three requests at once, then rounds of six; so many of them compile a kernel each, the first ones."""
     server.cold = [f"k{n}" for n in range(kernels)]
-    found = warmed(server, tmp_path / "s")
+    found = warmed(server)
     assert len(server.requests) == 3 + 6 * rounds
     assert sorted(found.compiled.kernels) == sorted(f"k{n}" for n in range(kernels)), "no compilation of the level's"
 
 
-def test_a_kernel_that_is_compiled_again_and_again_ends_the_rounds_all_the_same(server, tmp_path):
+def test_a_kernel_that_is_compiled_again_and_again_ends_the_rounds_all_the_same(server):
     server.cold = ["k"] * 999
-    warmed(server, tmp_path / "s")
+    warmed(server)
     assert len(server.requests) == 3 + 6 * MAX_ROUNDS
 
 
-def test_where_nothing_is_monitored_one_round_is_sent(server, tmp_path):
+def test_where_nothing_is_monitored_one_round_is_sent(server):
     server.compiled["monitored"] = 0
-    warmed(server, tmp_path / "s")
+    warmed(server)
     assert len(server.requests) == 3
 
 
@@ -200,8 +199,3 @@ def test_only_a_compilation_has_a_level_measured_again(swept, server):
     status, err, files, record = swept()
     assert (status, files, record.attempt) == (1, ["conc2.json.bad", FILENAME], 1)
     assert len(record.problems) == 2 and server.finished == 20
-
-
-def test_the_exit_code_that_run_bm_waits_for_is_that_of_bench():
-    text = (bench.ROOT / "run_bm.sh").read_text()
-    assert f"((judged == {bench.AGAIN})) || break" in text

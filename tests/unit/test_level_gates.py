@@ -3,8 +3,9 @@
 import pytest
 
 from pdbench import level_gates
+from pdbench.bench_client import Used
 from pdbench.kv_cache import KVCache
-from pdbench.level_gates import Asked, ClientUse, Snapshot, client_gate, judge
+from pdbench.level_gates import Asked, Snapshot, client_gate, judge
 
 # 2 of 4 layers full, 2 with a window of 128; 256 bytes per token and layer.
 CACHE = KVCache(heads=2, head_dim=32, layers=4, sliding_layers=2, sliding_window=128)
@@ -143,7 +144,7 @@ def test_collocated_arms_move_no_kv_cache(make_manifest):
 
 @pytest.mark.parametrize(("cpu", "passes"), [(1.78, True), (1.82, False)])
 def test_a_client_that_uses_a_whole_core_is_in_the_way(cpu, passes):
-    gate = client_gate(ClientUse(cpu=cpu, waited=0.5, wall=2.0))
+    gate = client_gate(Used(cpu=cpu, waited=0.5, wall=2.0))
     assert gate.passed is passes
     assert gate.seen == f"the bench client used {cpu / 2:.0%} of a core and waited 25% of the time for one"
 
@@ -163,7 +164,7 @@ def test_what_a_prompts_kv_cache_weighs():
     assert big.bounds(1)[0] == 0 < big.bounds(1)[1]
 
 
-def test_the_level_is_judged_when_all_that_was_sent_shows(make_manifest, monkeypatch, tmp_path):
+def test_the_level_is_judged_when_all_that_was_sent_shows(make_manifest, monkeypatch):
     """Counted late, requests rise by one with each look: 10 of the level, 3 of the checks before it."""
     shown = iter(range(100, 200))
 
@@ -175,7 +176,8 @@ def test_the_level_is_judged_when_all_that_was_sent_shows(make_manifest, monkeyp
 
     monkeypatch.setattr(level_gates, "_snapshot", look)
     monkeypatch.setattr(level_gates.asyncio, "sleep", at_once)
-    Snapshot(counters={"collocated": {"requests": 100}}, replicas={"r": 1}, since=[20, 20, 20]).write(tmp_path / "s")
-    deployment, used = make_manifest("2xtp1", "collocated").deployment, ClientUse(cpu=0, waited=0, wall=1)
-    found = level_gates.check("url", tmp_path / "s", deployment, Asked(requests=10, isl=1000), used)
+    before = Snapshot(counters={"collocated": {"requests": 100}}, replicas={"r": 1}, since=[20, 20, 20])
+    deployment, used = make_manifest("2xtp1", "collocated").deployment, Used(cpu=0, waited=0, wall=1)
+    found, after = level_gates.check("url", before, deployment, Asked(requests=10, isl=1000), used)
     assert all(gate.passed for gate in found) and found[1].seen == "13 requests finished"
+    assert after.requests == 113 and after.since == []
