@@ -99,7 +99,7 @@ def row(action: argparse.Action, formatter: argparse.HelpFormatter) -> str:
         names += ": " + ", ".join(f"`{choice}`" for choice in action.choices)
     meaning = (action.help or "") % {**vars(action), "prog": formatter._prog} if action.help else ""
     meaning = meaning.removesuffix(f"(default: {action.default})").replace(f"{ROOT}/", "")
-    default = "" if action.nargs == 0 else shown(action.default)
+    default = "" if action.nargs == 0 or "(default" in meaning else shown(action.default)
     return f"| {plain(names)} | {plain(meaning)} | {plain(default)} |"
 
 

@@ -47,6 +47,10 @@ def parser_of(script):
     return make_cli.parser_of(script)
 
 
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
 @cache
 def options_of(script):
     return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", make_cli.help_of(script)))
@@ -59,8 +63,7 @@ def check(command: str, marked: bool):
         missing = [word for word in words if IN_REPOSITORY.fullmatch(word) and not (ROOT / word).exists()]
         assert not missing, f"{command}: no {missing}"
         if program == "make":
-            targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-            assert {word for word in arguments if "=" not in word} <= targets, command
+            assert {word for word in arguments if "=" not in word} <= targets(), command
         elif program == "python":
             script, arguments = (arguments[1], arguments[2:]) if arguments[0] == "-m" else (arguments[0], arguments[1:])
             # What follows -- is for another program.
@@ -99,10 +102,11 @@ def test_every_link_leads_to_a_file_and_a_heading(name):
 
 
 @pytest.mark.parametrize("name", names(PAGES))
-def test_files_of_the_repository_that_a_page_names_exist(name):
-    folders = "configs|debug|docs|packaging|benchmarks|pdbench|bm_results"
-    for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", (ROOT / name).read_text()):
+def test_files_and_make_targets_that_a_page_names_exist(name):
+    text, folders = (ROOT / name).read_text(), "configs|debug|docs|packaging|benchmarks|pdbench|bm_results"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", text) + re.findall(r"requirements[\w-]*\.txt", text):
         assert (ROOT / path).exists(), f"{name}: {path}"
+    assert set(re.findall(r"`make ([a-z][a-z-]*)", text)) <= targets(), name
 
 
 @pytest.mark.parametrize("name", [name for name in names(PAGES) if any(blocks(ROOT / name))])
