@@ -5,7 +5,7 @@
     python debug/test_nixl_connector_ray.py --local --model configs/models/gpt-oss-120b.yaml --tokens 5000
 
 Every transfer is checked byte for byte, and measured beside what the same machine does without NIXL. `--local` needs
-nixl, torch and numpy, neither Ray nor vLLM. debug/readme_nixl_ray.md tells how to read it.
+nixl, torch and numpy, neither Ray nor vLLM. docs/kv-transfer.md explains the output.
 """
 
 import argparse
