@@ -9,6 +9,7 @@ import zipfile
 from email.parser import HeaderParser
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 from pdbench.configs import ROOT
@@ -66,6 +67,17 @@ def test_pythons_are_those_that_requirements_are_locked_for():
     oldest, *_, newest = settings["tool"]["pdbench"]["pythons"]
     major, minor = newest.split(".")
     assert settings["project"]["requires-python"] == f">={oldest},<{major}.{int(minor) + 1}"
+
+
+def test_version_and_python_are_the_same_everywhere():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    version = settings["project"]["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == version
+    assert f"## [{version}] - {citation['date-released']}\n" in (ROOT / "CHANGELOG.md").read_text()
+    jobs = yaml.safe_load((ROOT / ".github/workflows/check.yml").read_text())["jobs"].values()
+    used = {step["with"]["python-version"] for job in jobs for step in job["steps"] if "with" in step}
+    assert used == {settings["tool"]["pdbench"]["pythons"][0]}
 
 
 def test_the_installed_viz_draws_outside_the_repository(wheel, tmp_path, write_folder, level_content):
