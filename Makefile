@@ -12,7 +12,7 @@ RESULTS_DIR ?= demo_results
 
 PUBLISHED := .venv-published
 
-.PHONY: setup setup-published demo test test-fast check lock clean
+.PHONY: setup setup-published demo test test-fast check lint lock clean
 
 # PyTorch's CPU build comes first: the default index holds only the CUDA build of that version. Where
 # pip is not told of another place, uv knows PyTorch's own index.
@@ -55,9 +55,20 @@ test: check
 test-fast: setup
 	$(BIN)/python -m pytest tests/unit
 
-# Does every requirements file resolve, with every Python, from the package index alone?
+# Everything but the tests: the source, then whether every requirements file resolves, with every Python, from the package
+# index alone.
 check: setup
+	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python packaging/lock.py --check
+
+# A few seconds, and no index. Not after setup: `pip install -e '.[dev]'` in .venv is enough for it.
+lint:
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/shellcheck *.sh debug/*.sh packaging/*.sh .ci/run
+	@$(BIN)/codespell --dictionary - --dictionary .ci/style-words.txt
+	@echo "lint: ruff, mypy, shellcheck and codespell found nothing"
 
 # Writes the constraint files. It does not need the set-up, which needs them.
 lock:

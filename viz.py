@@ -68,8 +68,8 @@ def main(argv: list[str] | None = None) -> None:
             show_decision(table, args)
         if args.report:
             write_report(table, args)
-        shown = args.show_tables, args.show_stalls, args.show_intervals, args.show_overhead, args.audit, decide
-        shown += args.export, args.report
+        shown = [args.show_tables, args.show_stalls, args.show_intervals, args.show_overhead, args.audit, decide]
+        shown += [args.export, args.report]
         if args.plot or args.plot_path or args.figure or not any(shown):
             plot(table, args, args.plot_path or DEFAULT_PATH)
     except ResultError as error:

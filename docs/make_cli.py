@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Write docs/cli.md: every script with its options, from the scripts' own argument parsers.
 
-    python docs/make_cli.py            write docs/cli.md
-    python docs/make_cli.py --check    fail if it is stale
+python docs/make_cli.py            write docs/cli.md
+python docs/make_cli.py --check    fail if it is stale
 """
 
 import argparse

@@ -107,7 +107,7 @@ def audit(folders: Sequence[str | os.PathLike[str]]) -> list[Finding]:
 
 def findings(sources: list[Source]) -> list[Finding]:
     """As `audit`, on folders that were read."""
-    alike = defaultdict(list)
+    alike: dict[tuple[str, str, tuple[str, ...]], list[str]] = defaultdict(list)
     for kind, concerned, seen in checked(sources):
         names = [source.name for source in concerned]
         alike[kind, seen, tuple(names[1:])] += names  # a group of folders is a finding of its own

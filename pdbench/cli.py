@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from typing import NoReturn
 
 # A line of launch_gptoss.py that run_experiment.py reads: from the start of the engines until they run.
 ENGINES_LOADED = "engines loaded in {} s"
@@ -10,7 +11,7 @@ ENGINES_LOADED = "engines loaded in {} s"
 class Parser(argparse.ArgumentParser):
     """Tells what is wrong in one line, without the usage in front; exits with 2."""
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 

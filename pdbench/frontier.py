@@ -140,7 +140,7 @@ def _curve(arm: str, runs: Sequence[_Run]) -> Curve:
     for corner in corners:
         if kept and all(math.isclose(*pair, rel_tol=NARROWEST) for pair in zip(kept[-1], corner, strict=True)):
             continue
-        if len(kept) > 1 and _straight(*kept[-2:], corner):
+        if len(kept) > 1 and _straight(kept[-2], kept[-1], corner):
             kept.pop()
         kept.append(corner)
     if len(kept) > 1 and kept[-2][1] == kept[-1][1]:

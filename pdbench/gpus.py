@@ -8,7 +8,7 @@ TIMEOUT_S = 30
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-def query(what: str, *fields: str) -> subprocess.CompletedProcess:
+def query(what: str, *fields: str) -> subprocess.CompletedProcess[str]:
     """Run `nvidia-smi --query-WHAT=FIELDS`: a line of comma-separated values for each GPU or process.
 
     Raises:

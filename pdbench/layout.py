@@ -30,7 +30,7 @@ class Pool:
     num: int
     tp: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in (("number of replicas", self.num), ("tensor-parallel size", self.tp)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
@@ -102,7 +102,7 @@ class Layout:
         return None
 
     @classmethod
-    def _from_pd_groups(cls, match: re.Match) -> "Layout":
+    def _from_pd_groups(cls, match: re.Match[str]) -> "Layout":
         p_num, p_tp, d_num, d_tp = map(int, match.groups())
         return cls(prefill=Pool(p_num, p_tp), decode=Pool(d_num, d_tp))
 

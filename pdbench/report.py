@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
 from itertools import groupby
+from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from pdbench import chart, decision, figures, tables
@@ -147,7 +148,7 @@ def crossovers(table: pd.DataFrame, view: figures.View, modes: Sequence[str], pr
     return {title: [band_grid(rows, view, mode, price) for mode in modes] for title, rows in decision.workloads(table)}
 
 
-def overhead(table: pd.DataFrame) -> dict[str, list]:
+def overhead(table: pd.DataFrame) -> dict[str, list[Any]]:
     """What Ray Serve adds, where it can be told: grids, and how to read them."""
     try:
         found = overheads(table)
@@ -207,6 +208,6 @@ def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def _template():
+def _template() -> Template:
     environment = Environment(loader=PackageLoader("pdbench"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.get_template("report.html")

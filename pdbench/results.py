@@ -107,6 +107,7 @@ def read_arm(folder: Path, gpus_per_node: int | None = None) -> Arm:
         levels = _find_levels(folder)
     manifest = _read_manifest(folder, run, {level.stem for level in levels})
     deployment = manifest.deployment if manifest else None
+    placement: str | None
     with naming(folder / MANIFEST if deployment else folder):
         if deployment:
             layout, placement = Layout.parse(deployment.layout), placed_as(deployment.mode).removeprefix("pd-")

@@ -117,8 +117,7 @@ def parse_levels(kind: str, text: str) -> list[Level]:
         ValueError: a part is not a positive number (whole, for concurrency), or is named twice.
     """
     if text == "all":
-        values = CONCURRENCIES if kind == "concurrency" else REQUEST_RATES
-        return [Level(kind, float(v)) for v in values]
+        return [Level(kind, float(v)) for v in (CONCURRENCIES if kind == "concurrency" else REQUEST_RATES)]
     pattern = r"[1-9]\d*" if kind == "concurrency" else r"[1-9]\d*(\.\d+)?|0\.\d*[1-9]\d*"
     what = "whole numbers" if kind == "concurrency" else "positive numbers"
     values = []

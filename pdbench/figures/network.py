@@ -1,6 +1,7 @@
 """What placement and transport do to one PD layout: throughput at each load, with the speed of its KV transfers."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def draw(table: pd.DataFrame, view: View) -> Figure:
 
 def kv_speeds(table: pd.DataFrame) -> dict[tuple[str, float], float]:
     """GB/s of the KV transfers by arm and level, the median of repeats, from the gates in the manifests."""
-    found = defaultdict(list)
+    found: dict[tuple[str, float], list[float]] = defaultdict(list)
     for folder, of_folder in table.groupby("folder", sort=False):
         try:
             records = {record.level: record for record in Manifest.read(Path(folder)).levels}
@@ -78,7 +79,7 @@ def _check_layouts(table: pd.DataFrame) -> None:
 
 def _looks(styles: dict[str, Style]) -> dict[str, dict[str, object]]:
     """How the bars of each arm are drawn: those of one colour and filling differ in their hatch."""
-    hatches = defaultdict(lambda: cycle(HATCHES))
+    hatches: dict[tuple[str, bool], Iterator[str]] = defaultdict(lambda: cycle(HATCHES))
     looks = {}
     for arm, style in styles.items():
         solid = style.filled and style.color != COLLOCATED_COLOR

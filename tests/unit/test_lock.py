@@ -1,6 +1,5 @@
 """The constraint files as they are committed, and the script that writes and checks them, with a resolver that is faked."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -8,14 +7,11 @@ import sys
 import tomllib
 from importlib.metadata import requires
 
+import lock
 import pytest
 
 from pdbench.configs import ROOT
 from pdbench.doctor.versions import read_requirements, read_stack
-
-spec = importlib.util.spec_from_file_location("lock", ROOT / "packaging/lock.py")
-lock = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(lock)
 
 PYTHONS = lock.read_pythons(ROOT)
 STACKS = lock.find_stacks(ROOT)

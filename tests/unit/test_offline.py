@@ -6,12 +6,10 @@ import sys
 import tarfile
 import zipfile
 
+import offline
 import pytest
 
 from pdbench.configs import ROOT
-
-sys.path.insert(0, str(ROOT / "packaging"))
-import offline  # noqa: E402
 
 INSTALL = ROOT / "packaging/install_offline.sh"
 PINS = {"torch": "2.13.0", "numpy": "2.3.5", "nvidia-cublas": "13.1.1.3", "nvidia-nccl-cu13": "2.29.7", "ray": "2.60.0",
