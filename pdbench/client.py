@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 
+from pdbench import interrupts
 from pdbench.cli import Parser
 
 CONNECT_TIMEOUT_S = 5.0
@@ -189,4 +190,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main, "client"))
