@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from commands import launch, module
+
+from tests.helpers.commands import launch, module
 
 
 @pytest.fixture(scope="session")

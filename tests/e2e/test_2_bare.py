@@ -5,10 +5,10 @@ import signal
 import subprocess
 
 import psutil
-from commands import BIN, ROOT, STACK, bench, deployment, environment, launch, level, module, wait_for
 
 from pdbench.local_cluster import marked, state
 from pdbench.manifest import Manifest
+from tests.helpers.commands import BIN, ROOT, STACK, bench, deployment, environment, launch, level, module, wait_for
 
 FOLDER = "gpt-oss-tiny_itl300_otl16_mixed_{}"
 WORKLOAD = ("--itl", "300", "--otl", "16", "-c", "2,1")

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from small_experiment import small_experiment
 
 from pdbench import interrupts
 from pdbench.configs import ROOT
+from tests.helpers.small_experiment import small_experiment
 
 WAITS = """
 import subprocess, sys, time
