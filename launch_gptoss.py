@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from pdbench import bare, cluster, counters, serving_path, slow_link, stack, transport, ucx_log
+from pdbench import bare, cluster, counters, interrupts, serving_path, slow_link, stack, transport, ucx_log
 from pdbench.cli import Parser, port, seconds, variable
 from pdbench.configs import ROOT, HardwareConfig, LLMOptions, ModelConfig, load_hardware, load_model, load_serve
 from pdbench.engine_ports import SIDE_CHANNEL
@@ -287,11 +287,8 @@ def main() -> int:
     except (ValueError, ConnectionError, LaunchError, TimeoutError, RuntimeError) as error:
         print(f"launch_gptoss.py: error: {error}", file=sys.stderr)
         return 1 if isinstance(error, (LaunchError, TimeoutError, RuntimeError)) else 2
-    except KeyboardInterrupt:
-        print("launch_gptoss.py: interrupted", file=sys.stderr)
-        return 130
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main, "launch_gptoss.py"))

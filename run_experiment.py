@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from rich.table import Table
 
 import viz
 from pdbench import experiment as plan
+from pdbench import interrupts
 from pdbench.cli import ENGINES_LOADED, Parser
 from pdbench.configs import ROOT
 from pdbench.files import write_atomically
@@ -172,7 +172,9 @@ class Run:
         console.print(f"[bold]{time.strftime('%H:%M:%S')} {title}[/bold]")
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
         unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}  # else lines come late through a pipe
-        process = subprocess.Popen(command, cwd=ROOT, env=unbuffered, preexec_fn=die_with_parent, **output)
+        # A group of its own: after Ctrl-C in the terminal the signal below is its only one; a second would cut its cleanup off.
+        alone = {"stdin": subprocess.DEVNULL, "process_group": 0}
+        process = subprocess.Popen(command, cwd=ROOT, env=unbuffered, preexec_fn=die_with_parent, **alone, **output)
         try:
             loading = self._show(process.stdout, title)
             if step.arm and loading:
@@ -180,7 +182,7 @@ class Run:
             if status := process.wait():
                 raise subprocess.CalledProcessError(status, command)
         finally:
-            process.terminate()  # after Ctrl-C: every command cleans up after itself
+            process.terminate()  # after an interruption: every command cleans up after itself
             process.wait()
             if step.arm and step.what in COUNTS_AS:
                 self._count(step.arm, COUNTS_AS[step.what], time.monotonic() - started)
@@ -239,7 +241,6 @@ def main() -> int:
         if args.dry_run:
             print(script, end="")
             return 0
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         run = Run(name, experiment, args.results_dir)
         run.all()
     except (ValueError, OSError) as error:
@@ -250,10 +251,10 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         console.print(f"{name}: interrupted; the same command goes on where this one ended")
-        return 130
+        return interrupts.STATUS
     run.report()
     return 1 if run.failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main, "run_experiment.py"))

@@ -11,10 +11,12 @@ the public study, so that its figures compare; where prompts are short, count ou
 
 import argparse
 import math
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pdbench import interrupts
 from pdbench.cli import Parser
 from pdbench.sla import Bound, parse, per_request
 
@@ -239,4 +241,4 @@ def view_of(args: argparse.Namespace) -> "figures.View":
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interrupts.run(main, "viz.py"))

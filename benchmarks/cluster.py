@@ -2,7 +2,6 @@
 
 import contextlib
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,8 +22,7 @@ def run(*command: str) -> str:
 
 @contextlib.contextmanager
 def cluster(workers: int):
-    """A local cluster around what is measured, which ends with it, also after SIGTERM; none may run already."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """A local cluster around what is measured, which ends with it; none may run already."""
     try:
         run("-m", "pdbench.local_cluster", "start", "--workers", str(workers))
     except KeyboardInterrupt:  # its nodes live on where only the command is ended

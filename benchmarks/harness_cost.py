@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.client import options  # noqa: E402
 from benchmarks.cluster import STACK, URL, cluster, run  # noqa: E402
+from pdbench import interrupts  # noqa: E402
 from pdbench.cli import ENGINES_LOADED, Parser, positive  # noqa: E402
 from pdbench.workload import Level  # noqa: E402
 
@@ -110,4 +111,4 @@ def show(spent: dict) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interrupts.run(main, "harness_cost.py"))

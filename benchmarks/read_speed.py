@@ -20,6 +20,8 @@ from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from pdbench import interrupts  # noqa: E402
+
 ISL, OSL = 5000, 250
 CONCURRENCIES, REPEATS = (4, 8, 16, 32, 48, 64), 3
 DRAWN = 12  # arms in the figure: more are not to be told apart
@@ -96,4 +98,4 @@ def level(concurrency: int, speed: float, details: bool, rng: random.Random) -> 
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interrupts.run(main, "read_speed.py"))

@@ -34,6 +34,7 @@ from benchmarks.accounting import MIN_CORES_TO_PIN, STAGES, cpu_seconds, pin, st
 from benchmarks.client import client  # noqa: E402
 from benchmarks.cluster import STACK, URL, cluster, run  # noqa: E402
 from benchmarks.profiles import recorded, shares  # noqa: E402
+from pdbench import interrupts  # noqa: E402
 from pdbench.cli import Parser, positive  # noqa: E402
 from pdbench.counters import finished, grown  # noqa: E402
 from pdbench.files import write_atomically  # noqa: E402
@@ -305,4 +306,4 @@ def median_of(rows: list[dict[str, Any]], arms: set[str], level: int) -> dict[st
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main, "serving_path.py"))

@@ -28,6 +28,7 @@ from rich.markup import escape  # noqa: E402
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: E402
 from rich.table import Table  # noqa: E402
 
+from pdbench import interrupts  # noqa: E402
 from pdbench.cli import Parser  # noqa: E402
 from pdbench.cluster import connect, travel_by_value  # noqa: E402
 from pdbench.manifest import first_line  # noqa: E402
@@ -210,13 +211,11 @@ def table(outcomes: list[Outcome]) -> Table:
 def exit_code(outcomes: list[Outcome]) -> int:
     """0 if all went well, 130 if stopped, else 1."""
     statuses = {one.status for one in outcomes}
-    return 0 if statuses == {"ok"} else 130 if "stopped" in statuses else 1
+    return 0 if statuses == {"ok"} else interrupts.STATUS if "stopped" in statuses else 1
 
 
 def main() -> int:
     args = parse_args()
-    # Whoever ends this with a signal ends the builds, too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         args.logs.mkdir(parents=True, exist_ok=True)
         ray = connect(args.address)
@@ -224,16 +223,13 @@ def main() -> int:
         print(f"build_on_all_nodes.py: error: {error}", file=sys.stderr)
         return 2
     what = f"pip install {args.wheel}" if args.wheel else f"debug/build_nixl_ucx_efa.sh {' '.join(args.args)}".strip()
-    try:
-        actors = start(ray, pack(ROOT), args)
-        console.print(f"{what} on {len(actors)} nodes", markup=False)
-        outcomes = follow(ray, actors, args.logs)
-    except KeyboardInterrupt:  # before there was anything to stop, or while stopping it
-        return 130
+    actors = start(ray, pack(ROOT), args)
+    console.print(f"{what} on {len(actors)} nodes", markup=False)
+    outcomes = follow(ray, actors, args.logs)
     console.print(table(outcomes))
     console.print(f"logs in {args.logs}", markup=False)
     return exit_code(outcomes)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main, "build_on_all_nodes.py"))

@@ -19,7 +19,7 @@ from rich.console import Console  # noqa: E402
 from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from pdbench import cluster  # noqa: E402
+from pdbench import cluster, interrupts  # noqa: E402
 from pdbench.cli import Parser, port, seconds  # noqa: E402
 from pdbench.configs import load_serve  # noqa: E402
 from pdbench.doctor.examination import LIMIT_S, Examination, examine  # noqa: E402
@@ -107,4 +107,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main, "doctor.py"))

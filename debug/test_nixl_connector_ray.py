@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from pdbench import interrupts  # noqa: E402
 from pdbench.cli import Parser, positive, variable, whole  # noqa: E402
 from pdbench.files import write_atomically  # noqa: E402
 from pdbench.transfer.bench import Bench, Options  # noqa: E402
@@ -239,9 +240,6 @@ def main() -> int:
     except (ValueError, ConnectionError) as error:
         print(f"test_nixl_connector_ray.py: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("test_nixl_connector_ray.py: interrupted", file=sys.stderr)
-        return 130
     if args.tokens and cases:
         size, milliseconds = cases[0]["bytes"] / args.concurrent_transfers, cases[0]["ms_median"]
         print(f"the KV cache of {args.tokens} tokens is {size / 1e6:.1f} MB and takes {milliseconds:.1f} ms")
@@ -253,4 +251,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main, "test_nixl_connector_ray.py"))

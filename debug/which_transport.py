@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pdbench import cluster  # noqa: E402
+from pdbench import cluster, interrupts  # noqa: E402
 from pdbench.cli import Parser  # noqa: E402
 from pdbench.client import ServerError, get, session  # noqa: E402
 from pdbench.manifest import Deployment  # noqa: E402
@@ -117,4 +117,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main, "which_transport.py"))

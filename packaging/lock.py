@@ -20,6 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from pdbench import interrupts  # noqa: E402
+
 PLATFORM = "x86_64-manylinux_2_31"  # the oldest glibc for which every package has a wheel
 # The study's stack as of then; flashinfer-python was published as source alone.
 OPTIONS = {"constraints-published.txt": ("--exclude-newer=2025-11-02T00:00:00Z", "--no-binary=flashinfer-python")}
@@ -196,4 +199,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main, "lock.py"))

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lock import ROOT, ResolutionError, normalize, pip_index, read_pythons, resolve
+from lock import ROOT, ResolutionError, interrupts, normalize, pip_index, read_pythons, resolve
 
 CUDA_LIBRARY = re.compile(r"nvidia-(?!nccl|cutlass|ml-py)|cuda-(?:bindings|core|pathfinder|toolkit)")
 # pip takes a wheel only for a platform that it was named.
@@ -124,4 +124,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main, "offline.py"))

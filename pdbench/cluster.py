@@ -5,7 +5,7 @@ import math
 import os
 from dataclasses import dataclass, replace
 
-from pdbench import local_cluster
+from pdbench import interrupts, local_cluster
 from pdbench.configs import HardwareConfig
 from pdbench.layout import CONTROLS, Layout, placed_as
 
@@ -133,7 +133,8 @@ def connect(address: str | None = None, env: dict[str, str] | None = None):
     try:
         # It reaches every engine, too, so no more than what a plan says is in it.
         more = {"runtime_env": {"env_vars": env}} if env else {}
-        ray.init(address=address or "auto", log_to_driver=False, logging_level="WARNING", namespace="pdbench", **more)
+        with interrupts.handlers_kept():
+            ray.init(address=address or "auto", log_to_driver=False, logging_level="WARNING", namespace="pdbench", **more)
     except Exception as error:  # Ray raises several unrelated kinds here
         where = address or os.environ.get("RAY_ADDRESS") or "this machine"
         hint = "" if os.environ.get("RAY_AUTH_MODE") else " (one that demands a token needs RAY_AUTH_MODE=token here too)"

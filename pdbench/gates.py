@@ -12,6 +12,7 @@ import time
 import uuid
 from pathlib import Path
 
+from pdbench import interrupts
 from pdbench.cli import Parser
 from pdbench.client import ServerError, get, post, random_prompt, session
 from pdbench.files import write_atomically
@@ -305,4 +306,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main, "gates"))

@@ -17,6 +17,7 @@ import psutil
 # <linux/prctl.h>
 SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36
 GRACE_S = 10.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def die_with_parent() -> None:
@@ -25,14 +26,16 @@ def die_with_parent() -> None:
 
 
 def run(command: list[str]) -> int:
-    """Run `command` until it ends or SIGTERM comes; returns its exit status once no process of it is left."""
+    """Run `command` until it ends or SIGTERM or SIGINT comes; returns its exit status once no process of it is left."""
     ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1)  # what loses its parent comes to us
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in SIGNALS:  # a handler also where Ray's processes were started with SIGINT ignored; the server then has it back
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
     try:
         return server.wait()
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         server.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(GRACE_S)

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import psutil
 
-from pdbench import gpus
+from pdbench import gpus, interrupts
 from pdbench.cli import Parser, whole
 from pdbench.files import write_atomically
 
@@ -161,7 +161,8 @@ def connected(found: dict):
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": found["token_path"]}
     import ray
 
-    ray.init(address=found["address"], log_to_driver=False, logging_level="WARNING")
+    with interrupts.handlers_kept():
+        ray.init(address=found["address"], log_to_driver=False, logging_level="WARNING")
     try:
         yield ray
     finally:
@@ -299,4 +300,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main, "local_cluster"))

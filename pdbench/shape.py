@@ -17,6 +17,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from pdbench import interrupts
 from pdbench.kv_cache import KVCache
 from pdbench.manifest import Strict
 from pdbench.tokenizer import END_OF_TEXT, RETURN, save_tokenizer
@@ -86,12 +87,16 @@ class ShapeSpec(Strict):
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(len(os.sched_getaffinity(0)), len(parts)), mp_context=context) as pool:
             pending = [pool.submit(_write_part, self, folder, *part) for part in parts]
-            for done, future in enumerate(as_completed(pending), start=1):
-                name, sizes = future.result()
-                index |= dict.fromkeys(sizes, name)
-                total += sum(sizes.values())
-                print(f"model: {done} of {len(parts)} files in {folder}", end="\r" if sys.stderr.isatty() else "\n",
-                      file=sys.stderr, flush=True)  # fmt: skip
+            try:
+                for done, future in enumerate(as_completed(pending), start=1):
+                    name, sizes = future.result()
+                    index |= dict.fromkeys(sizes, name)
+                    total += sum(sizes.values())
+                    print(f"model: {done} of {len(parts)} files in {folder}", end="\r" if sys.stderr.isatty() else "\n",
+                          file=sys.stderr, flush=True)  # fmt: skip
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # else all of them would be written first
+                raise
         content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(index.items()))}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2))
 
@@ -239,4 +244,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main, "python -m pdbench.shape"))

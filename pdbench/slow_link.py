@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+from pdbench import interrupts
 from pdbench.cli import Parser, positive
 
 DEVICE = "lo"
@@ -41,7 +42,7 @@ def start(mbit: int) -> None:
         for side in ("sport", "dport"):
             match = ["match", "ip", "protocol", "6", "0xff", "match", "ip", side, str(FIRST_PORT), f"{PORT_MASK:#x}"]
             _tc("filter", "add", "dev", DEVICE, "parent", HANDLE, "protocol", "ip", "u32", *match, "flowid", f"{HANDLE}1")
-    except LinkError:
+    except BaseException:
         stop()
         raise
 
@@ -97,4 +98,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main, "slow_link"))

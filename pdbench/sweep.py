@@ -10,13 +10,12 @@ import os
 import random
 import re
 import shlex
-import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from pdbench import client, level_gates, workload
+from pdbench import client, interrupts, level_gates, workload
 from pdbench.bench_client import BenchClient, Used, arguments
 from pdbench.cli import Parser, positive
 from pdbench.level_file import ResultError, read_level
@@ -245,9 +244,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    # However it was started: a shell's background job would ignore Ctrl-C.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    interrupts.interruptible()
     measuring = False
     try:
         if args.smoke:
@@ -263,7 +260,7 @@ def main() -> int:
         return 1 if measuring else 2
     except KeyboardInterrupt:
         warn("interrupted; the same command goes on at this level")
-        return 130
+        return interrupts.STATUS
     return 0
 
 

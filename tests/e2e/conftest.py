@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from commands import launch, module
+
+from tests.helpers.commands import launch, module
 
 
 @pytest.fixture(scope="session")
@@ -19,12 +20,17 @@ def shared(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("shared")
 
 
-@pytest.fixture
-def tokens(shared) -> Path:
-    """The collocated arm's greedy tokens."""
-    if not (shared / "tokens.json").exists():
-        pytest.fail("the collocated tokens are missing: run the e2e tests together, test_1_collocated.py saves them")
-    return shared / "tokens.json"
+@pytest.fixture(scope="session")
+def tokens(local_cluster, shared) -> Path:
+    """The collocated arm's greedy tokens: saved by test_1_collocated.py, or else from an arm that is launched for them."""
+    path = shared / "tokens.json"
+    if not path.exists():
+        try:
+            launch("--collocated")
+            module("gates", "--save", str(path))
+        finally:
+            launch("--stop")
+    return path
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import subprocess
 
 import psutil
 import pytest
-from commands import BIN, ROOT, URL, bench, deployment, environment, launch, level, module, run, wait_for
 
 from pdbench import level_gates
 from pdbench.bench_client import Used
 from pdbench.manifest import Deployment, Manifest
+from tests.helpers.commands import BIN, ROOT, URL, bench, deployment, environment, launch, level, module, run, wait_for
 
 FOLDER = "gpt-oss-tiny_itl300_otl16_mixed_{}"
 WORKLOAD = ("--itl", "300", "--otl", "16")

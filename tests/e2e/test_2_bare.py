@@ -5,10 +5,10 @@ import signal
 import subprocess
 
 import psutil
-from commands import BIN, ROOT, STACK, bench, deployment, environment, launch, level, module, wait_for
 
 from pdbench.local_cluster import marked, state
 from pdbench.manifest import Manifest
+from tests.helpers.commands import BIN, ROOT, STACK, bench, deployment, environment, launch, level, module, wait_for
 
 FOLDER = "gpt-oss-tiny_itl300_otl16_mixed_{}"
 WORKLOAD = ("--itl", "300", "--otl", "16", "-c", "2,1")
@@ -34,13 +34,11 @@ def cores(pid: int) -> set[int]:
 
 
 def hold_against(tokens) -> str:
-    """Gates against the collocated arm's tokens; where this file runs alone, they are the control's own."""
-    if not tokens.exists():
-        module("gates", "--save", str(tokens))
+    """Gates against the collocated arm's tokens."""
     return module("gates", "--against", str(tokens)).stdout
 
 
-def test_one_replica(deployed, shared, tmp_path):
+def test_one_replica(deployed, tokens, tmp_path):
     deployed("--bare", "--layout", "1xtp1")
     found = deployment()
     assert (found["mode"], found["serving_url"]) == ("bare", "http://127.0.0.3:8010"), "nothing stands before one server"
@@ -52,7 +50,7 @@ def test_one_replica(deployed, shared, tmp_path):
     assert cores(engine["pid"]) == {0}
     listening = {c.laddr.ip for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port in (8000, 8010)}
     assert listening == {"127.0.0.1", "127.0.0.3"}, "loopback only"
-    assert "ok   token-equality: 36 of 36" in hold_against(shared / "tokens.json")
+    assert "ok   token-equality: 36 of 36" in hold_against(tokens)
     assert "gpt-oss-tiny:" in bench(ROOT, "--smoke").stdout
 
     bench(tmp_path, "-e", "bare", *WORKLOAD)
@@ -71,17 +69,17 @@ def test_one_replica(deployed, shared, tmp_path):
     assert launch("--status", check=False).returncode == 3
 
 
-def test_pd_behind_the_router_and_a_crash(deployed, shared, tmp_path):
+def test_pd_behind_the_router_and_a_crash(deployed, tokens, tmp_path):
     deployed("--bare-pd", "--layout", "p1xtp1-d1xtp1")
     found = deployment()
     assert found["serving_url"] == "http://127.0.0.1:8001" and set(found["servers"]) == {"prefill-0", "decode-0", "router"}
     assert sorted(r["role"] for r in found["replicas"]) == ["decode", "ingress", "prefill"]
     pids = {r["role"]: r["pid"] for r in found["replicas"]}
     assert sorted(cores(pids[role]) for role in ("prefill", "decode")) == [{0}, {1}]
-    lines = hold_against(shared / "tokens.json")
+    lines = hold_against(tokens)
     assert "ok   token-equality: 36 of 36" in lines and "ok   kv-transfer: 36 transfers" in lines
     assert "ok   transport: cma/memory" in lines
-    bench(tmp_path, "-e", "bare-pd", *WORKLOAD, "--tokens", str(shared / "tokens.json"))
+    bench(tmp_path, "-e", "bare-pd", *WORKLOAD, "--tokens", str(tokens))
     records = Manifest.read(tmp_path / FOLDER.format("bare-pd")).levels
     first, second = ({g.name: g for g in record.gates} for record in records)
     assert set(first) == set(second) == AROUND | {"kv-transfer", "transport", "token-equality"}

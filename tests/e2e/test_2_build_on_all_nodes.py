@@ -7,7 +7,8 @@ import subprocess
 import time
 
 import psutil
-from commands import BIN, ROOT, environment, run
+
+from tests.helpers.commands import BIN, ROOT, environment, run
 
 SCRIPT = "debug/build_on_all_nodes.py"
 NODES = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]

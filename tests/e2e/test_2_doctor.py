@@ -9,9 +9,9 @@ import time
 
 import psutil
 import pytest
-from commands import BIN, ROOT, launch, run
 
 from pdbench import local_cluster as cluster
+from tests.helpers.commands import BIN, ROOT, launch, run
 
 NODES = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
 

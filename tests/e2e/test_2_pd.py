@@ -4,10 +4,10 @@ import re
 
 import psutil
 import requests
-from commands import BIN, URL, bench, deployment, level, module, run
-from faults import launch_with_other_prefill_weights
 
 from pdbench.manifest import Manifest
+from tests.helpers.commands import BIN, URL, bench, deployment, level, module, run
+from tests.helpers.faults import launch_with_other_prefill_weights
 
 
 def nodes(found: dict) -> dict[str, set[str]]:

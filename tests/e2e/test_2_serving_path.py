@@ -8,9 +8,9 @@ import re
 import psutil
 import pytest
 import requests
-from commands import BIN, URL, bench, deployment, launch, level, module, run
 
 from pdbench.manifest import Manifest
+from tests.helpers.commands import BIN, URL, bench, deployment, launch, level, module, run
 
 WORKLOAD = ("--itl", "300", "--otl", "16", "-c", "2")
 REPLICAS = range(30000, 31001)  # Ray's ports for replicas behind HAProxy

@@ -4,12 +4,12 @@ import dataclasses
 import json
 
 import pytest
-from commands import BIN, run
 
 from pdbench.transfer.bench import Bench, Options
 from pdbench.transfer.cache import Cache, Request, pieces
 from pdbench.transfer.rank import TransferError
 from pdbench.transfer.ranks import LocalRanks
+from tests.helpers.commands import BIN, run
 
 SMALL = Cache(layers=3, blocks=16, block_size=4, heads=8, head_dim=16, value_bytes=2)
 LOOPBACK = {"UCX_PROTO_INFO": "y", "UCX_NET_DEVICES": "lo"}

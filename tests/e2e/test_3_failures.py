@@ -6,7 +6,8 @@ import subprocess
 import time
 
 import psutil
-from commands import BIN, ROOT, STACK, environment, launch, module
+
+from tests.helpers.commands import BIN, ROOT, STACK, environment, launch, module
 
 
 def engines() -> list[str]:

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from commands import ROOT, run
+
+from tests.helpers.commands import ROOT, run
 
 # Runs in that environment: builds the app of every arm, and tells what Serve would deploy.
 BUILD = """

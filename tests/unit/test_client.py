@@ -4,10 +4,10 @@ import asyncio
 import random
 
 import pytest
-from sweeping import FakeServer, serving
 
 from pdbench import client
 from pdbench.client import ServerError
+from tests.helpers.sweeping import FakeServer, serving
 
 
 @pytest.fixture

@@ -239,6 +239,7 @@ def ray(monkeypatch):
     def init(address, **options):
         ray.asked.append(address)
         ray.options = options
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))  # as the real one does
         if ray.refuses:
             raise RuntimeError(ray.refuses)
 
@@ -266,6 +267,12 @@ def test_a_driver_connects_where_it_is_told_else_to_the_local_cluster_else_to_an
     assert (os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"]) == ("token", "t")
     ray.is_initialized = lambda: True
     assert connect() is ray and len(ray.asked) == 4, "a driver that is connected stays so"
+
+
+def test_a_connected_driver_reacts_to_sigterm_as_before(ray):
+    before = signal.getsignal(signal.SIGTERM)
+    connect()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_what_a_plan_sets_for_ray_serve_reaches_all_that_the_driver_starts(ray):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-from sweeping import NAMES, FakeServer, serving, sweeper
 
 from pdbench import client
 from pdbench.compilations import COLD, LINES, Compilations, gate, pad_steps, read_compilations
@@ -15,6 +14,7 @@ from pdbench.level_gates import Snapshot
 from pdbench.manifest import FILENAME, Manifest
 from pdbench.warm_up import MAX_ROUNDS, warm_up
 from pdbench.workload import Level, level_seed
+from tests.helpers.sweeping import NAMES, FakeServer, serving, sweeper
 
 # vLLM's monitor needs no GPU to say its lines, and reports each compilation only if it is told to be verbose.
 MONITOR = """

@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from small_experiment import ARMS, SLOW, small_experiment
 
 from pdbench import experiment as plan
 from pdbench.configs import ROOT, ConfigError
+from tests.helpers.small_experiment import ARMS, SLOW, small_experiment
 
 FILES = sorted((ROOT / "configs/experiments").glob("*.yaml"))
 STUDY = {

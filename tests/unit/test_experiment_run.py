@@ -5,12 +5,12 @@ import json
 import subprocess
 
 import pytest
-from small_experiment import ARMS, SLOW, small_experiment
 
 import run_experiment
 from pdbench import experiment as plan
 from pdbench.manifest import LevelRecord, Manifest
 from pdbench.workload import Level
+from tests.helpers.small_experiment import ARMS, SLOW, small_experiment
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The process between Ray and a server, with real processes: whoever ends, none of the server's stays."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -39,8 +40,8 @@ def wait_until_gone(pids):
 def start(monkeypatch):
     started = []
 
-    def start(*command):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    def start(*command, **options):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
         started.append(process)
         pids = [int(word) for word in process.stdout.readline().split()]
         return process, pids
@@ -64,10 +65,15 @@ def test_a_server_that_is_killed_leaves_no_child(start):
     wait_until_gone(pids)
 
 
-def test_sigterm_ends_server_and_children(start):
-    process, pids = start(sys.executable, keeper.__file__, sys.executable, "-c", SERVER)
-    process.terminate()
-    assert process.wait(30) == 128 + signal.SIGTERM
+@pytest.mark.parametrize("number", keeper.SIGNALS, ids=lambda number: number.name)
+def test_a_signal_ends_server_and_children(start, number):
+    """Where Ray's processes were started with SIGINT ignored, too."""
+    ignored = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    process, pids = start(sys.executable, keeper.__file__, sys.executable, "-c", SERVER, **ignored)
+    mask = re.search(r"SigIgn:\s*(\w+)", Path(f"/proc/{pids[0]}/status").read_text())[1]
+    assert not int(mask, 16) & 1 << signal.SIGINT - 1, "the server has the default action back"
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
     wait_until_gone(pids)
 
 

@@ -6,10 +6,10 @@ import math
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from one_level import COLLOCATED, read_one
 
 from pdbench.level_file import ResultError
 from pdbench.results import read_results
+from tests.helpers.one_level import COLLOCATED, read_one
 
 # -- levels that do not count --
 

@@ -3,11 +3,11 @@
 import math
 
 import pytest
-from one_level import COLLOCATED, read_one
 
 from pdbench.level_file import ResultError
 from pdbench.manifest import LevelRecord
 from pdbench.results import read_results
+from tests.helpers.one_level import COLLOCATED, read_one
 
 PD = "tiny_itl100_otl11_mixed_p1xtp1-d1xtp2"
 

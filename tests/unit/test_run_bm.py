@@ -8,10 +8,10 @@ import time
 
 import psutil
 import pytest
-from sweeping import NAMES, FakeServer, serving, sweeper
 
 from pdbench.manifest import FILENAME, Manifest
 from pdbench.workload import Level, level_seed
+from tests.helpers.sweeping import NAMES, FakeServer, serving, sweeper
 
 
 @pytest.fixture

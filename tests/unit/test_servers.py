@@ -7,11 +7,11 @@ import threading
 from http.server import ThreadingHTTPServer
 
 import pytest
-from answering import Answering
 
 from pdbench.client import ServerError
 from pdbench.readiness import REMOTE_DECODE, ask_servers
 from pdbench.servers import engine_counts
+from tests.helpers.answering import Answering
 
 
 class Handler(Answering):

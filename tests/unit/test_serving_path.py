@@ -8,7 +8,6 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from answering import Answering
 
 from pdbench import serving_path
 from pdbench.configs import LLMOptions, load_serve
@@ -23,6 +22,7 @@ from pdbench.serving_path import (
     haproxy_gate,
     haproxy_servers,
 )
+from tests.helpers.answering import Answering
 
 DEFAULT = load_serve()
 HAPROXY = ServingPath(env={"RAY_SERVE_ENABLE_HA_PROXY": "1"})

@@ -6,12 +6,12 @@ import math
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from planning import FILENAME, NAME, files, measure, planned
 
 from pdbench import client, sweep
 from pdbench.manifest import Gate, Manifest
 from pdbench.results import read_results
 from pdbench.sweep import LevelError
+from tests.helpers.planning import FILENAME, NAME, files, measure, planned
 
 
 def test_a_level_that_counts_gets_its_name(server, tmp_path, capsys, level_content):

@@ -4,12 +4,12 @@ import socket
 import time
 
 import pytest
-from planning import FILENAME, NAME, URL, files, measure, options, planned
 
 from pdbench import client, sweep, workload
 from pdbench.manifest import Manifest
 from pdbench.sweep_plan import SweepError
 from pdbench.workload import Level
+from tests.helpers.planning import FILENAME, NAME, URL, files, measure, options, planned
 
 CONC4, CONC8 = Level("concurrency", 4.0), Level("concurrency", 8.0)
 

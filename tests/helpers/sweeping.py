@@ -8,9 +8,8 @@ import sys
 import threading
 from http.server import ThreadingHTTPServer
 
-from answering import Answering
-
 from pdbench.configs import ROOT
+from tests.helpers.answering import Answering
 
 # In place of vLLM's modules: writes what the real client would. Its environment may tell it to fail at a
 # level, to die, or to hang.
@@ -68,9 +67,13 @@ class FakeServer(ThreadingHTTPServer):
 
 class Handler(Answering):
     def do_GET(self):
-        known = {"/v1/models": self.server.models, "/pdbench/deployment": self.server.deployment,
-                 "/pdbench/seeds": self.server.seeds, "/pdbench/counters": self.counters(),
-                 "/pdbench/compilations": self.server.compiled}
+        known = {
+            "/v1/models": self.server.models,
+            "/pdbench/deployment": self.server.deployment,
+            "/pdbench/seeds": self.server.seeds,
+            "/pdbench/counters": self.counters(),
+            "/pdbench/compilations": self.server.compiled,
+        }
         content = known.get(self.path)
         self.answer(404 if content is None else 200, json.dumps({"error": "unknown"} if content is None else content))
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from commands import ROOT, STACK, environment, launch
+from tests.helpers.commands import ROOT, STACK, environment, launch
 
 # In a process of its own, as the launch script is: tests have no Ray driver in theirs.
 LAUNCHER = """
