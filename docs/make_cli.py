@@ -20,7 +20,7 @@ SCRIPTS = (
     "launch_gptoss.py", "run_bm.sh", "run_experiment.py", "viz.py", "check_claims.py", "reproduce_published.sh",
     "pdbench.gates", "pdbench.local_cluster", "pdbench.slow_link", "pdbench.shape",
     "debug/doctor.py", "debug/test_nixl_connector_ray.py", "debug/which_transport.py",
-    "debug/build_nixl_ucx_efa.sh", "debug/build_on_all_nodes.py",
+    "debug/build_nixl_ucx_efa.sh",
     "benchmarks/serving_path.py", "benchmarks/harness_cost.py", "benchmarks/routing.py", "benchmarks/read_speed.py",
     "packaging/lock.py", "packaging/offline.py", "packaging/install_offline.sh",
 )  # fmt: skip

@@ -259,7 +259,7 @@ def main() -> int:
         warn(f"error: {first_line(error)}")
         return 1 if measuring else 2
     except KeyboardInterrupt:
-        warn("interrupted; the same command goes on at this level")
+        warn("interrupted; the same command goes on at this level" if measuring else "interrupted")
         return interrupts.STATUS
     return 0
 

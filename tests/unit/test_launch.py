@@ -188,7 +188,7 @@ MISTAKES = [
     ([*PD, "--ingress-replicas", 0], "--ingress-replicas must be at least 1, not 0"),
     ([*PD, "--model", "none.yaml"], "no such file: none.yaml (there are: configs/models/gpt-oss-120b-shape.yaml, "),
     ([*PD, "--hardware", "none.yaml"], "no such file: none.yaml (there are: configs/hardware/cpu.yaml, "),
-    ([*PD, "--model", "run_bm.sh"], "run_bm.sh: not valid YAML: "),
+    ([*PD, "--model", "viz.py"], "viz.py: not valid YAML: "),
     ([*PD, "--model", "configs/hardware/cpu.yaml"], "configs/hardware/cpu.yaml: "),
     ([*PD, "--decode-bench"], "--decode-bench measures decode alone: give a collocated layout, not p1xtp1-d1xtp1 pd-pack"),
     ([*PD, "--surprise"], "unrecognized arguments: --surprise"),
