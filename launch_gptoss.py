@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from pdbench import bare, cluster, counters, interrupts, serving_path, slow_link, stack, transport, ucx_log
+from pdbench import bare, cluster, counters, interrupts, serving_path, slow_link, stack, transport, ucx
 from pdbench.cli import Parser, port, seconds, variable
 from pdbench.configs import ROOT, HardwareConfig, LLMOptions, ModelConfig, load_hardware, load_model, load_serve
 from pdbench.engine_ports import SIDE_CHANNEL
@@ -214,13 +214,12 @@ def consult_doctor(ray, args: argparse.Namespace, plan: Plan) -> None:
     Raises:
         LaunchError: something there is wrong; each fault was printed in a line, with what mends it.
     """
-    from pdbench.doctor.environment import LOUD
     from pdbench.doctor.examination import examine
 
     _, hardware = read_configs(args)
     ports = serving_path.ports(plan.path or serving_path.ServingPath(), args.host, args.port)
     wanted = set(hardware.env)  # what engines are given, they do not inherit from their node
-    wanted |= set(LOUD) if args.verbose else set()
+    wanted |= set(ucx.LOUD_LEVELS) if args.verbose else set()
     wanted |= {"UCX_TLS"} if args.ucx_tls or args.backend == "LIBFABRIC" else set()
     wanted |= {"slow link"} if slow_link.UCX_ENV.items() <= hardware.env.items() else set()
     nodes = cluster.of_kind(cluster.read_nodes(ray, hardware.accelerator), hardware.accelerator_type)
@@ -263,7 +262,7 @@ def status(args: argparse.Namespace) -> int:
 
 def warn_if_verbose(args: argparse.Namespace) -> None:
     if args.verbose:
-        print(f"launch: warning: {ucx_log.VERBOSE_WARNING}", file=sys.stderr)
+        print(f"launch: warning: {ucx.VERBOSE_WARNING}", file=sys.stderr)
 
 
 def dry_run(args: argparse.Namespace) -> None:

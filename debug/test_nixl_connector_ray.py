@@ -27,7 +27,7 @@ from pdbench.transfer.bench import Bench, Options  # noqa: E402
 from pdbench.transfer.cache import VALUE_BYTES, Cache, check  # noqa: E402
 from pdbench.transfer.rank import DECODE, PREFILL, TransferError  # noqa: E402
 from pdbench.transfer.ranks import LocalRanks, RayRanks  # noqa: E402
-from pdbench.ucx_log import VERBOSE_ENV, VERBOSE_WARNING  # noqa: E402
+from pdbench.ucx import VERBOSE_ENV, VERBOSE_WARNING  # noqa: E402
 
 BACKENDS = ("UCX", "LIBFABRIC")
 # gpt-oss-120b's shape, in blocks of 16 tokens, which is vLLM's default on GPUs.

@@ -164,7 +164,8 @@ def _name_and_manifest(source: Source) -> Iterator[tuple[str, str]]:
 
 def _replayed(source: Source) -> Iterator[tuple[str, str]]:
     """With one seed the client's random prompts are the same from the first on, however many it sends."""
-    if source.arm.run.isl < CACHE_BLOCK or _prefix_cache_off(source.manifest):
+    deployment = source.manifest and source.manifest.deployment
+    if source.arm.run.isl < CACHE_BLOCK or (deployment and deployment.prefix_caching_off):
         return
     sent, shares = defaultdict(int), []
     columns = (source.levels[name] for name in ("stem", "launched", "seed", "completed"))
@@ -174,12 +175,6 @@ def _replayed(source: Source) -> Iterator[tuple[str, str]]:
         sent[launched, seed] = max(earlier, completed)
     if shares:
         yield "replayed prompts", f"prompts that an earlier level had sent: {', '.join(shares)}"
-
-
-def _prefix_cache_off(manifest: Manifest | None) -> bool:
-    configs = manifest.deployment.llm_configs if manifest and manifest.deployment else {}
-    prefill = configs.get("prefill") or configs.get("collocated") or {}
-    return prefill.get("engine_kwargs", {}).get("enable_prefix_caching") is False
 
 
 def _cold(source: Source) -> Iterator[tuple[str, str]]:

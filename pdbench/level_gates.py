@@ -19,7 +19,7 @@ from pdbench.gates import transports_named
 from pdbench.kv_cache import KVCache
 from pdbench.manifest import Deployment, Gate, Strict, now
 from pdbench.transport import transport_gate
-from pdbench.ucx_log import VERBOSE_ENV
+from pdbench.ucx import loud
 
 # Two of a level's random prompts may begin at the same token by chance; what shows beyond this was seen before.
 MAX_HIT_RATE = 0.02
@@ -136,8 +136,7 @@ def _all_finished(finished: float, asked: Asked, checks: list[int]) -> Gate:
 def _prefix_cache(grown: dict[str, dict[str, float]], deployment: Deployment, asked: Asked) -> Gate:
     """Hits where prompts are computed: decode replicas take them from the transfer."""
     name = "prefill" if "prefill" in grown else "collocated"
-    role, config = grown.get(name, {}), deployment.llm_configs.get(name, {})
-    off = config.get("engine_kwargs", {}).get("enable_prefix_caching") is False
+    role, off = grown.get(name, {}), deployment.prefix_caching_off
     queries, hits = role.get("prefix_cache_queries", 0), role.get("prefix_cache_hits", 0)
     rate = hits / queries if queries else 0.0
     return Gate(
@@ -150,10 +149,10 @@ def _prefix_cache(grown: dict[str, dict[str, float]], deployment: Deployment, as
 def _no_debug_logging(deployment: Deployment) -> Gate:
     given = [config.get("runtime_env", {}).get("env_vars", {}) for config in deployment.llm_configs.values()]
     given += [machine.environment for machine in deployment.machines]
-    found = sorted({f"{k}={env[k]}" for env in given for k in VERBOSE_ENV if env.get(k, "").lower() in ("debug", "trace")})
+    found = sorted({f"{name}={value}" for environment in given for name, value in loud(environment).items()})
     return Gate(
         name="no-debug-logging", passed=not found, seen=", ".join(found) or "none", expected="none", time=now(),
-        advice="launch without --verbose: debug logging costs throughput",
+        advice="launch without --verbose, and unset it on the nodes: debug logging costs throughput",
     )  # fmt: skip
 
 

@@ -94,6 +94,12 @@ class Deployment(Strict):
     llm_configs: dict[str, Any]
     gates: list[Gate] = Field(default_factory=list)
 
+    @property
+    def prefix_caching_off(self) -> bool:
+        """Whether engines that compute prompts keep none of them; by default vLLM does."""
+        config = self.llm_configs.get("prefill") or self.llm_configs.get("collocated") or {}
+        return config.get("engine_kwargs", {}).get("enable_prefix_caching") is False
+
     def takes_requests(self, base_url: str) -> str:
         """Where requests go; `base_url` is where the deployment describes itself."""
         return self.serving_url or base_url

@@ -4,15 +4,7 @@ from typing import Literal
 
 from pdbench.manifest import Gate, Strict, now
 from pdbench.stack import Stack
-from pdbench.ucx_log import VERBOSE_ENV
-
-# Words of UCX_TLS that stand for several transports, not all of which begin like them (UCX: ucp_context.c, ucp_tl_aliases).
-_MAPPED = ("posix", "sysv", "xpmem")
-_SHARED = (*_MAPPED, "cma", "knem")
-UCX_GROUPS = {
-    "all": ("",), "mm": _MAPPED, "sm": _SHARED, "shm": _SHARED, "cuda": ("cuda", "gdr_copy"), "ib": ("rc", "ud", "dc"),
-    "rc_v": ("rc_verbs",), "rc_x": ("rc_mlx5",), "ud_v": ("ud_verbs",), "ud_x": ("ud_mlx5",), "dc_x": ("dc_mlx5",),
-}  # fmt: skip
+from pdbench.ucx import ALIASES, VERBOSE_ENV
 
 
 class Transport(Strict):
@@ -54,7 +46,7 @@ def transport_gate(seen: list[str], ucx_tls: str | None, wanted: list[str] | Non
     words = wanted or (ucx_tls or "all").removeprefix("^").split(",")
     forbidden = not wanted and (ucx_tls or "").startswith("^")
     # Beginnings: UCX_TLS takes families, too (rc stands for rc_mlx5 and rc_verbs).
-    named = tuple(name for word in words for name in UCX_GROUPS.get(word, (word,)))
+    named = tuple(name for word in words for name in ALIASES.get(word, (word,)))
     fits = all(name.startswith(named) != forbidden for name in seen)
     expected = f"within UCX_TLS={ucx_tls}" if ucx_tls else "any, but one that UCX names"
     expected = " or ".join(wanted) if wanted else expected

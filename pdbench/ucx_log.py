@@ -8,9 +8,6 @@ import math
 import re
 from dataclasses import dataclass
 
-VERBOSE_ENV = {"NIXL_LOG_LEVEL": "DEBUG", "UCX_LOG_LEVEL": "debug", "VLLM_LOGGING_LEVEL": "DEBUG"}
-VERBOSE_WARNING = "debug logging distorts results, NIXL's alone costs much throughput: do not publish these numbers"
-
 TABLE = r"\|.*\|"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # `[1795498152.253178] [host:8282 :1]`, with whatever Ray or vLLM put before it.

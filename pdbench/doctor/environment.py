@@ -2,23 +2,16 @@
 
 from pdbench.doctor.facts import Facts
 from pdbench.doctor.findings import Finding
+from pdbench.ucx import LOCAL_WORDS, LOUD_LEVELS, REMOTE_WORDS, loud
 
 DRIVER = "this shell"
-LOUD = {
-    "NIXL_LOG_LEVEL": ("debug", "trace"),
-    "UCX_LOG_LEVEL": ("debug", "trace", "req", "data", "async", "func", "poll"),
-    "VLLM_LOGGING_LEVEL": ("debug",),
-}
 MEND = "unset it where Ray is started there, then restart Ray"
-# UCX's names of its transports (ucx_info -d) and their aliases: what leaves the machine, and what does not.
-RDMA = {"rc", "dc", "ud", "srd", "ib", "gga"}
-LOCAL = {"sm", "shm", "posix", "sysv", "mm", "xpmem", "cma", "knem", "cuda", "rocm", "ze"}
 
 
 def check_environment(node: str, facts: Facts) -> list[Finding]:
     """What the variables of one node do to its engines."""
     env = facts.environment
-    found = [_loud(node, env, name) for name in LOUD] + [_ucx_tls(node, facts)]
+    found = [_loud(node, env, name) for name in LOUD_LEVELS] + [_ucx_tls(node, facts)]
     if port := env.get("VLLM_NIXL_SIDE_CHANNEL_PORT"):
         found.append(Finding(
             name="VLLM_NIXL_SIDE_CHANNEL_PORT", nodes=[node], status="fail", seen=port,
@@ -61,7 +54,7 @@ def check_authentication(nodes: dict[str, Facts], driver: dict[str, str]) -> Fin
 
 def _loud(node: str, env: dict[str, str], name: str) -> Finding:
     value = env.get(name, "")
-    if value.lower() not in LOUD[name]:
+    if name not in loud(env):
         return Finding(name=name, nodes=[node], status="ok", seen=value or "unset")
     return Finding(name=name, nodes=[node], status="warn" if name.startswith("VLLM") else "fail", seen=value,
                    reason="debug logging distorts what is measured", mend=MEND)  # fmt: skip
@@ -93,4 +86,4 @@ def left_by(text: str) -> tuple[bool, bool, bool]:
     if text.startswith("^"):
         return "tcp" not in kinds, not ("ib" in kinds or {"rc", "ud", "srd"} <= kinds), not kinds & {"sm", "shm"}
     is_all = "all" in kinds
-    return is_all or "tcp" in kinds, is_all or bool(kinds & RDMA), is_all or bool(kinds & LOCAL)
+    return is_all or "tcp" in kinds, is_all or bool(kinds & REMOTE_WORDS), is_all or bool(kinds & LOCAL_WORDS)

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import torch
 
+from pdbench.ucx import DEVICE, NETWORK, SHARED
+
 CHUNK = 2**20
 INFINIBAND = Path("/sys/class/infiniband")
 # Beginnings of UCX's names, and what bounds each.
 BOUNDS = {
-    "memory copy": ("cma", "posix", "sysv", "xpmem", "knem", "self", "memory"),
-    "device copy": ("cuda_ipc", "cuda_copy", "gdr_copy"),
+    "memory copy": (*SHARED, "self", "memory"),
+    "device copy": DEVICE,
     "TCP stream": ("tcp",),
-    "line rate": ("srd", "ud", "rc", "dc", "gga"),
+    "line rate": NETWORK,
 }
 
 

@@ -4,8 +4,11 @@ import pytest
 
 from pdbench import level_gates
 from pdbench.bench_client import Used
+from pdbench.doctor.environment import check_environment
+from pdbench.doctor.facts import Facts
 from pdbench.kv_cache import KVCache
 from pdbench.level_gates import Asked, Snapshot, client_gate, judge
+from pdbench.ucx import LOUD_LEVELS
 
 # 2 of 4 layers full, 2 with a window of 128; 256 bytes per token and layer.
 CACHE = KVCache(heads=2, head_dim=32, layers=4, sliding_layers=2, sliding_window=128)
@@ -120,6 +123,15 @@ def test_without_a_prefix_cache_there_is_nothing_to_count(make_manifest):
     off = {"prefill": {"engine_kwargs": {"enable_prefix_caching": False}}, "decode": PD["decode"]}
     deployment = make_manifest(transport=UCX, llm_configs=off).deployment
     assert failed(gates_of(deployment, prefill={"prefix_cache_queries": 0.0})) == []
+
+
+@pytest.mark.parametrize("variable", LOUD_LEVELS)
+@pytest.mark.parametrize("level", ["data", "FUNC", "poll", "req", "async", "Debug", "trace", "info", "warn", ""])
+def test_what_the_doctor_calls_loud_fails_a_level(make_manifest, variable, level):
+    deployment = make_manifest(transport=UCX, kv_cache=CACHE.model_dump(), llm_configs=PD).deployment
+    deployment.machines[0].environment[variable] = level
+    found = {finding.name: finding for finding in check_environment("n", Facts(environment={variable: level}))}
+    assert (failed(gates_of(deployment)) == ["no-debug-logging"]) == (found[variable].status != "ok")
 
 
 def test_debug_logging_is_seen_in_engines_and_machines(make_manifest):

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from pdbench.stack import Stack
 from pdbench.transport import Transport
-from pdbench.ucx_log import VERBOSE_ENV
+from pdbench.ucx import VERBOSE_ENV
 
 
 def test_each_side_of_the_transfer_has_its_role():
