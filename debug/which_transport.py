@@ -16,8 +16,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pdbench import cluster, interrupts  # noqa: E402
+from pdbench.api import deployed  # noqa: E402
 from pdbench.cli import Parser  # noqa: E402
-from pdbench.client import ServerError, get, session  # noqa: E402
+from pdbench.client import ServerError  # noqa: E402
 from pdbench.manifest import Deployment  # noqa: E402
 from pdbench.transport_pairs import pairs  # noqa: E402
 from pdbench.ucx_log import TABLE, Read, read_tables  # noqa: E402
@@ -70,9 +71,8 @@ def show(reads: list[Read]) -> None:
 
 
 async def ask(base_url: str) -> tuple[Deployment, dict]:
-    async with session(base_url, total_s=30) as opened:
-        deployment = Deployment.model_validate(await get(opened, "/pdbench/deployment"))
-        return deployment, await get(opened, "/pdbench/counters")
+    async with deployed(base_url) as running:
+        return await running.deployment(), await running.counters()
 
 
 def live(args: argparse.Namespace) -> bool:

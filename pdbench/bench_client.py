@@ -64,29 +64,32 @@ class BenchClient:
     def __init__(self, log: Path):
         self.log = log
         command = [sys.executable, "-m", "pdbench.bench_client", str(log)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, preexec_fn=die_with_parent, **pipes)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent
+        )  # fmt: skip
+        assert self.process.stdin and self.process.stdout  # both are pipes
+        self._questions, self._answers = self.process.stdin, self.process.stdout
 
     def __enter__(self) -> "BenchClient":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.process.terminate()
         try:
             self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
+        for pipe in (self._questions, self._answers):
             with contextlib.suppress(OSError):
                 pipe.close()
 
     def run(self, words: list[str]) -> tuple[int, Used]:
         """Measure one level; returns the client's exit status, 1 where its process died, and what it used."""
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(shlex.join(words) + "\n")
-            self.process.stdin.flush()
-        status, *used = self.process.stdout.readline().split() or ["1", "0", "0", "0"]
+            self._questions.write(shlex.join(words) + "\n")
+            self._questions.flush()
+        status, *used = self._answers.readline().split() or ["1", "0", "0", "0"]
         return int(status), Used(*map(float, used))
 
     def last_words(self) -> str:
@@ -98,8 +101,8 @@ class BenchClient:
 class Clock:
     """Samples the main thread's CPU time, so that the time of measuring can be cut out afterwards."""
 
-    def __init__(self):
-        self.samples = collections.deque(maxlen=100_000)
+    def __init__(self) -> None:
+        self.samples: collections.deque[tuple[float, float, float]] = collections.deque(maxlen=100_000)
         self.sample()
         threading.Thread(target=self._run, daemon=True).start()
 

@@ -56,7 +56,7 @@ async def session(base_url: str, total_s: float | None = None):
         raise ServerError(f"no server answers at {base_url}: {error}") from None
 
 
-async def post(opened: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> Any:
+async def post(opened: aiohttp.ClientSession, path: str, body: dict[str, Any] | list[Any]) -> Any:
     """POST JSON and return the answer's JSON.
 
     Raises:

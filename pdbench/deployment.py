@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from pdbench import client, cluster, counters, describe, gates, loading, readiness, servers, serving, serving_path, stack
+from pdbench.api import deployed
 from pdbench.bare import ControlPlan
 from pdbench.cli import ENGINES_LOADED
 from pdbench.configs import ROOT, ModelConfig
@@ -119,10 +120,10 @@ def answered(plan: Plan, base_url: str, deadline: float) -> Gate:
     async def ask() -> Gate:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
             if isinstance(plan, ControlPlan):
-                async with client.session(base_url) as opened:
-                    told = await client.post(opened, "/pdbench/ready", {})
+                async with deployed(base_url, timeout_s=None) as running:
+                    ready = await running.ready()
                 await client.smoke(plan.serving_url, plan.model_id, readiness.NEW_TOKENS)  # through the router, too
-                return readiness.gate(told["answered"], told["counts"])
+                return readiness.gate(ready.answered, ready.counts)
             counts = serving.replica_counts(serving.serve_details())
             if readiness.can_address_replicas():
                 return readiness.gate(await readiness.ask_each(counts, APP, plan.model_id), counts)
@@ -142,8 +143,8 @@ async def reached(plan: Plan, base_url: str, deadline: float) -> Gate:
     """
     pool = plan.ingress or plan.llm_configs.get("decode", plan.llm_configs.get("collocated"))["deployment_config"]
     while True:
-        async with client.session(base_url, total_s=30) as opened:
-            gate = serving_path.haproxy_gate(await client.get(opened, "/pdbench/haproxy"), APP, pool["num_replicas"])
+        async with deployed(base_url) as running:
+            gate = serving_path.haproxy_gate(await running.haproxy(), APP, pool["num_replicas"])
         if gate.passed:
             return gate
         if time.monotonic() > deadline:

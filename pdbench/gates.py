@@ -13,8 +13,9 @@ import uuid
 from pathlib import Path
 
 from pdbench import interrupts
+from pdbench.api import deployed
 from pdbench.cli import Parser
-from pdbench.client import ServerError, get, post, random_prompt, session
+from pdbench.client import ServerError, post, random_prompt, session
 from pdbench.files import write_atomically
 from pdbench.layout import placed_as
 from pdbench.manifest import Deployment, Gate, Strict, first_line, now, read_json
@@ -152,8 +153,8 @@ def varied(continuations: list[list[int]]) -> bool:
 
 
 async def _kv_counters(base_url: str) -> dict[str, float]:
-    async with session(base_url, total_s=30) as opened:
-        roles = (await get(opened, "/pdbench/counters")).values()
+    async with deployed(base_url) as running:
+        roles = (await running.counters()).values()
     return {k: sum(role.get(k, 0.0) for role in roles) for k in ("kv_bytes", "kv_transfers", "kv_failed", "kv_expired")}
 
 
@@ -185,18 +186,18 @@ def _progress(done: int, total: int) -> None:
 
 async def transports_named(base_url: str) -> list[str]:
     """UCX transports that have carried KV reads since the launch, in UCX's words."""
-    async with session(base_url, total_s=60) as opened:
-        return await get(opened, "/pdbench/transports")
+    async with deployed(base_url) as running:
+        return await running.transports()
 
 
 async def _deployment(base_url: str) -> Deployment:
-    async with session(base_url, total_s=30) as opened:
-        return Deployment.model_validate(await get(opened, "/pdbench/deployment"))
+    async with deployed(base_url) as running:
+        return await running.deployment()
 
 
 async def record(base_url: str, gate: Gate) -> None:
-    async with session(base_url, total_s=30) as opened:
-        await post(opened, "/pdbench/gates", gate.model_dump())
+    async with deployed(base_url) as running:
+        await running.add_gate(gate)
 
 
 class Tokens(Strict):

@@ -7,7 +7,7 @@ then installs no handler of its own, and bash cannot trap the signal.
 import contextlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STATUS = 130  # as shells report a command that SIGINT ended
@@ -31,7 +31,7 @@ def run(main: Callable[[], int | None], name: str) -> int | None:
 
 
 @contextlib.contextmanager
-def handlers_kept():
+def handlers_kept() -> Iterator[None]:
     """Put the handlers back that the body replaces, as ray.init() does: with its own, SIGTERM exits without a word."""
     kept = {number: signal.getsignal(number) for number in SIGNALS}
     try:

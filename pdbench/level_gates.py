@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import Field
 
 from pdbench import compilations, gates, readiness
+from pdbench.api import deployed
 from pdbench.bench_client import Used
-from pdbench.client import get, post, session
 from pdbench.counters import finished, grown
 from pdbench.gates import transports_named
 from pdbench.kv_cache import KVCache
@@ -74,17 +74,16 @@ async def _after_level(base_url: str, before: Snapshot, requests: int) -> Snapsh
 
 
 async def _snapshot(base_url: str) -> Snapshot:
-    async with session(base_url, total_s=30) as opened:
-        counters = await get(opened, "/pdbench/counters")
-        replicas = (await get(opened, "/pdbench/deployment"))["replicas"]
-    compiled = await compilations_now(base_url)
-    return Snapshot(counters=counters, replicas={r["replica_id"]: r["pid"] for r in replicas}, compiled=compiled)
+    async with deployed(base_url) as running:
+        counters, found = await running.counters(), await running.deployment()
+        compiled = await running.compilations()
+    return Snapshot(counters=counters, replicas={r.replica_id: r.pid for r in found.replicas}, compiled=compiled)
 
 
 async def compilations_now(base_url: str) -> compilations.Compilations:
     """What the engines have compiled since their launch."""
-    async with session(base_url, total_s=60) as opened:
-        return compilations.Compilations.model_validate(await get(opened, "/pdbench/compilations"))
+    async with deployed(base_url) as running:
+        return await running.compilations()
 
 
 def judge(before: Snapshot, after: Snapshot, deployment: Deployment, asked: Asked, carried: list[str] | None) -> list[Gate]:
@@ -103,7 +102,7 @@ def judge(before: Snapshot, after: Snapshot, deployment: Deployment, asked: Aske
         found.append(_no_fallback(counted["ingress"]["fallback_requests"]))
     if "decode" in counted:
         found.append(_kv_transfer(counted, deployment, asked, before.since))
-    if carried is not None:
+    if carried is not None and deployment.transport:
         found.append(transport_gate(carried, deployment.transport["ucx_tls"], asked.transport))
     return found
 
@@ -246,10 +245,10 @@ def between(base_url: str, deployment: Deployment, tokens: Path | None) -> tuple
 
 async def _every_replica_answers(base_url: str, deployment: Deployment) -> tuple[Gate, list[int]]:
     """Gate `readiness`, and the prompt tokens of the requests that engines have finished for it."""
-    async with session(base_url, total_s=READY_TIMEOUT_S) as opened:
-        told = await post(opened, "/pdbench/ready", {})
-        counts, answered = told["counts"], told["answered"]
-        if answered is None:
-            requests = await readiness.ask_router(base_url, deployment.model_id, sum(counts.values()))
-            return readiness.router_gate(requests, sum(counts.values())), [readiness.PROMPT_TOKENS] * requests
-        return readiness.gate(answered, counts), [readiness.PROMPT_TOKENS] * told["requests"]
+    async with deployed(base_url, READY_TIMEOUT_S) as running:
+        ready = await running.ready()
+    if ready.answered is None:
+        replicas = sum(ready.counts.values())
+        requests = await readiness.ask_router(base_url, deployment.model_id, replicas)
+        return readiness.router_gate(requests, replicas), [readiness.PROMPT_TOKENS] * requests
+    return readiness.gate(ready.answered, ready.counts), [readiness.PROMPT_TOKENS] * ready.requests

@@ -139,6 +139,7 @@ class Sweep:
         args, deployment = self.args, self.target.deployment
         if not deployment:
             return []
+        assert self.snapshot, "run() takes the first one"
         asked = level_gates.Asked(
             requests=task.num_prompts, isl=self.target.lengths[0], max_hit_rate=args.max_hit_rate,
             cold=task.warmup_seed is None, transport=args.transport.split(",") if args.transport else None,

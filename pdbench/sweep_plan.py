@@ -4,11 +4,13 @@ import argparse
 import asyncio
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pdbench import client, gates, serving_path, stack, workload
+from pdbench.api import deployed
 from pdbench.configs import ROOT
 from pdbench.manifest import FILENAME, Deployment, LevelRecord, Machine, Manifest
 from pdbench.workload import Level, RunName
@@ -94,6 +96,7 @@ def plan(args: argparse.Namespace, warn: Callable[[str], None]) -> tuple[Target,
         # What this manifest does not vouch for, such as levels of another layout, must not be plotted with it.
         if path.name != FILENAME and path.stem not in {record.level for record in manifest.levels}:
             os.replace(path, f"{path}{BAD}")
+    seeds: Mapping[Level, tuple[int, int | None, int]]
     if args.as_published:
         seeds = {level: (args.seed, None, args.seed) for level in todo}
     else:
@@ -110,16 +113,16 @@ def describe_deployment(base_url: str) -> Deployment | None:
         client.ServerError: nothing answers there.
     """
 
-    async def ask():
-        async with client.session(base_url, total_s=30) as opened:
-            try:
-                return await client.get(opened, "/pdbench/deployment")
-            except client.ServerError:
+    async def ask() -> Deployment | None:
+        try:
+            async with deployed(base_url) as running:
+                return await running.deployment()
+        except client.ServerError:
+            async with client.session(base_url, total_s=30) as opened:
                 await client.first_model(opened)  # tells a dead server from one of another kind
-                return None
+            return None
 
-    answer = asyncio.run(ask())
-    return Deployment.model_validate(answer) if answer else None
+    return asyncio.run(ask())
 
 
 def _model(args: argparse.Namespace, deployment: Deployment | None, warn: Callable[[str], None]) -> tuple[str, str | None]:
@@ -160,22 +163,25 @@ def unseen_seeds(base_url: str, base_seed: int, levels: list[Level], described: 
     """
 
     async def ask() -> dict[Level, tuple[int, int, int]]:
-        async with client.session(base_url, total_s=30) as opened:
-            seen = set(await client.get(opened, "/pdbench/seeds")) if described else set()
+        async with deployed(base_url) as running:
+            seen = await running.seeds()
             fresh = {level: first_unseen(base_seed, level, seen) for level in levels}
-            if described:
-                await client.post(opened, "/pdbench/seeds", [seed for of_level in fresh.values() for seed in of_level])
+            await running.add_seeds(seed for of_level in fresh.values() for seed in of_level)
             return fresh
 
-    return asyncio.run(ask())
+    return asyncio.run(ask()) if described else {level: first_unseen(base_seed, level, set()) for level in levels}
 
 
 def first_unseen(base_seed: int, level: Level, seen: set[int]) -> tuple[int, int, int]:
     """Derive a level's seeds, by attempts, until none of them is among those `seen`."""
-    for attempt in itertools.count(1):
-        seeds = tuple(workload.level_seed(base_seed, level, purpose, attempt) for purpose in ("measure", "warm-up", "again"))
-        if not seen.intersection(seeds):
-            return seeds
+
+    def seeds(attempt: int) -> tuple[int, int, int]:
+        measure, warm_up, again = (
+            workload.level_seed(base_seed, level, purpose, attempt) for purpose in ("measure", "warm-up", "again")
+        )
+        return measure, warm_up, again
+
+    return next(found for found in map(seeds, itertools.count(1)) if not seen.intersection(found))
 
 
 def _manifest(folder: Path, name: RunName, args: argparse.Namespace, deployment: Deployment | None) -> Manifest:
@@ -196,10 +202,12 @@ def _manifest(folder: Path, name: RunName, args: argparse.Namespace, deployment:
     return Manifest(**fields, commands=[*old.commands, args.typed], levels=levels)
 
 
-def _identity(old: Manifest, deployment: Deployment | None, args: argparse.Namespace):
+def _identity(
+    old: Manifest, deployment: Deployment | None, args: argparse.Namespace
+) -> Iterator[tuple[str, Any, Any]]:  # fmt: skip
     yield "base seed", old.base_seed, args.seed
     yield "as_published", old.as_published, args.as_published
     for what in ("layout", "mode", "model_checksum", "transport"):
         yield what, getattr(old.deployment, what, None), getattr(deployment, what, None)
-    paths = (serving_path.compared(getattr(which, "serving_path", None)) for which in (old.deployment, deployment))
-    yield "serving_path", *paths
+    was, is_now = (serving_path.compared(getattr(which, "serving_path", None)) for which in (old.deployment, deployment))
+    yield "serving_path", was, is_now

@@ -3,6 +3,7 @@
 import json
 
 from pdbench.bench_client import Used
+from pdbench.level_gates import Snapshot
 from pdbench.manifest import FILENAME
 from pdbench.sweep import Sweep, parse_args
 from pdbench.sweep_plan import plan
@@ -46,7 +47,9 @@ def measure(results, content, *more, level="conc4", status=0):
     args = options(results, *more, levels=level.removeprefix("conc"))
     target, (task,) = plan(args, lambda line: None)
     bench = Bench(data, status)
-    Sweep(args, target)._attempt(bench, task, task.seed, 1)
+    sweep = Sweep(args, target)
+    sweep.snapshot = Snapshot(counters={}, replicas={})
+    sweep._attempt(bench, task, task.seed, 1)
     return bench
 
 
