@@ -120,7 +120,7 @@ def test_sweep_writes_levels_and_resumes(running, tmp_path):
     manifest = Manifest.read(folder)
     assert [r.seed for r in manifest.levels] == [int(one["seed"]), int(two["seed"])]
     assert manifest.deployment.layout == "1xtp1" and manifest.client.versions["vllm"] == "0.29.0+cpu"
-    assert "vllm" in manifest.levels[0].command and "'292'" in manifest.levels[0].command
+    assert "vllm bench serve " in manifest.levels[0].command and " --random-input-len 292 " in manifest.levels[0].command
 
     before = (folder / "conc1.json").stat().st_mtime_ns
     more = bench(tmp_path, "-e", "sweep", *WORKLOAD, "-c", "1,2,3")

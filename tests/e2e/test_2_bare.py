@@ -59,7 +59,7 @@ def test_one_replica(deployed, tokens, tmp_path):
     manifest = Manifest.read(folder)
     first, second = ({g.name: g for g in record.gates} for record in manifest.levels)
     assert set(first) == set(second) == AROUND and second["requests"].seen == "7 requests finished"
-    assert "'http://127.0.0.3:8010'" in manifest.levels[0].command
+    assert " --base-url http://127.0.0.3:8010 " in manifest.levels[0].command
 
     assert launch("--collocated", check=False).returncode == 1, "one deployment at a time"
     pids = [p.pid for p in (psutil.Process(engine["pid"]), *psutil.Process(engine["pid"]).children(recursive=True))]
