@@ -212,7 +212,7 @@ def consult_doctor(ray, args: argparse.Namespace, plan: Plan) -> None:
     """Print what is doubtful about the nodes.
 
     Raises:
-        LaunchError: something there is wrong; each fault was printed in a line, with what mends it.
+        LaunchError: something there is wrong; each fault was printed in a line, with its fix.
     """
     from pdbench.doctor.examination import examine
 

@@ -59,7 +59,7 @@ def show(examination: Examination, console: Console) -> None:
     """A row for each finding, and what to do about those that are not well."""
     everywhere = set(examination.nodes)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("", "what", "nodes", "seen", "why, and what mends it"):
+    for column in ("", "what", "nodes", "seen", "reason and fix"):
         table.add_column(column, overflow="fold")
     for finding in examination.findings:
         nodes = "all" if set(finding.nodes) == everywhere and len(everywhere) > 1 else "\n".join(finding.nodes)
@@ -75,8 +75,8 @@ def summary(examination: Examination) -> str:
 
 
 def _why(finding: Finding) -> str:
-    mend = f"[bold]mend:[/bold] {escape(finding.mend)}" if finding.mend else ""
-    return "\n".join(line for line in (escape(finding.reason), mend) if line)
+    fix = f"[bold]fix:[/bold] {escape(finding.fix)}" if finding.fix else ""
+    return "\n".join(line for line in (escape(finding.reason), fix) if line)
 
 
 def main() -> int:

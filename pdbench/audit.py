@@ -73,14 +73,14 @@ class Finding:
         folders: the result folders that it is about, as they were given.
         seen: what was found there, in numbers.
         why: why it matters.
-        mend: what to do.
+        fix: what to do.
     """
 
     kind: str
     folders: tuple[str, ...]
     seen: str
     why: str
-    mend: str
+    fix: str
 
     @property
     def where(self) -> str:

@@ -77,7 +77,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
     """What the audit found, by kind; `findings` is of `audit`."""
     for kind, of_kind in groupby(findings, key=lambda finding: finding.kind):
         several = list(of_kind)
-        print(f"{kind}: {several[0].why}", f"  to do: {several[0].mend}", sep="\n")
+        print(f"{kind}: {several[0].why}", f"  to do: {several[0].fix}", sep="\n")
         for finding in several:
             print(wrapped("  - ", finding.where), wrapped("    ", finding.seen), sep="\n")
         print()

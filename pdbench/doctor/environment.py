@@ -5,7 +5,7 @@ from pdbench.doctor.findings import Finding
 from pdbench.ucx import LOCAL_WORDS, LOUD_LEVELS, REMOTE_WORDS, loud
 
 DRIVER = "this shell"
-MEND = "unset it where Ray is started there, then restart Ray"
+FIX = "unset it where Ray is started there, then restart Ray"
 
 
 def check_environment(node: str, facts: Facts) -> list[Finding]:
@@ -15,7 +15,7 @@ def check_environment(node: str, facts: Facts) -> list[Finding]:
     if port := env.get("VLLM_NIXL_SIDE_CHANNEL_PORT"):
         found.append(Finding(
             name="VLLM_NIXL_SIDE_CHANNEL_PORT", nodes=[node], status="fail", seen=port,
-            reason="every engine of the node would take this one port; unset, Ray gives each its own", mend=MEND,
+            reason="every engine of the node would take this one port; unset, Ray gives each its own", fix=FIX,
         ))  # fmt: skip
     else:
         found.append(Finding(name="VLLM_NIXL_SIDE_CHANNEL_PORT", nodes=[node], status="ok", seen="unset"))
@@ -29,7 +29,7 @@ def check_driver(env: dict[str, str]) -> list[Finding]:
         if finding.status in ("warn", "fail"):
             here = "in this shell: nodes and clients that are started from it inherit it"
             found.append(finding.model_copy(update={"status": "warn", "reason": f"{finding.reason} ({here})",
-                                                    "mend": f"unset {finding.name}"}))  # fmt: skip
+                                                    "fix": f"unset {finding.name}"}))  # fmt: skip
     return found
 
 
@@ -45,10 +45,10 @@ def check_authentication(nodes: dict[str, Facts], driver: dict[str, str]) -> Fin
         # A driver that differs has connected all the same; the next one may not.
         status = "warn" if len({facts.environment.get("RAY_AUTH_MODE") for facts in nodes.values()}) == 1 else "fail"
         return Finding(**common, status=status, seen=told, reason="who sends no token is turned away by who demands one",
-                       mend="export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH in every shell")  # fmt: skip
+                       fix="export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH in every shell")  # fmt: skip
     if "unset" in modes and not all(node.startswith("127.") for node in nodes):
         return Finding(**common, status="warn", seen="unset", reason="whoever reaches Ray's ports runs code on the nodes",
-                       mend="start Ray with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH")  # fmt: skip
+                       fix="start Ray with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH")  # fmt: skip
     return Finding(**common, status="ok", seen=next(iter(modes)))
 
 
@@ -57,7 +57,7 @@ def _loud(node: str, env: dict[str, str], name: str) -> Finding:
     if name not in loud(env):
         return Finding(name=name, nodes=[node], status="ok", seen=value or "unset")
     return Finding(name=name, nodes=[node], status="warn" if name.startswith("VLLM") else "fail", seen=value,
-                   reason="debug logging distorts what is measured", mend=MEND)  # fmt: skip
+                   reason="debug logging distorts what is measured", fix=FIX)  # fmt: skip
 
 
 def _ucx_tls(node: str, facts: Facts) -> Finding:
@@ -68,13 +68,13 @@ def _ucx_tls(node: str, facts: Facts) -> Finding:
     tcp, rdma, local = left_by(text)
     rdma = rdma and facts.has_rdma
     if not (tcp or rdma):
-        return Finding(**common, status="fail", mend=f"add tcp to the list, or {MEND}",
+        return Finding(**common, status="fail", fix=f"add tcp to the list, or {FIX}",
                        reason="leaves no transport with active messages: NIXL cannot connect")  # fmt: skip
     if not rdma and (facts.has_rdma or not local):
         status = "fail" if facts.has_rdma or facts.gpus.names else "warn"
         lost = "RDMA" if facts.has_rdma else "shared memory and cuda_ipc"
         return Finding(**common, status=status, reason=f"leaves only tcp: {lost} is not used, 10 to 20 times slower on GPUs",
-                       mend=f"{MEND}; to force TCP for one deployment: launch_gptoss.py --ucx-tls tcp")  # fmt: skip
+                       fix=f"{FIX}; to force TCP for one deployment: launch_gptoss.py --ucx-tls tcp")  # fmt: skip
     return Finding(**common, status="ok")
 
 

@@ -88,4 +88,4 @@ def judge(nodes: dict[str, Facts], pins: dict | None, file: str, driver: dict[st
 
 def _silence(node: str, why: str) -> Finding:
     return Finding(name="answer", nodes=[node], status="fail", seen=why, reason="Ray holds the node alive",
-                   mend="see the raylet's log in /tmp/ray/session_latest/logs there, and restart Ray")  # fmt: skip
+                   fix="see the raylet's log in /tmp/ray/session_latest/logs there, and restart Ray")  # fmt: skip

@@ -10,20 +10,20 @@ STATUSES: tuple[Status, ...] = ("ok", "n/a", "warn", "fail")  # by how bad they 
 
 
 class Finding(Strict):
-    """One thing that was looked at: what was seen, why that is so good or so bad, and what mends it."""
+    """One thing that was looked at: what was seen, why that is good or bad, and its fix."""
 
     name: str
     nodes: list[str]
     status: Status
     seen: str
     reason: str = ""
-    mend: str = ""
+    fix: str = ""
 
     @property
     def line(self) -> str:
         """All of it in one line, as launch_gptoss.py prints it."""
         words = f"{self.name} on {', '.join(self.nodes)}: {self.seen}"
-        return words + (f": {self.reason}" if self.reason else "") + (f"; to mend it: {self.mend}" if self.mend else "")
+        return words + (f": {self.reason}" if self.reason else "") + (f"; fix: {self.fix}" if self.fix else "")
 
 
 def merge(findings: Iterable[Finding]) -> list[Finding]:
@@ -35,9 +35,9 @@ def merge(findings: Iterable[Finding]) -> list[Finding]:
     order: dict[str, int] = {}
     for finding in sorted(findings, key=lambda finding: min(finding.nodes)):
         order.setdefault(finding.name, len(order))
-        key = (finding.name, finding.status, finding.seen, finding.reason, finding.mend)
+        key = (finding.name, finding.status, finding.seen, finding.reason, finding.fix)
         nodes.setdefault(key, set()).update(finding.nodes)
-    rows = [Finding(name=key[0], nodes=sorted(of), status=key[1], seen=key[2], reason=key[3], mend=key[4])
+    rows = [Finding(name=key[0], nodes=sorted(of), status=key[1], seen=key[2], reason=key[3], fix=key[4])
             for key, of in nodes.items()]  # fmt: skip
     return sorted(rows, key=lambda row: (order[row.name], -STATUSES.index(row.status), row.nodes, row.seen))
 

@@ -84,7 +84,7 @@ def check_requirements(node: str, facts: Facts, pins: dict[str, SpecifierSet], f
         found.append(Finding(
             name=f"pin {name}", nodes=[node], status="fail" if engine else "warn", seen=have or "not installed",
             reason=f"{file} pins {name}{wanted}" + ("" if engine else ", which no engine needs"),
-            mend=f"{'make setup' if file in BESIDE else f'pip install -r {file}'} there, then restart Ray",
+            fix=f"{'make setup' if file in BESIDE else f'pip install -r {file}'} there, then restart Ray",
         ))  # fmt: skip
     return found or [Finding(name="pins", nodes=[node], status="ok", seen=f"all {len(pins)} of {file} are installed")]
 
@@ -109,7 +109,7 @@ def _component(name: str, keys: tuple[str, ...], nodes: dict[str, Facts], status
     if len(by_version) > 1:
         told = sorted(by_version.items(), key=lambda item: (-len(item[1]), item[0]))
         return Finding(
-            name=name, nodes=sorted(nodes), status=status, reason="the nodes do not agree", mend=_mend(name, told),
+            name=name, nodes=sorted(nodes), status=status, reason="the nodes do not agree", fix=_fix(name, told),
             seen="; ".join(f"{version} on {', '.join(some)}" for version, some in told),
         )  # fmt: skip
     (version,) = by_version
@@ -117,7 +117,7 @@ def _component(name: str, keys: tuple[str, ...], nodes: dict[str, Facts], status
         return Finding(name=name, nodes=sorted(nodes), status="ok", seen=version)
     if name in NEEDED:
         return Finding(name=name, nodes=sorted(nodes), status="fail", seen="none", reason="no engine starts without it",
-                       mend="pip install -r requirements.txt on every node, then restart Ray")  # fmt: skip
+                       fix="pip install -r requirements.txt on every node, then restart Ray")  # fmt: skip
     return Finding(name=name, nodes=sorted(nodes), status="n/a", seen="none", reason="no node has it")
 
 
@@ -129,7 +129,7 @@ def _spelled(name: str, keys: tuple[str, ...], facts: Facts) -> str:
     return (version or "none") + (f" ({commit[:12]})" if version and commit else "")
 
 
-def _mend(name: str, told: list[tuple[str, list[str]]]) -> str:
+def _fix(name: str, told: list[tuple[str, list[str]]]) -> str:
     others = ", ".join(node for _, some in told[1:] for node in some)
     if name in ("kernel", "driver", "libfabric", "rdma-core"):
         return f"start {others} from the same image as the others"

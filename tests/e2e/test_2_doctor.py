@@ -85,7 +85,7 @@ def test_a_node_with_another_version_stops_the_launch(odd_node):
     status, findings, told = doctor("--quick", check=False)
     assert status == 1 and sorted(told["nodes"]) == [*NODES, odd_node]
     (nixl,) = findings["NIXL"]
-    assert nixl["seen"] == f"1.3.2 on {', '.join(NODES)}; 1.0.0 on {odd_node}" and odd_node in nixl["mend"]
+    assert nixl["seen"] == f"1.3.2 on {', '.join(NODES)}; 1.0.0 on {odd_node}" and odd_node in nixl["fix"]
     assert [f["nodes"] for f in findings["NIXL_LOG_LEVEL"] if f["status"] == "fail"] == [[odd_node]]
     done = launch("--collocated", "--verbose", check=False)
     assert done.returncode == 1 and "nothing was started: 1 of the doctor's checks failed" in done.stderr

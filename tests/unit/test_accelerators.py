@@ -51,7 +51,7 @@ def test_the_kind_of_gpu_is_that_of_the_hardware_file(names, wanted, is_it):
     assert finding.status == ("ok" if is_it else "fail") and finding.seen == ", ".join(sorted(names))
     if not is_it:
         assert finding.reason == f"{wanted.name} is for {wanted.accelerator_type}"
-        assert finding.mend == "choose another --hardware"
+        assert finding.fix == "choose another --hardware"
 
 
 @pytest.mark.parametrize(("error", "seen"), [(None, "no GPU"), ("Driver/library version mismatch",) * 2])
@@ -84,7 +84,7 @@ def test_a_gpu_whose_memory_another_process_holds_is_named(used, busy):
 def test_the_stack_is_that_of_the_hardware(versions, wanted, status, seen, reason):
     finding = found(node(versions=versions), wanted)["stack"]
     assert (finding.status, finding.seen, finding.reason or "") == (status, seen, reason)
-    assert bool(finding.mend) == (status == "fail")
+    assert bool(finding.fix) == (status == "fail")
 
 
 # From here on for real: this machine, and an nvidia-smi that answers as on a machine with GPUs.

@@ -40,7 +40,7 @@ def found(*folders):
 def seen(kind, *folders):
     """What was seen in the only finding of `kind`."""
     (one,) = (f for f in audit(folders) if f.kind == kind)
-    assert (one.why, one.mend) == KINDS[kind]
+    assert (one.why, one.fix) == KINDS[kind]
     return one.seen
 
 

@@ -124,7 +124,7 @@ def test_an_engine_whose_parent_is_gone_is_a_leftover(orphan, title):
     pid = orphan(title)
     assert seen(pid) == {"pid": pid, "name": title, "why": "its parent is gone"}
     (fault,) = (f for f in judge({"n": Facts(leftovers=[seen(pid)])}, None, "", None) if f.name == "leftovers")
-    assert fault.status == "fail" and fault.mend == f"kill {pid} on that node"
+    assert fault.status == "fail" and fault.fix == f"kill {pid} on that node"
 
 
 def test_an_engine_that_its_program_still_watches_is_none():
@@ -234,7 +234,7 @@ def test_the_command_is_red_for_what_is_planted_and_says_so_in_json(tmp_path):
     assert done.returncode == 1 and told["status"] == "fail" and list(told["nodes"]) == ["this machine"]
     by_name = {f["name"]: f for f in told["findings"]}
     assert by_name["NIXL_LOG_LEVEL"]["status"] == "fail" and by_name["UCX_TLS"]["status"] == "warn"
-    line = "doctor: fail: NIXL_LOG_LEVEL on this machine: DEBUG: debug logging distorts what is measured; to mend it: unset it"
+    line = "doctor: fail: NIXL_LOG_LEVEL on this machine: DEBUG: debug logging distorts what is measured; fix: unset it"
     assert line in done.stdout and "doctor: warn: UCX_TLS on this machine: tcp: leaves only tcp" in done.stdout
 
 

@@ -354,7 +354,7 @@ def consult(monkeypatch, found, *options, nodes=NODES, what=("--layout", "1xtp1"
 
     def examine(ray, **how):
         asked.update(how)
-        findings = [Finding(name=name, nodes=["n"], status=status, seen="s", mend="m") for name, status in found]
+        findings = [Finding(name=name, nodes=["n"], status=status, seen="s", fix="m") for name, status in found]
         return examination.Examination(status=worst(findings), nodes={}, findings=findings)
 
     monkeypatch.setattr(examination, "examine", examine)
@@ -367,8 +367,8 @@ def consult(monkeypatch, found, *options, nodes=NODES, what=("--layout", "1xtp1"
 def test_an_ill_node_ends_the_launch_with_a_line_for_each_fault(monkeypatch, capsys):
     with pytest.raises(deployment.LaunchError, match="nothing was started: 2 of the doctor's checks failed; --no-doctor"):
         consult(monkeypatch, [("a", "fail"), ("b", "warn"), ("c", "ok"), ("d", "fail")])
-    lines = ["launch: warning: b on n: s; to mend it: m", "launch: doctor: a on n: s; to mend it: m"]
-    assert capsys.readouterr().err.splitlines() == [*lines, "launch: doctor: d on n: s; to mend it: m"]
+    lines = ["launch: warning: b on n: s; fix: m", "launch: doctor: a on n: s; fix: m"]
+    assert capsys.readouterr().err.splitlines() == [*lines, "launch: doctor: d on n: s; fix: m"]
     consult(monkeypatch, [("b", "warn"), ("c", "ok")])
     assert capsys.readouterr().err.splitlines() == lines[:1]
 

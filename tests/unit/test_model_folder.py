@@ -1,4 +1,4 @@
-"""Folders of weights: made alike twice, checked, mended, with room for them; and given ones that are no whole model."""
+"""Folders of weights: reproducible, checked, fixed, with room for them; and given ones that are no whole model."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The tiny gpt-oss: made alike twice, checked, mended, and with continuations that depend on the prompt."""
+"""The tiny gpt-oss: reproducible, checked, fixed, and with continuations that depend on the prompt."""
 
 import json
 import random
