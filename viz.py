@@ -94,7 +94,9 @@ def build_parser() -> Parser:
         help="tokens counted (default: %(default)s)")  # fmt: skip
     add("--log-latency", action="store_true", help="log scale for latencies")
     add("--log-concurrency", action="store_true", help="log scale for concurrencies or request rates")
-    add("--itl", action="store_true", help="add p99 inter-token latency: shows decoding stalled by prefill")
+    add("--show-itl", action="store_true", help="add p99 inter-token latency: shows decoding stalled by prefill")
+    # The name in older recipes; in run_bm.sh it is the input length.
+    add("--itl", dest="show_itl", action="store_true", help=argparse.SUPPRESS)
     add("--show-tables", action="store_true", help="print every measurement")
     add("--show-stalls", action="store_true", help="compare each PD arm's p99 inter-token latency with the collocated one")
     add("--show-intervals", action="store_true", help="95%% confidence intervals over requests and repeats, by bootstrap")
@@ -233,7 +235,7 @@ def view_of(args: argparse.Namespace) -> "figures.View":
         throughput=args.throughput_metric,
         log_latency=args.log_latency,
         log_levels=args.log_concurrency,
-        itl=args.itl,
+        itl=args.show_itl,
         figure=args.figure or FIGURES[0],
         level=args.level,
         sla=args.sla or (),

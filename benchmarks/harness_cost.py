@@ -78,7 +78,7 @@ def ours(layout: str, args: argparse.Namespace, folder: Path) -> dict[str, float
         run("-m", "pdbench.gates", "--save", str(folder / f"{layout}.json"))
         checking = time.monotonic() - checking
         levels = ",".join(map(str, args.levels))
-        workload = ["--itl", str(args.isl), "--otl", str(args.osl), "-c", levels]
+        workload = ["--isl", str(args.isl), "--osl", str(args.osl), "-c", levels]
         run("./run_bm.sh", "-e", layout, *workload, "--results-dir", str(folder))
     finally:
         run("launch_gptoss.py", "--stop")

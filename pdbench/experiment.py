@@ -1,4 +1,4 @@
-"""Experiments as data, `configs/experiments/*.yaml`, and the commands that each of them stands for."""
+"""Experiments as data, `configs/experiments/*.yaml`, and the commands that they mean."""
 
 import shlex
 from collections.abc import Collection
@@ -54,21 +54,21 @@ class Levels(Strict):
 
 
 class Arm(Strict):
-    """One layout of an experiment, where it stands, and what carries its KV cache."""
+    """One layout of an experiment, its placement, and what carries its KV cache."""
 
     layout: str
     mode: Literal[MODES] = Field(default="collocated", description="bare, bare-pd: a control without Ray Serve")
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.-]+$", description="told from other arms of this layout")
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.-]+$", description="if others have its layout")
     phase: Literal[workload.PHASES] | None = Field(default=None, description="instead of the workload's")
     backend: Literal["UCX", "LIBFABRIC"] = "UCX"
     ucx_tls: str | None = Field(default=None, description="UCX_TLS of the engines")
     transport: list[str] | None = Field(default=None, min_length=1, description="of these UCX must name one, and no other")
     env: dict[str, str] = Field(default={}, description="further environment variables of the engines")
     serve_env: dict[str, str] = Field(default={}, description="of Ray Serve, instead of those of configs/serve.yaml")
-    llm_options: dict[str, str] = Field(default={}, description="of Ray Serve LLM, likewise")
+    llm_options: dict[str, str] = Field(default={}, description="options of Ray Serve LLM, over configs/serve.yaml's")
     direct_streaming: bool = Field(default=False, description="no ingress; binds every address, unless local_workers is 0")
     router: Literal[tuple(ROUTERS)] | None = Field(default=None, description="who of several replicas takes a request")
-    link_mbit: int | None = Field(default=None, ge=1, description="slow UCX over TCP on one machine down to so many Mbit/s")
+    link_mbit: int | None = Field(default=None, ge=1, description="slow UCX over TCP on one machine down to N Mbit/s")
     needs_vllm: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$", description="the oldest vLLM that can")
 
     @field_validator("layout")
@@ -87,7 +87,7 @@ class Arm(Strict):
         if self.backend == "LIBFABRIC" and (self.ucx_tls or self.transport):
             raise ValueError("ucx_tls and transport are about UCX, not LIBFABRIC")
         if self.mode in CONTROLS and (self.serve_env or self.llm_options or self.direct_streaming or self.router):
-            raise ValueError(f"arm {self.layout} is a control: no Ray Serve stands before its engines")
+            raise ValueError(f"arm {self.layout} is a control: it runs without Ray Serve")
         if self.link_mbit and self.ucx_tls != "tcp":
             raise ValueError(f"arm {self.layout}: link_mbit slows TCP down, so it needs ucx_tls: tcp")
         return self
@@ -111,8 +111,8 @@ class Experiment(Strict):
     cannot_show: str | None = Field(default=None, description="what must not be concluded from it; printed at the end")
     model: str
     hardware: str
-    local_workers: int | None = Field(default=None, ge=0, description="start a local cluster of so many nodes beside the head; "
-                                      "0: engines stand on the head")  # fmt: skip
+    local_workers: int | None = Field(default=None, ge=0, description="start a local cluster of N nodes besides the head; "
+                                      "0: engines run on the head")  # fmt: skip
     local_gpus: int = Field(default=0, ge=0, description="GPUs of each node of the local cluster that holds engines")
     workload: Workload
     levels: Levels
@@ -129,14 +129,14 @@ class Experiment(Strict):
         return arm.phase or self.workload.phase
 
     @model_validator(mode="after")
-    def _arms_are_told_apart(self):
+    def _arms_are_distinct(self):
         if self.local_gpus and self.local_workers is None:
             raise ValueError("local_gpus is for a local cluster: give local_workers, too")
         labels = [arm.label for arm in self.arms]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"two arms are both {twice[0]}: give one a name")
         if any(arm.is_pd for arm in self.arms) and self.arms[0].is_pd:
-            raise ValueError("the first arm must be collocated: PD arms are held against its tokens")
+            raise ValueError("the first arm must be collocated: PD arms are compared with its tokens")
         return self
 
 
@@ -332,7 +332,7 @@ def _link(*words: str) -> list[str]:
 
 
 def _check(arm: Arm, experiment: Experiment, tokens: str) -> list[str]:
-    """PD arms are held against the tokens of the first arm; further collocated arms move no KV cache."""
+    """PD arms are compared with the tokens of the first arm; further collocated arms move no KV cache."""
     gates = ["python", "-m", "pdbench.gates"]
     if arm.is_pd:
         return [*gates, "--against", tokens, *(["--transport", ",".join(arm.transport)] if arm.transport else [])]
@@ -342,7 +342,7 @@ def _check(arm: Arm, experiment: Experiment, tokens: str) -> list[str]:
 
 def _sweep(name: str, arm: Arm, experiment: Experiment, results: Path, repeats: int) -> list[str]:
     w, levels = experiment.workload, experiment.levels
-    command = ["./run_bm.sh", "-e", f"{name}_{arm.label}", "--itl", str(w.isl), "--otl", str(w.osl)]
+    command = ["./run_bm.sh", "-e", f"{name}_{arm.label}", "--isl", str(w.isl), "--osl", str(w.osl)]
     phase = experiment.phase_of(arm)
     command += ["--mode", phase] if phase != "mixed" else []
     command += ["-c"] if levels.concurrency else ["-t", "request-rate", "-r"]

@@ -191,8 +191,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("-t", "--type", choices=["concurrency", "request-rate"], default="concurrency", help="of load (default: concurrency)")
     add("-c", "--concurrency", default="all", metavar="LIST", help="requests in flight: 4,8,16 or all (default: 4 to 64)")
     add("-r", "--request-rate", default="all", metavar="LIST", help="requests per second: all (default: 1 to 10) or 1,2,4")
-    add("--isl", "--itl", type=positive, metavar="N", help="input tokens of each request")
-    add("--osl", "--otl", type=positive, metavar="N", help="output tokens of each request")
+    add("--isl", type=positive, metavar="N", help="input tokens of each request")
+    add("--osl", type=positive, metavar="N", help="output tokens of each request")
+    # Their names in older recipes.
+    add("--itl", dest="isl", type=positive, help=argparse.SUPPRESS)
+    add("--otl", dest="osl", type=positive, help=argparse.SUPPRESS)
     add("--mode", choices=workload.PHASES, default="mixed",
         help="mixed (default), prefill-only (N:1) or decode-only (1:N, an approximation)")  # fmt: skip
     add("-u", "--base-url", type=lambda text: text.rstrip("/"), default="http://127.0.0.1:8000", metavar="URL",

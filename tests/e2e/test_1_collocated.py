@@ -15,7 +15,7 @@ from pdbench.manifest import Deployment, Manifest
 from tests.helpers.commands import BIN, ROOT, URL, bench, deployment, environment, launch, level, module, run, wait_for
 
 FOLDER = "gpt-oss-tiny_itl300_otl16_mixed_{}"
-WORKLOAD = ("--itl", "300", "--otl", "16")
+WORKLOAD = ("--isl", "300", "--osl", "16")
 
 
 EXPERIMENT = """\
@@ -27,7 +27,7 @@ levels: {concurrency: [1, 2], num_prompts: 60}
 repeats: 1
 timeout_s: 600
 arms: [{layout: 1xtp1}]
-figures: [[--itl]]
+figures: [[--show-itl]]
 """
 
 

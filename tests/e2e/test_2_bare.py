@@ -11,7 +11,7 @@ from pdbench.manifest import Manifest
 from tests.helpers.commands import BIN, ROOT, STACK, bench, deployment, environment, launch, level, module, wait_for
 
 FOLDER = "gpt-oss-tiny_itl300_otl16_mixed_{}"
-WORKLOAD = ("--itl", "300", "--otl", "16", "-c", "2,1")
+WORKLOAD = ("--isl", "300", "--osl", "16", "-c", "2,1")
 AROUND = {"same-replicas", "requests", "prefix-cache", "no-debug-logging", "no-compilation", "client", "readiness"}
 
 

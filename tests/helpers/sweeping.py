@@ -48,7 +48,7 @@ class FlexibleArgumentParser:
         return arguments
 """,
 }
-NAMES = ["-e", "x", "--itl", "100", "--otl", "11"]
+NAMES = ["-e", "x", "--isl", "100", "--osl", "11"]
 
 
 class FakeServer(ThreadingHTTPServer):

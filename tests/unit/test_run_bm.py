@@ -41,8 +41,8 @@ def test_help_names_every_option(sweep, tmp_path):
     status, out, err = sweep("--help")
     assert (status, err) == (0, "") and out.startswith("usage: ./run_bm.sh -e NAME --isl N --osl N [options]")
     for option in (
-        "-e NAME, --exp-name", "--type", "-c LIST, --concurrency", "-r LIST, --request-rate", "--isl N, --itl",
-        "--osl N, --otl", "--mode",
+        "-e NAME, --exp-name", "--type", "-c LIST, --concurrency", "-r LIST, --request-rate", "--isl N",
+        "--osl N", "--mode",
         "-u URL, --base-url", "-m NAME, --served-model-name", "--tokenizer", "-n N, --num-prompts", "--repeats",
         "--seed", "--results-dir", "--force", "-s, --smoke", "--transport", "--tokens", "--max-hit-rate", "--as-published",
     ):  # fmt: skip

@@ -92,7 +92,7 @@ def test_flags_reach_the_figure(folders, monkeypatch):
     monkeypatch.setattr(figures, "draw", lambda table, view: seen.append((table, view)))
     monkeypatch.setattr(figures, "save", lambda figure, path: None)
     values = ["--latency-mode", "chunk", "--chunk-size", "4", "--throughput-metric", "total"]
-    switches = ["--use-interactivity", "--no-use-normalized", "--log-latency", "--log-concurrency", "--itl"]
+    switches = ["--use-interactivity", "--no-use-normalized", "--log-latency", "--log-concurrency", "--show-itl"]
     viz.main([*values, *switches, "--exps", *folders])
     table, view = seen[0]
     assert view == figures.View("chunk", 4, True, False, "total", True, True, True)
