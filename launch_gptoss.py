@@ -41,14 +41,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                       help="collocated: fill KV caches instead of computing them, to bench decode-only")  # fmt: skip
     path = parser.add_argument_group("the way through Ray Serve (see configs/serve.yaml)")
     path.add_argument("--ingress-replicas", type=int, help="HTTP ingress replicas, instead of the hardware file's")
-    path.add_argument("--router", choices=serving_path.ROUTERS, help="who of several replicas takes a request",
+    path.add_argument("--router", choices=serving_path.ROUTERS, help="request routing policy",
                       default=serving_path.ServingPath().router)  # fmt: skip
     path.add_argument("--direct-streaming", action="store_true",
                       help="no ingress: HAProxy hands requests to the engines' replicas")  # fmt: skip
     path.add_argument("--serve-env", action="append", default=[], type=variable, metavar="NAME=VALUE",
                       help="environment variable of Ray Serve, over configs/serve.yaml's; may be given again")  # fmt: skip
     path.add_argument("--llm-option", action="append", default=[], type=variable, metavar="NAME=VALUE",
-                      help=f"of Ray Serve LLM, likewise: {', '.join(LLMOptions.model_fields)}")  # fmt: skip
+                      help=f"option of Ray Serve LLM; may be given again: {', '.join(LLMOptions.model_fields)}")  # fmt: skip
     network = parser.add_argument_group("KV transfer (PD)")
     backend = network.add_mutually_exclusive_group()
     backend.add_argument("--use-ucx", dest="backend", action="store_const", const="UCX", default="UCX")

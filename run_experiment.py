@@ -68,7 +68,7 @@ def read(args: argparse.Namespace) -> plan.Experiment:
     if args.repeats is not None and args.repeats < 1:
         raise ValueError(f"--repeats must be at least 1, not {args.repeats}")
     experiment = plan.load_experiment(args.file)
-    # What a figure lacks is told now, not after hours of measuring.
+    # What a figure lacks is reported now, not after hours of measuring.
     figures = viz.build_parser()
     figures.prog = f"run_experiment.py: {args.file}: figures"
     for options in experiment.figures:
@@ -215,7 +215,7 @@ class Run:
     def report(self) -> None:
         """Where the time went, and what failed."""
         table = Table(title=f"{self.name}: seconds")
-        table.add_column("arm", overflow="fold")  # its end tells arms of one layout apart
+        table.add_column("arm", overflow="fold")  # its end distinguishes arms of one layout
         for column in KINDS:
             table.add_column(column, justify="right")
         for label, spent in self.times.items():

@@ -8,7 +8,7 @@ import psutil
 
 from pdbench import local_cluster
 
-# So many, that what is between client and engines has cores enough, too.
+# As many as needed so that what is between client and engines has cores enough, too.
 MIN_CORES_TO_PIN = 8
 STAGES = ("client", "proxy", "ingress", "frontend", "engine core", "engine rank", "Ray")
 

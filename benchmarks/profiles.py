@@ -21,13 +21,13 @@ FRAME = re.compile(r" \((?P<path>[^():]+)(?::\d+)?\)$")
 def recorded(stage_of: dict[int, str], folder: Path):
     """A file of collapsed stacks for each process in `folder`, as flame graphs and speedscope.app read them, from here on.
 
-    Samples are of the thread that holds the interpreter's lock: whether another one runs or waits, py-spy cannot tell surely.
+    Samples are of the thread that holds the interpreter's lock: whether another one runs or waits, py-spy cannot know for sure.
 
     Args:
         stage_of: a process's stage, by its id.
 
     Raises:
-        RuntimeError: py-spy could not, for want of rights for instance; what it said.
+        RuntimeError: py-spy could not, because it lacks rights for instance; its message.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.txt"):

@@ -24,7 +24,7 @@ from pdbench import interrupts  # noqa: E402
 
 ISL, OSL = 5000, 250
 CONCURRENCIES, REPEATS = (4, 8, 16, 32, 48, 64), 3
-DRAWN = 12  # arms in the figure: more are not to be told apart
+DRAWN = 12  # arms in the figure: more cannot be distinguished
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What stands between client and engine, side by side: plain vLLM, Ray Serve as it comes, and with its options.
+"""Compare what is between client and engine: plain vLLM, Ray Serve with its defaults, and with its options.
 
     python benchmarks/serving_path.py                        # control, Ray's defaults, ours, direct streaming; 1xtp1 and 1P:1D
     python benchmarks/serving_path.py --alone --of 1xtp1     # each option alone, too; of 2xtp1: a router
@@ -9,7 +9,7 @@
 On a local cluster of this machine, which must not run yet. Each arm is launched by launch_gptoss.py and measured with
 `vllm bench serve`; prints what it reached beside the control, what of its latencies the engines themselves had, and the CPU
 time that a token costs in each process on its way. What a stage adds to a token's time shows where an arm leaves it out: the
-latencies that Ray exports cannot tell it, since their sums are made of the middles of wide buckets. Ratios are of one run on
+latencies that Ray exports cannot show it, since their sums are made of the middles of wide buckets. Ratios are of one run on
 one machine, the control measured first and again at the end; --json keeps all numbers.
 """
 
@@ -60,7 +60,7 @@ ARMS = {
     "ours": [],
     "direct streaming": ["--direct-streaming"],
 }
-# Each beside Ray's defaults. What RAY_SERVE_THROUGHPUT_OPTIMIZED stands for comes first, part by part.
+# Each beside Ray's defaults. What RAY_SERVE_THROUGHPUT_OPTIMIZED sets comes first, part by part.
 ALONE = {
     "one event loop": OFF + env(RUN_USER_CODE_IN_SEPARATE_THREAD="0", RUN_ROUTER_IN_SEPARATE_LOOP="0"),
     "gRPC": OFF + env(USE_GRPC_BY_DEFAULT="1"),
@@ -83,7 +83,7 @@ ALONE_OF = {
     },
 }
 REACHED = ("request_throughput", "p99_itl_ms", *(f"{how}_{what}_ms" for how in ("median", "mean") for what in ("ttft", "tpot")))
-MOST = 6  # libraries of a stage that are told
+MOST = 6  # libraries of a stage that are printed
 # Its tables need as much, also in a file.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
@@ -104,9 +104,9 @@ def main() -> int:
     except RuntimeError as error:
         print(f"serving_path.py: error: {error}", file=sys.stderr)
         return 1
-    finally:  # what was measured is told, however it ended
+    finally:  # print what was measured, however it ended
         save(found, args)
-        tell(found, args)
+        print_results(found, args)
     return 0
 
 
@@ -115,7 +115,7 @@ def save(found: list[dict[str, Any]], args: argparse.Namespace) -> None:
         write_atomically(args.json, json.dumps(found, indent=2))
 
 
-def tell(found: list[dict[str, Any]], args: argparse.Namespace) -> None:
+def print_results(found: list[dict[str, Any]], args: argparse.Namespace) -> None:
     for layout in args.of:
         for pinned in rounds(args):
             rows = [row for row in found if row["layout"] == layout and row["pinned"] == pinned]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How fast, over what, and how rightly a KV cache moves from prefill to decode: the NIXL calls of vLLM's connector.
+"""Measure speed, transport and correctness of KV transfers from prefill to decode, by the NIXL calls of vLLM's connector.
 
     python debug/test_nixl_connector_ray.py --strategy spread --sweep --json out.json    (on a Ray cluster)
     python debug/test_nixl_connector_ray.py --local --model configs/models/gpt-oss-120b.yaml --tokens 5000

@@ -42,7 +42,7 @@ def arguments(
         lengths: tokens of each prompt and of each answer.
         prefix: random tokens in front of a level's prompts. vLLM's random prompts are runs of consecutive tokens, as many
             different ones as the vocabulary has words, so that levels meet by chance; a few tokens, fewer than a block,
-            tell them apart.
+            distinguish them.
     """
     prompt, answer = lengths
     prefix = prefix if prompt > 2 * prefix else 0

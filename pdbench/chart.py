@@ -121,7 +121,7 @@ def _by_tokens(view: figures.View) -> list[figures.View]:
 
 
 def _hover(arm: str, labels: dict[str, str], values: dict[str, float], repeats: int) -> str:
-    """What stands beside a point: plotly reads a little HTML."""
+    """Return the label of a point: plotly reads a little HTML."""
     known = {metric: value for metric, value in values.items() if metric in HOVER and not math.isnan(value)}
     lines = [f"{html.escape(labels[metric])}: {number(value)}" for metric, value in known.items()]
     lines.append(f"{repeats} repeats, medians" if repeats > 1 else "1 measurement")

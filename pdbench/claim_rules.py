@@ -9,7 +9,7 @@ import pandas as pd
 
 from pdbench.frontier import Curve, crossovers, curves
 
-# At so many latencies, evenly spaced over what all arms (best_of: the first) were measured at.
+# At this number of latencies, evenly spaced over what all arms (best_of: the first) were measured at.
 LATENCIES = 5
 # At most this share of the other's.
 FAR_BELOW = 0.5

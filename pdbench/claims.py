@@ -146,7 +146,7 @@ class Verdict:
     refused: list[Finding] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """`id`, `verdict` and `numbers`, and what stands behind them; what is not attained is null."""
+        """`id`, `verdict` and `numbers`, and their evidence; what is not attained is null."""
         numbers = [
             {"at": point.at, "as_claimed": bool(point.true)}
             | {"values": {arm: None if math.isnan(value) else float(value) for arm, value in point.values.items()}}

@@ -1,4 +1,4 @@
-"""Command lines: what is wrong is told in one line."""
+"""Parse command lines; report bad input in one line."""
 
 import argparse
 import math
@@ -9,7 +9,7 @@ ENGINES_LOADED = "engines loaded in {} s"
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells what is wrong in one line, without the usage in front; exits with 2."""
+    """Reports what is wrong in one line, without the usage in front; exits with 2."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")

@@ -65,7 +65,7 @@ class HardwareConfig(Strict):
     ingress_replicas: int = Field(ge=1, description="the same in every arm, so that arms compare fairly")
     core_per_rank: bool = Field(default=False, description="pin each engine rank to a core of its own")
     pad_steps_to: int | None = Field(
-        default=None, ge=16, description="CUDA graphs of all sizes, in multiples of so many tokens: vLLM pads each step to one"
+        default=None, ge=16, description="CUDA graphs of all sizes, in multiples of N tokens: vLLM pads each step to one"
     )
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict, description="environment of every engine")

@@ -1,7 +1,7 @@
 """Which layout for which latency: bands of latency with their best arm, and the answer to a given SLA.
 
 Uncertainty comes from repeats: they are drawn with replacement within each level, 500 times, and what is asked is
-computed anew from each draw; 95% intervals lie between its percentiles. An arm with fewer than three repeats of a
+computed again from each draw; 95% intervals lie between its percentiles. An arm with fewer than three repeats of a
 level has none. A difference whose interval holds 0 is noise.
 """
 
@@ -144,7 +144,7 @@ def cost(price: float, gpus: float, tokens_per_second: float) -> float:
     """Price of a million tokens, in the currency of `price`, which is of an hour of one GPU.
 
     Args:
-        gpus: that bring forth `tokens_per_second`: those of the layout, or of a node for throughput per node.
+        gpus: number of GPUs that produce `tokens_per_second`: the layout's, or a node's for throughput per node.
     """
     return price * gpus / (tokens_per_second * 3600) * 1e6
 

@@ -120,9 +120,9 @@ def answered(plan: Plan, base_url: str, deadline: float) -> Gate:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
             if isinstance(plan, ControlPlan):
                 async with client.session(base_url) as opened:
-                    told = await client.post(opened, "/pdbench/ready", {})
+                    ready = await client.post(opened, "/pdbench/ready", {})
                 await client.smoke(plan.serving_url, plan.model_id, readiness.NEW_TOKENS)  # through the router, too
-                return readiness.gate(told["answered"], told["counts"])
+                return readiness.gate(ready["answered"], ready["counts"])
             counts = serving.replica_counts(serving.serve_details())
             if readiness.can_address_replicas():
                 return readiness.gate(await readiness.ask_each(counts, APP, plan.model_id), counts)
@@ -154,17 +154,17 @@ async def reached(plan: Plan, base_url: str, deadline: float) -> Gate:
 def describe_launch(ray, plan: Plan) -> dict:
     """What `GET /pdbench/deployment` answers: the fields of `manifest.Deployment`.
 
-    Paths inside this repository are told relative to it, so that a manifest says the same on every machine.
+    Paths inside this repository are written relative to it, so that a manifest says the same on every machine.
     """
     machines = cluster.on_every_node(ray, stack.machine)
-    told = json.loads(json.dumps(plan.model_dump()).replace(f"{ROOT}/", ""))
+    dumped = json.loads(json.dumps(plan.model_dump()).replace(f"{ROOT}/", ""))
     control = {}
     if isinstance(plan, ControlPlan):
-        commands = {server["name"]: _as_typed(server) for server in told["servers"]}
+        commands = {server["name"]: _as_typed(server) for server in dumped["servers"]}
         control = {"serving_url": plan.serving_url, "servers": commands}
     return {
         "layout": plan.layout, "mode": plan.mode, "gpus": plan.gpus, "gpus_per_node": plan.gpus_per_node,
-        "accelerator": plan.accelerator, "model_id": plan.model_id, "model_source": told["model_source"],
+        "accelerator": plan.accelerator, "model_id": plan.model_id, "model_source": dumped["model_source"],
         "decode_bench": plan.decode_bench, **control,
         "serving_path": _path_of(plan),
         "transport": plan.transport.model_dump() if plan.transport else None,
@@ -172,13 +172,13 @@ def describe_launch(ray, plan: Plan) -> dict:
         "launched": now(),
         "machines": [{**machine, "node_ip": ip} for ip, machine in machines.items()],
         "repository": stack.repository(ROOT).model_dump(),
-        "llm_configs": told["llm_configs"],
+        "llm_configs": dumped["llm_configs"],
         "gates": [],
     }  # fmt: skip
 
 
 def _path_of(plan: Plan) -> dict | None:
-    """`manifest.Deployment.serving_path`; None where no Ray Serve stands before the engines."""
+    """`manifest.Deployment.serving_path`; None without Ray Serve."""
     if not plan.path:
         return None
     return plan.path.model_dump() | {"ingress_replicas": plan.ingress["num_replicas"] if plan.ingress else 0}
@@ -227,7 +227,7 @@ def pin_ranks(ray, plan: Plan) -> Gate:
 
 
 def fail(ray, error: BaseException, started: float) -> None:
-    """Take the half-started deployment down and tell what the engines themselves said."""
+    """Take the half-started deployment down and report the engines' own errors."""
     say(f"launch failed ({type(error).__name__}); stopping what had started")
     lines = cluster.on_every_node(ray, cluster.engine_lines, ENGINE_ERROR, started).values()
     errors = (re.search(ENGINE_ERROR, line)[1][:500] for of_node in lines for line in of_node)
@@ -238,7 +238,7 @@ def fail(ray, error: BaseException, started: float) -> None:
 
 
 def refuse_a_second() -> None:
-    """Check that the cluster has no deployment of this repository, nor what one that was cut off has left.
+    """Check that the cluster has no deployment of this repository, nor leftovers of an interrupted one.
 
     Raises:
         LaunchError: it has.

@@ -99,7 +99,7 @@ class Describe:
         folder = next(iter(self.record["llm_configs"].values()))["runtime_env"]["env_vars"][ENV]
         found = by_role(engines, self.nodes.run(ray, of_node, folder, engines))
         if self.has_haproxy:
-            # To a slower proxy, where HAProxy held the replicas for dead.
+            # To a slower proxy, where HAProxy marked the replicas as down.
             others = [server["requests"] for server in haproxy_servers() if server["name"].startswith(FALLBACK)]
             found["ingress"] = {"fallback_requests": float(sum(others))}
         return found

@@ -9,7 +9,7 @@ from pdbench.cluster import process_tree
 from pdbench.manifest import Gate, Strict, now
 
 SIDE_CHANNEL = "VLLM_NIXL_SIDE_CHANNEL_PORT"
-# With Ray's executor, vLLM's default on GPUs, ranks are Ray's workers and do not stand below their replica.
+# With Ray's executor, vLLM's default on GPUs, ranks are Ray's workers and are not child processes of their replica.
 RAY_RANKS = ("ray::RayWorker", "VLLM::")
 PRIVILEGED = 1024
 
@@ -42,7 +42,7 @@ def listening(replicas: list[dict]) -> list[dict]:
     found = []
     for replica in (r for r in replicas if r["node_id"] == here):
         pids = process_tree([replica["pid"]])
-        found.append(engine(replica["replica_id"], pids, side_channel=_told(pids)))
+        found.append(engine(replica["replica_id"], pids, side_channel=_side_channel(pids)))
     raylets = [p for p in psutil.Process().parents() if p.name() == "raylet"]
     for rank in (child for raylet in raylets for child in raylet.children()):
         with contextlib.suppress(psutil.Error):
@@ -51,7 +51,7 @@ def listening(replicas: list[dict]) -> list[dict]:
     return found
 
 
-def _told(pids: list[int]) -> int | None:
+def _side_channel(pids: list[int]) -> int | None:
     """The port that NIXL's side channel was given: in the environment of an engine's processes."""
     import psutil
 

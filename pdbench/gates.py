@@ -28,7 +28,7 @@ NEW_TOKENS = 8
 # rounding moves that distance by up to 0.11 (tiny.py).
 MARGIN = 0.15
 MIN_DECIDED = 3
-# On GPUs another batch multiplies with other kernels: so many of the leading tokens agree, and where they part,
+# On GPUs another batch multiplies with other kernels: this share of the leading tokens agrees, and where they part,
 # the expected token is that close (nats) to the chosen one.
 AGREEMENT, MAX_GAP = 0.95, 0.5
 MAX_DRAWS = 300  # with the depth of gpt-oss, one random prompt in 5 to 24 is decided for so long

@@ -26,5 +26,5 @@ def stage_seconds(lines: Iterable[str]) -> dict[str, float]:
 def summary(stages: dict[str, float], total: float) -> str:
     """One line: each stage, and what imports and process starts took beside them."""
     rest = total - stages.get("loading weights", 0.0) - stages.get("initializing", 0.0)
-    told = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in stages.items())
-    return f"the slowest engine: {told}; imports and process starts {rest:.0f} s"
+    spent = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in stages.items())
+    return f"the slowest engine: {spent}; imports and process starts {rest:.0f} s"

@@ -63,7 +63,7 @@ def start(workers: int, cpus_per_worker: int, gpus_per_worker: int = 0) -> dict:
     """Start a head and `workers` nodes of `cpus_per_worker` engine slots each; without workers the head has the slots.
 
     Returns once every node has joined. A slot is Ray's logical CPU: one engine rank takes one,
-    however many cores the machine has. With GPUs, each node that holds engines sees so many of its own.
+    however many cores the machine has. With GPUs, each node that holds engines sees that number of its own.
 
     Raises:
         ClusterError: one runs already, there are too few GPUs, or a node did not come up; what had started is stopped.
@@ -220,7 +220,7 @@ def stop() -> int:
 
 
 def end_marked(mark: str) -> int:
-    """End all processes whose environment bears `mark`: politely first, then by force."""
+    """End all processes whose environment contains `mark`: politely first, then by force."""
     processes = marked(mark)
     # The `ray start --block` parents take their own children down in order.
     parents = [p for p in processes if _is_ray_start(p)]
@@ -270,7 +270,7 @@ def main() -> int:
     parser = Parser(prog="python -m pdbench.local_cluster", description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=["start", "status", "stop"])
     parser.add_argument("--workers", type=int, default=2,
-                        help="worker nodes besides the head; 0: engines stand on the head (default: %(default)s)")  # fmt: skip
+                        help="worker nodes besides the head; 0: engines run on the head (default: %(default)s)")  # fmt: skip
     parser.add_argument("--cpus", type=int, default=4, help="engine slots of each node that has some (default: %(default)s)")
     parser.add_argument("--gpus", type=whole, default=0, help="GPUs of each node that holds engines (default: %(default)s)")
     args = parser.parse_args()

@@ -8,7 +8,7 @@ import pandas as pd
 from pdbench.layout import CONTROLS
 from pdbench.manifest import Machine, Manifest
 
-# Of a machine's versions, in this order; the rest follows. ray_commit stands beside ray.
+# Of a machine's versions, in this order; the rest follows. ray_commit goes beside ray.
 FIRST = ("ray", "vllm", "nixl", "ucx", "torch", "cuda", "driver")
 
 

@@ -130,7 +130,7 @@ def gate(answered: dict[str, list[str]], counts: dict[str, int]) -> Gate:
     expected = "; ".join(f"{name}: {count}" for name, count in counts.items())
     passed = {name: len(ids) for name, ids in answered.items()} == counts
     return Gate(name="readiness", passed=passed, seen=seen, expected=f"{expected} replicas answer", time=now(),
-                advice="see the log of a replica that is missing, then launch anew")  # fmt: skip
+                advice="read the log of the replica that is missing, then launch again")  # fmt: skip
 
 
 def router_gate(requests: int, replicas: int) -> Gate:

@@ -124,7 +124,7 @@ def summary(table: pd.DataFrame, kind: str) -> str:
 
 
 def decide(title: str, table: pd.DataFrame, view: figures.View, price: float | None) -> Decision:
-    """What stands first; `table` is of one workload."""
+    """Return the head of the page; `table` is of one workload."""
     uncertainty, counted = list(tables.uncertainty_words(table)), _counted(view)
     if not view.sla:
         return Decision(title, "", "", [], band_grid(table, view, view.latency_mode, price), uncertainty)
@@ -149,7 +149,7 @@ def crossovers(table: pd.DataFrame, view: figures.View, modes: Sequence[str], pr
 
 
 def overhead(table: pd.DataFrame) -> dict[str, list[Any]]:
-    """What Ray Serve adds, where it can be told: grids, and how to read them."""
+    """What Ray Serve adds, where it can be computed: grids, and how to read them."""
     try:
         found = overheads(table)
     except ResultError:
@@ -159,7 +159,7 @@ def overhead(table: pd.DataFrame) -> dict[str, list[Any]]:
 
 
 def method(table: pd.DataFrame, view: figures.View) -> list[str]:
-    """How the numbers come about."""
+    """How the numbers are computed."""
     counted = f"Throughput{tables.how_counted(table, view.normalized)}."
     chunk = f"Latency of the first {view.chunk_size} tokens = TTFT + {view.chunk_size - 1} x TPOT"
     return [

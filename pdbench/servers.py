@@ -53,7 +53,7 @@ class Keeper:
         self.process.stdin.close()
 
     def state(self) -> dict[str, Any]:
-        """Where it stands, its process, whether it runs, and whether it has answered /health."""
+        """Where it runs, its process, whether it runs, and whether it has answered /health."""
         import psutil
         import ray
 
@@ -127,20 +127,20 @@ def _run(actor, server: Server):
     return actor.start.remote(server.url, server.command, server.environment, keeper)
 
 
-def wait_until_up(ray, plan: ControlPlan, deadline: float, tell: Callable[[str], None]) -> None:
+def wait_until_up(ray, plan: ControlPlan, deadline: float, report: Callable[[str], None]) -> None:
     """Wait until every server answers, then start the router, if there is one, and wait for it.
 
     Raises:
         LaunchError: a server ended, or was not up in time.
     """
-    _wait([s.name for s in plan.servers if s.role != "ingress"], deadline, tell)
+    _wait([s.name for s in plan.servers if s.role != "ingress"], deadline, report)
     for router in (s for s in plan.servers if s.role == "ingress"):
         ray.get(_run(ray.get_actor(PREFIX + router.name, NAMESPACE), router))
-        _wait([router.name], deadline, tell)
+        _wait([router.name], deadline, report)
 
 
-def _wait(names: list[str], deadline: float, tell: Callable[[str], None]) -> None:
-    told = None
+def _wait(names: list[str], deadline: float, report: Callable[[str], None]) -> None:
+    last = None
     while True:
         found = {state["replica_id"]: state for state in states()}
         for name in names:
@@ -149,8 +149,8 @@ def _wait(names: list[str], deadline: float, tell: Callable[[str], None]) -> Non
             if not found[name]["runs"]:
                 raise LaunchError(f"{name} ended before it was up")
         up = [name for name in names if found[name]["up"]]
-        if (now := f"{', '.join(names)}: {len(up)} of {len(names)} up") != told:
-            tell(told := now)
+        if (now := f"{', '.join(names)}: {len(up)} of {len(names)} up") != last:
+            report(last := now)
         if len(up) == len(names):
             return
         if time.monotonic() > deadline:

@@ -26,7 +26,7 @@ POLL_S = 1.0
 
 
 class LaunchError(RuntimeError):
-    """The app did not come up; the message bears the engine's own error where there is one."""
+    """The app did not come up; the message has the engine's own error where there is one."""
 
 
 class Plan(Strict):
@@ -136,7 +136,7 @@ def _llm_config(
         },
         "runtime_env": {"env_vars": env},
         "experimental_configs": path.llm_options,
-        # Else vLLM counts through Ray alone, which tells it late: see counters.py.
+        # Else vLLM counts through Ray alone, which reports it late: see counters.py.
         "log_engine_metrics": False,
     }
     if hardware.accelerator == "CPU":
@@ -173,12 +173,12 @@ def _no_download(llm_config: type) -> dict[str, Any]:
     return {"callback_class": LocalWeights}
 
 
-def deploy(plan: Plan, extra_apps: list[tuple[str, str, Any]], deadline: float, tell: Callable[[str], None]) -> None:
+def deploy(plan: Plan, extra_apps: list[tuple[str, str, Any]], deadline: float, report: Callable[[str], None]) -> None:
     """Deploy the plan's app, which a control arm lacks, and `extra_apps` (name, route, application); wait until they run.
 
     Args:
         deadline: `time.monotonic()` at which to give up.
-        tell: called with one line whenever the state changes.
+        report: called with one line whenever the state changes.
 
     Raises:
         LaunchError: a deployment failed or was not up in time.
@@ -190,13 +190,13 @@ def deploy(plan: Plan, extra_apps: list[tuple[str, str, Any]], deadline: float, 
     targets += [serve.RunTarget(app, name=name, route_prefix=route) for name, route, app in extra_apps]
     # Not serve.run: it waits without limit, and says nothing when an engine cannot start.
     serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-    _wait_until_running([target.name for target in targets], deadline, tell)
+    _wait_until_running([target.name for target in targets], deadline, report)
 
 
-def _wait_until_running(names: list[str], deadline: float, tell: Callable[[str], None]) -> None:
+def _wait_until_running(names: list[str], deadline: float, report: Callable[[str], None]) -> None:
     from ray import serve
 
-    told = None
+    last = None
     while True:
         apps = serve.status().applications
         states = {name: apps[name] for name in names if name in apps}
@@ -207,8 +207,8 @@ def _wait_until_running(names: list[str], deadline: float, tell: Callable[[str],
             return
         if time.monotonic() > deadline:
             raise LaunchError("not up within the time limit: " + _messages(states.values()))
-        if (now := _replica_counts(apps.get(APP))) != told:
-            tell(told := now)
+        if (now := _replica_counts(apps.get(APP))) != last:
+            report(last := now)
         time.sleep(POLL_S)
 
 

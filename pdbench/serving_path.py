@@ -1,4 +1,4 @@
-"""The way of a request through Ray Serve to an engine: proxy, ingress, router. What stands there falls on every arm.
+"""The way of a request through Ray Serve to an engine: proxy, ingress, router. What runs there affects every arm.
 
 HAProxy -> ingress -> engine's replica        the default
 HAProxy -> engine's replica                   --direct-streaming: https://docs.ray.io/en/master/serve/llm/
@@ -79,7 +79,7 @@ def choose(
 
     Args:
         given: of --serve-env, instead of what `serve` has.
-        llm: of --llm-option, likewise.
+        llm: of --llm-option, in the same form.
         ray: the installed version; an older one than 2.56 gets nothing that is not given, and does not know all of it.
 
     Raises:
@@ -115,7 +115,7 @@ def _read(default: LLMOptions, given: dict[str, str], ray: tuple[int, ...]) -> L
 
 
 def files_for(connections: int) -> int:
-    """The hard limit of open files with which HAProxy takes so many connections."""
+    """The hard limit of open files that HAProxy needs for `connections`."""
     return connections * 5 // 2 + OTHER_FILES
 
 
@@ -139,27 +139,27 @@ def fit_connections(path: ServingPath, is_given: bool, limit: int | None) -> Ser
     return path.model_copy(update={"env": path.env | {CONNECTIONS: str(fitting)}})
 
 
-def check_load(told: dict[str, Any] | None, in_flight: float) -> None:
+def check_load(recorded: dict[str, Any] | None, in_flight: float) -> None:
     """Refuse a level of more requests at once than HAProxy takes: the others would wait before it, where nobody sees them.
 
     Args:
-        told: `serving_path` of the deployment, None for a control arm.
+        recorded: `serving_path` of the deployment, None for a control arm.
 
     Raises:
         ValueError: says how many it takes, and what raises that.
     """
-    path = ServingPath.model_validate({"env": told["env"]}) if told else ServingPath()
+    path = ServingPath.model_validate({"env": recorded["env"]}) if recorded else ServingPath()
     if path.has_haproxy and in_flight > path.connections:
         raise ValueError(f"{in_flight:g} requests in flight, but HAProxy takes {path.connections} connections at once: launch "
                          f"with --serve-env {CONNECTIONS}={in_flight:g}, or start Ray after a higher ulimit -n")  # fmt: skip
 
 
-def compared(told: dict[str, Any] | None) -> dict[str, Any] | None:
+def compared(recorded: dict[str, Any] | None) -> dict[str, Any] | None:
     """What of a manifest's `serving_path` makes two deployments differ.
 
     Not the number of HAProxy's connections: machines have other limits, and no level is measured with more requests than that.
     """
-    return told and told | {"env": {name: value for name, value in told["env"].items() if name != CONNECTIONS}}
+    return recorded and recorded | {"env": {name: value for name, value in recorded["env"].items() if name != CONNECTIONS}}
 
 
 def check_host(path: ServingPath, host: str, has_remote: bool) -> None:
@@ -168,7 +168,7 @@ def check_host(path: ServingPath, host: str, has_remote: bool) -> None:
     Replicas that it serves bind the address that it binds itself, and it looks for those on its own node at 127.0.0.1.
 
     Args:
-        has_remote: whether replicas that it serves stand on other nodes than the head.
+        has_remote: whether replicas that it serves are on other nodes than the head.
 
     Raises:
         ValueError: names the addresses that do.

@@ -36,7 +36,7 @@ CHUNK_ROWS = 16384  # of a vocabulary matrix that one process draws at a time
 
 
 class ShapeSpec(Strict):
-    """Sizes of a gpt-oss with random weights; layers and experts tell 20b from 120b."""
+    """Sizes of a gpt-oss with random weights; 20b and 120b differ in layers and experts."""
 
     record: ClassVar[str] = "shape_spec.json"
 
@@ -51,7 +51,7 @@ class ShapeSpec(Strict):
     vocabulary: int = Field(default=201088, ge=4096)
     sliding_window: int = Field(default=128, ge=16)
     max_position: int = Field(default=131072, ge=4096)
-    drawing: Literal[2] = Field(default=2, description="rises with the way weights are drawn: older folders are made anew")
+    drawing: Literal[2] = Field(default=2, description="rises with the way weights are drawn: older folders are made again")
     seed: int = 0
 
     @model_validator(mode="after")

@@ -58,7 +58,7 @@ class Stack:
     def pd_deployments(self, ingress: dict) -> dict[str, dict]:
         """Options of the deployments of `build_pd_openai_app` besides the engines'.
 
-        Until Ray 2.54 a proxy of its own stands between ingress and engines; it gets the ingress' options,
+        Until Ray 2.54 a proxy of its own runs between ingress and engines; it gets the ingress' options,
         so that it is no bottleneck. From 2.55 on the decode replica orchestrates.
         """
         proxy = {"proxy_deployment_config": ingress} if self.ray < (2, 55) else {}

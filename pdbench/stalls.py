@@ -6,7 +6,7 @@ from pdbench.layout import Layout
 from pdbench.level_file import ResultError
 from pdbench.results import contenders
 
-# Of the two arms' p99; a single run of a level cannot tell smaller differences.
+# Of the two arms' p99; a single run of a level cannot show smaller differences.
 NOTEWORTHY = 1.25
 
 

@@ -137,7 +137,7 @@ def print_decision(
     if answers["goodput_per_node"].notna().any():
         print("goodput: requests/s that each keep to the bounds on TTFT and TPOT, of the level where they are most")
     if price:
-        print(f"price: {price:g} per GPU and hour, for all GPUs of the layout; each kind of token bears the whole of it")
+        print(f"price: {price:g} per GPU and hour, for all GPUs of the layout; each kind of token is charged the whole price")
 
 
 def decision_rows(
@@ -272,7 +272,7 @@ def show(headers: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
 
 
 def how_counted(table: pd.DataFrame, normalized: bool) -> str:
-    """How throughput comes about, with the GPUs that it is divided by."""
+    """How throughput is computed, with the GPUs that it is divided by."""
     sizes = " or ".join(map(str, sorted(table["gpus"].unique())))
     if not normalized:
         return f" = tokens / duration, not divided by its size ({sizes})"

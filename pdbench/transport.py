@@ -18,7 +18,7 @@ class Transport(Strict):
         """Environment variables of every prefill and decode engine."""
         env = {}
         if self.backend == "UCX":
-            # UCX tells once per connection which transport it chose; that is the proof, and costs nothing after.
+            # UCX prints once per connection which transport it chose; that is the proof, and costs nothing after.
             env["UCX_PROTO_INFO"] = "y"
             if self.ucx_tls:
                 env["UCX_TLS"] = self.ucx_tls
@@ -40,12 +40,12 @@ def transport_gate(seen: list[str], ucx_tls: str | None, wanted: list[str] | Non
 
     Args:
         seen: what UCX named.
-        ucx_tls: UCX_TLS of the engines: what they were told to use, or, behind a `^`, what not.
+        ucx_tls: UCX_TLS of the engines: what they are to use, or, behind a `^`, what not.
         wanted: the only transports that may have carried them (`cuda_ipc`, `srd`, `tcp`), whatever UCX_TLS allows.
     """
     words = wanted or (ucx_tls or "all").removeprefix("^").split(",")
     forbidden = not wanted and (ucx_tls or "").startswith("^")
-    # Beginnings: UCX_TLS takes families, too (rc stands for rc_mlx5 and rc_verbs).
+    # Beginnings: UCX_TLS takes families, too (rc means rc_mlx5 and rc_verbs).
     named = tuple(name for word in words for name in ALIASES.get(word, (word,)))
     fits = all(name.startswith(named) != forbidden for name in seen)
     expected = f"within UCX_TLS={ucx_tls}" if ucx_tls else "any, but one that UCX names"

@@ -12,7 +12,7 @@ class Pair:
 
     Attributes:
         reads: rows of all of the decode replica's connections: UCX does not name the other end, but all prefill
-            replicas of a layout stand on the same node, so that their connections are of one kind.
+            replicas of a layout are on the same node, so that their connections are of one kind.
     """
 
     prefill: Replica

@@ -63,7 +63,7 @@ def read_tables(lines: list[str]) -> list[Read]:
 
 
 def transports_of(reads: list[Read], size: float | None = None) -> list[str]:
-    """Names of the transports in `reads`, sorted; with `size`, of those that carry reads of so many bytes."""
+    """Names of the transports in `reads`, sorted; with `size`, of those that carry reads of that many bytes."""
     fitting = (read for read in reads if size is None or read.low <= size <= read.high)
     return sorted({name for read in fitting for name in read.transports})
 

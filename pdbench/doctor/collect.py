@@ -82,10 +82,10 @@ def _port(host: str, port: dict) -> dict:
             probe.bind((host, number))
             return port | {"is_free": True}
     except OSError as error:
-        told = {"is_free": False, "host": host, "error": error.strerror or str(error)}
+        taken = {"is_free": False, "host": host, "error": error.strerror or str(error)}
         if error.errno == errno.EADDRINUSE:
-            told["owner"], told["is_ours"] = owner_of_port(number)
-        return port | told
+            taken["owner"], taken["is_ours"] = owner_of_port(number)
+        return port | taken
 
 
 def _slow_link() -> bool:

@@ -39,15 +39,15 @@ def check_authentication(nodes: dict[str, Facts], driver: dict[str, str]) -> Fin
     for node, mode in [*((n, f.environment.get("RAY_AUTH_MODE")) for n, f in nodes.items()),
                        (DRIVER, driver.get("RAY_AUTH_MODE"))]:  # fmt: skip
         modes.setdefault(mode or "unset", []).append(node)
-    told = "; ".join(f"{mode} on {', '.join(sorted(some))}" for mode, some in sorted(modes.items()))
+    seen = "; ".join(f"{mode} on {', '.join(sorted(some))}" for mode, some in sorted(modes.items()))
     common = {"name": "RAY_AUTH_MODE", "nodes": sorted(nodes)}
     if len(modes) > 1:
         # A driver that differs has connected all the same; the next one may not.
         status = "warn" if len({facts.environment.get("RAY_AUTH_MODE") for facts in nodes.values()}) == 1 else "fail"
-        return Finding(**common, status=status, seen=told, reason="who sends no token is turned away by who demands one",
+        return Finding(**common, status=status, seen=seen, reason="nodes that demand a token refuse nodes that send none",
                        fix="export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH in every shell")  # fmt: skip
     if "unset" in modes and not all(node.startswith("127.") for node in nodes):
-        return Finding(**common, status="warn", seen="unset", reason="whoever reaches Ray's ports runs code on the nodes",
+        return Finding(**common, status="warn", seen="unset", reason="anyone who reaches Ray's ports can run code on the nodes",
                        fix="start Ray with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH")  # fmt: skip
     return Finding(**common, status="ok", seen=next(iter(modes)))
 

@@ -87,5 +87,5 @@ def judge(nodes: dict[str, Facts], pins: dict | None, file: str, driver: dict[st
 
 
 def _silence(node: str, why: str) -> Finding:
-    return Finding(name="answer", nodes=[node], status="fail", seen=why, reason="Ray holds the node alive",
+    return Finding(name="answer", nodes=[node], status="fail", seen=why, reason="Ray reports the node as alive",
                    fix="see the raylet's log in /tmp/ray/session_latest/logs there, and restart Ray")  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is so on one node: plain data, filled by collect.py and judged elsewhere."""
+"""Facts about one node: plain data, filled by collect.py and judged elsewhere."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from pdbench.manifest import Strict
 
 
 class Nic(Strict):
-    """A network card as the kernel sees it; `mbit` is None where it does not tell."""
+    """A network card as the kernel sees it; `mbit` is None where it does not report it."""
 
     name: str
     is_up: bool
@@ -40,7 +40,7 @@ class Efa(Strict):
     """Amazon's adapter: `devices` on the bus, the kernel module, the installer's package, and the driver's library."""
 
     devices: int = 0
-    module: str | None = Field(default=None, description="version; empty if it tells none; None if it is not loaded")
+    module: str | None = Field(default=None, description="version; empty if it reports none; None if it is not loaded")
     installer: str | None = None
 
 

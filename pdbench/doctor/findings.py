@@ -27,7 +27,7 @@ class Finding(Strict):
 
 
 def merge(findings: Iterable[Finding]) -> list[Finding]:
-    """Findings that differ in nothing but their nodes as one each: names as each node tells them, the worst first.
+    """Findings that differ in nothing but their nodes as one each: names as each node reports them, the worst first.
 
     In which order the nodes answered changes nothing.
     """

@@ -94,8 +94,8 @@ def efa() -> dict:
 
 def gpudirect() -> dict:
     with contextlib.suppress(OSError):
-        told = Path("/proc/driver/nvidia/version").read_text()
-        return {"peermem": (SYS / "module/nvidia_peermem").exists(), "open_driver": "Open Kernel Module" in told,
+        version = Path("/proc/driver/nvidia/version").read_text()
+        return {"peermem": (SYS / "module/nvidia_peermem").exists(), "open_driver": "Open Kernel Module" in version,
                 "kernel": platform.release()}  # fmt: skip
     return {"kernel": platform.release()}
 

@@ -63,8 +63,8 @@ def libraries() -> dict[str, str | None]:
     if plugin := _ucx_plugin():
         names["ucx-efa"] = str(plugin)
     said, _ = _start(LOAD, *names.values()).communicate(timeout=60)
-    told = dict(line.split("\t", 1) for line in said.splitlines() if "\t" in line)
-    found = {name: told.get(path, "the loader crashed") or None for name, path in names.items()}
+    errors = dict(line.split("\t", 1) for line in said.splitlines() if "\t" in line)
+    found = {name: errors.get(path, "the loader crashed") or None for name, path in names.items()}
     return found if plugin else found | {"ucx-efa": "NIXL's UCX has no EFA transport"}
 
 

@@ -28,8 +28,8 @@ def alike(nodes: dict[str, Facts]) -> list[Finding]:
     """Nodes with GPUs should have the same ones, and the same RDMA ports."""
     with_gpu = {node: facts for node, facts in sorted(nodes.items()) if facts.gpus.names}
     found = []
-    for name, told in (("same GPUs", lambda facts: _counted(facts.gpus.names)), ("same RDMA ports", _ports)):
-        seen = {node: told(facts) for node, facts in with_gpu.items()}
+    for name, describe in (("same GPUs", lambda facts: _counted(facts.gpus.names)), ("same RDMA ports", _ports)):
+        seen = {node: describe(facts) for node, facts in with_gpu.items()}
         if len(set(seen.values())) > 1:
             found.append(Finding(
                 name=name, nodes=list(seen), status="warn", seen="; ".join(f"{what} on {node}" for node, what in seen.items()),
@@ -69,7 +69,7 @@ def _rdma(node: str, facts: Facts) -> list[Finding]:
     seen = _ports(facts)
     if down:
         return [Finding(name="RDMA", nodes=[node], status="warn", seen=f"down: {', '.join(down)}; up: {seen}",
-                        reason="less bandwidth than the node has", fix="look at the links with ibstat and dmesg")]  # fmt: skip
+                        reason="less bandwidth than the node has", fix="check the links with ibstat and dmesg")]  # fmt: skip
     return [Finding(name="RDMA", nodes=[node], status="ok", seen=seen)]
 
 
@@ -90,7 +90,7 @@ def _efa(node: str, facts: Facts) -> list[Finding]:
 def _srd(node: str, facts: Facts) -> Finding:
     ucx, common = facts.versions.get("ucx"), {"name": "SRD for UCX", "nodes": [node]}
     if not ucx or not re.match(r"\d", ucx):
-        return Finding(**common, status="fail", seen="NIXL brings no UCX", reason="nothing would read over EFA",
+        return Finding(**common, status="fail", seen="NIXL brings no UCX", reason="no KV transfer would use EFA",
                        fix="pip install nixl>=0.8.0, whose wheel brings UCX 1.20")  # fmt: skip
     if parse_version(ucx) < SRD_SINCE:
         return Finding(**common, status="fail", seen=f"UCX {ucx}", fix="nixl >= 0.8.0, or NIXL built against UCX 1.20",
@@ -99,7 +99,7 @@ def _srd(node: str, facts: Facts) -> Finding:
         if error := facts.libraries.get(name):
             return Finding(**common, status="fail", seen=error, reason="UCX's EFA transport needs the host's libefa",
                            fix=f"{INSTALL_EFA}; or apt install libefa1")  # fmt: skip
-    looked = "libefa and UCX's EFA transport load" if facts.libraries is not None else "libraries are looked at without --quick"
+    looked = "libefa and UCX's EFA transport load" if facts.libraries is not None else "libraries are checked without --quick"
     return Finding(**common, status="ok", seen=f"UCX {ucx}: {looked}")
 
 
@@ -139,7 +139,7 @@ def _ports(facts: Facts) -> str:
 
 
 def _counted(names: Iterable[str]) -> str:
-    """`8 x NVIDIA H100`; several kinds are told one after the other."""
+    """`8 x NVIDIA H100`; several kinds follow each other."""
     names = list(names)
     return ", ".join(f"{names.count(name)} x {name}" for name in sorted(set(names)))
 
@@ -153,5 +153,5 @@ def _numa(facts: Facts) -> str:
     for card in [*facts.rdma, *facts.nics]:
         if card.numa is not None:
             places.setdefault(card.numa, []).append(card.name)
-    told = "; ".join(f"{number}: {', '.join(names)}" for number, names in sorted(places.items()))
-    return f"{facts.numa_nodes} node{'s' * (facts.numa_nodes > 1)}" + (f" ({told})" if told else "")
+    where = "; ".join(f"{number}: {', '.join(names)}" for number, names in sorted(places.items()))
+    return f"{facts.numa_nodes} node{'s' * (facts.numa_nodes > 1)}" + (f" ({where})" if where else "")

@@ -107,10 +107,10 @@ def _component(name: str, keys: tuple[str, ...], nodes: dict[str, Facts], status
     for node, facts in sorted(nodes.items()):
         by_version.setdefault(_spelled(name, keys, facts), []).append(node)
     if len(by_version) > 1:
-        told = sorted(by_version.items(), key=lambda item: (-len(item[1]), item[0]))
+        ranked = sorted(by_version.items(), key=lambda item: (-len(item[1]), item[0]))
         return Finding(
-            name=name, nodes=sorted(nodes), status=status, reason="the nodes do not agree", fix=_fix(name, told),
-            seen="; ".join(f"{version} on {', '.join(some)}" for version, some in told),
+            name=name, nodes=sorted(nodes), status=status, reason="the nodes do not agree", fix=_fix(name, ranked),
+            seen="; ".join(f"{version} on {', '.join(some)}" for version, some in ranked),
         )  # fmt: skip
     (version,) = by_version
     if version != "none":
@@ -129,8 +129,8 @@ def _spelled(name: str, keys: tuple[str, ...], facts: Facts) -> str:
     return (version or "none") + (f" ({commit[:12]})" if version and commit else "")
 
 
-def _fix(name: str, told: list[tuple[str, list[str]]]) -> str:
-    others = ", ".join(node for _, some in told[1:] for node in some)
+def _fix(name: str, ranked: list[tuple[str, list[str]]]) -> str:
+    others = ", ".join(node for _, some in ranked[1:] for node in some)
     if name in ("kernel", "driver", "libfabric", "rdma-core"):
         return f"start {others} from the same image as the others"
     return f"install the same on {others}, then restart Ray there: pip install -r requirements.txt"

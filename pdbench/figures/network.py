@@ -26,8 +26,8 @@ MOST_FLAT = 18  # bars that leave room for numbers written flat
 def draw(table: pd.DataFrame, view: View) -> Figure:
     """Bars of throughput by level, one for each arm of the PD layout, and dashed ones for collocated arms.
 
-    With repeats a bar is their median, with a line from the least to the most. Above it stands what its KV transfers
-    reached in GB/s (bytes / time of the transfers, the median of repeats), where a manifest tells.
+    With repeats a bar is their median, with a line from the least to the most. Above it is what its KV transfers
+    reached in GB/s (bytes / time of the transfers, the median of repeats), where a manifest records it.
 
     Raises:
         ResultError: there is not one PD layout; concurrency and request-rate levels are mixed.

@@ -16,7 +16,7 @@ def new_figure(size: tuple[float, float]) -> Figure:
 
 
 def settle(figure: Figure) -> None:
-    """Lay the figure out for good: labels are placed in pixels, so the panels have to stand where they will stay."""
+    """Lay the figure out for good: labels are placed in pixels, so the panels need their final positions first."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
 

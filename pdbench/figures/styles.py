@@ -1,6 +1,6 @@
 """How an arm looks, in every figure: colour is the P:D ratio, the line the TP sizes, collocated is dashed black.
 
-So a layout of the study looks the same in every figure, whatever stands beside it. Arms that would look alike, such
+So a layout of the study looks the same in every figure, whatever else is in it. Arms that would look alike, such
 as one layout over two transports, take different markers. A control arm has the line of its layout in grey.
 """
 
@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 
 from pdbench.layout import Layout
 
-# Okabe-Ito and Tol hues, told apart by colour-blind readers: warm is heavy on prefill, cool on decode.
+# Okabe-Ito and Tol hues, distinct for colour-blind readers: warm is heavy on prefill, cool on decode.
 RATIO_COLORS = {
     Fraction(4, 1): "#882255",
     Fraction(3, 1): "#D55E00",

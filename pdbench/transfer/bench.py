@@ -71,7 +71,7 @@ class Bench:
         ranks.call([(name, "fill", (self.canary,)) for name in self.decode])
 
     def run(self, blocks: int) -> dict:
-        """Transfer prompts of `blocks` blocks, and say how fast and whether rightly; what `--json` has of a case.
+        """Transfer prompts of `blocks` blocks, report speed and correctness; returns what `--json` has of a case.
 
         Raises:
             TransferError: a rank fails.
@@ -90,14 +90,14 @@ class Bench:
         """One transfer, with what is wrong of it; the destination is as before afterwards."""
         start_at = time.time() + LEAD_S
         read = self.ranks.call([(rank, "read", (some, start_at, name)) for rank in self.decode])
-        told = {rank: sum(p.source == i for of in self.pieces for p in of) * len(some) for i, rank in enumerate(self.prefill)}
-        heard = self.ranks.call([(rank, "notified", (name, count)) for rank, count in told.items()])
+        sent = {rank: sum(p.source == i for of in self.pieces for p in of) * len(some) for i, rank in enumerate(self.prefill)}
+        heard = self.ranks.call([(rank, "notified", (name, count)) for rank, count in sent.items()])
         wrong = sum(self.ranks.call([(rank, "wrong_bytes", (some, self.generation)) for rank in self.decode]))
         self.ranks.call([(rank, "fill", (self.canary, some)) for rank in self.decode])
         return {
             "seconds": max(r["seconds"] for r in read), "post_seconds": max(r["post_seconds"] for r in read),
             "descriptors": sum(r["descriptors"] for r in read), "telemetry": [t for r in read for t in r["telemetry"]],
-            "wrong": wrong, "unheard": sum(told.values()) - sum(heard),
+            "wrong": wrong, "unheard": sum(sent.values()) - sum(heard),
         }  # fmt: skip
 
     def _bound(self, first: dict) -> dict:

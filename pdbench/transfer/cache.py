@@ -5,7 +5,7 @@ import random
 from dataclasses import dataclass
 
 VALUE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "fp8": 1}
-WORD = 8  # the data check compares words of so many bytes
+WORD = 8  # the data check compares words of this size, in bytes
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Cache:
         return self.heads // tp * self.head_bytes
 
     def blocks_of(self, tokens: int) -> int:
-        """Blocks that so many tokens fill."""
+        """Return the number of blocks that `tokens` fill."""
         return math.ceil(tokens / self.block_size)
 
     def moved(self, layer: int, blocks: int) -> int:

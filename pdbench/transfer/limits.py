@@ -55,7 +55,7 @@ def listen(host: str) -> socket.socket:
 
 
 def send(listener: socket.socket, size: int) -> None:
-    """Send `size` bytes to the next that connects; nobody else can afterwards."""
+    """Send `size` bytes to the next peer that connects; no other can afterwards."""
     with listener:
         connection, _ = listener.accept()
     with connection:

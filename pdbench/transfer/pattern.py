@@ -1,4 +1,4 @@
-"""Bytes that tell where they come from: each word of a cache depends on its layer, block, head and place.
+"""Bytes that show where they come from: each word of a cache depends on its layer, block, head and place.
 
 A constant fill would hide reads from a wrong address; here any two places differ.
 """
@@ -16,7 +16,7 @@ def words(cache: Cache, layer: int, blocks: torch.Tensor, heads: range, generati
     """What `blocks` (1-D, any order) of `layer` hold for `heads`: int64 of [blocks, heads, words of a head].
 
     Args:
-        generation: tells contents of different transfers, and the two sides, apart.
+        generation: distinguishes contents of different transfers, and the two sides.
     """
     device = blocks.device
     head = torch.arange(heads.start, heads.stop, device=device, dtype=torch.int64)

@@ -62,7 +62,7 @@ class Rank:
 
     def __init__(self, spec: Spec):
         self.spec = spec
-        # UCX tells which transport it chose on standard output; this process has one to itself.
+        # UCX prints which transport it chose to standard output; this process has one to itself.
         with tempfile.TemporaryFile() as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
@@ -232,7 +232,7 @@ class Rank:
         return self.listener.getsockname()[1]
 
     def stream(self, size: int) -> None:
-        """Send `size` bytes over a plain TCP socket to whoever connects."""
+        """Send `size` bytes over a plain TCP socket to the peer that connects."""
         send(self.listener, size)
 
     def receive_seconds(self, host: str, port: int, size: int) -> float:
