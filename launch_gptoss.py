@@ -71,7 +71,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def read_layout(args: argparse.Namespace) -> tuple[Layout, str]:
-    """The layout and mode that the options spell.
+    """Read the layout and mode that the options spell.
 
     Raises:
         ValueError: none is named, or two contradict each other.
@@ -122,7 +122,7 @@ def _not_empty(text: str) -> str:
 
 
 def resolve(args: argparse.Namespace, nodes_of) -> tuple[Plan, ModelConfig]:
-    """The plan that the options ask for; `nodes_of(hardware, layout, mode)` says what nodes there are.
+    """Make the plan that the options ask for; `nodes_of(hardware, layout, mode)` says what nodes there are.
 
     Raises:
         ValueError: any mistake that can be seen before something starts.
@@ -152,7 +152,7 @@ def resolve(args: argparse.Namespace, nodes_of) -> tuple[Plan, ModelConfig]:
 
 
 def read_path(args: argparse.Namespace, mode: str) -> serving_path.ServingPath:
-    """How requests are to reach the engines.
+    """Read how requests are to reach the engines.
 
     Raises:
         ValueError: options that contradict each other, or the mode.
@@ -173,7 +173,7 @@ def read_path(args: argparse.Namespace, mode: str) -> serving_path.ServingPath:
 
 
 def connect(args: argparse.Namespace, plan: Plan):
-    """Ray, connected as what starts `plan`.
+    """Connect Ray as what starts `plan`, and return it.
 
     Raises:
         ConnectionError: there is no cluster; the message says how to start one on this machine.

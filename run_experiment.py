@@ -56,7 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def read(args: argparse.Namespace) -> plan.Experiment:
-    """The part of the experiment that the options select.
+    """Read the part of the experiment that the options select.
 
     Raises:
         ValueError: the file or an option is wrong.
@@ -93,7 +93,7 @@ class Run:
         self.running = results / f".{name}_running"
 
     def all(self) -> None:
-        """Every round, whatever becomes of the others, then the figures."""
+        """Run every round, whatever becomes of the others, then the figures."""
         self.results.mkdir(parents=True, exist_ok=True)
         write_atomically(self.results / f"{self.name}.sh", plan.script(self.name, self.experiment, self.results))
         rounds = plan.rounds(self.name, self.experiment, self.results)
@@ -213,7 +213,7 @@ class Run:
         return loading
 
     def report(self) -> None:
-        """Where the time went, and what failed."""
+        """Print where the time went, and what failed."""
         table = Table(title=f"{self.name}: seconds")
         table.add_column("arm", overflow="fold")  # its end distinguishes arms of one layout
         for column in KINDS:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Result folders -> figures and tables. Needs only requirements-viz.txt: no Ray, no vLLM.
+"""Draw figures and print tables of result folders. Needs only requirements-viz.txt: no Ray, no vLLM.
 
     python viz.py --exps bm_results/exp1 bm_results/exp2
     python viz.py --exps bm_results/* --show-tables --plot-path tradeoff.pdf --log-latency

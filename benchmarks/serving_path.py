@@ -128,7 +128,7 @@ def all_arms(layout: str) -> dict[str, list[str]]:
 
 
 def chosen(layout: str, args: argparse.Namespace) -> dict[str, list[str]]:
-    """The arms of a layout that are to be measured, between control and control again."""
+    """Return the arms of a layout that are to be measured, between control and control again."""
     names = args.arms or (all_arms(layout) if args.alone else ARMS)
     return {CONTROL: []} | {name: options for name, options in all_arms(layout).items() if name in names} | {AGAIN: []}
 
@@ -173,7 +173,7 @@ def deployed(layout: str, name: str, options: list[str]):
 
 
 def measure(ask, layout: str, name: str, args: argparse.Namespace, found: list[dict[str, Any]]) -> None:
-    """Every level of an arm, added to `found`: what the client saw, what the engines, and CPU ms per token and stage."""
+    """Measure every level of an arm, added to `found`: what client and engines saw, and CPU ms per token and stage."""
     deployment = answer_of("deployment")
     url = deployment.get("serving_url", URL)
     most = max(args.levels)
@@ -215,7 +215,7 @@ def answer_of(what: str) -> dict[str, Any]:
 
 
 def counted_since(before: dict[str, dict], requests: int) -> dict[str, dict[str, float]]:
-    """What each engine's role has counted since `before`, when all the requests sent are among it.
+    """Return what each engine's role has counted since `before`, when all the requests sent are among it.
 
     Raises:
         RuntimeError: they are not within some seconds, or there are others.
@@ -231,7 +231,7 @@ def counted_since(before: dict[str, dict], requests: int) -> dict[str, dict[str,
 
 
 def in_engines(counted: dict[str, dict[str, float]], osl: int) -> dict[str, Any]:
-    """Means over a level's requests by the engines' own clocks: ms to the first token of each role, and ms per further token.
+    """Return means over a level's requests by the engines' clocks: ms to the first token of each role, and per further token.
 
     Args:
         counted: on the level, by role.
@@ -243,12 +243,12 @@ def in_engines(counted: dict[str, dict[str, float]], osl: int) -> dict[str, Any]
 
 
 def rounds(args: argparse.Namespace) -> tuple[bool, ...]:
-    """Whether client and engines have cores of their own in each round of an arm's levels."""
+    """Return whether client and engines have cores of their own in each round of an arm's levels."""
     return (False, True) if args.pin else (False,)
 
 
 def show(rows: list[dict[str, Any]], title: str) -> None:
-    """Three tables, if the control was measured: what was reached beside it, what of it the engines had, CPU by stage."""
+    """Print three tables, if the control was measured: what was reached beside it, what of it the engines had, CPU by stage."""
     if not any(row["arm"] == CONTROL for row in rows):
         return
     reached = Table(title=f"{title}: beside the control")
@@ -280,7 +280,7 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
 
 
 def show_code(rows: list[dict[str, Any]], title: str) -> None:
-    """For each profiled arm and stage, the libraries whose code Python ran most."""
+    """Print for each profiled arm and stage the libraries whose code Python ran most."""
     if not rows:
         return
     table = Table(title=f"{title}: whose code Python runs")
@@ -294,7 +294,7 @@ def show_code(rows: list[dict[str, Any]], title: str) -> None:
 
 
 def median_of(rows: list[dict[str, Any]], arms: set[str], level: int) -> dict[str, Any]:
-    """Medians over the measurements of a level, inner dictionaries' too."""
+    """Return medians over the measurements of a level, inner dictionaries' too."""
     some = [row for row in rows if row["arm"] in arms and row["level"] == level]
 
     def of(values: list[Any]) -> Any:

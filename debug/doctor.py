@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Is every node of the cluster fit to be measured? Versions, hardware, network, environment, room and leftovers.
+"""Check whether every node of the cluster is fit to be measured: versions, hardware, network, environment, room and leftovers.
 
     python debug/doctor.py                      every node of the Ray cluster, at once
     python debug/doctor.py --local              this machine alone; needs no cluster
@@ -56,7 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def show(examination: Examination, console: Console) -> None:
-    """A row for each finding, and what to do about those that are not well."""
+    """Print a row for each finding, and what to do about those that are not well."""
     everywhere = set(examination.nodes)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("", "what", "nodes", "seen", "reason and fix"):

@@ -91,7 +91,7 @@ def _backends(text: str) -> list[str]:
 
 
 def read_cache(args: argparse.Namespace) -> tuple[Cache, list[int]]:
-    """The cache's shape, and the sizes (blocks of a prompt) to transfer.
+    """Return the cache's shape, and the sizes (blocks of a prompt) to transfer.
 
     Raises:
         ValueError: the shape cannot be, or the transfers do not fit it.
@@ -130,7 +130,7 @@ def read_cache(args: argparse.Namespace) -> tuple[Cache, list[int]]:
 
 
 def where(args: argparse.Namespace):
-    """Memory, hosts' addresses, what starts the ranks, and how many GPUs each rank's process sees.
+    """Return memory, hosts' addresses, what starts the ranks, and how many GPUs each rank's process sees.
 
     Raises:
         ValueError: the nodes do not fit.
@@ -160,7 +160,7 @@ def where(args: argparse.Namespace):
 
 
 def environment(args: argparse.Namespace, hosts: list[str]) -> dict[str, str]:
-    """Environment variables of the ranks."""
+    """Return environment variables of the ranks."""
     env = {"UCX_PROTO_INFO": "y"}  # UCX's own word on which transport it chose
     if all(host.startswith("127.") for host in hosts):
         env["UCX_NET_DEVICES"] = "lo"  # what stays on this machine is to be seen on its loopback only
@@ -202,7 +202,7 @@ def measure(args: argparse.Namespace) -> tuple[list[dict], list[str]]:
 
 
 def provenance(args: argparse.Namespace, placed: str, hosts: list[str], env: dict, cache: Cache) -> dict:
-    """What a reader needs to believe and repeat a case."""
+    """Return what a reader needs to believe and repeat a case."""
     return {
         "placement": placed, "nodes": hosts, "environment": env, "num_threads": args.num_threads, "seed": args.seed,
         "tokens": args.tokens, "block_size": cache.block_size, "layers": cache.layers, "kv_heads": cache.heads,
@@ -213,7 +213,7 @@ def provenance(args: argparse.Namespace, placed: str, hosts: list[str], env: dic
 
 
 def line(case: dict) -> str:
-    """A case, for the terminal."""
+    """Return a case, for the terminal."""
     limit = f"{case['limit_gbps']:.2f} {case['limit']}" if case["limit_gbps"] else "not known"
     ratio = f"{case['ratio_to_limit']:.0%}" if case["ratio_to_limit"] else "-"
     data = "verified" if case["verified"] else (

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Which transport moves the KV cache, with the lines of UCX that prove it.
+"""Show which transport moves the KV cache, with the lines of UCX that prove it.
 
     python debug/which_transport.py LOG...     output of engines that ran with UCX_PROTO_INFO=y
     python debug/which_transport.py --live     the running deployment: every pair of prefill and decode
@@ -63,7 +63,7 @@ def from_logs(paths: list[Path]) -> bool:
 
 
 def show(reads: list[Read]) -> None:
-    """The rows of one reader, and the lines that prove them."""
+    """Print the rows of one reader, and the lines that prove them."""
     for read in dict.fromkeys(reads):
         print(f"  {', '.join(read.transports)}: {read.how}, {read.low:g} bytes to {read.high:g}, {read.connection}")
         print(f"    {read.line.strip()}")

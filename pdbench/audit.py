@@ -89,13 +89,13 @@ class Finding:
 
 
 def short(folder: str | os.PathLike[str]) -> str:
-    """A result folder's name, with that of the folder that it lies in."""
+    """Return a result folder's name, with that of the folder that it lies in."""
     path = Path(os.path.abspath(folder))
     return f"{path.parent.name}/{path.name}"
 
 
 def audit(folders: Sequence[str | os.PathLike[str]]) -> list[Finding]:
-    """All findings on these result folders, those that put a layout in doubt first; equal ones are merged.
+    """Return all findings on these result folders, those that put a layout in doubt first; equal ones are merged.
 
     Raises:
         ResultError: a folder cannot be read.
@@ -106,7 +106,7 @@ def audit(folders: Sequence[str | os.PathLike[str]]) -> list[Finding]:
 
 
 def findings(sources: list[Source]) -> list[Finding]:
-    """As `audit`, on folders that were read."""
+    """Return the findings as `audit` does, on folders that were read."""
     alike: dict[tuple[str, str, tuple[str, ...]], list[str]] = defaultdict(list)
     for kind, concerned, seen in checked(sources):
         names = [source.name for source in concerned]
@@ -116,7 +116,7 @@ def findings(sources: list[Source]) -> list[Finding]:
 
 
 def doubts(findings: Sequence[Finding], arms: dict[str, str]) -> dict[str, list[str]]:
-    """Arms of which the audit doubts that they are what their name says, with the kinds of findings.
+    """Return arms of which the audit doubts that they are what their name says, with the kinds of findings.
 
     Args:
         arms: by folder, as in the tidy table.

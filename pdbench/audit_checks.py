@@ -70,7 +70,7 @@ class Source:
 
 
 def read_source(folder: Path, rows: pd.DataFrame) -> Source:
-    """What a folder holds for the audit; `rows` are its rows of the tidy table."""
+    """Read what a folder holds for the audit; `rows` are its rows of the tidy table."""
     arm = read_arm(folder)
     try:
         manifest = Manifest.read(folder)
@@ -96,7 +96,7 @@ Seen = Iterator[tuple[str, Iterable[Source], str]]  # kind, folders, what
 
 
 def checked(sources: list[Source]) -> Seen:
-    """All that the checks see: (kind of finding, the folders concerned, what was seen there)."""
+    """Yield all that the checks see: (kind of finding, the folders concerned, what was seen there)."""
     yield from _same_results(sources)
     yield from _above_prefill(sources)
     for source in sources:

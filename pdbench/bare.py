@@ -43,7 +43,7 @@ class Server(Strict):
     resources: dict[str, Any]
 
     def on(self, node_ip: str) -> "Server":
-        """The server on the node that Ray has chosen for it."""
+        """Return the server on the node that Ray has chosen for it."""
         return Server.model_validate_json(self.model_dump_json().replace(ITS_NODE, node_ip)).model_copy(
             update={"node_ip": node_ip}
         )
@@ -56,14 +56,14 @@ class ControlPlan(Plan):
     serving_url: str
 
     def placed(self, node_ips: list[str]) -> "ControlPlan":
-        """The plan with the nodes on which its servers run, in their order."""
+        """Return the plan with the nodes on which its servers run, in their order."""
         engines = [server.on(ip) for server, ip in zip(self.servers, node_ips, strict=True) if server.role != "ingress"]
         servers = _with_router(engines, node_ips[-1], self.http)
         return self.model_copy(update={"servers": servers, "serving_url": servers[-1].url})
 
 
 def control_of(plan: Plan, mode: str, placement: Placement, head_ip: str) -> ControlPlan:
-    """The control of `plan`, which is of the mode that `layout.CONTROLS` names beside `mode`.
+    """Return the control of `plan`, which is of the mode that `layout.CONTROLS` names beside `mode`.
 
     Args:
         placement: the nodes of `plan`.
@@ -103,7 +103,7 @@ def _server(name: str, role: str, config: dict, node: Node | None, http: dict, n
 
 
 def serve_command(config: dict[str, Any], host: str, port: int) -> list[str]:
-    """`vllm serve` with an LLMConfig's model and engine arguments."""
+    """Return `vllm serve` with an LLMConfig's model and engine arguments."""
     model = config["model_loading_config"]
     words = ["vllm", "serve", model["model_source"], "--served-model-name", model["model_id"]]
     words += ["--host", host, "--port", str(port)]

@@ -42,7 +42,7 @@ class Point:
 
 
 def judge(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
-    """All comparisons that a claim asks for and the arms at hand allow.
+    """Make all comparisons that a claim asks for and the arms at hand allow.
 
     Args:
         claim: of `claims.Claim`.

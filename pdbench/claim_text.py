@@ -17,7 +17,7 @@ FEW = 2
 
 
 def print_verdicts(verdicts: Sequence[Verdict], evidence: Evidence) -> None:
-    """Every claim with its verdict, the comparisons behind it and the runs that were compared."""
+    """Print every claim with its verdict, the comparisons behind it and the runs that were compared."""
     model, isl, osl, phase, kind = evidence.workload
     print(f"{len(evidence.sources)} result folders of {model}, {isl}:{osl} tokens, {phase}, by {kind}", end="")
     print(f"; {len(evidence.others)} of other workloads left out" if evidence.others else "")

@@ -50,13 +50,13 @@ class Compilations(Strict):
 
 
 def read_compilations(lines: list[str]) -> dict:
-    """The fields of `Compilations`, from the lines that match LINES."""
+    """Return the fields of `Compilations`, from the lines that match LINES."""
     kernels = [match[1] if (match := _KERNEL.search(line)) else "?" for line in lines if _STARTED not in line]
     return {"monitored": sum(_STARTED in line for line in lines), "kernels": kernels}
 
 
 def gate(before: Compilations, after: Compilations, cold: bool, ranks: int) -> Gate:
-    """Gate `no-compilation`: every rank reports what it compiles, and none did between two readings.
+    """Return gate `no-compilation`: every rank reports what it compiles, and none did between two readings.
 
     Args:
         cold: nothing was warmed up on purpose: what was compiled is noted, and the level counts.

@@ -138,7 +138,7 @@ def _read(path: Path, folder: str) -> dict:
 
 
 def explain(error: ValidationError, kind: type[BaseModel]) -> str:
-    """What is wrong with the data of a `kind`, in one line."""
+    """Say what is wrong with the data of a `kind`, in one line."""
     # A misspelt key is unknown and, under its right name, missing: the first says more.
     first = next((e for e in error.errors() if e["type"] == "extra_forbidden"), None)
     if first is None:

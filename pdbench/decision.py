@@ -40,24 +40,24 @@ class Points:
 
 
 def workloads(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Rows that can be compared with each other, with a title: one model, lengths, phase and kind of load; no controls."""
+    """Yield rows that can be compared, with a title: one model, lengths, phase and kind of load; no controls."""
     for known, rows in contenders(table).groupby(WORKLOAD, sort=False):
         yield workload_title(*known), rows
 
 
 def workload_title(model: str, isl: int, osl: int, phase: str, kind: str) -> str:
-    """`WORKLOAD` in words."""
+    """Return `WORKLOAD` in words."""
     return f"{model} · ISL {isl} · OSL {osl} · {phase} · by {kind.replace('-', ' ')}"
 
 
 def collocated(table: pd.DataFrame) -> set[str]:
-    """The arms that do not separate prefill from decode."""
+    """Return the arms that do not separate prefill from decode."""
     arms = table.drop_duplicates("arm")
     return {arm for arm, layout in zip(arms["arm"], arms["layout"], strict=True) if not Layout.parse(layout).is_pd}
 
 
 def bands(table: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
-    """`frontier.crossovers` of a table of one workload, with intervals of the margins in the middle of each band.
+    """Compute `frontier.crossovers` of a table of one workload, with intervals of the margins in the middle of each band.
 
     Returns:
         its columns, and {next,collocated}_margin_from, _to: 95% intervals, NaN without three repeats of every level; and
@@ -87,7 +87,7 @@ def _margin_interval(repeats: dict[str, list[np.ndarray]], best: str, other: str
 
 
 def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "input_throughput_per_node") -> pd.DataFrame:
-    """For each arm the highest throughput at which every bound holds.
+    """Find for each arm the highest throughput at which every bound holds.
 
     Levels follow each other in order of load, and between neighbours every column is interpolated linearly.
 
@@ -119,7 +119,7 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
 
 
 def highest(throughput: np.ndarray, latencies: np.ndarray, limits: np.ndarray) -> Points:
-    """The load between neighbouring levels that gives the highest throughput within all limits.
+    """Find the load between neighbouring levels that gives the highest throughput within all limits.
 
     Args:
         throughput: of the levels in order of load, any draws in front; shape (..., L).
@@ -141,7 +141,7 @@ def highest(throughput: np.ndarray, latencies: np.ndarray, limits: np.ndarray) -
 
 
 def cost(price: float, gpus: float, tokens_per_second: float) -> float:
-    """Price of a million tokens, in the currency of `price`, which is of an hour of one GPU.
+    """Return the price of a million tokens, in the currency of `price`, which is of an hour of one GPU.
 
     Args:
         gpus: number of GPUs that produce `tokens_per_second`: the layout's, or a node's for throughput per node.

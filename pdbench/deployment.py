@@ -92,7 +92,7 @@ def prepare_weights(model: ModelConfig) -> str | None:
 
 
 def fewer_connections(ray, path: ServingPath | None, given: dict[str, str]) -> tuple[str, str] | None:
-    """The setting of Ray Serve with which HAProxy starts on the head, where it would not with the default one.
+    """Return the setting of Ray Serve with which HAProxy starts on the head, where it would not with the default one.
 
     Args:
         given: settings that the user named.
@@ -113,7 +113,7 @@ def fewer_connections(ray, path: ServingPath | None, given: dict[str, str]) -> t
 
 
 def answered(plan: Plan, base_url: str, deadline: float) -> Gate:
-    """Gate `readiness`: every replica has answered, or, with an older Ray, many requests at once were."""
+    """Return gate `readiness`: every replica has answered, or, with an older Ray, many requests at once were."""
     replicas = sum(config["deployment_config"]["num_replicas"] for config in plan.llm_configs.values())
 
     async def ask() -> Gate:
@@ -135,7 +135,7 @@ def answered(plan: Plan, base_url: str, deadline: float) -> Gate:
 
 
 async def reached(plan: Plan, base_url: str, deadline: float) -> Gate:
-    """Gate `haproxy`: it hands requests to every replica that takes them.
+    """Return gate `haproxy`: it hands requests to every replica that takes them.
 
     Raises:
         LaunchError: it does not in time.
@@ -152,7 +152,7 @@ async def reached(plan: Plan, base_url: str, deadline: float) -> Gate:
 
 
 def describe_launch(ray, plan: Plan) -> dict:
-    """What `GET /pdbench/deployment` answers: the fields of `manifest.Deployment`.
+    """Return what `GET /pdbench/deployment` answers: the fields of `manifest.Deployment`.
 
     Paths inside this repository are written relative to it, so that a manifest says the same on every machine.
     """
@@ -196,7 +196,7 @@ def _engines(plan: Plan) -> list[dict]:
 
 
 def own_ports(ray, plan: Plan) -> Gate:
-    """Gate `ports`: each engine listens at ports of its own.
+    """Return gate `ports`: each engine listens at ports of its own.
 
     Raises:
         LaunchError: two of a node share one.
@@ -269,7 +269,7 @@ def stop(ray, deadline: float) -> None:
 
 
 def status() -> dict | None:
-    """The app's status, its replica counts and its replicas; None if no deployment of this repository runs."""
+    """Return the app's status, its replica counts and its replicas; None if no deployment of this repository runs."""
     from ray import serve  # after connecting: Ray reads the token's place when it is imported
 
     details = serving.serve_details()
@@ -289,6 +289,6 @@ def say(line: str) -> None:
 
 
 def quiet_loggers() -> None:
-    """Ray Serve prints every deployment's options; --dry-run shows them better."""
+    """Silence Ray Serve's print of every deployment's options; --dry-run shows them better."""
     for name in ("ray.serve", "ray", "vllm"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -106,7 +106,7 @@ class Describe:
 
 
 def application(record: dict[str, Any], started: float):
-    """The Serve application; on the head, where it shares no node with engines if there are others.
+    """Return the Serve application; on the head, where it shares no node with engines if there are others.
 
     Args:
         record: the fields of `manifest.Deployment` but the replicas.

@@ -25,7 +25,7 @@ class Engine(Strict):
 
 
 def listening(replicas: list[dict]) -> list[dict]:
-    """The engines of this node, as fields of `Engine`; runs as a Ray task.
+    """Find the engines of this node, as fields of `Engine`; runs as a Ray task.
 
     Args:
         replicas: engines of all nodes, each with replica_id, node_id and pid.
@@ -63,7 +63,7 @@ def _side_channel(pids: list[int]) -> int | None:
 
 
 def ports_gate(engines: list[Engine]) -> Gate:
-    """Gate `ports`: no two engines of a node listen at one port, or were given one side channel for NIXL's handshakes."""
+    """Return gate `ports`: no two engines of a node listen at one port, or have one side channel for NIXL's handshakes."""
     listeners, channels = {}, {}
     for engine in engines:
         for port in engine.ports:

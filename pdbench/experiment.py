@@ -168,7 +168,7 @@ def load_experiment(path: str | Path) -> Experiment:
 
 
 def select(experiment: Experiment, arms: list[str] | None, levels: list[float] | None, repeats: int | None) -> Experiment:
-    """The part of an experiment that --arms, --levels and --repeats name.
+    """Select the part of an experiment that --arms, --levels and --repeats name.
 
     Raises:
         ValueError: the experiment has no such arm or level.
@@ -190,7 +190,7 @@ def select(experiment: Experiment, arms: list[str] | None, levels: list[float] |
 
 
 def rounds(name: str, experiment: Experiment, results: Path) -> list[Round]:
-    """What is measured, in order; a round that raises `repeats` goes on where the arm's last one ended.
+    """List what is measured, in order; a round that raises `repeats` goes on where the arm's last one ended.
 
     Args:
         name: of the experiment; begins the names of its result folders.
@@ -213,19 +213,19 @@ def rounds(name: str, experiment: Experiment, results: Path) -> list[Round]:
 
 
 def left_out(arm: Arm, vllm: tuple[int, ...]) -> str | None:
-    """Why an arm cannot be measured here; None if it can."""
+    """Return why an arm cannot be measured here; None if it can."""
     if arm.needs_vllm and vllm < tuple(map(int, arm.needs_vllm.split("."))):
         return f"needs vLLM {arm.needs_vllm}, here is {'.'.join(map(str, vllm))}"
     return slow_link.why_not() if arm.link_mbit and not slow_link.is_slow() else None
 
 
 def tokens_file(name: str, results: Path) -> Path:
-    """Greedy tokens of the experiment's collocated arm."""
+    """Return greedy tokens of the experiment's collocated arm."""
     return results / f"{name}_tokens.json"
 
 
 def cluster_steps(experiment: Experiment) -> tuple[Step | None, Step | None]:
-    """What starts the local cluster before all arms, and what stops it after them; nothing without one."""
+    """Return the steps that start the local cluster before all arms, and what stops it after them; nothing without one."""
     if experiment.local_workers is None:
         return None, None
     module = ["python", "-m", "pdbench.local_cluster"]
@@ -235,19 +235,19 @@ def cluster_steps(experiment: Experiment) -> tuple[Step | None, Step | None]:
 
 
 def doctor_step(experiment: Experiment) -> Step | None:
-    """What looks at the nodes before anything is measured on them."""
+    """Return the step that looks at the nodes before anything is measured on them."""
     return Step("doctor", ["python", "debug/doctor.py", "--quick", "--brief"]) if experiment.doctor else None
 
 
 def ends_of_all(experiment: Experiment) -> list[Step]:
-    """What takes away all that a run which was cut off may have left."""
+    """Return the steps that remove all that a run which was cut off may have left."""
     _, stop = cluster_steps(experiment)
     link = [Step("link", _link("stop"))] if any(arm.link_mbit for arm in experiment.arms) else []
     return [stop or STOP, *link]
 
 
 def figure_steps(name: str, experiment: Experiment, results: Path, without: Collection[str] = ()) -> list[Step]:
-    """The figures of all arms, but those whose labels are in `without`; phases do not share one."""
+    """Return the steps of the figures of all arms, but those whose labels are in `without`; phases do not share one."""
     arms = [arm for arm in experiment.arms if arm.label not in without]
     phases = list(dict.fromkeys(experiment.phase_of(arm) for arm in arms))
     # A selection of arms may have nothing to compare stalls with, no control, or no KV transfer to draw.
@@ -273,7 +273,7 @@ def _has_pair(arms: list[Arm]) -> bool:
 
 
 def script(name: str, experiment: Experiment, results: Path) -> str:
-    """The whole experiment as a shell script: the reproduction recipe."""
+    """Write the whole experiment as a shell script: the reproduction recipe."""
     start, stop = cluster_steps(experiment)
     lines = ["#!/usr/bin/env bash", f"# {name}: {experiment.shows}", "set -euo pipefail"]
     lines += [shlex.join(step.command) for step in (start, doctor_step(experiment)) if step]
@@ -285,7 +285,7 @@ def script(name: str, experiment: Experiment, results: Path) -> str:
 
 
 def is_measured(name: str, one: Round, experiment: Experiment, results: Path) -> bool:
-    """Whether every level of a round is there and counts, so that its arm need not be launched."""
+    """Return whether every level of a round is there and counts, so that its arm need not be launched."""
     path = results / folder(name, one.arm, experiment)
     if not (path / FILENAME).is_file():
         return False
@@ -297,7 +297,7 @@ def is_measured(name: str, one: Round, experiment: Experiment, results: Path) ->
 
 
 def measured_seconds(name: str, arm: Arm, experiment: Experiment, results: Path, since: str) -> float:
-    """How long the bench client measured the arm's levels that began after `since` (UTC, ISO 8601)."""
+    """Return how long the bench client measured the arm's levels that began after `since` (UTC, ISO 8601)."""
     path = results / folder(name, arm, experiment)
     levels = [record.level for record in Manifest.read(path).levels if record.ok and record.started >= since]
     return sum(read_json(path / f"{level}.json")["duration"] for level in levels)

@@ -39,7 +39,7 @@ COUNTERS_TIMEOUT_S = 10.0
 
 
 async def decided_prompts(base_url: str, model: str, seed: int, longest: int, tell) -> tuple[list, list]:
-    """Prompts, and the greedy tokens on which the model is decided: what another arm must repeat exactly.
+    """Find prompts, and the greedy tokens on which the model is decided: what another arm must repeat exactly.
 
     A few dozen prompts with lengths around block boundaries, within the sliding window and far beyond
     it. A prompt on which the model wavers before `MIN_DECIDED` tokens is drawn again.
@@ -66,7 +66,7 @@ async def decided_prompts(base_url: str, model: str, seed: int, longest: int, te
 
 
 async def greedy_choices(base_url: str, model: str, prompts: list[list[int]], lengths: list[int], tell) -> list[dict]:
-    """Greedy continuations of `lengths` tokens, one after another: another batch could round differently.
+    """Ask for greedy continuations of `lengths` tokens, one after another: another batch could round differently.
 
     Returns:
         The answers' choices, each with `token_ids` and `logprobs`.
@@ -109,7 +109,7 @@ def _decided(choice: dict) -> list[int]:
 
 
 def compare(prompts: list[list[int]], expected: list[list[int]], got: list[list[int]]) -> Gate:
-    """Gate `token-equality`: every continuation equal, token for token, as far as `expected` goes."""
+    """Return gate `token-equality`: every continuation equal, token for token, as far as `expected` goes."""
     wrong = [i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b[: len(a)]]
     seen = f"{len(got) - len(wrong)} of {len(got)} continuations equal, {sum(map(len, expected))} tokens compared"
     if wrong:
@@ -123,7 +123,7 @@ def compare(prompts: list[list[int]], expected: list[list[int]], got: list[list[
 
 
 def agree(expected: list[list[int]], choices: list[dict]) -> Gate:
-    """Gate `token-agreement`, for GPUs: the leading tokens agree, and where they part, by little."""
+    """Return gate `token-agreement`, for GPUs: the leading tokens agree, and where they part, by little."""
     lead = [next((k for k, token in enumerate(a) if token != c["token_ids"][k]), len(a))
             for a, c in zip(expected, choices, strict=True)]  # fmt: skip
     gaps = [_gap(c, k, a[k]) for a, c, k in zip(expected, choices, lead, strict=True) if k < len(a)]
@@ -146,7 +146,7 @@ def _gap(choice: dict, at: int, expected: int) -> float:
 
 
 def varied(continuations: list[list[int]]) -> bool:
-    """Whether continuations can tell a right KV cache from a wrong one: they differ, and are not one token."""
+    """Return whether continuations can distinguish a right KV cache from a wrong one: they differ, and are not one token."""
     distinct = {tuple(c) for c in continuations}
     return len(distinct) > 0.9 * len(continuations) and sum(len(set(c)) > 1 for c in distinct) > 0.9 * len(distinct)
 
@@ -158,7 +158,7 @@ async def _kv_counters(base_url: str) -> dict[str, float]:
 
 
 async def kv_moved(base_url: str, before: dict[str, float], requests: int) -> Gate:
-    """Gate `kv-transfer`: NIXL moved a KV cache for each request; equal tokens alone could be a recompute.
+    """Return gate `kv-transfer`: NIXL moved a KV cache for each request; equal tokens alone could be a recompute.
 
     Counters are read until all transfers show or time is up.
     """
@@ -184,7 +184,7 @@ def _progress(done: int, total: int) -> None:
 
 
 async def transports_named(base_url: str) -> list[str]:
-    """UCX transports that have carried KV reads since the launch, in UCX's words."""
+    """Return UCX transports that have carried KV reads since the launch, in UCX's words."""
     async with session(base_url, total_s=60) as opened:
         return await get(opened, "/pdbench/transports")
 
@@ -212,7 +212,7 @@ class Tokens(Strict):
     tokens: list[list[int]]
 
     def some(self, number: int) -> "Tokens":
-        """`number` of the prompts, at least 2, from the shortest to the longest."""
+        """Return `number` of the prompts, at least 2, from the shortest to the longest."""
         rows = sorted({i * (len(self.prompts) - 1) // (number - 1) for i in range(number)})
         return self.model_copy(update={name: [getattr(self, name)[i] for i in rows] for name in ("prompts", "tokens")})
 
@@ -238,7 +238,7 @@ def read_tokens(path: Path, deployment: Deployment) -> Tokens:
 
 
 async def equal_tokens(base_url: str, deployment: Deployment, saved: Tokens, tell=lambda done, total: None) -> Gate:
-    """Gate `token-equality`, on GPUs `token-agreement`: the running deployment repeats what was saved."""
+    """Return gate `token-equality`, on GPUs `token-agreement`: the running deployment repeats what was saved."""
     url = deployment.takes_requests(base_url)
     choices = await greedy_choices(url, saved.model, saved.prompts, list(map(len, saved.tokens)), tell)
     if deployment.accelerator == "CPU":

@@ -19,7 +19,7 @@ _PUBLISHED_PTP = re.compile(r"([1-9]\d*)ptp([1-9]\d*)-([1-9]\d*)dtp([1-9]\d*)", 
 
 
 def placed_as(mode: str) -> str:
-    """The mode with the same engines in the same places under Ray Serve: collocated, pd-pack or pd-spread."""
+    """Return the mode with the same engines in the same places under Ray Serve: collocated, pd-pack or pd-spread."""
     return CONTROLS.get(mode, mode)
 
 

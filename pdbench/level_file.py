@@ -79,7 +79,7 @@ def _pure_decode(requests: Requests | None) -> dict[str, float]:
 
 
 def load_level(path: Path, details: bool = True) -> dict[str, Any]:
-    """A level's file as the client wrote it, or all of it but per-request details; raises ValueError if it is not whole."""
+    """Load a level's file as the client wrote it, or all of it but per-request details; ValueError if it is not whole."""
     data = path.read_bytes() if details else _without_details(path)
     try:
         content = json.loads(data)

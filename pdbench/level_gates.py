@@ -82,13 +82,13 @@ async def _snapshot(base_url: str) -> Snapshot:
 
 
 async def compilations_now(base_url: str) -> compilations.Compilations:
-    """What the engines have compiled since their launch."""
+    """Ask what the engines have compiled since their launch."""
     async with session(base_url, total_s=60) as opened:
         return compilations.Compilations.model_validate(await get(opened, "/pdbench/compilations"))
 
 
 def judge(before: Snapshot, after: Snapshot, deployment: Deployment, asked: Asked, carried: list[str] | None) -> list[Gate]:
-    """The gates of the engines for one level.
+    """Return the gates of the engines for one level.
 
     Args:
         carried: what UCX named; None without a KV transfer over UCX.
@@ -198,7 +198,7 @@ def _kv_bounds(deployment: Deployment, prompts: list[int]) -> tuple[float, float
 
 
 def client_gate(used: Used) -> Gate:
-    """Whether the bench client had time to spare; its wait for a core is recorded beside it."""
+    """Check whether the bench client had time to spare; its wait for a core is recorded beside it."""
     share, waited = used.cpu / used.wall, used.waited / used.wall
     return Gate(
         name="client", passed=share < MAX_CLIENT_SHARE, value=share, time=now(),

@@ -43,7 +43,7 @@ class ClusterError(RuntimeError):
 
 
 def state() -> dict | None:
-    """The running local cluster (address, token_path, mark, temp_dir, workers), or None."""
+    """Return the running local cluster (address, token_path, mark, temp_dir, workers), or None."""
     try:
         found = json.loads((STATE_DIR / "state.json").read_text())
     except (FileNotFoundError, ValueError):
@@ -99,7 +99,7 @@ def start(workers: int, cpus_per_worker: int, gpus_per_worker: int = 0) -> dict:
 
 
 def visible_gpus() -> list[str]:
-    """Names of this machine's GPUs as CUDA_VISIBLE_DEVICES takes them; those that it names, where it is set."""
+    """Return names of this machine's GPUs as CUDA_VISIBLE_DEVICES takes them; those that it names, where it is set."""
     names = gpus.named(os.environ)
     return gpus.nvidia_smi("index") if names is None else names
 
@@ -241,7 +241,7 @@ def end_marked(mark: str) -> int:
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """Living processes, other than this one, that inherited `mark` from a cluster's node."""
+    """Find living processes, other than this one, that inherited `mark` from a cluster's node."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -259,7 +259,7 @@ def _is_ray_start(process: psutil.Process) -> bool:
 
 @contextlib.contextmanager
 def lock():
-    """One start or stop at a time on this checkout."""
+    """Allow one start or stop at a time on this checkout."""
     STATE_DIR.mkdir(parents=True, exist_ok=True)
     with (STATE_DIR / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -107,7 +107,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def verified_checksum(folder: Path) -> str | None:
-    """SHA-256 over the folder's list of checksums, or None if it is not that of the files that are there."""
+    """Return SHA-256 over the folder's list of checksums, or None if it is not that of the files that are there."""
     sums = folder / CHECKSUM_FILE
     if not sums.is_file():
         return None

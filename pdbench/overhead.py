@@ -19,7 +19,7 @@ PAIR = [*WORKLOAD, "layout", "placement", "accelerator"]
 
 
 def overheads(table: pd.DataFrame) -> pd.DataFrame:
-    """One row for each arm behind Ray Serve, control of the same layout, placement and workload, and level of both.
+    """Return one row for each arm behind Ray Serve, control of the same layout, placement and workload, and level of both.
 
     Args:
         table: of `read_results`.

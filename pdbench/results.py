@@ -126,7 +126,7 @@ def read_arm(folder: Path, gpus_per_node: int | None = None) -> Arm:
 
 
 def read_requests(folder: Path) -> dict[Level, Requests | None]:
-    """The requests of every level and repeat of a result folder, for intervals; raises ResultError."""
+    """Read the requests of every level and repeat of a result folder, for intervals; raises ResultError."""
     arm = read_arm(folder)
     found = {}
     for level, path in arm.levels.items():
@@ -136,19 +136,19 @@ def read_requests(folder: Path) -> dict[Level, Requests | None]:
 
 
 def node_words(table: pd.DataFrame) -> str:
-    """The node of per-node throughput: `8 GPUs`, `4 CPU cores`, or `4 or 8 GPUs` where folders differ."""
+    """Return the node of per-node throughput: `8 GPUs`, `4 CPU cores`, or `4 or 8 GPUs` where folders differ."""
     units = sorted({"CPU cores" if name == "CPU" else "GPUs" for name in table["accelerator"]})
     return f"{' or '.join(map(str, sorted(table['gpus_per_node'].unique())))} {' or '.join(units)}"
 
 
 def contenders(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows that a decision is about: without control arms, unless there is nothing else."""
+    """Return the rows that a decision is about: without control arms, unless there is nothing else."""
     others = table[table["serving"] != "bare"]
     return table if others.empty else others
 
 
 def arm_labels(arms: Sequence[Arm]) -> list[str]:
-    """Short names, unique among these arms: layout and placement, then whatever else distinguishes them."""
+    """Return short names, unique among these arms: layout and placement, then whatever else distinguishes them."""
     labels = [" ".join(filter(None, (str(arm.layout), arm.placement, "bare" * arm.is_control))) for arm in arms]
     # A workload that differs anywhere is in every label: no title could say it for all.
     for extra in (lambda a: a.run.model, lambda a: f"{a.run.isl}:{a.run.osl}", lambda a: a.run.phase):

@@ -32,7 +32,7 @@ class Keeper:
         self.url, self.process, self.server, self.up = "", None, None, False
 
     def look(self, program: str) -> tuple[str, bool]:
-        """This node's IP, and whether `program` is installed there."""
+        """Return this node's IP, and whether `program` is installed there."""
         import ray
 
         return ray.util.get_node_ip_address(), self._find(program) is not None
@@ -53,7 +53,7 @@ class Keeper:
         self.process.stdin.close()
 
     def state(self) -> dict[str, Any]:
-        """Where it runs, its process, whether it runs, and whether it has answered /health."""
+        """Return where it runs, its process, whether it runs, and whether it has answered /health."""
         import psutil
         import ray
 
@@ -159,7 +159,7 @@ def _wait(names: list[str], deadline: float, report: Callable[[str], None]) -> N
 
 
 def states() -> list[dict[str, Any]]:
-    """`Keeper.state` of every server of the control arm that runs on the connected cluster, in the order of their ranks."""
+    """Return `Keeper.state` of the control arm's servers on the connected cluster, in the order of their ranks."""
     import ray
 
     found = []
@@ -171,7 +171,7 @@ def states() -> list[dict[str, Any]]:
 
 
 def names_of_actors() -> list[str]:
-    """Those of the control arm, which are the same for every one."""
+    """Return the names of the control arm's actors, which are the same for every one."""
     import ray
 
     actors = ray.util.list_named_actors(all_namespaces=True)
@@ -179,7 +179,7 @@ def names_of_actors() -> list[str]:
 
 
 def engine_counts(found: list[dict[str, Any]]) -> dict[str, int]:
-    """Running servers by role, but the router; `found` is of `states`."""
+    """Return running servers by role, but the router; `found` is of `states`."""
     roles = [state["role"] for state in found if state["runs"] and state["role"] != "ingress"]
     return {role: roles.count(role) for role in dict.fromkeys(roles)}
 

@@ -84,7 +84,7 @@ def make_plan(
 
 
 def with_decode_bench(plan: Plan) -> Plan:
-    """The plan with engines that fill a prompt's KV cache with dummy values instead of computing it.
+    """Return the plan with engines that fill a prompt's KV cache with dummy values instead of computing it.
 
     So decode runs at the real context length without prefill: vLLM's DecodeBenchConnector (vllm PR #25986).
 
@@ -147,7 +147,7 @@ def _llm_config(
 
 
 def build_app(plan: Plan):
-    """The Serve application of a plan, from the public `ray.serve.llm` builders."""
+    """Build the Serve application of a plan, from the public `ray.serve.llm` builders."""
     from ray.serve.llm import LLMConfig, build_openai_app, build_pd_openai_app
 
     more = {"callback_config": _no_download(LLMConfig)} if Path(plan.model_source).is_dir() else {}
@@ -259,7 +259,7 @@ def _controller():
 
 
 def serve_details() -> dict | None:
-    """Serve's account of its apps, the shape of its REST API (`ray.serve.schema.ServeInstanceDetails`).
+    """Return Serve's account of its apps, the shape of its REST API (`ray.serve.schema.ServeInstanceDetails`).
 
     Asked of the controller, as Ray's dashboard does, since a cluster may run without a dashboard.
     None if Serve is not running.
@@ -275,7 +275,7 @@ def serve_details() -> dict | None:
 
 
 def replicas(details: dict | None) -> list[dict[str, Any]]:
-    """Every replica of the app: role, replica_id, node_id, node_ip, pid, deployment, state."""
+    """Return every replica of the app: role, replica_id, node_id, node_ip, pid, deployment, state."""
     found = []
     app = (details or {"applications": {}})["applications"].get(APP, {"deployments": {}})
     for name, deployment in app["deployments"].items():
@@ -290,11 +290,11 @@ def replicas(details: dict | None) -> list[dict[str, Any]]:
 
 
 def replica_counts(details: dict | None) -> dict[str, int]:
-    """Engine replicas by deployment name."""
+    """Return engine replicas by deployment name."""
     return dict(Counter(r["deployment"] for r in replicas(details) if r["role"] != "ingress"))
 
 
 def role_of(deployment: str) -> str:
-    """`Prefill:gpt-oss-tiny` -> prefill; the names are those that Ray's builders give."""
+    """Return the role of a deployment: `Prefill:gpt-oss-tiny` -> prefill; the names are those that Ray's builders give."""
     prefixes = {"Prefill": "prefill", "Decode": "decode", "LLMServer": "collocated"}
     return prefixes.get(deployment.split(":")[0], "ingress")

@@ -75,7 +75,7 @@ class ServingPath(Strict):
 def choose(
     serve: ServeConfig, given: dict[str, str], llm: dict[str, str], direct_streaming: bool, router: str, ray: tuple[int, ...]
 ) -> ServingPath:
-    """The path that a launch asks for.
+    """Choose the path that a launch asks for.
 
     Args:
         given: of --serve-env, instead of what `serve` has.
@@ -115,12 +115,12 @@ def _read(default: LLMOptions, given: dict[str, str], ray: tuple[int, ...]) -> L
 
 
 def files_for(connections: int) -> int:
-    """The hard limit of open files that HAProxy needs for `connections`."""
+    """Return the hard limit of open files that HAProxy needs for `connections`."""
     return connections * 5 // 2 + OTHER_FILES
 
 
 def fit_connections(path: ServingPath, is_given: bool, limit: int | None) -> ServingPath:
-    """The path with as many connections to HAProxy as its node allows, where that is fewer than it has.
+    """Return the path with as many connections to HAProxy as its node allows, where that is fewer than it has.
 
     Args:
         is_given: whether the user named the number, which is then not changed.
@@ -155,7 +155,7 @@ def check_load(recorded: dict[str, Any] | None, in_flight: float) -> None:
 
 
 def compared(recorded: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What of a manifest's `serving_path` makes two deployments differ.
+    """Return what of a manifest's `serving_path` makes two deployments differ.
 
     Not the number of HAProxy's connections: machines have other limits, and no level is measured with more requests than that.
     """
@@ -185,7 +185,7 @@ def check_host(path: ServingPath, host: str, has_remote: bool) -> None:
 
 
 def ports(path: ServingPath, host: str, port: int) -> list[tuple[str, dict[str, Any]]]:
-    """What servers of the head listen at, each address with the fields of a `doctor.facts.Port`.
+    """Return what servers of the head listen at, each address with the fields of a `doctor.facts.Port`.
 
     HAProxy's own two are bound on every address, by Ray's template.
     """
@@ -198,7 +198,7 @@ def ports(path: ServingPath, host: str, port: int) -> list[tuple[str, dict[str, 
 
 
 def haproxy_servers() -> list[dict[str, Any]]:
-    """The servers behind the HAProxy of this node, by its own statistics: name, its app, whether up, requests taken.
+    """List the servers behind the HAProxy of this node, by its own statistics: name, its app, whether up, requests taken.
 
     The format: https://docs.haproxy.org/2.8/management.html#9.1.
 
@@ -217,7 +217,7 @@ def haproxy_servers() -> list[dict[str, Any]]:
 
 
 def haproxy_gate(servers: list[dict[str, Any]], app: str, count: int) -> Gate:
-    """Gate `haproxy`: whether it sends requests to all of the app's replicas that take them.
+    """Return gate `haproxy`: whether it sends requests to all of the app's replicas that take them.
 
     Args:
         servers: of `haproxy_servers`.

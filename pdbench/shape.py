@@ -151,14 +151,14 @@ class _Random:
         self.generator = numpy.random.Generator(numpy.random.SFC64(numpy.random.SeedSequence(seeds)))
 
     def normal(self, std: float, *shape: int):
-        """bfloat16 values of this standard deviation."""
+        """Draw bfloat16 values of this standard deviation."""
         import torch
 
         values = self.generator.standard_normal(shape, dtype="float32")
         return torch.from_numpy(values).mul_(std).to(torch.bfloat16)
 
     def bytes(self, *shape: int):
-        """Any bytes: of MXFP4, two random values each."""
+        """Draw any bytes: of MXFP4, two random values each."""
         import torch
 
         # Drawn eight at a time: four times faster.

@@ -60,7 +60,7 @@ def is_slow() -> bool:
 
 
 def why_not() -> str | None:
-    """Why loopback cannot be slowed down here; None if it can. Changes nothing."""
+    """Say why loopback cannot be slowed down here; None if it can. Changes nothing."""
     if not shutil.which("tc"):
         return "a slow link needs tc: install iproute2"
     shown = _tc("qdisc", "show", "dev", DEVICE)

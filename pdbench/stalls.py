@@ -11,7 +11,7 @@ NOTEWORTHY = 1.25
 
 
 def stall_lines(table: pd.DataFrame) -> list[str]:
-    """One line per level and PD arm: stalls (p99 / median inter-token latency) beside collocated ones.
+    """Write one line per level and PD arm: stalls (p99 / median inter-token latency) beside collocated ones.
 
     Args:
         table: of `read_results`, with at least one collocated and one PD arm; control arms are left out.
@@ -44,7 +44,7 @@ def stall_lines(table: pd.DataFrame) -> list[str]:
 
 
 def verdict(collocated_p99: float, pd_p99: float) -> str:
-    """In words, with the ratio: whether PD took the stalls away, did not matter, or made them worse."""
+    """Say in words, with the ratio, whether PD took the stalls away, did not matter, or made them worse."""
     ratio = collocated_p99 / pd_p99
     if ratio >= NOTEWORTHY:
         return f"the worst stalls are {ratio:.1f} times shorter with PD"

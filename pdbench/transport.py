@@ -15,7 +15,7 @@ class Transport(Strict):
     verbose: bool = False
 
     def environment(self) -> dict[str, str]:
-        """Environment variables of every prefill and decode engine."""
+        """Return environment variables of every prefill and decode engine."""
         env = {}
         if self.backend == "UCX":
             # UCX prints once per connection which transport it chose; that is the proof, and costs nothing after.
@@ -25,7 +25,7 @@ class Transport(Strict):
         return env | (VERBOSE_ENV if self.verbose else {})
 
     def kv_transfer_config(self, role: Literal["prefill", "decode"], kv_buffer_device: str, extra: dict, stack: Stack) -> dict:
-        """vLLM's `kv_transfer_config` for one side; `extra` are further options of the connector."""
+        """Return vLLM's `kv_transfer_config` for one side; `extra` are further options of the connector."""
         return {
             "kv_connector": "NixlConnector",
             "kv_role": stack.kv_role(role),
@@ -36,7 +36,7 @@ class Transport(Strict):
 
 
 def transport_gate(seen: list[str], ucx_tls: str | None, wanted: list[str] | None = None) -> Gate:
-    """Gate `transport`: UCX says what carried the KV reads, and it is what is expected.
+    """Return gate `transport`: UCX says what carried the KV reads, and it is what is expected.
 
     Args:
         seen: what UCX named.

@@ -25,7 +25,7 @@ class Pair:
 
 
 def pairs(replicas: list[Replica], ranks: dict[int, list[int]], reads: list[Read]) -> list[Pair]:
-    """Every pair of the deployment.
+    """Return every pair of the deployment.
 
     Args:
         replicas: all of the running deployment.

@@ -9,7 +9,7 @@ BUSY_SHARE = 0.02
 
 
 def check_accelerators(node: str, facts: Facts, hardware: HardwareConfig) -> list[Finding]:
-    """Findings about one node on which engines are placed."""
+    """Return findings about one node on which engines are placed."""
     if hardware.accelerator == "CPU":
         return [_cpu_stack(node, facts, hardware)]
     return [_kind(node, facts, hardware), *_busy(node, facts), _gpu_stack(node, facts)]

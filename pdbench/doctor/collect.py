@@ -23,7 +23,7 @@ from pdbench.stack import ENVIRONMENT_THAT_MATTERS, installed_version
 
 
 def collect(quick: bool, distributions: list[str], ports: list[tuple[str, dict]], limit_s: float) -> dict:
-    """The fields of `facts.Facts`, as a plain dict.
+    """Collect the fields of `facts.Facts`, as a plain dict.
 
     Args:
         quick: leave out what takes seconds: NIXL's backends and the libraries that they need.

@@ -9,7 +9,7 @@ FIX = "unset it where Ray is started there, then restart Ray"
 
 
 def check_environment(node: str, facts: Facts) -> list[Finding]:
-    """What the variables of one node do to its engines."""
+    """Check what the variables of one node do to its engines."""
     env = facts.environment
     found = [_loud(node, env, name) for name in LOUD_LEVELS] + [_ucx_tls(node, facts)]
     if port := env.get("VLLM_NIXL_SIDE_CHANNEL_PORT"):
@@ -23,7 +23,7 @@ def check_environment(node: str, facts: Facts) -> list[Finding]:
 
 
 def check_driver(env: dict[str, str]) -> list[Finding]:
-    """The same of the driver's shell: engines do not inherit it, but a local cluster that is started from it does."""
+    """Check the same of the driver's shell: engines do not inherit it, but a local cluster that is started from it does."""
     found = []
     for finding in check_environment(DRIVER, Facts(environment=env)):
         if finding.status in ("warn", "fail"):
@@ -34,7 +34,7 @@ def check_driver(env: dict[str, str]) -> list[Finding]:
 
 
 def check_authentication(nodes: dict[str, Facts], driver: dict[str, str]) -> Finding:
-    """Whether nodes and driver agree on Ray's token, and whether a cluster that others can reach demands one."""
+    """Check whether nodes and driver agree on Ray's token, and whether a cluster that others can reach demands one."""
     modes: dict[str, list[str]] = {}
     for node, mode in [*((n, f.environment.get("RAY_AUTH_MODE")) for n, f in nodes.items()),
                        (DRIVER, driver.get("RAY_AUTH_MODE"))]:  # fmt: skip
@@ -79,7 +79,7 @@ def _ucx_tls(node: str, facts: Facts) -> Finding:
 
 
 def left_by(text: str) -> tuple[bool, bool, bool]:
-    """Whether a value of UCX_TLS leaves tcp, RDMA, and a fast path inside a node; `^` names what it takes away."""
+    """Return whether a value of UCX_TLS leaves tcp, RDMA, and a fast path inside a node; `^` names what it takes away."""
     # `rc_x` is a kind of rc; a backslash forces what would not be taken by itself. `cuda_copy` only stages for others.
     names = [name.strip().lower().lstrip("\\") for name in text.removeprefix("^").split(",")]
     kinds = {name.split("_")[0] for name in names if not name.endswith("_copy")}

@@ -67,7 +67,7 @@ def examine(
 
 
 def judge(nodes: dict[str, Facts], pins: dict | None, file: str, driver: dict[str, str] | None) -> list[Finding]:
-    """All findings about `nodes`: a pure function of its arguments.
+    """Return all findings about `nodes`: a pure function of its arguments.
 
     Args:
         pins: of the requirements `file`; None leaves them out.

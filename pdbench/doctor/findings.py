@@ -27,7 +27,7 @@ class Finding(Strict):
 
 
 def merge(findings: Iterable[Finding]) -> list[Finding]:
-    """Findings that differ in nothing but their nodes as one each: names as each node reports them, the worst first.
+    """Merge findings that differ in nothing but their nodes: names as each node reports them, the worst first.
 
     In which order the nodes answered changes nothing.
     """
@@ -43,6 +43,6 @@ def merge(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def worst(findings: Iterable[Finding]) -> Status:
-    """The worst status; `ok` where nothing was looked at, and `n/a` is as good as `ok`."""
+    """Return the worst status; `ok` where nothing was looked at, and `n/a` is as good as `ok`."""
     status = max((STATUSES.index(finding.status) for finding in findings), default=0)
     return STATUSES[status] if status > STATUSES.index("n/a") else "ok"

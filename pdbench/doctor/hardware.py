@@ -53,7 +53,7 @@ def _ray_environment() -> dict[str, str]:
 
 
 def nics() -> list[dict]:
-    """Cards with hardware behind them, and loopback; bridges, tunnels and containers' ends are left out."""
+    """Return cards with hardware behind them, and loopback; bridges, tunnels and containers' ends are left out."""
     found = []
     for card in sorted((SYS / "class/net").glob("*")):
         if card.name == "lo" or (card / "device").exists():

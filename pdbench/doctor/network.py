@@ -13,19 +13,19 @@ INSTALL_EFA = "run Amazon's aws-efa-installer there, and restart Ray"
 
 
 def check_hardware(node: str, facts: Facts) -> list[Finding]:
-    """GPUs, cards and NUMA: what there is, and what does not answer."""
+    """Check GPUs, cards and NUMA: what there is, and what does not answer."""
     return [_gpus(node, facts), *_nics(node, facts), *_rdma(node, facts), Finding(
         name="NUMA", nodes=[node], status="ok", seen=_numa(facts))]  # fmt: skip
 
 
 def check_transports(node: str, facts: Facts) -> list[Finding]:
-    """What UCX and NIXL need in order to use that hardware; the libraries only after a full examination."""
+    """Check what UCX and NIXL need in order to use that hardware; the libraries only after a full examination."""
     found = [*_efa(node, facts), _gpudirect(node, facts)]
     return found + [_backend(node, facts, backend) for backend in facts.backends or []]
 
 
 def alike(nodes: dict[str, Facts]) -> list[Finding]:
-    """Nodes with GPUs should have the same ones, and the same RDMA ports."""
+    """Check that nodes with GPUs have the same ones, and the same RDMA ports."""
     with_gpu = {node: facts for node, facts in sorted(nodes.items()) if facts.gpus.names}
     found = []
     for name, describe in (("same GPUs", lambda facts: _counted(facts.gpus.names)), ("same RDMA ports", _ports)):

@@ -13,7 +13,7 @@ SECOND_LOOK_S = 1.0
 
 
 def leftovers() -> list[dict]:
-    """Engines and replicas whose parents are gone, and processes of a local cluster whose head is gone.
+    """Find engines and replicas whose parents are gone, and processes of a local cluster whose head is gone.
 
     What is ending by itself is none: those that are found are looked at once more a second later.
     """
@@ -65,7 +65,7 @@ def _runs_engines(process: psutil.Process) -> bool:
 
 
 def owner_of_port(number: int) -> tuple[str | None, bool]:
-    """Who listens on a TCP port (`python (pid 7)`; None if this user may not know), and whether a Ray Serve does.
+    """Find who listens on a TCP port (`python (pid 7)`; None if this user may not know), and whether a Ray Serve does.
 
     Where this runs as a Ray task, only the Serve below the same raylet counts: a local cluster next door is a stranger.
     """

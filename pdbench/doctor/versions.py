@@ -32,7 +32,7 @@ class RequirementsError(ValueError):
 
 
 def read_requirements(path: Path) -> dict[str, SpecifierSet]:
-    """What a requirements file pins exactly on this platform, by canonical name, files that it includes among them.
+    """Read what a requirements file pins exactly on this platform, by canonical name, files that it includes among them.
 
     Raises:
         RequirementsError: no such file, or a line that pip would not read.
@@ -69,12 +69,12 @@ def read_stack(path: Path) -> dict[str, SpecifierSet]:
 
 
 def default_requirements(root: Path, nodes: Iterable[Facts]) -> Path:
-    """The file that `nodes` should have been installed from: with a GPU among them, the GPU stack's."""
+    """Return the file that `nodes` should have been installed from: with a GPU among them, the GPU stack's."""
     return root / ("requirements.txt" if any(facts.gpus.names for facts in nodes) else "requirements-cpu.txt")
 
 
 def check_requirements(node: str, facts: Facts, pins: dict[str, SpecifierSet], file: str) -> list[Finding]:
-    """A finding for each pin that the node does not keep; one in all if it keeps them."""
+    """Return a finding for each pin that the node does not keep; one in all if it keeps them."""
     found = []
     for name, wanted in pins.items():
         have = facts.installed.get(name)
@@ -90,7 +90,7 @@ def check_requirements(node: str, facts: Facts, pins: dict[str, SpecifierSet], f
 
 
 def agreement(nodes: dict[str, Facts]) -> list[Finding]:
-    """A finding for each component: one version on all nodes, or which node has which."""
+    """Return a finding for each component: one version on all nodes, or which node has which."""
     found = []
     with_gpu = {node: facts for node, facts in nodes.items() if facts.gpus.names}
     for rows, of, status in ((SAME, nodes, "fail"), (ALIKE, with_gpu or nodes, "warn"), (ALIKE_WITH_GPU, with_gpu, "warn")):

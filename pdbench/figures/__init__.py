@@ -31,7 +31,7 @@ FIGURES = {
 
 
 def draw(table: pd.DataFrame, view: View) -> Figure:
-    """The figure that `view.figure` names.
+    """Draw the figure that `view.figure` names.
 
     Args:
         table: of `results.read_results`.

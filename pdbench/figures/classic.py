@@ -28,7 +28,7 @@ LEVEL_PANELS = {
 
 
 def draw(table: pd.DataFrame, view: View) -> Figure:
-    """TPOT and TTFT against the level, throughput against latency; `view.itl` adds p99 inter-token latency.
+    """Draw TPOT and TTFT against the level, throughput against latency; `view.itl` adds p99 inter-token latency.
 
     Raises:
         ResultError: concurrency and request-rate levels are mixed, or no arm has the chosen latency.
@@ -42,7 +42,7 @@ def draw(table: pd.DataFrame, view: View) -> Figure:
 
 
 def draw_tradeoff(table: pd.DataFrame, view: View) -> Figure:
-    """Throughput against latency alone, large; raises as `draw`."""
+    """Draw throughput against latency alone, large; raises as `draw`."""
     figure = new_figure((11.5, 9))
     return _filled(figure, {"tradeoff": figure.subplots()}, table, view)
 

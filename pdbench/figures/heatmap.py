@@ -28,7 +28,7 @@ NAME_WIDTH = 15
 
 
 def draw(table: pd.DataFrame, view: View) -> Figure:
-    """A cell for each P:D ratio and pair of TP sizes, with the best arm there, interpolated between its levels.
+    """Draw a cell for each P:D ratio and pair of TP sizes, with the best arm there, interpolated between its levels.
 
     Percent are over the best collocated arm. The best cell of all has a frame; in a hatched one no arm keeps the SLA.
 

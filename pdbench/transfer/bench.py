@@ -36,7 +36,7 @@ class Options:
     seed: int = 0
 
     def specs(self, env: dict[str, str], num_threads: int, timeout: float, devices: int = 1) -> list[Spec]:
-        """The ranks that it needs, prefill first.
+        """Return the ranks that it needs, prefill first.
 
         Args:
             devices: GPUs that each rank's process sees; ranks take one after the other.
@@ -107,7 +107,7 @@ class Bench:
         return {"transports": names, "limit": limits.bound_of(names)}
 
     def reads(self) -> list[Read]:
-        """What UCX has said in the decode ranks."""
+        """Return what UCX has said in the decode ranks."""
         return [read for log in self.ranks.call([(name, "log", ()) for name in self.decode]) for read in read_tables(log)]
 
     def _limit(self, kind: str | None, size: int) -> float | None:

@@ -13,7 +13,7 @@ _PLACE = 0xBF58476D1CE4E5B9 - 2**64
 
 
 def words(cache: Cache, layer: int, blocks: torch.Tensor, heads: range, generation: int) -> torch.Tensor:
-    """What `blocks` (1-D, any order) of `layer` hold for `heads`: int64 of [blocks, heads, words of a head].
+    """Return what `blocks` (1-D, any order) of `layer` hold for `heads`: int64 of [blocks, heads, words of a head].
 
     Args:
         generation: distinguishes contents of different transfers, and the two sides.
@@ -39,7 +39,7 @@ def differing(
     cache: Cache, tensors: list[torch.Tensor], heads: range, generation: int,
     here: list[list[int]] | None = None, there: list[list[int]] | None = None,
 ) -> int:  # fmt: skip
-    """How many bytes of a rank's tensors are not what they should be; whole words of 8 count.
+    """Return how many bytes of a rank's tensors are not what they should be; whole words of 8 count.
 
     Args:
         here: blocks to look at, per layer; None looks at all.
