@@ -1,4 +1,4 @@
-"""What a reader has to know before believing result folders: findings, as data.
+"""Audit result folders: report, as data, what a reader has to know before believing them.
 
 A finding is no error: the folder was read, and every number in it is what its file says. It names where to look,
 what was seen there, why that matters and what to do. All that is compared is in the folders given.

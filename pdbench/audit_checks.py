@@ -1,4 +1,4 @@
-"""The audit's checks, one function each: what was seen in which folders. What it means is in `audit.py`."""
+"""Check result folders for the audit, one function each: what was seen in which folders. What it means is in `audit.py`."""
 
 import hashlib
 import itertools

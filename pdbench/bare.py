@@ -1,4 +1,4 @@
-"""The control arm: the engines of a plan under plain `vllm serve`, without Ray Serve between them and the client.
+"""Plan the control arm: the engines of a plan under plain `vllm serve`, without Ray Serve between them and the client.
 
 What it measures is what the serving framework adds. Model, engine arguments, environment, nodes and accelerators are
 those of the Ray arm; what is in front of the engines is not: nothing before a single server, else vLLM's own router.

@@ -1,4 +1,4 @@
-"""vLLM's bench client: its arguments, and its process, which loads it once for all levels of a sweep.
+"""Run vLLM's bench client: its arguments, and its process, which loads it once for all levels of a sweep.
 
 Loading takes 10 s of CPU, more than a short level. Run as a program (`python -m pdbench.bench_client LOG`) it is that
 process: it reads the arguments of one run per line, quoted as a shell quotes them, and answers with the exit status and what

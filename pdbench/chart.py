@@ -1,4 +1,4 @@
-"""The data of the report's interactive chart: what templates/report.js hands to plotly.js."""
+"""Prepare the data of the report's interactive chart: what templates/report.js hands to plotly.js."""
 
 import html
 import json

@@ -1,4 +1,4 @@
-"""The rules by which claims are checked: what is compared, and when a comparison is as claimed."""
+"""Apply the rules by which claims are checked: what is compared, and when a comparison is as claimed."""
 
 import math
 from dataclasses import dataclass

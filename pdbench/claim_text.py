@@ -1,4 +1,4 @@
-"""Verdicts on claims, for a terminal."""
+"""Print verdicts on claims in a terminal."""
 
 import os
 from collections.abc import Sequence

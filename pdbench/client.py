@@ -1,4 +1,4 @@
-"""A small OpenAI-completions client for checks, warm-up and the smoke test; measuring is `vllm bench serve`'s."""
+"""Send OpenAI completions for checks, warm-up and the smoke test; measuring is `vllm bench serve`'s."""
 
 import asyncio
 import contextlib

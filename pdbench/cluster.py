@@ -1,4 +1,4 @@
-"""The nodes of a Ray cluster: which of them a layout is put on, and what runs there."""
+"""Place a layout on the nodes of a Ray cluster, and run functions there."""
 
 import contextlib
 import math

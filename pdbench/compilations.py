@@ -1,4 +1,4 @@
-"""Kernels that were compiled or tuned after an engine's start, in vLLM's own words: each stalls requests for up to a second.
+"""Find kernels that vLLM reports as compiled or tuned after an engine's start: each stalls requests for up to a second.
 
 vLLM's monitor (vllm/utils/jit_monitor.py) covers Triton, CuTeDSL and TileLang, on GPUs alone.
 """

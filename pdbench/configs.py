@@ -1,4 +1,4 @@
-"""Typed configuration files: `configs/models/*.yaml`, `configs/hardware/*.yaml` and `configs/serve.yaml`."""
+"""Load typed configuration files: `configs/models/*.yaml`, `configs/hardware/*.yaml` and `configs/serve.yaml`."""
 
 import difflib
 from pathlib import Path

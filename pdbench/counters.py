@@ -1,4 +1,4 @@
-"""What the engines have counted so far: vLLM's own counters, in files of their node that show every request at once.
+"""Read what the engines have counted so far: vLLM's own counters, in files of their node that show every request at once.
 
 The files are of prometheus_client's multiprocess mode (https://prometheus.github.io/client_python/multiprocess/). Through Ray
 the same counters come up to 10 s late, for which each level would have to wait, and exporting them oftener costs throughput.

@@ -1,4 +1,4 @@
-"""Which layout for which latency: bands of latency with their best arm, and the answer to a given SLA.
+"""Decide which layout suits which latency: bands of latency with their best arm, and the answer to a given SLA.
 
 Uncertainty comes from repeats: they are drawn with replacement within each level, 500 times, and what is asked is
 computed again from each draw; 95% intervals lie between its percentiles. An arm with fewer than three repeats of a

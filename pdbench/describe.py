@@ -1,4 +1,4 @@
-"""A small Serve app beside the model's: `GET /pdbench/deployment` says what is running.
+"""Serve, beside the model's app, what is running: `GET /pdbench/deployment` and others.
 
 Results learn their provenance from here, over the same address that they are measured at, and not
 from what a caller claims. Idle while nobody asks.

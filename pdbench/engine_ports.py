@@ -1,4 +1,4 @@
-"""The ports at which engines listen, among their ranks and for NIXL's handshakes: engines of a node that share one collide.
+"""Find the ports at which engines listen, among their ranks and for NIXL's handshakes: engines of a node must not share one.
 
 vLLM 0.26 gave each engine of a node the same one for its TCPStore; 0.29 lets the system choose.
 """

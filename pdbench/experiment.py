@@ -1,4 +1,4 @@
-"""Experiments as data, `configs/experiments/*.yaml`, and the commands that they mean."""
+"""Load experiments, `configs/experiments/*.yaml`, and build the commands that they mean."""
 
 import shlex
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""What each arm attains at a latency, which arm attains most, and where the best arm changes.
+"""Compute what each arm attains at a latency, which arm attains most, and where the best arm changes.
 
 An arm's levels, in order of load, form a polyline of latency and throughput. What it *attains* at a latency x is
 the highest throughput of all points of that polyline with latency <= x: a deployment may be loaded less than it

@@ -1,4 +1,4 @@
-"""Checks before anything is measured: PD says what collocated says, and moves the KV cache as expected.
+"""Check, before anything is measured, that PD says what collocated says, and moves the KV cache as expected.
 
     python -m pdbench.gates --base-url URL --save tokens.json      (on the collocated arm)
     python -m pdbench.gates --base-url URL --against tokens.json   (on each PD arm)

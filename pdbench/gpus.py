@@ -1,4 +1,4 @@
-"""What nvidia-smi reports of this machine's GPUs, and which of them CUDA is to see. It runs on nodes, by value."""
+"""Read what nvidia-smi reports of this machine's GPUs, and which of them CUDA is to see. It runs on nodes, by value."""
 
 import itertools
 import subprocess

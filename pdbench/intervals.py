@@ -1,4 +1,4 @@
-"""Confidence intervals of every level, over its requests and repeats."""
+"""Compute confidence intervals of every level, over its requests and repeats."""
 
 import os
 from collections import defaultdict

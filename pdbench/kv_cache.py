@@ -1,4 +1,4 @@
-"""What a prompt's KV cache weighs."""
+"""Compute the size of a prompt's KV cache."""
 
 from pydantic import Field, model_validator
 

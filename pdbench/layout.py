@@ -1,4 +1,4 @@
-"""The one notation for layouts: `4xtp2` is collocated, `p2xtp2-d1xtp4` is prefill/decode."""
+"""Parse the one notation for layouts: `4xtp2` is collocated, `p2xtp2-d1xtp4` is prefill/decode."""
 
 import re
 from dataclasses import dataclass

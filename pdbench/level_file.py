@@ -1,4 +1,4 @@
-"""One level's file, as the bench client wrote it -> its figures. What is not whole or not what its name says is an error."""
+"""Read one level's file, as the bench client wrote it. What is not whole or not what its name says is an error."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Checks around each level: what the engines and the client did while it was measured.
+"""Check around each level what the engines and the client did while it was measured.
 
 A level counts only if all pass. Counters are vLLM's own, over all replicas of a role.
 """

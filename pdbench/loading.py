@@ -1,4 +1,4 @@
-"""Where a launch's time goes, in the engines' own words."""
+"""Show where a launch's time goes, by the engines' own log lines."""
 
 import re
 from collections.abc import Iterable

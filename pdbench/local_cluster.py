@@ -1,4 +1,4 @@
-"""Several Ray nodes on this machine: a head and N workers on loopback addresses.
+"""Run several Ray nodes on this machine: a head and N workers on loopback addresses.
 
     python -m pdbench.local_cluster start --workers 2              # 0: the head alone, with the engines
     python -m pdbench.local_cluster start --workers 2 --gpus 1     # each worker has a GPU of its own

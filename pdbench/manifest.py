@@ -1,4 +1,4 @@
-"""`manifest.json`: the provenance beside every result folder's numbers."""
+"""Read and write `manifest.json`: the provenance beside every result folder's numbers."""
 
 import datetime
 import json

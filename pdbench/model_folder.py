@@ -1,4 +1,4 @@
-"""Folders of weights: those that are made on this machine, whole and with a checksum, and those that are given."""
+"""Check folders of weights: those that are made on this machine, whole and with a checksum, and those that are given."""
 
 import contextlib
 import hashlib

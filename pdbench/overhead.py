@@ -1,4 +1,4 @@
-"""What the serving framework adds: each arm behind Ray Serve beside the control arm with the same engines without it.
+"""Compare each arm behind Ray Serve with the control arm that has the same engines without it.
 
 Added latency is the difference of medians, Ray's less the control's; the throughput ratio is Ray's over the control's.
 Repeats are reduced to their median. Their spread is a 95% interval from three repeats of both on, as in

@@ -1,4 +1,4 @@
-"""What the manifests say of where numbers come from, as words, for people."""
+"""Put into words what the manifests say of where numbers come from."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whether every replica completes a real request: a sleep or /v1/models proves nothing."""
+"""Check that every replica completes a real request: a sleep or /v1/models proves nothing."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""One self-contained HTML file: the decision, crossovers, an interactive trade-off chart, tables and provenance.
+"""Write one self-contained HTML file: the decision, crossovers, an interactive trade-off chart, tables and provenance.
 
 The page is pdbench/templates/report.html, filled in by Jinja2, which escapes all that comes from folders.
 plotly.js (from plotly's Python package) is in it, compressed; the page's own policy forbids the browser to

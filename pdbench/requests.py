@@ -1,4 +1,4 @@
-"""The requests of a level, one by one: what the client's summary of them cannot say.
+"""Analyse the requests of a level, one by one: what the client's summary of them cannot say.
 
 `vllm bench serve --save-detailed` keeps, for each request, when it started, its TTFT and every time
 between tokens. Older results, such as the public study's, have none of it: then what follows is NaN.

@@ -1,4 +1,4 @@
-"""Result folders -> one tidy table, a row per arm, level and repeat. What is not whole is an error.
+"""Read result folders into one tidy table, a row per arm, level and repeat. What is not whole is an error.
 
 Latency figures are the bench client's own: TTFT, TPOT and inter-token latency over the requests of a
 level, in milliseconds. Interactivity and chunk latency are derived from the *medians* of TTFT and TPOT.

@@ -1,4 +1,4 @@
-"""The processes of a control arm: each is started, watched and ended by a detached Ray actor that holds its accelerators.
+"""Run the processes of a control arm: each is started, watched and ended by a detached Ray actor that has its accelerators.
 
 Names, not modules: what the actors and the app on the deployment use travels to their nodes by value.
 """

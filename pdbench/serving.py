@@ -1,4 +1,4 @@
-"""From a layout to a running Ray Serve LLM app, and back to nothing."""
+"""Turn a layout into a running Ray Serve LLM app, and stop it."""
 
 import time
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The way of a request through Ray Serve to an engine: proxy, ingress, router. What runs there affects every arm.
+"""Choose a request's path through Ray Serve to an engine: proxy, ingress, router. What runs there affects every arm.
 
 HAProxy -> ingress -> engine's replica        the default
 HAProxy -> engine's replica                   --direct-streaming: https://docs.ray.io/en/master/serve/llm/

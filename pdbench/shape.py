@@ -1,4 +1,4 @@
-"""A gpt-oss of the hub's exact architecture, sizes and formats with random weights in MXFP4, made where no hub is reached.
+"""Make a gpt-oss of the hub's exact architecture, sizes and formats with random weights in MXFP4, where no hub is reached.
 
     python -m pdbench.shape configs/models/gpt-oss-20b-shape.yaml    makes it now, instead of at the first launch
 

@@ -1,4 +1,4 @@
-"""What a service promises: upper bounds of latency statistics, as typed: `tpot=10,p99_ttft=800`."""
+"""Parse what a service promises: upper bounds of latency statistics, as typed: `tpot=10,p99_ttft=800`."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A slow network on one machine: what UCX sends over TCP on loopback keeps to a rate, by Linux traffic control.
+"""Make loopback a slow network: what UCX sends over TCP there keeps to a rate, by Linux traffic control.
 
     python -m pdbench.slow_link start --mbit 10
     python -m pdbench.slow_link stop

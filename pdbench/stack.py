@@ -1,4 +1,4 @@
-"""What is installed, and what the installed versions can do."""
+"""Report what is installed, and what the installed versions can do."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""What a neighbour's prefill does to those who decode: p99 inter-token latency, collocated against PD."""
+"""Compare what a neighbour's prefill does to decoding requests: p99 inter-token latency, collocated against PD."""
 
 import pandas as pd
 

@@ -1,4 +1,4 @@
-"""What a sweep is to measure: the deployment is asked what it is, and levels that are there already are left out."""
+"""Plan a sweep: ask the deployment what it is, and leave out levels that are there already."""
 
 import argparse
 import asyncio

@@ -1,4 +1,4 @@
-"""Tables in a terminal."""
+"""Print tables in a terminal."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""How the KV cache travels: vLLM's NixlConnector over UCX or LIBFABRIC."""
+"""Configure how the KV cache travels: vLLM's NixlConnector over UCX or LIBFABRIC."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Which transport moves the KV cache between each pair of a prefill and a decode replica, by UCX's own words."""
+"""Find which transport moves the KV cache between each pair of a prefill and a decode replica, as UCX reports it."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What UCX itself says about the transports that it chose: the tables that UCX_PROTO_INFO=y prints.
+"""Read what UCX reports about the transports that it chose: the tables that UCX_PROTO_INFO=y prints.
 
 UCX prints one for each operation of a connection: a title, then a row for each range of sizes,
 `sizes | how | transport/device`. Neither Ray nor pydantic is needed to read them.

@@ -1,4 +1,4 @@
-"""What is asked of a deployment: lengths, phase, levels and seeds, and the folder that holds the answers."""
+"""Define what is asked of a deployment: lengths, phase, levels and seeds, and the folder that holds the answers."""
 
 import hashlib
 import re

@@ -1,4 +1,4 @@
-"""Whether a node that is to hold engines has the accelerators that the hardware file names, free, and the stack for them."""
+"""Check that a node for engines has the accelerators that the hardware file names, free, and the stack for them."""
 
 from pdbench.configs import HardwareConfig
 from pdbench.doctor.facts import Facts

@@ -1,4 +1,4 @@
-"""Environment variables that hurt, on the nodes (their engines inherit them) and in the driver's shell."""
+"""Check environment variables that hurt, on the nodes (their engines inherit them) and in the driver's shell."""
 
 from pdbench.doctor.facts import Facts
 from pdbench.doctor.findings import Finding

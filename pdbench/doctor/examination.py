@@ -1,4 +1,4 @@
-"""The doctor's examination of a cluster, or of this machine alone: collect facts, judge them."""
+"""Examine a cluster, or this machine alone: collect facts, judge them."""
 
 import os
 from collections.abc import Collection

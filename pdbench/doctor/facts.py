@@ -1,4 +1,4 @@
-"""Facts about one node: plain data, filled by collect.py and judged elsewhere."""
+"""Hold the facts about one node: plain data, filled by collect.py and judged elsewhere."""
 
 from pydantic import Field
 

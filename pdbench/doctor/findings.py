@@ -1,4 +1,4 @@
-"""What the doctor says of a node, and how the same words about several nodes become one row."""
+"""Define what the doctor reports of a node, and merge equal findings of several nodes into one row."""
 
 from collections.abc import Iterable
 from typing import Literal

@@ -1,4 +1,4 @@
-"""GPUs, network cards and what the kernel says of them: nvidia-smi, /sys and /proc."""
+"""Collect GPUs, network cards and what the kernel reports of them: nvidia-smi, /sys and /proc."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Is there room on a node, do its limits suffice, is a port free, and did a crash leave something behind?"""
+"""Check a node's room and limits, whether ports are free, and whether a crash left something behind."""
 
 import errno
 import os

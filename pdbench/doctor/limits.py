@@ -1,4 +1,4 @@
-"""Limits that the system puts on processes, as the process has them that this runs in: a Ray worker has its raylet's."""
+"""Read the limits that the system puts on the process that this runs in: a Ray worker has its raylet's."""
 
 import contextlib
 import os

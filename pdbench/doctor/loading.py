@@ -1,4 +1,4 @@
-"""Whether NIXL's backends and the libraries below them load: tried for real, in processes that may crash or hang."""
+"""Try whether NIXL's backends and the libraries below them load, in processes that may crash or hang."""
 
 import os
 import re

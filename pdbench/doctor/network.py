@@ -1,4 +1,4 @@
-"""GPUs and what can carry a KV cache between them: cards, RDMA, EFA's SRD, GPUDirect and NIXL's backends."""
+"""Check GPUs and what can carry a KV cache between them: cards, RDMA, EFA's SRD, GPUDirect and NIXL's backends."""
 
 import re
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Processes that a crash left behind, and who listens on a port."""
+"""Find processes that a crash left behind, and who listens on a port."""
 
 import contextlib
 import time

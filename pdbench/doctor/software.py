@@ -1,4 +1,4 @@
-"""Versions and commits of what a node has installed, beyond pip's: libfabric, rdma-core, vLLM's and torch's commits."""
+"""Read versions and commits of what a node has installed, beyond pip's: libfabric, rdma-core, vLLM's and torch's commits."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Do the nodes have the same versions, and those that a requirements file pins?"""
+"""Check that the nodes have the same versions, and those that a requirements file pins."""
 
 import re
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The study's figures, drawn from the tidy table of `results.read_results`.
+"""Draw the study's figures from the tidy table of `results.read_results`.
 
     classic    TPOT and TTFT against the load, throughput against latency; p99 inter-token latency on request
     tradeoff   throughput against latency alone, large

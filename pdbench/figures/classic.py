@@ -1,4 +1,4 @@
-"""Latency against load and throughput against latency: the study's three panels, and the trade-off alone, large.
+"""Draw latency against load and throughput against latency: the study's three panels, and the trade-off alone, large.
 
 With repeats a line goes through their medians and a bar goes from the least to the most of them. The trade-off shows
 what the best arm attains at each latency (`frontier.py`) as a grey band; points that another point beats in both

@@ -1,4 +1,4 @@
-"""How TTFT and the times between tokens are distributed over a level's requests: what a median hides."""
+"""Draw how TTFT and the times between tokens are distributed over a level's requests: what a median hides."""
 
 import numpy as np
 import pandas as pd

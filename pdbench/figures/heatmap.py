@@ -1,4 +1,4 @@
-"""The best throughput that keeps an SLA, by P:D ratio and TP sizes; collocated layouts have a column of their own."""
+"""Draw the best throughput that keeps an SLA, by P:D ratio and TP sizes; collocated layouts have a column of their own."""
 
 import math
 import textwrap

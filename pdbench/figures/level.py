@@ -1,4 +1,4 @@
-"""The requests of one level of every arm, for the figures that show them one by one."""
+"""Select the requests of one level of every arm, for the figures that show them one by one."""
 
 from pathlib import Path
 

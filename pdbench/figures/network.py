@@ -1,4 +1,4 @@
-"""What placement and transport do to one PD layout: throughput at each load, with the speed of its KV transfers."""
+"""Draw what placement and transport do to one PD layout: throughput at each load, with the speed of its KV transfers."""
 
 from collections import defaultdict
 from collections.abc import Iterator

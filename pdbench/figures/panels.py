@@ -1,4 +1,4 @@
-"""Panels and their scales."""
+"""Lay out panels and their scales."""
 
 import numpy as np
 from matplotlib.axes import Axes

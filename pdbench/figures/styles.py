@@ -1,4 +1,4 @@
-"""How an arm looks, in every figure: colour is the P:D ratio, the line the TP sizes, collocated is dashed black.
+"""Choose how an arm looks in every figure: colour is the P:D ratio, the line the TP sizes, collocated is dashed black.
 
 So a layout of the study looks the same in every figure, whatever else is in it. Arms that would look alike, such
 as one layout over two transports, take different markers. A control arm has the line of its layout in grey.

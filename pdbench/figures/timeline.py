@@ -1,4 +1,4 @@
-"""Every request of one level over time: how long it waited for its first token, how long it decoded."""
+"""Draw every request of one level over time: how long it waited for its first token, how long it decoded."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""What a figure shows, and the words on its axes."""
+"""Describe what a figure shows, and the words on its axes."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Transfers of growing size between prefill and decode ranks, each checked, and each beside the machine's limit."""
+"""Time transfers of growing size between prefill and decode ranks, each checked, and each beside the machine's limit."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The shape of a paged KV cache, and which bytes of it a decode rank reads from which prefill rank."""
+"""Describe the shape of a paged KV cache, and which bytes of it a decode rank reads from which prefill rank."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""What the same machine can do without NIXL: a copy in memory, a plain TCP stream, the line rate of a network card."""
+"""Measure what the machine can do without NIXL: a copy in memory, a plain TCP stream, the line rate of a network card."""
 
 import re
 import socket

@@ -1,4 +1,4 @@
-"""Bytes that show where they come from: each word of a cache depends on its layer, block, head and place.
+"""Fill caches with bytes that show where they come from: each word depends on its layer, block, head and place.
 
 A constant fill would hide reads from a wrong address; here any two places differ.
 """

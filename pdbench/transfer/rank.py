@@ -1,4 +1,4 @@
-"""One rank of prefill or decode: a NIXL agent with a KV cache. Lives in a process of its own, as an engine's rank does."""
+"""Run one rank of prefill or decode: a NIXL agent with a KV cache, in a process of its own, as an engine's rank is."""
 
 import os
 import statistics
