@@ -118,9 +118,10 @@ def build_parser() -> Parser:
         help="classic: TPOT, TTFT and trade-off; the trade-off alone; heatmap: best throughput under --sla by P:D ratio and TP;"
         " network: one PD layout by placement and transport; latencies: their distributions at a level; timeline: every"
         f" request of a level (default: {FIGURES[0]}); implies --plot")  # fmt: skip
-    add("--level", type=above_zero, metavar="N", help="of latencies and timeline (default: the highest that all arms have)")
+    add("--level", type=above_zero, metavar="N",
+        help="level of --figure latencies and timeline (default: the highest that all arms have)")  # fmt: skip
     add("--gpus-per-node", type=positive, metavar="N",
-        help="instead of each manifest's number, or 8 where there is no manifest")  # fmt: skip
+        help="GPUs per node (default: each manifest's number, or 8 without a manifest)")  # fmt: skip
     return parser
 
 

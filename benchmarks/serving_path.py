@@ -140,15 +140,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--alone", action="store_true", help="each option alone, too")
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these, beside the control; see the top of this file")
     parser.add_argument("--levels", nargs="+", type=positive, default=[1, 8], metavar="N", help="requests in flight")
-    parser.add_argument("--requests", type=positive, default=40, help="of a level, or 4 times the level (default: %(default)s)")
+    parser.add_argument("--requests", type=positive, default=40, help="per level, or 4 times the level (default: %(default)s)")
     parser.add_argument("--repeats", type=positive, default=1, help="measurements of each level (default: %(default)s)")
     parser.add_argument("--isl", type=positive, default=500)
     parser.add_argument("--osl", type=positive, default=64, help="at least 2 (default: %(default)s)")
     parser.add_argument("--pin", action="store_true",
-                        help="measure each arm again with client and engines on cores that they share with nobody")  # fmt: skip
+                        help="measure each arm again with client and engines on cores of their own")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number here")
     parser.add_argument("--py-spy", type=Path, metavar="DIR",
-                        help="sample the last level once more: whose code it was, and files for speedscope.app; as root, "
+                        help="sample the last level once more: time by library, and files for speedscope.app; as root, "
                              "or with kernel.yama.ptrace_scope=0")  # fmt: skip
     args = parser.parse_args()
     if args.osl < 2:
@@ -226,7 +226,7 @@ def counted_since(before: dict[str, dict], requests: int) -> dict[str, dict[str,
         if (seen := finished(counted)) == requests:
             return {role: of_role for role, of_role in counted.items() if role != "ingress"}
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{requests} requests were sent, and the engines counted {seen:.0f}: who else uses them?")
+            raise RuntimeError(f"{requests} requests were sent, and the engines counted {seen:.0f}: what else uses them?")
         time.sleep(0.05)
 
 

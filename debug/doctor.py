@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--brief", action="store_true", help="warnings and failures alone, in a line each")
     parser.add_argument("--requirements", type=Path, metavar="FILE",
                         help="pinned versions (default: requirements.txt, or requirements-cpu.txt without a GPU)")  # fmt: skip
-    parser.add_argument("--json", metavar="FILE", help="facts and findings as JSON; - prints them instead of the table")
+    parser.add_argument("--json", metavar="FILE", help="write facts and findings as JSON; - prints them instead of the table")
     parser.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or the one that runs here")
     parser.add_argument("--host", default="127.0.0.1", help="address that deployments bind (default: %(default)s)")
     parser.add_argument("--port", type=port, default=8000, help="their HTTP port (default: %(default)s)")
@@ -47,9 +47,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                         help="seconds for a node to answer (default: %(default)g)")  # fmt: skip
     args = parser.parse_args(argv)
     if args.timeout >= 3600:
-        parser.error("argument --timeout: a node is given less than 3600 seconds")
+        parser.error("argument --timeout: it must be below 3600 seconds")
     if args.local and args.address:
-        parser.error("--local looks at this machine alone: it goes with no --address")
+        parser.error("--local checks this machine alone: it cannot be combined with --address")
     if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
         parser.error(f"--json {args.json}: there is no folder {Path(args.json).parent}")
     return args
@@ -86,7 +86,7 @@ def main() -> int:
         needed = ports(ServingPath(env=load_serve().env), args.host, args.port)
         found = examine(ray, quick=args.quick, requirements=args.requirements, ports=needed, limit_s=args.timeout)
     except ConnectionError as error:
-        print(f"doctor.py: error: {error}; --local looks at this machine alone", file=sys.stderr)
+        print(f"doctor.py: error: {error}; --local checks this machine alone", file=sys.stderr)
         return 2
     except RequirementsError as error:
         print(f"doctor.py: error: {error}", file=sys.stderr)

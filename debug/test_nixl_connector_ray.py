@@ -51,7 +51,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument("--backends", default="UCX", type=_backends, metavar="LIST", help="UCX (default), LIBFABRIC, or both")
     how.add_argument("--ucx-tls", metavar="LIST", help="UCX_TLS, for example tcp or cuda_ipc,cuda_copy,tcp")
     how.add_argument(
-        "--env", action="append", default=[], type=variable, metavar="NAME=VALUE", help="of the ranks; repeatable"
+        "--env", action="append", default=[], type=variable, metavar="NAME=VALUE", help="variable of the ranks, repeatable"
     )
     how.add_argument(
         "--num-threads", type=whole, default=0, help="NIXL's worker threads (default 0, as cpu.yaml; vLLM's is 4)"
@@ -75,11 +75,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     size.add_argument("--tokens", type=positive, help="tokens of one prompt, instead of blocks")
     size.add_argument("--sweep", action="store_true", help="from one block to the whole cache")
     what.add_argument("--random-blocks", action="store_true", help="source and destination blocks differ and are scattered")
-    what.add_argument("--concurrent-transfers", type=positive, default=1, metavar="N", help="prompts under way at once")
+    what.add_argument("--concurrent-transfers", type=positive, default=1, metavar="N", help="prompts in transfer at once")
     what.add_argument("--iterations", type=positive, default=10)
     what.add_argument("--warmup", type=whole, default=2)
     what.add_argument("--seed", type=whole, default=0)
-    what.add_argument("--json", type=Path, metavar="FILE", help="write the cases to it")
+    what.add_argument("--json", type=Path, metavar="FILE", help="write the cases to this file")
     return parser.parse_args(argv)
 
 

@@ -24,7 +24,7 @@ KINDS = {
         "rename the folder, or measure the layout that its name says",
     ),
     "odd decode": (
-        "TPOT at a concurrency is the decode pool's: more of the same prefill replicas cannot move it there and back",
+        "TPOT at a concurrency is the decode pool's: more of the same prefill replicas cannot both raise and lower it",
         "check what was deployed; measure it again",
     ),
     "same results": (

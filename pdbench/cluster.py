@@ -137,7 +137,7 @@ def connect(address: str | None = None, env: dict[str, str] | None = None):
             ray.init(address=address or "auto", log_to_driver=False, logging_level="WARNING", namespace="pdbench", **more)
     except Exception as error:  # Ray raises several unrelated kinds here
         where = address or os.environ.get("RAY_ADDRESS") or "this machine"
-        hint = "" if os.environ.get("RAY_AUTH_MODE") else " (one that demands a token needs RAY_AUTH_MODE=token here too)"
+        hint = "" if os.environ.get("RAY_AUTH_MODE") else " (one that requires a token needs RAY_AUTH_MODE=token here too)"
         raise ConnectionError(f"no Ray cluster at {where}: {str(error).splitlines()[0]}{hint}") from None
     return ray
 

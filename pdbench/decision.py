@@ -2,7 +2,7 @@
 
 Uncertainty comes from repeats: they are drawn with replacement within each level, 500 times, and what is asked is
 computed again from each draw; 95% intervals lie between its percentiles. An arm with fewer than three repeats of a
-level has none. A difference whose interval holds 0 is noise.
+level has none. A difference whose interval contains 0 is noise.
 """
 
 from collections import defaultdict
@@ -193,13 +193,13 @@ def _limit(row: dict[str, Any], bounds: Sequence[Bound], last_level: float) -> s
     tight = [bound.words for bound in bounds if np.isclose(row[bound.column], bound.limit)]
     if tight:
         return f"limited by {' and '.join(tight)}"
-    return "no higher load measured" if row["level"] == last_level else "more load brings no more"
+    return "no higher load measured" if row["level"] == last_level else "more load gives no more throughput"
 
 
 def _failure(latencies: np.ndarray, bounds: Sequence[Bound]) -> str:
     least = zip(bounds, latencies.min(axis=0), strict=True)
     broken = [f"{bound.words} is {value:,.1f} ms at best" for bound, value in least if value > bound.limit]
-    return ", ".join(broken) or "each bound holds somewhere, all of them nowhere"
+    return ", ".join(broken) or "each bound is met at some level, all of them at none"
 
 
 def _drawn(arm: str, repeats: list[np.ndarray], limits: np.ndarray) -> np.ndarray | None:

@@ -67,7 +67,7 @@ class Arm(Strict):
     serve_env: dict[str, str] = Field(default={}, description="of Ray Serve, instead of those of configs/serve.yaml")
     llm_options: dict[str, str] = Field(default={}, description="options of Ray Serve LLM, over configs/serve.yaml's")
     direct_streaming: bool = Field(default=False, description="no ingress; binds every address, unless local_workers is 0")
-    router: Literal[tuple(ROUTERS)] | None = Field(default=None, description="who of several replicas takes a request")
+    router: Literal[tuple(ROUTERS)] | None = Field(default=None, description="request routing policy")
     link_mbit: int | None = Field(default=None, ge=1, description="slow UCX over TCP on one machine down to N Mbit/s")
     needs_vllm: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$", description="the oldest vLLM that can")
 
@@ -81,7 +81,7 @@ class Arm(Strict):
         if Layout.parse(self.layout).is_pd != self.is_pd:
             raise ValueError(f"layout {self.layout} does not go with mode {self.mode}")
         if not self.is_pd and (self.ucx_tls or self.transport or self.link_mbit or self.backend != "UCX"):
-            raise ValueError(f"arm {self.layout} is collocated: it has no KV transfer to say anything about")
+            raise ValueError(f"arm {self.layout} is collocated: it has no KV transfer to configure")
         if self.is_pd and self.phase == "decode-only":
             raise ValueError(f"arm {self.layout}: decode alone is measured collocated")
         if self.backend == "LIBFABRIC" and (self.ucx_tls or self.transport):
@@ -119,7 +119,7 @@ class Experiment(Strict):
     max_hit_rate: float | None = Field(default=None, ge=0, le=1, description="prefix cache; else run_bm.sh's default")
     as_published: bool = Field(default=False, description="by the public study's procedure: one seed, no warm-up")
     repeats: int = Field(default=3, ge=1, description="measurements of each level")
-    doctor: bool = Field(default=True, description="look at the nodes first, and before each launch; stop if one is ill")
+    doctor: bool = Field(default=True, description="check the nodes first, and before each launch; stop if a check fails")
     interleave: bool = Field(default=False, description="A B C, A B C instead of A A, B B, C C: a launch per repeat")
     arms: list[Arm] = Field(min_length=1)
     figures: list[list[str]] = Field(default=[[]], min_length=1, description="further options of viz.py, a figure each")
@@ -240,7 +240,7 @@ def doctor_step(experiment: Experiment) -> Step | None:
 
 
 def ends_of_all(experiment: Experiment) -> list[Step]:
-    """Return the steps that remove all that a run which was cut off may have left."""
+    """Return the steps that remove all that an interrupted run may have left."""
     _, stop = cluster_steps(experiment)
     link = [Step("link", _link("stop"))] if any(arm.link_mbit for arm in experiment.arms) else []
     return [stop or STOP, *link]

@@ -131,7 +131,7 @@ def agree(expected: list[list[int]], choices: list[dict]) -> Gate:
     share, widest = (sum(lead) / asked if asked else 0.0), max(gaps, default=0.0)
     return Gate(
         name="token-agreement", passed=share >= AGREEMENT and widest <= MAX_GAP, value=share, time=now(),
-        seen=f"{share:.1%} of {asked} leading tokens agree; at {len(gaps)} partings the expected token is at most "
+        seen=f"{share:.1%} of {asked} leading tokens agree; at {len(gaps)} divergences the expected token is at most "
              f"{widest:.2f} nats behind",
         expected=f"at least {AGREEMENT:.0%}, at most {MAX_GAP} nats",
         advice=OTHER_CACHE,
@@ -284,10 +284,10 @@ async def check(base_url: str, path: Path, wanted: list[str] | None = None) -> l
 def main() -> int:
     parser = Parser(prog="python -m pdbench.gates", description=__doc__.splitlines()[0])
     parser.add_argument("--base-url", default="http://127.0.0.1:8000")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the random prompts (default: %(default)s)")
     action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--save", type=Path, metavar="FILE")
-    action.add_argument("--against", type=Path, metavar="FILE")
+    action.add_argument("--save", type=Path, metavar="FILE", help="write the collocated arm's greedy tokens to this file")
+    action.add_argument("--against", type=Path, metavar="FILE", help="compare with the tokens that --save wrote")
     parser.add_argument("--transport", metavar="LIST", help="UCX transports that must have carried the KV cache: cuda_ipc")
     args = parser.parse_args()
     try:

@@ -49,7 +49,7 @@ class Layout:
     """What is deployed: one collocated pool, or a prefill and a decode pool.
 
     `str()` prints the notation and `Layout.parse` reads it back; where the replicas
-    stand (pack or spread) is a separate word, see `MODES`.
+    are (pack or spread) is a separate word, see `MODES`.
     """
 
     decode: Pool

@@ -93,7 +93,7 @@ def start(workers: int, cpus_per_worker: int, gpus_per_worker: int = 0) -> dict:
         tail = _log_tail()
         stop()
         if isinstance(error, TimeoutError):
-            raise ClusterError(f"{error}; last words of its log:\n{tail}") from None
+            raise ClusterError(f"{error}; the end of its log:\n{tail}") from None
         raise
     return found
 
@@ -105,7 +105,7 @@ def visible_gpus() -> list[str]:
 
 
 def _share_out(names: list[str], nodes: int, each: int) -> list[list[str]]:
-    """The GPUs of each node that holds engines."""
+    """The GPUs of each node with engines."""
     if len(names) < nodes * each:
         what = "one node" if nodes == 1 else f"{nodes} nodes"
         raise ClusterError(f"{what} of {each} GPUs need {nodes * each}; this machine shows {len(names)} (nvidia-smi, "
@@ -271,8 +271,8 @@ def main() -> int:
     parser.add_argument("action", choices=["start", "status", "stop"])
     parser.add_argument("--workers", type=int, default=2,
                         help="worker nodes besides the head; 0: engines run on the head (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--cpus", type=int, default=4, help="engine slots of each node that has some (default: %(default)s)")
-    parser.add_argument("--gpus", type=whole, default=0, help="GPUs of each node that holds engines (default: %(default)s)")
+    parser.add_argument("--cpus", type=int, default=4, help="engine slots of each node with engines (default: %(default)s)")
+    parser.add_argument("--gpus", type=whole, default=0, help="GPUs of each node with engines (default: %(default)s)")
     args = parser.parse_args()
     if args.workers < 0 or args.cpus < 1:
         parser.error("--workers must be at least 0, and --cpus at least 1")

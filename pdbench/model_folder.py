@@ -154,7 +154,7 @@ def check_weights(folder: Path) -> None:
         raise ModelError(f"{index} cannot be read: copy the model again") from None
     for path in [folder / name for name in names] or sorted(folder.glob("*.safetensors")):
         if not path.is_file():
-            raise ModelError(f"{folder} is half a model: {path.name} of its index is missing; copy the model again")
+            raise ModelError(f"{folder} is incomplete: {path.name} of its index is missing; copy the model again")
         stated = _stated_length(path)
         if stated is None:
             raise ModelError(f"{path} is half-written: its header cannot be read; copy the model again")

@@ -2,7 +2,7 @@
 
 Added latency is the difference of medians, Ray's less the control's; the throughput ratio is Ray's over the control's.
 Repeats are reduced to their median. Their spread is a 95% interval from three repeats of both on, as in
-`decision.py`: repeats are drawn with replacement, independently for the two arms. What holds 0, or a ratio of 1, is noise.
+`decision.py`: repeats are drawn with replacement, independently for the two arms. What contains 0, or a ratio of 1, is noise.
 """
 
 import numpy as np

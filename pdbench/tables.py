@@ -70,7 +70,7 @@ def print_intervals(intervals: pd.DataFrame) -> None:
             cells = (f"{number(r.estimate)} [{number(r.low)}, {number(r.high)}]" for r in by_name.itertuples())
             lines.append([arm, number(level), number(repeats), *cells])
         show(["arm", KINDS[kind], "rep.", *(INTERVALS[name] for name in names)], lines)
-    print("estimate [95% interval]: bootstrap over repeats, then requests; of one repeat it holds no drift from run to run")
+    print("estimate [95% interval]: bootstrap over repeats, then requests; with one repeat it includes no drift between runs")
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
@@ -219,7 +219,7 @@ def overhead_words(overheads: pd.DataFrame) -> Iterator[str]:
     if (overheads["repeats"] < MIN_REPEATS).any():
         yield f"no interval with fewer than {MIN_REPEATS} repeats of a level in both arms: a small difference may be noise"
     if (overheads["repeats"] >= MIN_REPEATS).any():
-        yield "[95% interval]: bootstrap over the repeats of both arms; one that holds 0, or a ratio of 1, is noise"
+        yield "[95% interval]: bootstrap over the repeats of both arms; one that contains 0, or a ratio of 1, is noise"
 
 
 def _with_interval(value: float, low: float, high: float, sign: str) -> str:
@@ -242,7 +242,7 @@ def uncertainty_words(table: pd.DataFrame) -> Iterator[str]:
         which = "every arm" if without.size == fewest.size else ", ".join(without.index)
         yield f"no interval for {which}: fewer than {MIN_REPEATS} repeats of a level, so a small difference may be noise"
     if without.size < fewest.size:
-        yield "[95% interval]: bootstrap over the repeats of every level; a difference whose interval holds 0 is noise"
+        yield "[95% interval]: bootstrap over the repeats of every level; a difference whose interval contains 0 is noise"
 
 
 def _band(low: float, high: float, interactivity: bool) -> str:

@@ -44,7 +44,7 @@ def check_authentication(nodes: dict[str, Facts], driver: dict[str, str]) -> Fin
     if len(modes) > 1:
         # A driver that differs has connected all the same; the next one may not.
         status = "warn" if len({facts.environment.get("RAY_AUTH_MODE") for facts in nodes.values()}) == 1 else "fail"
-        return Finding(**common, status=status, seen=seen, reason="nodes that demand a token refuse nodes that send none",
+        return Finding(**common, status=status, seen=seen, reason="nodes that require a token refuse nodes that send none",
                        fix="export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH in every shell")  # fmt: skip
     if "unset" in modes and not all(node.startswith("127.") for node in nodes):
         return Finding(**common, status="warn", seen="unset", reason="anyone who reaches Ray's ports can run code on the nodes",

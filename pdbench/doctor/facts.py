@@ -30,8 +30,8 @@ class Gpus(Strict):
     names: list[str] = []
     used: list[int] = Field(default=[], description="MiB of memory in use on each")
     total: list[int] = Field(default=[], description="MiB of memory of each")
-    hidden: list[int] = Field(default=[], description="places in `names` of those that Ray's node does not see")
-    holders: list[str] = Field(default=[], description="processes that hold memory, as far as they are visible from here")
+    hidden: list[int] = Field(default=[], description="positions in `names` of those that Ray's node does not see")
+    holders: list[str] = Field(default=[], description="processes that hold memory, as far as they are visible")
     on_bus: int = 0
     error: str | None = None
 

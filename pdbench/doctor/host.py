@@ -126,7 +126,7 @@ def _leftovers(node: str, facts: Facts) -> list[Finding]:
 def _slow_link(node: str, facts: Facts) -> Finding:
     if facts.slow_link:
         return Finding(name="slow link", nodes=[node], status="warn", seen="loopback is slowed down",
-                       reason="a run that was cut off may have left it", fix="python -m pdbench.slow_link stop")  # fmt: skip
+                       reason="an interrupted run may have left it", fix="python -m pdbench.slow_link stop")  # fmt: skip
     return Finding(name="slow link", nodes=[node], status="ok", seen="none")
 
 

@@ -41,7 +41,7 @@ def hold_against(tokens) -> str:
 def test_one_replica(deployed, tokens, tmp_path):
     deployed("--bare", "--layout", "1xtp1")
     found = deployment()
-    assert (found["mode"], found["serving_url"]) == ("bare", "http://127.0.0.3:8010"), "nothing stands before one server"
+    assert (found["mode"], found["serving_url"]) == ("bare", "http://127.0.0.3:8010"), "nothing runs in front of one server"
     (engine,) = found["replicas"]
     assert (engine["role"], engine["node_ip"]) == ("collocated", "127.0.0.3")
     assert list(found["servers"]) == ["collocated-0"] and " vllm serve " in found["servers"]["collocated-0"]

@@ -38,7 +38,7 @@ def test_requests_go_from_haproxy_to_decode(head_alone, tokens, tmp_path):
     )
     assert "launch: HAProxy takes 1536 connections at once instead of 4096" in launch(*ours).stderr
     found = deployment()
-    assert {replica["node_ip"] for replica in found["replicas"]} == {"127.0.0.2"}, "all stands on the head"
+    assert {replica["node_ip"] for replica in found["replicas"]} == {"127.0.0.2"}, "all runs on the head"
     path = found["serving_path"]
     assert path["direct_streaming"] and path["ingress_replicas"] == 0
     assert path["env"]["RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"] == "1"

@@ -122,7 +122,7 @@ FAULTS = [
         Port(number=8404, is_free=False, server="HAProxy", option="--serve-env RAY_SERVE_HAPROXY_STATS_PORT=N")])),
     ("leftovers", "fail", "its parent is gone", "kill 7",
      cpu(leftovers=[Leftover(pid=7, name="VLLM::Worker", why="its parent is gone")])),
-    ("slow link", "warn", "cut off", "pdbench.slow_link stop", cpu(slow_link=True)),
+    ("slow link", "warn", "interrupted", "pdbench.slow_link stop", cpu(slow_link=True)),
     ("GPUs", "fail", "8 NVIDIA cards", "driver", p5(gpus=Gpus(on_bus=8, error="Driver/library version mismatch"))),
     ("RDMA", "warn", "less bandwidth", "ibstat", p5(rdma=[*p5().rdma, RdmaPort(name="x:1", is_active=False)])),
     ("RDMA", "warn", "over TCP", "EFA or InfiniBand", p5(rdma=[], efa=Efa())),
@@ -211,7 +211,7 @@ def test_a_pin_that_differs_is_named(tmp_path):
     (None, "none.txt: No such file or directory"), (b"ray==2.60.0\nray = 3\n", "none.txt:2: 'ray = 3' is no requirement"),
     (b"\xff\xfe", "none.txt: not a text file"),
 ])  # fmt: skip
-def test_a_wrong_requirements_file_is_told_in_one_line(tmp_path, content, words):
+def test_a_wrong_requirements_file_is_reported_in_one_line(tmp_path, content, words):
     if content:
         (tmp_path / "none.txt").write_bytes(content)
     with pytest.raises(RequirementsError) as caught:
@@ -261,14 +261,14 @@ findings_of_a_node = st.lists(
 
 @given(st.lists(findings_of_a_node, max_size=4), st.randoms())
 def test_in_which_order_nodes_answer_changes_nothing(nodes, random):
-    told = [[f.model_copy(update={"nodes": [f"n{i}"]}) for f in some] for i, some in enumerate(nodes)]
-    merged = merge(f for some in told for f in some)
-    random.shuffle(told)
-    assert merge(f for some in told for f in some) == merged == merge(merged)
-    flat = {(f.name, f.status, f.seen, f.reason, node) for some in told for f in some for node in f.nodes}
+    reported = [[f.model_copy(update={"nodes": [f"n{i}"]}) for f in some] for i, some in enumerate(nodes)]
+    merged = merge(f for some in reported for f in some)
+    random.shuffle(reported)
+    assert merge(f for some in reported for f in some) == merged == merge(merged)
+    flat = {(f.name, f.status, f.seen, f.reason, node) for some in reported for f in some for node in f.nodes}
     assert flat == {(f.name, f.status, f.seen, f.reason, node) for f in merged for node in f.nodes}, "nothing is lost"
     assert len({(f.name, f.status, f.seen, f.reason) for f in merged}) == len(merged)
-    assert worst(merged) == worst(f for some in told for f in some)
+    assert worst(merged) == worst(f for some in reported for f in some)
 
 
 @given(st.permutations(["10.0.0.1", "10.0.0.2", "10.0.0.3"]))

@@ -1,4 +1,4 @@
-"""Experiment files, and the commands that they stand for."""
+"""Experiment files, and the commands that they mean."""
 
 import functools
 import subprocess
@@ -34,7 +34,7 @@ def test_the_study_is_there_whole(name):
     assert experiment.levels.concurrency == [4, 8, 16, 32, 48, 64]
 
 
-def test_the_network_is_told_apart():
+def test_the_network_is_reported_apart():
     arms = plan.load_experiment(ROOT / "configs/experiments/network.yaml").arms[1:]
     assert [(arm.mode, arm.transport) for arm in arms] == [
         ("pd-pack", ["cuda_ipc"]), ("pd-spread", ["srd"]), ("pd-spread", ["tcp"]),
@@ -210,11 +210,11 @@ def test_interleaved_arms_take_turns(write, tmp_path):
         ({"local_workers": 2, "local_gpus": -1}, "local_gpus"),
     ],
 )
-def test_a_wrong_file_is_told_in_one_line(write, changes, words):
+def test_a_wrong_file_is_reported_in_one_line(write, changes, words):
     path = write(**changes)
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as reported:
         plan.load_experiment(path)
-    assert words in str(told.value) and str(path) in str(told.value) and "\n" not in str(told.value)
+    assert words in str(reported.value) and str(path) in str(reported.value) and "\n" not in str(reported.value)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_wrong_file_is_told_in_one_line(write, changes, words):
         (["--repeats", "x"], "argument --repeats: invalid int value: 'x'"),
     ],
 )
-def test_a_wrong_option_is_told_in_one_line(write, options, words):
+def test_a_wrong_option_is_reported_in_one_line(write, options, words):
     done = run_script(write(), *options)
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
     assert done.stderr.startswith("run_experiment.py: error: ") and words in done.stderr
@@ -240,7 +240,7 @@ def test_a_file_that_is_missing_names_those_that_are_there(tmp_path):
     assert done.returncode == 2 and "no such file" in done.stderr and "configs/experiments/network.yaml" in done.stderr
 
 
-def test_a_figure_that_cannot_be_drawn_is_told_before_anything_is_measured(write, tmp_path):
+def test_a_figure_that_cannot_be_drawn_is_reported_before_anything_is_measured(write, tmp_path):
     path = write(figures=[["--show-itl"], ["--log-levels"]])
     done = run_script(path, "--results-dir", tmp_path / "results")
     assert (done.returncode, done.stdout) == (2, "") and not (tmp_path / "results").exists()

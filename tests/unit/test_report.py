@@ -1,4 +1,4 @@
-"""The report as text: what stands in it, what is escaped, the numbers of its chart. See also test_report_page.py."""
+"""The report as text: what is in it, what is escaped, the numbers of its chart. See also test_report_page.py."""
 
 import html
 import json

@@ -124,9 +124,9 @@ def test_hovering_tells_arm_level_metrics_and_repeats(page):
     box = point.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_selector("#chart .hoverlayer .hovertext")
-    told = page.locator("#chart .hoverlayer").text_content()
+    reported = page.locator("#chart .hoverlayer").text_content()
     for words in ("p1xtp1-d1xtp2 pack", "Concurrency (requests in flight): 4", "Median TPOT (ms): 10.50", "2 repeats, medians"):
-        assert words in told
+        assert words in reported
 
 
 def test_tables_sort_by_mouse_and_keyboard(page):
