@@ -15,7 +15,7 @@ PUBLISHED := .venv-published
 .PHONY: setup setup-published demo test test-fast check lint lock clean
 
 # PyTorch's CPU build comes first: the default index holds only the CUDA build of that version. Where
-# pip is not told of another place, uv knows PyTorch's own index.
+# pip has no other place configured, uv knows PyTorch's own index.
 define install_torch
 	@$(1)/bin/python -c 'import torch, sys; sys.exit(torch.__version__ != "$(CPU_TORCH)+cpu")' 2>/dev/null \
 	  || $(1)/bin/pip install -q torch==$(CPU_TORCH)+cpu 2>/dev/null \

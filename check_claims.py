@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A study's claims against results: which hold, which do not, with the numbers and the rule. No Ray, no vLLM.
+"""Check a study's claims against results: which hold, which do not, with the numbers and the rule. No Ray, no vLLM.
 
     python check_claims.py configs/claims/study.yaml --results bm_results
     python check_claims.py configs/claims/study.yaml --results study/bm_results study/archive --json claims.json
@@ -43,9 +43,9 @@ def build_parser() -> Parser:
     add = parser.add_argument
     add("claims", metavar="CLAIMS", type=Path, help="claims file, such as configs/claims/study.yaml")
     add("--results", nargs="+", action="extend", required=True, metavar="DIR", type=Path,
-        help="result folders, or folders that hold such at any depth")  # fmt: skip
-    add("--workload", type=lengths, metavar="ISL:OSL", help="where DIR holds several; else that of most layouts")
-    add("--json", type=Path, metavar="FILE", help="write the verdicts there, too")
+        help="result folders, or folders that contain some at any depth")  # fmt: skip
+    add("--workload", type=lengths, metavar="ISL:OSL", help="one of several workloads in DIR (default: that of most layouts)")
+    add("--json", type=Path, metavar="FILE", help="also write the verdicts to this file")
     return parser
 
 

@@ -39,16 +39,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                       help="further environment variable of the engines; may be given again")  # fmt: skip
     what.add_argument("--decode-bench", action="store_true",
                       help="collocated: fill KV caches instead of computing them, to bench decode-only")  # fmt: skip
-    path = parser.add_argument_group("the way through Ray Serve (see configs/serve.yaml)")
+    path = parser.add_argument_group("the path through Ray Serve (see configs/serve.yaml)")
     path.add_argument("--ingress-replicas", type=int, help="HTTP ingress replicas, instead of the hardware file's")
-    path.add_argument("--router", choices=serving_path.ROUTERS, help="who of several replicas takes a request",
+    path.add_argument("--router", choices=serving_path.ROUTERS, help="request routing policy",
                       default=serving_path.ServingPath().router)  # fmt: skip
     path.add_argument("--direct-streaming", action="store_true",
                       help="no ingress: HAProxy hands requests to the engines' replicas")  # fmt: skip
     path.add_argument("--serve-env", action="append", default=[], type=variable, metavar="NAME=VALUE",
                       help="environment variable of Ray Serve, over configs/serve.yaml's; may be given again")  # fmt: skip
     path.add_argument("--llm-option", action="append", default=[], type=variable, metavar="NAME=VALUE",
-                      help=f"of Ray Serve LLM, likewise: {', '.join(LLMOptions.model_fields)}")  # fmt: skip
+                      help=f"option of Ray Serve LLM; may be given again: {', '.join(LLMOptions.model_fields)}")  # fmt: skip
     network = parser.add_argument_group("KV transfer (PD)")
     backend = network.add_mutually_exclusive_group()
     backend.add_argument("--use-ucx", dest="backend", action="store_const", const="UCX", default="UCX")
@@ -65,13 +65,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     where.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or the one that runs here")
     where.add_argument("--host", type=_not_empty, default="127.0.0.1", help="address that the HTTP server binds")
     where.add_argument("--port", type=port, default=8000)
-    where.add_argument("--no-doctor", action="store_true", help="launch even where debug/doctor.py would not")
-    where.add_argument("--timeout", type=seconds, default=1800, metavar="S", help="seconds to be up, or gone")
+    where.add_argument("--no-doctor", action="store_true", help="launch although checks of debug/doctor.py fail")
+    where.add_argument("--timeout", type=seconds, default=1800, metavar="S", help="seconds to wait until it runs, or is gone")
     return parser.parse_args(argv)
 
 
 def read_layout(args: argparse.Namespace) -> tuple[Layout, str]:
-    """The layout and mode that the options spell.
+    """Read the layout and mode that the options spell.
 
     Raises:
         ValueError: none is named, or two contradict each other.
@@ -122,7 +122,7 @@ def _not_empty(text: str) -> str:
 
 
 def resolve(args: argparse.Namespace, nodes_of) -> tuple[Plan, ModelConfig]:
-    """The plan that the options ask for; `nodes_of(hardware, layout, mode)` says what nodes there are.
+    """Make the plan that the options ask for; `nodes_of(hardware, layout, mode)` says what nodes there are.
 
     Raises:
         ValueError: any mistake that can be seen before something starts.
@@ -152,7 +152,7 @@ def resolve(args: argparse.Namespace, nodes_of) -> tuple[Plan, ModelConfig]:
 
 
 def read_path(args: argparse.Namespace, mode: str) -> serving_path.ServingPath:
-    """How requests are to reach the engines.
+    """Read how requests are to reach the engines.
 
     Raises:
         ValueError: options that contradict each other, or the mode.
@@ -163,7 +163,7 @@ def read_path(args: argparse.Namespace, mode: str) -> serving_path.ServingPath:
              "--llm-option": args.llm_option}  # fmt: skip
     if mode in CONTROLS:
         if wrong := next((option for option, is_given in given.items() if is_given), None):
-            raise ValueError(f"mode {mode} has nothing of Ray Serve before its engines: leave {wrong} out")
+            raise ValueError(f"mode {mode} runs without Ray Serve: leave {wrong} out")
         return serving_path.ServingPath()
     if args.direct_streaming and args.ingress_replicas is not None:
         raise ValueError("--direct-streaming leaves the ingress out: leave --ingress-replicas out, too")
@@ -173,7 +173,7 @@ def read_path(args: argparse.Namespace, mode: str) -> serving_path.ServingPath:
 
 
 def connect(args: argparse.Namespace, plan: Plan):
-    """Ray, connected as what starts `plan`.
+    """Connect Ray as what starts `plan`, and return it.
 
     Raises:
         ConnectionError: there is no cluster; the message says how to start one on this machine.
@@ -212,7 +212,7 @@ def consult_doctor(ray, args: argparse.Namespace, plan: Plan) -> None:
     """Print what is doubtful about the nodes.
 
     Raises:
-        LaunchError: something there is wrong; each fault was printed in a line, with what mends it.
+        LaunchError: something there is wrong; each fault was printed in a line, with its fix.
     """
     from pdbench.doctor.examination import examine
 
@@ -231,7 +231,7 @@ def consult_doctor(ray, args: argparse.Namespace, plan: Plan) -> None:
     for finding in found.of("fail"):
         print(f"launch: doctor: {finding.line}", file=sys.stderr)
     if failures := len(found.of("fail")):
-        raise LaunchError(f"nothing was started: {failures} of the doctor's checks failed; --no-doctor launches all the same")
+        raise LaunchError(f"nothing was started: {failures} of the doctor's checks failed; --no-doctor launches anyway")
 
 
 def stop(args: argparse.Namespace) -> None:

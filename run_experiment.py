@@ -5,7 +5,7 @@
     python run_experiment.py configs/experiments/network.yaml --dry-run > network.sh
 
 It runs the very commands that --dry-run prints, and stores them beside the results. The same command
-again goes on where the last run ended; nothing that was complete is measured twice.
+again continues where the last run ended; nothing that was complete is measured twice.
 """
 
 import argparse
@@ -50,13 +50,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, metavar="N", help="measurements of each level, instead of the file's")
     parser.add_argument("--as-published", action="store_true",
                         help="by the public study's procedure: one seed for all levels, no warm-up, one repeat")  # fmt: skip
-    parser.add_argument("--no-doctor", action="store_true", help="measure even where debug/doctor.py would not")
+    parser.add_argument("--no-doctor", action="store_true", help="measure although checks of debug/doctor.py fail")
     parser.add_argument("--results-dir", type=Path, default=Path("bm_results"), metavar="DIR")
     return parser.parse_args(argv)
 
 
 def read(args: argparse.Namespace) -> plan.Experiment:
-    """The part of the experiment that the options select.
+    """Read the part of the experiment that the options select.
 
     Raises:
         ValueError: the file or an option is wrong.
@@ -68,7 +68,7 @@ def read(args: argparse.Namespace) -> plan.Experiment:
     if args.repeats is not None and args.repeats < 1:
         raise ValueError(f"--repeats must be at least 1, not {args.repeats}")
     experiment = plan.load_experiment(args.file)
-    # What a figure lacks is told now, not after hours of measuring.
+    # What a figure lacks is reported now, not after hours of measuring.
     figures = viz.build_parser()
     figures.prog = f"run_experiment.py: {args.file}: figures"
     for options in experiment.figures:
@@ -93,7 +93,7 @@ class Run:
         self.running = results / f".{name}_running"
 
     def all(self) -> None:
-        """Every round, whatever becomes of the others, then the figures."""
+        """Run every round, whatever becomes of the others, then the figures."""
         self.results.mkdir(parents=True, exist_ok=True)
         write_atomically(self.results / f"{self.name}.sh", plan.script(self.name, self.experiment, self.results))
         rounds = plan.rounds(self.name, self.experiment, self.results)
@@ -104,7 +104,7 @@ class Run:
         if todo:
             start, stop = plan.cluster_steps(self.experiment)
             if self.running.exists():
-                console.print(f"{self.name}: the last run was cut off: stopping what it left")
+                console.print(f"{self.name}: the last run was interrupted: stopping what it left")
                 for step in plan.ends_of_all(self.experiment):
                     self._step(step, f"{self.name}: stop")
             self.running.touch()
@@ -213,9 +213,9 @@ class Run:
         return loading
 
     def report(self) -> None:
-        """Where the time went, and what failed."""
+        """Print where the time went, and what failed."""
         table = Table(title=f"{self.name}: seconds")
-        table.add_column("arm", overflow="fold")  # its end tells arms of one layout apart
+        table.add_column("arm", overflow="fold")  # its end distinguishes arms of one layout
         for column in KINDS:
             table.add_column(column, justify="right")
         for label, spent in self.times.items():
@@ -250,7 +250,7 @@ def main() -> int:
         console.print(f"[red]{name}: {' '.join(map(str, error.cmd[1:4]))} exited with {error.returncode}[/red]")
         return 1
     except KeyboardInterrupt:
-        console.print(f"{name}: interrupted; the same command goes on where this one ended")
+        console.print(f"{name}: interrupted; the same command continues where this one ended")
         return interrupts.STATUS
     run.report()
     return 1 if run.failed else 0

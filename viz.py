@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Result folders -> figures and tables. Needs only requirements-viz.txt: no Ray, no vLLM.
+"""Draw figures and print tables of result folders. Needs only requirements-viz.txt: no Ray, no vLLM.
 
     python viz.py --exps bm_results/exp1 bm_results/exp2
     python viz.py --exps bm_results/* --show-tables --plot-path tradeoff.pdf --log-latency
@@ -94,7 +94,9 @@ def build_parser() -> Parser:
         help="tokens counted (default: %(default)s)")  # fmt: skip
     add("--log-latency", action="store_true", help="log scale for latencies")
     add("--log-concurrency", action="store_true", help="log scale for concurrencies or request rates")
-    add("--itl", action="store_true", help="add p99 inter-token latency: shows decoding stalled by prefill")
+    add("--show-itl", action="store_true", help="add p99 inter-token latency: shows decoding stalled by prefill")
+    # The name in older recipes; in run_bm.sh it is the input length.
+    add("--itl", dest="show_itl", action="store_true", help=argparse.SUPPRESS)
     add("--show-tables", action="store_true", help="print every measurement")
     add("--show-stalls", action="store_true", help="compare each PD arm's p99 inter-token latency with the collocated one")
     add("--show-intervals", action="store_true", help="95%% confidence intervals over requests and repeats, by bootstrap")
@@ -116,9 +118,10 @@ def build_parser() -> Parser:
         help="classic: TPOT, TTFT and trade-off; the trade-off alone; heatmap: best throughput under --sla by P:D ratio and TP;"
         " network: one PD layout by placement and transport; latencies: their distributions at a level; timeline: every"
         f" request of a level (default: {FIGURES[0]}); implies --plot")  # fmt: skip
-    add("--level", type=above_zero, metavar="N", help="of latencies and timeline (default: the highest that all arms have)")
+    add("--level", type=above_zero, metavar="N",
+        help="level of --figure latencies and timeline (default: the highest that all arms have)")  # fmt: skip
     add("--gpus-per-node", type=positive, metavar="N",
-        help="instead of each manifest's number, or 8 where there is no manifest")  # fmt: skip
+        help="GPUs per node (default: each manifest's number, or 8 without a manifest)")  # fmt: skip
     return parser
 
 
@@ -233,7 +236,7 @@ def view_of(args: argparse.Namespace) -> "figures.View":
         throughput=args.throughput_metric,
         log_latency=args.log_latency,
         log_levels=args.log_concurrency,
-        itl=args.itl,
+        itl=args.show_itl,
         figure=args.figure or FIGURES[0],
         level=args.level,
         sla=args.sla or (),

@@ -1,4 +1,4 @@
-"""Where a token's time goes: CPU of each process on its way."""
+"""Count where a token's time goes: CPU of each process on its way."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import psutil
 
 from pdbench import local_cluster
 
-# So many, that what is between client and engines has cores enough, too.
+# As many as needed so that what is between client and engines has cores enough, too.
 MIN_CORES_TO_PIN = 8
 STAGES = ("client", "proxy", "ingress", "frontend", "engine core", "engine rank", "Ray")
 
@@ -32,12 +32,12 @@ def pin(deployment: dict, client_pid: int, own: bool) -> None:
 
 
 def stage_of(deployment: dict, client_pid: int) -> dict[int, str]:
-    """What each process of the cluster, and the client, is on a token's way."""
+    """Return what each process of the cluster, and the client, is on a token's way."""
     return {pid: stage for pid, (stage, _) in cpu_seconds(deployment, client_pid).items()}
 
 
 def threads(pid: int) -> list[int]:
-    """Those of a process; none if it has ended."""
+    """Return the threads of a process; none if it has ended."""
     with contextlib.suppress(FileNotFoundError):
         return [int(thread.name) for thread in Path(f"/proc/{pid}/task").iterdir()]
     return []
@@ -50,7 +50,7 @@ def title(process: psutil.Process) -> str:
 
 
 def cpu_seconds(deployment: dict, client_pid: int) -> dict[int, tuple[str, float]]:
-    """CPU seconds so far of every process of the cluster and of the client: {pid: (stage, seconds)}."""
+    """Return CPU seconds so far of every process of the cluster and of the client: {pid: (stage, seconds)}."""
     roles = {replica["pid"]: "ingress" if replica["role"] == "ingress" else "frontend" for replica in deployment["replicas"]}
     found = {}
     for process in [*local_cluster.marked(local_cluster.state()["mark"]), psutil.Process(client_pid)]:

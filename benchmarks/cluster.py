@@ -12,7 +12,7 @@ STACK = ["--model", "configs/models/gpt-oss-tiny.yaml", "--hardware", "configs/h
 
 
 def run(*command: str) -> str:
-    """A command's output, standard error included; it is shown where the command fails."""
+    """Run a command and return its output, standard error included; it is shown where the command fails."""
     program = [] if command[0].startswith("./") else [sys.executable]
     done = subprocess.run([*program, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
@@ -22,7 +22,7 @@ def run(*command: str) -> str:
 
 @contextlib.contextmanager
 def cluster(workers: int):
-    """A local cluster around what is measured, which ends with it; none may run already."""
+    """Run a local cluster around what is measured, which ends with it; none may run already."""
     try:
         run("-m", "pdbench.local_cluster", "start", "--workers", str(workers))
     except KeyboardInterrupt:  # its nodes live on where only the command is ended

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time that an arm takes beside its measurement, here and the plain way, side by side: same arms, levels and requests.
+"""Compare the time that an arm takes beside its measurement, here and the plain way: same arms, levels and requests.
 
     python benchmarks/harness_cost.py
     python benchmarks/harness_cost.py --arms 2xtp1 --levels 1 8
@@ -78,7 +78,7 @@ def ours(layout: str, args: argparse.Namespace, folder: Path) -> dict[str, float
         run("-m", "pdbench.gates", "--save", str(folder / f"{layout}.json"))
         checking = time.monotonic() - checking
         levels = ",".join(map(str, args.levels))
-        workload = ["--itl", str(args.isl), "--otl", str(args.osl), "-c", levels]
+        workload = ["--isl", str(args.isl), "--osl", str(args.osl), "-c", levels]
         run("./run_bm.sh", "-e", layout, *workload, "--results-dir", str(folder))
     finally:
         run("launch_gptoss.py", "--stop")
@@ -88,7 +88,7 @@ def ours(layout: str, args: argparse.Namespace, folder: Path) -> dict[str, float
 
 
 def launched(layout: str) -> float:
-    """Seconds that the engines took to load."""
+    """Return seconds that the engines took to load."""
     said = run("launch_gptoss.py", *STACK, "--layout", layout, "--mode", MODES[layout])
     urllib.request.urlopen(f"{URL}/v1/models", timeout=30).close()
     return float(re.search(ENGINES_LOADED.format(r"([\d.]+)"), said)[1])

@@ -19,15 +19,15 @@ FRAME = re.compile(r" \((?P<path>[^():]+)(?::\d+)?\)$")
 
 @contextlib.contextmanager
 def recorded(stage_of: dict[int, str], folder: Path):
-    """A file of collapsed stacks for each process in `folder`, as flame graphs and speedscope.app read them, from here on.
+    """Record collapsed stacks, as flame graphs and speedscope.app read them, into a file for each process in `folder`.
 
-    Samples are of the thread that holds the interpreter's lock: whether another one runs or waits, py-spy cannot tell surely.
+    Samples are of the thread that holds the interpreter's lock: whether another one runs or waits, py-spy cannot know for sure.
 
     Args:
         stage_of: a process's stage, by its id.
 
     Raises:
-        RuntimeError: py-spy could not, for want of rights for instance; what it said.
+        RuntimeError: py-spy could not, because it lacks rights for instance; its message.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.txt"):
@@ -62,7 +62,7 @@ def _end(spy: subprocess.Popen) -> str:
 
 
 def shares(folder: Path) -> dict[str, dict[str, float]]:
-    """The part of a stage's samples whose innermost frame is a library's: {stage: {library: share}}, the largest first.
+    """Return the part of a stage's samples whose innermost frame is a library's: {stage: {library: share}}, the largest first.
 
     What a library in C, C++ or Rust does counts as that of the Python function that calls it.
     """
@@ -76,7 +76,7 @@ def shares(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def library(frame: str) -> str:
-    """`route (ray/serve/_private/router.py:9)` -> ray.serve; what has no file -> its name.
+    """Name the library of a frame: `route (ray/serve/_private/router.py:9)` -> ray.serve; what has no file -> its name.
 
     A thread whose loop is in C, as uvloop's and gRPC's are, has no frame below `Thread.run`, or none: its code is `native`.
     """

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time, CPU time and peak memory to load, decide and draw many result folders: 6 levels and 3 repeats each.
+"""Measure time, CPU time and peak memory to load, decide and draw many result folders: 6 levels and 3 repeats each.
 
     python benchmarks/read_speed.py
     python benchmarks/read_speed.py --folders 100 --details
@@ -24,7 +24,7 @@ from pdbench import interrupts  # noqa: E402
 
 ISL, OSL = 5000, 250
 CONCURRENCIES, REPEATS = (4, 8, 16, 32, 48, 64), 3
-DRAWN = 12  # arms in the figure: more are not to be told apart
+DRAWN = 12  # arms in the figure: more cannot be distinguished
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def measure(root: Path) -> None:
 
 
 def make_folder(root: Path, number: int, details: bool) -> int:
-    """A folder whose curves are its own; returns its bytes."""
+    """Make a folder whose curves are its own; returns its bytes."""
     rng = random.Random(number)
     layout = rng.choice(["4xtp2", "2xtp4", "p1xtp2-d1xtp2", "p2xtp2-d1xtp2", "p1xtp2-d3xtp2"])
     folder = root / f"gptoss_itl{ISL}_otl{OSL}_mixed_n{number}_{layout}"
@@ -79,7 +79,7 @@ def make_folder(root: Path, number: int, details: bool) -> int:
 
 
 def level(concurrency: int, speed: float, details: bool, rng: random.Random) -> dict[str, object]:
-    """What the client writes, keys in its order."""
+    """Return what the client writes, keys in its order."""
     requests, tpot, ttft = 5 * concurrency, (5 + concurrency / 8) / speed, (100 + 6 * concurrency) / speed
     duration = 5 * (ttft + OSL * tpot) / 1e3
     content = {"date": "20251021-000022", "num_prompts": requests, "request_rate": "inf", "max_concurrency": concurrency}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How evenly a gpt-oss with random weights spreads tokens over its experts, and whether what it says depends on the prompt.
+"""Measure how evenly a gpt-oss with random weights spreads tokens over experts, and whether its text depends on the prompt.
 
     python benchmarks/routing.py /dev/shm/pdbench-models/gpt-oss-20b-shape --prompts 32 --tokens 512
 
@@ -52,12 +52,12 @@ class Model:
         self.woken: list[int] = []  # by layer: experts that the last tokens of all prompts woke together
 
     def tensor(self, name: str):
-        """A tensor of the model; MXFP4's bytes as they are, all others in the type that is computed in."""
+        """Read a tensor of the model; MXFP4's bytes as they are, all others in the type that is computed in."""
         found = self.files[self.index[name]].get_tensor(name)
         return found if found.dtype == self.torch.uint8 else found.to(self.dtype)
 
     def logits(self, ids):
-        """Logits after the last of each row of token ids: [prompts, vocabulary], float32."""
+        """Return logits after the last of each row of token ids: [prompts, vocabulary], float32."""
         c = self.config
         x = self.tensor("model.embed_tokens.weight")[ids]
         self.counts, self.woken = [], []
@@ -140,7 +140,7 @@ def balance(counts: list[list[int]], woken: list[int], prompts: int, top: int) -
 
 
 def greedy(model: Model, ids, new: int) -> tuple[list[list[int]], list[float], object]:
-    """Tokens that follow each row of ids, the distance of the two best at each, in nats, and the first step's logits."""
+    """Return tokens that follow each row of ids, the distance of the two best at each, in nats, and the first step's logits."""
     torch, said, margins, first = model.torch, [], [], None
     for step in range(new):
         logits = model.logits(ids)
@@ -154,7 +154,7 @@ def greedy(model: Model, ids, new: int) -> tuple[list[list[int]], list[float], o
 
 
 def rounding(exact, rounded) -> dict:
-    """How far rounding moves the distance of the two best tokens, in nats."""
+    """Return how far rounding moves the distance of the two best tokens, in nats."""
     pair = exact.topk(2).indices
     apart, rounded_apart = (logits.gather(1, pair).diff()[:, 0] for logits in (exact, rounded))
     moved = (apart - rounded_apart).abs()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What stands between client and engine, side by side: plain vLLM, Ray Serve as it comes, and with its options.
+"""Compare what is between client and engine: plain vLLM, Ray Serve with its defaults, and with its options.
 
     python benchmarks/serving_path.py                        # control, Ray's defaults, ours, direct streaming; 1xtp1 and 1P:1D
     python benchmarks/serving_path.py --alone --of 1xtp1     # each option alone, too; of 2xtp1: a router
@@ -9,7 +9,7 @@
 On a local cluster of this machine, which must not run yet. Each arm is launched by launch_gptoss.py and measured with
 `vllm bench serve`; prints what it reached beside the control, what of its latencies the engines themselves had, and the CPU
 time that a token costs in each process on its way. What a stage adds to a token's time shows where an arm leaves it out: the
-latencies that Ray exports cannot tell it, since their sums are made of the middles of wide buckets. Ratios are of one run on
+latencies that Ray exports cannot show it, since their sums are made of the middles of wide buckets. Ratios are of one run on
 one machine, the control measured first and again at the end; --json keeps all numbers.
 """
 
@@ -60,7 +60,7 @@ ARMS = {
     "ours": [],
     "direct streaming": ["--direct-streaming"],
 }
-# Each beside Ray's defaults. What RAY_SERVE_THROUGHPUT_OPTIMIZED stands for comes first, part by part.
+# Each beside Ray's defaults. What RAY_SERVE_THROUGHPUT_OPTIMIZED sets comes first, part by part.
 ALONE = {
     "one event loop": OFF + env(RUN_USER_CODE_IN_SEPARATE_THREAD="0", RUN_ROUTER_IN_SEPARATE_LOOP="0"),
     "gRPC": OFF + env(USE_GRPC_BY_DEFAULT="1"),
@@ -83,7 +83,7 @@ ALONE_OF = {
     },
 }
 REACHED = ("request_throughput", "p99_itl_ms", *(f"{how}_{what}_ms" for how in ("median", "mean") for what in ("ttft", "tpot")))
-MOST = 6  # libraries of a stage that are told
+MOST = 6  # libraries of a stage that are printed
 # Its tables need as much, also in a file.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
@@ -104,9 +104,9 @@ def main() -> int:
     except RuntimeError as error:
         print(f"serving_path.py: error: {error}", file=sys.stderr)
         return 1
-    finally:  # what was measured is told, however it ended
+    finally:  # print what was measured, however it ended
         save(found, args)
-        tell(found, args)
+        print_results(found, args)
     return 0
 
 
@@ -115,7 +115,7 @@ def save(found: list[dict[str, Any]], args: argparse.Namespace) -> None:
         write_atomically(args.json, json.dumps(found, indent=2))
 
 
-def tell(found: list[dict[str, Any]], args: argparse.Namespace) -> None:
+def print_results(found: list[dict[str, Any]], args: argparse.Namespace) -> None:
     for layout in args.of:
         for pinned in rounds(args):
             rows = [row for row in found if row["layout"] == layout and row["pinned"] == pinned]
@@ -128,7 +128,7 @@ def all_arms(layout: str) -> dict[str, list[str]]:
 
 
 def chosen(layout: str, args: argparse.Namespace) -> dict[str, list[str]]:
-    """The arms of a layout that are to be measured, between control and control again."""
+    """Return the arms of a layout that are to be measured, between control and control again."""
     names = args.arms or (all_arms(layout) if args.alone else ARMS)
     return {CONTROL: []} | {name: options for name, options in all_arms(layout).items() if name in names} | {AGAIN: []}
 
@@ -140,15 +140,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--alone", action="store_true", help="each option alone, too")
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="only these, beside the control; see the top of this file")
     parser.add_argument("--levels", nargs="+", type=positive, default=[1, 8], metavar="N", help="requests in flight")
-    parser.add_argument("--requests", type=positive, default=40, help="of a level, or 4 times the level (default: %(default)s)")
+    parser.add_argument("--requests", type=positive, default=40, help="per level, or 4 times the level (default: %(default)s)")
     parser.add_argument("--repeats", type=positive, default=1, help="measurements of each level (default: %(default)s)")
     parser.add_argument("--isl", type=positive, default=500)
     parser.add_argument("--osl", type=positive, default=64, help="at least 2 (default: %(default)s)")
     parser.add_argument("--pin", action="store_true",
-                        help="measure each arm again with client and engines on cores that they share with nobody")  # fmt: skip
+                        help="measure each arm again with client and engines on cores of their own")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number here")
     parser.add_argument("--py-spy", type=Path, metavar="DIR",
-                        help="sample the last level once more: whose code it was, and files for speedscope.app; as root, "
+                        help="sample the last level once more: time by library, and files for speedscope.app; as root, "
                              "or with kernel.yama.ptrace_scope=0")  # fmt: skip
     args = parser.parse_args()
     if args.osl < 2:
@@ -173,7 +173,7 @@ def deployed(layout: str, name: str, options: list[str]):
 
 
 def measure(ask, layout: str, name: str, args: argparse.Namespace, found: list[dict[str, Any]]) -> None:
-    """Every level of an arm, added to `found`: what the client saw, what the engines, and CPU ms per token and stage."""
+    """Measure every level of an arm, added to `found`: what client and engines saw, and CPU ms per token and stage."""
     deployment = answer_of("deployment")
     url = deployment.get("serving_url", URL)
     most = max(args.levels)
@@ -215,7 +215,7 @@ def answer_of(what: str) -> dict[str, Any]:
 
 
 def counted_since(before: dict[str, dict], requests: int) -> dict[str, dict[str, float]]:
-    """What each engine's role has counted since `before`, when all the requests sent are among it.
+    """Return what each engine's role has counted since `before`, when all the requests sent are among it.
 
     Raises:
         RuntimeError: they are not within some seconds, or there are others.
@@ -226,12 +226,12 @@ def counted_since(before: dict[str, dict], requests: int) -> dict[str, dict[str,
         if (seen := finished(counted)) == requests:
             return {role: of_role for role, of_role in counted.items() if role != "ingress"}
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{requests} requests were sent, and the engines counted {seen:.0f}: who else uses them?")
+            raise RuntimeError(f"{requests} requests were sent, and the engines counted {seen:.0f}: what else uses them?")
         time.sleep(0.05)
 
 
 def in_engines(counted: dict[str, dict[str, float]], osl: int) -> dict[str, Any]:
-    """Means over a level's requests by the engines' own clocks: ms to the first token of each role, and ms per further token.
+    """Return means over a level's requests by the engines' clocks: ms to the first token of each role, and per further token.
 
     Args:
         counted: on the level, by role.
@@ -243,12 +243,12 @@ def in_engines(counted: dict[str, dict[str, float]], osl: int) -> dict[str, Any]
 
 
 def rounds(args: argparse.Namespace) -> tuple[bool, ...]:
-    """Whether client and engines have cores of their own in each round of an arm's levels."""
+    """Return whether client and engines have cores of their own in each round of an arm's levels."""
     return (False, True) if args.pin else (False,)
 
 
 def show(rows: list[dict[str, Any]], title: str) -> None:
-    """Three tables, if the control was measured: what was reached beside it, what of it the engines had, CPU by stage."""
+    """Print three tables, if the control was measured: what was reached beside it, what of it the engines had, CPU by stage."""
     if not any(row["arm"] == CONTROL for row in rows):
         return
     reached = Table(title=f"{title}: beside the control")
@@ -280,7 +280,7 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
 
 
 def show_code(rows: list[dict[str, Any]], title: str) -> None:
-    """For each profiled arm and stage, the libraries whose code Python ran most."""
+    """Print for each profiled arm and stage the libraries whose code Python ran most."""
     if not rows:
         return
     table = Table(title=f"{title}: whose code Python runs")
@@ -294,7 +294,7 @@ def show_code(rows: list[dict[str, Any]], title: str) -> None:
 
 
 def median_of(rows: list[dict[str, Any]], arms: set[str], level: int) -> dict[str, Any]:
-    """Medians over the measurements of a level, inner dictionaries' too."""
+    """Return medians over the measurements of a level, inner dictionaries' too."""
     some = [row for row in rows if row["arm"] in arms and row["level"] == level]
 
     def of(values: list[Any]) -> Any:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Build UCX and NIXL from source, at pinned commits, with EFA and CUDA where the machine has them, in a folder of their own.
 set -euo pipefail
-{ # read to its end before it runs: it may be pulled anew while it builds
+{ # read to its end before it runs: it may be pulled again while it builds
 
 usage() {
   cat <<'END'
@@ -14,11 +14,11 @@ usage: debug/build_nixl_ucx_efa.sh [options]
   --with-cuda DIR|no  CUDA toolkit (default: $CUDA_HOME, else /usr/local/cuda, if complete)
   --jobs N            compilers at a time (default: all cores)
   --python PYTHON     the Python that NIXL is for, with torch and numpy (default: python3)
-  --ucx-commit SHA    another commit than the stack's; --nixl-commit likewise
-  --source-ucx DIR    a local checkout of that commit instead of a clone; --source-nixl likewise
+  --ucx-commit SHA    another commit than the stack's; also --nixl-commit
+  --source-ucx DIR    a local checkout of that commit instead of a clone; also --source-nixl
                       (for a machine that cannot download: run `meson subprojects download` in NIXL's first)
   --unpinned          take the local sources as they are, whatever commit, changes or no git at all
-  --ucx-only          UCX alone: tells what transports a build has on this machine
+  --ucx-only          UCX alone: shows what transports a build has on this machine
   --force             build although the prefix holds another build (kept until the new one is
                       verified), or although that Python has a NIXL wheel (which stays as it is)
   --dry-run           print the commands, run nothing
@@ -71,7 +71,7 @@ prefix=$(realpath -m "$prefix")
 found=$(command -v "$python") || die "--python '$python' is not there"
 python=$(realpath -s "$found") # not what a virtual environment's link points to
 
-# The commit of a local checkout, or with --unpinned what tells its present state from another.
+# The commit of a local checkout, or with --unpinned what identifies its present state.
 source_state() { # source_state OPTION DIR COMMIT
   local head
   [[ -d $2 ]] || die "$1 '$2': no such folder"
@@ -79,7 +79,7 @@ source_state() { # source_state OPTION DIR COMMIT
     [[ $unpinned || $head == "$3" ]] || die "$1 '$2' is at ${head:0:12}, not at ${3:0:12}: check that out, or add --unpinned"
     [[ $unpinned || -z $(git -C "$2" status --porcelain -uno) ]] || die "$1 '$2' has changes: stash them, or add --unpinned"
   elif [[ -z $unpinned ]]; then
-    die "$1 '$2' is no git checkout, so that its commit cannot be told: add --unpinned to take it as it is"
+    die "$1 '$2' is no git checkout, so its commit is unknown: add --unpinned to take it as it is"
   fi
   [[ $unpinned ]] || { echo "$head" && return; }
   echo "files-$(cd "$2" && find . -type f -not -path './.git/*' -printf '%P %s %T@\n' | sort | sha256sum | head -c 12)"

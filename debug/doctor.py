@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Is every node of the cluster fit to be measured? Versions, hardware, network, environment, room and leftovers.
+"""Check whether every node of the cluster is fit to be measured: versions, hardware, network, environment, room and leftovers.
 
     python debug/doctor.py                      every node of the Ray cluster, at once
     python debug/doctor.py --local              this machine alone; needs no cluster
@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--brief", action="store_true", help="warnings and failures alone, in a line each")
     parser.add_argument("--requirements", type=Path, metavar="FILE",
                         help="pinned versions (default: requirements.txt, or requirements-cpu.txt without a GPU)")  # fmt: skip
-    parser.add_argument("--json", metavar="FILE", help="facts and findings as JSON; - prints them instead of the table")
+    parser.add_argument("--json", metavar="FILE", help="write facts and findings as JSON; - prints them instead of the table")
     parser.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or the one that runs here")
     parser.add_argument("--host", default="127.0.0.1", help="address that deployments bind (default: %(default)s)")
     parser.add_argument("--port", type=port, default=8000, help="their HTTP port (default: %(default)s)")
@@ -47,19 +47,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                         help="seconds for a node to answer (default: %(default)g)")  # fmt: skip
     args = parser.parse_args(argv)
     if args.timeout >= 3600:
-        parser.error("argument --timeout: a node is given less than 3600 seconds")
+        parser.error("argument --timeout: it must be below 3600 seconds")
     if args.local and args.address:
-        parser.error("--local looks at this machine alone: it goes with no --address")
+        parser.error("--local checks this machine alone: it cannot be combined with --address")
     if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
         parser.error(f"--json {args.json}: there is no folder {Path(args.json).parent}")
     return args
 
 
 def show(examination: Examination, console: Console) -> None:
-    """A row for each finding, and what to do about those that are not well."""
+    """Print a row for each finding, and what to do about those that are not well."""
     everywhere = set(examination.nodes)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("", "what", "nodes", "seen", "why, and what mends it"):
+    for column in ("", "what", "nodes", "seen", "reason and fix"):
         table.add_column(column, overflow="fold")
     for finding in examination.findings:
         nodes = "all" if set(finding.nodes) == everywhere and len(everywhere) > 1 else "\n".join(finding.nodes)
@@ -75,8 +75,8 @@ def summary(examination: Examination) -> str:
 
 
 def _why(finding: Finding) -> str:
-    mend = f"[bold]mend:[/bold] {escape(finding.mend)}" if finding.mend else ""
-    return "\n".join(line for line in (escape(finding.reason), mend) if line)
+    fix = f"[bold]fix:[/bold] {escape(finding.fix)}" if finding.fix else ""
+    return "\n".join(line for line in (escape(finding.reason), fix) if line)
 
 
 def main() -> int:
@@ -86,7 +86,7 @@ def main() -> int:
         needed = ports(ServingPath(env=load_serve().env), args.host, args.port)
         found = examine(ray, quick=args.quick, requirements=args.requirements, ports=needed, limit_s=args.timeout)
     except ConnectionError as error:
-        print(f"doctor.py: error: {error}; --local looks at this machine alone", file=sys.stderr)
+        print(f"doctor.py: error: {error}; --local checks this machine alone", file=sys.stderr)
         return 2
     except RequirementsError as error:
         print(f"doctor.py: error: {error}", file=sys.stderr)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How fast, over what, and how rightly a KV cache moves from prefill to decode: the NIXL calls of vLLM's connector.
+"""Measure speed, transport and correctness of KV transfers from prefill to decode, by the NIXL calls of vLLM's connector.
 
     python debug/test_nixl_connector_ray.py --strategy spread --sweep --json out.json    (on a Ray cluster)
     python debug/test_nixl_connector_ray.py --local --model configs/models/gpt-oss-120b.yaml --tokens 5000
@@ -51,7 +51,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument("--backends", default="UCX", type=_backends, metavar="LIST", help="UCX (default), LIBFABRIC, or both")
     how.add_argument("--ucx-tls", metavar="LIST", help="UCX_TLS, for example tcp or cuda_ipc,cuda_copy,tcp")
     how.add_argument(
-        "--env", action="append", default=[], type=variable, metavar="NAME=VALUE", help="of the ranks; repeatable"
+        "--env", action="append", default=[], type=variable, metavar="NAME=VALUE", help="variable of the ranks, repeatable"
     )
     how.add_argument(
         "--num-threads", type=whole, default=0, help="NIXL's worker threads (default 0, as cpu.yaml; vLLM's is 4)"
@@ -75,11 +75,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     size.add_argument("--tokens", type=positive, help="tokens of one prompt, instead of blocks")
     size.add_argument("--sweep", action="store_true", help="from one block to the whole cache")
     what.add_argument("--random-blocks", action="store_true", help="source and destination blocks differ and are scattered")
-    what.add_argument("--concurrent-transfers", type=positive, default=1, metavar="N", help="prompts under way at once")
+    what.add_argument("--concurrent-transfers", type=positive, default=1, metavar="N", help="prompts in transfer at once")
     what.add_argument("--iterations", type=positive, default=10)
     what.add_argument("--warmup", type=whole, default=2)
     what.add_argument("--seed", type=whole, default=0)
-    what.add_argument("--json", type=Path, metavar="FILE", help="write the cases to it")
+    what.add_argument("--json", type=Path, metavar="FILE", help="write the cases to this file")
     return parser.parse_args(argv)
 
 
@@ -91,7 +91,7 @@ def _backends(text: str) -> list[str]:
 
 
 def read_cache(args: argparse.Namespace) -> tuple[Cache, list[int]]:
-    """The cache's shape, and the sizes (blocks of a prompt) to transfer.
+    """Return the cache's shape, and the sizes (blocks of a prompt) to transfer.
 
     Raises:
         ValueError: the shape cannot be, or the transfers do not fit it.
@@ -130,7 +130,7 @@ def read_cache(args: argparse.Namespace) -> tuple[Cache, list[int]]:
 
 
 def where(args: argparse.Namespace):
-    """Memory, hosts' addresses, what starts the ranks, and how many GPUs each rank's process sees.
+    """Return memory, hosts' addresses, what starts the ranks, and how many GPUs each rank's process sees.
 
     Raises:
         ValueError: the nodes do not fit.
@@ -160,7 +160,7 @@ def where(args: argparse.Namespace):
 
 
 def environment(args: argparse.Namespace, hosts: list[str]) -> dict[str, str]:
-    """Environment variables of the ranks."""
+    """Return environment variables of the ranks."""
     env = {"UCX_PROTO_INFO": "y"}  # UCX's own word on which transport it chose
     if all(host.startswith("127.") for host in hosts):
         env["UCX_NET_DEVICES"] = "lo"  # what stays on this machine is to be seen on its loopback only
@@ -202,7 +202,7 @@ def measure(args: argparse.Namespace) -> tuple[list[dict], list[str]]:
 
 
 def provenance(args: argparse.Namespace, placed: str, hosts: list[str], env: dict, cache: Cache) -> dict:
-    """What a reader needs to believe and repeat a case."""
+    """Return what a reader needs to believe and repeat a case."""
     return {
         "placement": placed, "nodes": hosts, "environment": env, "num_threads": args.num_threads, "seed": args.seed,
         "tokens": args.tokens, "block_size": cache.block_size, "layers": cache.layers, "kv_heads": cache.heads,
@@ -213,7 +213,7 @@ def provenance(args: argparse.Namespace, placed: str, hosts: list[str], env: dic
 
 
 def line(case: dict) -> str:
-    """A case, for the terminal."""
+    """Return a case, for the terminal."""
     limit = f"{case['limit_gbps']:.2f} {case['limit']}" if case["limit_gbps"] else "not known"
     ratio = f"{case['ratio_to_limit']:.0%}" if case["ratio_to_limit"] else "-"
     data = "verified" if case["verified"] else (

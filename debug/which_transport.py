@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Which transport moves the KV cache, with the lines of UCX that prove it.
+"""Show which transport moves the KV cache, with the lines of UCX that prove it.
 
     python debug/which_transport.py LOG...     output of engines that ran with UCX_PROTO_INFO=y
     python debug/which_transport.py --live     the running deployment: every pair of prefill and decode
@@ -30,7 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="which_transport.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logs", nargs="*", type=Path, metavar="LOG", help="- is standard input")
     parser.add_argument("--live", action="store_true", help="ask the running deployment and its nodes")
-    parser.add_argument("--base-url", default="http://127.0.0.1:8000", help="of the deployment (default: %(default)s)")
+    parser.add_argument("--base-url", default="http://127.0.0.1:8000", help="URL of the deployment (default: %(default)s)")
     parser.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or the one that runs here")
     args = parser.parse_args(argv)
     if bool(args.logs) == args.live:
@@ -64,7 +64,7 @@ def from_logs(paths: list[Path]) -> bool:
 
 
 def show(reads: list[Read]) -> None:
-    """The rows of one reader, and the lines that prove them."""
+    """Print the rows of one reader, and the lines that prove them."""
     for read in dict.fromkeys(reads):
         print(f"  {', '.join(read.transports)}: {read.how}, {read.low:g} bytes to {read.high:g}, {read.connection}")
         print(f"    {read.line.strip()}")
@@ -86,7 +86,7 @@ def live(args: argparse.Namespace) -> bool:
     if deployment.transport is None:
         raise ServerError(f"{deployment.layout} is collocated: it moves no KV cache")
     if deployment.transport["backend"] != "UCX":
-        raise ServerError(f"the backend is {deployment.transport['backend']}: UCX has no part in it")
+        raise ServerError(f"the backend is {deployment.transport['backend']}: UCX is not used")
     ray = cluster.connect(args.address)
     since = datetime.datetime.fromisoformat(deployment.launched).timestamp()
     lines = [line for of_node in cluster.on_every_node(ray, cluster.engine_lines, TABLE, since).values() for line in of_node]

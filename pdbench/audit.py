@@ -1,4 +1,4 @@
-"""What a reader has to know before believing result folders: findings, as data.
+"""Audit result folders: report, as data, what a reader has to know before believing them.
 
 A finding is no error: the folder was read, and every number in it is what its file says. It names where to look,
 what was seen there, why that matters and what to do. All that is compared is in the folders given.
@@ -20,27 +20,27 @@ KINDS = {
         "find out what was deployed; until then leave it out, and take another run of the layout where there is one",
     ),
     "name and manifest": (
-        "the manifest says what ran, and the tables follow it; who reads the folder's name is misled",
+        "the manifest says what ran, and the tables follow it; the folder's name is misleading",
         "rename the folder, or measure the layout that its name says",
     ),
     "odd decode": (
-        "TPOT at a concurrency is the decode pool's: more of the same prefill replicas cannot move it there and back",
+        "TPOT at a concurrency is the decode pool's: more of the same prefill replicas cannot both raise and lower it",
         "check what was deployed; measure it again",
     ),
     "same results": (
-        "it is one measurement: that these arms agree says nothing, and where their names differ one of them may be wrong",
-        "keep one of them, under the name that is true",
+        "it is one measurement: that these arms agree shows nothing, and where their names differ one of them may be wrong",
+        "keep one of them, under the right name",
     ),
     "replayed prompts": (
-        "a server that stays up finds them in its prefix cache, on by default: TTFT and input throughput are too good",
+        "a server that stays up finds them in its prefix cache, on by default: TTFT is too low and input throughput too high",
         "measure with a seed for each level, as run_bm.sh does, or with the prefix cache off",
     ),
     "above prefill": (
         "prompts cannot be prefilled faster than by replicas that do nothing else: some were not computed, but cached",
-        "see whether prompts were replayed; measure both again with unseen ones",
+        "check whether prompts were replayed; measure both again with unseen prompts",
     ),
     "cold start": (
-        "the level's duration holds the start-up of the server, so its throughput and mean latencies are too bad",
+        "the level's duration includes the server's start-up, so its throughput is too low and its mean latencies are too high",
         "warm the server up with prompts of its own, then measure the level again",
     ),
     "mixed versions": (
@@ -56,8 +56,8 @@ KINDS = {
         "send more requests, or repeat the level; until then read the median",
     ),
     "transport not proved": (
-        "nothing says how the KV cache went, and over TCP the same layout is many times slower",
-        "measure with run_experiment.py, or run python -m pdbench.gates before the sweep: it stores what UCX named",
+        "nothing records which transport moved the KV cache, and over TCP the same layout is many times slower",
+        "measure with run_experiment.py, or run python -m pdbench.gates before the sweep: it stores what UCX reports",
     ),
 }  # fmt: skip
 # What puts an arm's layout, and with it its throughput per node, in doubt.
@@ -73,14 +73,14 @@ class Finding:
         folders: the result folders that it is about, as they were given.
         seen: what was found there, in numbers.
         why: why it matters.
-        mend: what to do.
+        fix: what to do.
     """
 
     kind: str
     folders: tuple[str, ...]
     seen: str
     why: str
-    mend: str
+    fix: str
 
     @property
     def where(self) -> str:
@@ -89,13 +89,13 @@ class Finding:
 
 
 def short(folder: str | os.PathLike[str]) -> str:
-    """A result folder's name, with that of the folder that it lies in."""
+    """Return a result folder's name, with that of the folder that it lies in."""
     path = Path(os.path.abspath(folder))
     return f"{path.parent.name}/{path.name}"
 
 
 def audit(folders: Sequence[str | os.PathLike[str]]) -> list[Finding]:
-    """All findings on these result folders, those that put a layout in doubt first; what is alike is told once.
+    """Return all findings on these result folders, those that put a layout in doubt first; equal ones are merged.
 
     Raises:
         ResultError: a folder cannot be read.
@@ -106,7 +106,7 @@ def audit(folders: Sequence[str | os.PathLike[str]]) -> list[Finding]:
 
 
 def findings(sources: list[Source]) -> list[Finding]:
-    """As `audit`, on folders that were read."""
+    """Return the findings as `audit` does, on folders that were read."""
     alike: dict[tuple[str, str, tuple[str, ...]], list[str]] = defaultdict(list)
     for kind, concerned, seen in checked(sources):
         names = [source.name for source in concerned]
@@ -116,7 +116,7 @@ def findings(sources: list[Source]) -> list[Finding]:
 
 
 def doubts(findings: Sequence[Finding], arms: dict[str, str]) -> dict[str, list[str]]:
-    """Arms of which the audit doubts that they are what their name says, with the kinds of findings.
+    """Return arms of which the audit doubts that they are what their name says, with the kinds of findings.
 
     Args:
         arms: by folder, as in the tidy table.

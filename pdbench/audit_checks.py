@@ -1,4 +1,4 @@
-"""The audit's checks, one function each: what was seen in which folders. What it means stands in `audit.py`."""
+"""Check result folders for the audit, one function each: what was seen in which folders. What it means is in `audit.py`."""
 
 import hashlib
 import itertools
@@ -70,7 +70,7 @@ class Source:
 
 
 def read_source(folder: Path, rows: pd.DataFrame) -> Source:
-    """What a folder holds for the audit; `rows` are its rows of the tidy table."""
+    """Read what a folder holds for the audit; `rows` are its rows of the tidy table."""
     arm = read_arm(folder)
     try:
         manifest = Manifest.read(folder)
@@ -96,7 +96,7 @@ Seen = Iterator[tuple[str, Iterable[Source], str]]  # kind, folders, what
 
 
 def checked(sources: list[Source]) -> Seen:
-    """All that the checks see: (kind of finding, the folders concerned, what was seen there)."""
+    """Yield all that the checks see: (kind of finding, the folders concerned, what was seen there)."""
     yield from _same_results(sources)
     yield from _above_prefill(sources)
     for source in sources:
@@ -130,9 +130,9 @@ def _same_results(sources: list[Source]) -> Seen:
 
 
 def _other_runs(sources: list[Source], copies: tuple[Source, ...]) -> str:
-    """How another run of one of the copies' layouts compares, which tells the right name from the wrong one."""
+    """How another run of one of the copies' layouts compares, which shows which name is right."""
     layouts, ours = {source.arm.layout for source in copies}, _tpot(copies[0])
-    told = ""
+    compared = ""
     for other in sources:
         if other in copies or other.arm.layout not in layouts or other.workload != copies[0].workload:
             continue
@@ -140,9 +140,9 @@ def _other_runs(sources: list[Source], copies: tuple[Source, ...]) -> str:
             continue
         times = (_tpot(other) / ours).dropna()
         if len(times):
-            told += f"; another run of {other.arm.layout}, {other.arm.folder.name}, has {times.min():.2f} to "
-            told += f"{times.max():.2f} times their median TPOT"
-    return told
+            compared += f"; another run of {other.arm.layout}, {other.arm.folder.name}, has {times.min():.2f} to "
+            compared += f"{times.max():.2f} times their median TPOT"
+    return compared
 
 
 def _tpot(source: Source) -> pd.Series:
@@ -157,9 +157,12 @@ def _name_and_manifest(source: Source) -> Iterator[tuple[str, str]]:
         named, _ = Layout.parse_published(source.arm.run.name)
     except ValueError:  # the name says no layout
         return
-    told = source.manifest.deployment
-    if named != source.arm.layout or told.gpus != named.gpus:
-        yield "name and manifest", f"the name says {named} ({named.gpus} GPUs), the manifest {told.layout} ({told.gpus} GPUs)"
+    ran = source.manifest.deployment
+    if named != source.arm.layout or ran.gpus != named.gpus:
+        yield (
+            "name and manifest",
+            f"the name says {named} ({named.gpus} GPUs), the manifest {ran.layout} ({ran.gpus} GPUs)",
+        )
 
 
 def _replayed(source: Source) -> Iterator[tuple[str, str]]:
@@ -183,9 +186,9 @@ def _cold(source: Source) -> Iterator[tuple[str, str]]:
     first, second = source.levels.iloc[0], source.levels.iloc[1]
     mean, median = first["mean_ttft_ms"], first["median_ttft_ms"]
     if mean >= COLD * median and second["level"] > first["level"] and mean > second["mean_ttft_ms"]:
-        told = f"{first['stem']}, the first level measured: TTFT has a median of {median:,.0f}, a mean of {mean:,.0f} and"
+        slow = f"{first['stem']}, the first level measured: TTFT has a median of {median:,.0f}, a mean of {mean:,.0f} and"
         p99, later = f"a p99 of {first['p99_ttft_ms']:,.0f} ms", f"{second['mean_ttft_ms']:,.0f}"
-        yield "cold start", f"{told} {p99}; the mean of {second['stem']} is {later}"
+        yield "cold start", f"{slow} {p99}; the mean of {second['stem']} is {later}"
 
 
 def _few_requests(source: Source) -> Iterator[tuple[str, str]]:
@@ -213,7 +216,7 @@ def _above_prefill(sources: list[Source]) -> Seen:
     for source in sources:
         run, pool, levels = source.arm.run, source.prefill, source.levels
         key = run.model, source.arm.accelerator, run.isl, pool.tp
-        if source.arm.is_control:  # what Ray Serve adds would stand in it
+        if source.arm.is_control:  # the difference would be what Ray Serve adds
             continue
         if source.osl > 1:
             mixed += [(key, source)] if run.phase == "mixed" else []
@@ -224,8 +227,8 @@ def _above_prefill(sources: list[Source]) -> Seen:
         rate = source.levels["input_throughput"] / source.prefill.gpus
         high = rate > (1 + NOISE) * bounds[key]
         if bounds[key] and high.any():
-            told = f"{_listed(source.levels['stem'][high])}: up to {rate.max():,.0f} input tokens/s per prefill GPU"
-            yield "above prefill", [source], f"{told}; prefill alone at TP{key[-1]} saturates at {bounds[key]:,.0f}"
+            rates = f"{_listed(source.levels['stem'][high])}: up to {rate.max():,.0f} input tokens/s per prefill GPU"
+            yield "above prefill", [source], f"{rates}; prefill alone at TP{key[-1]} saturates at {bounds[key]:,.0f}"
 
 
 def _odd_decode(compared: list[Source]) -> Seen:
@@ -246,19 +249,19 @@ def _odd_decode(compared: list[Source]) -> Seen:
             below, above = ours < (1 - ODD) * around.min(axis=1), ours > (1 + ODD) * around.max(axis=1)
             odd = ours[below | above]
             if 2 * len(odd) >= len(ours.dropna()) > 0:
-                told = ", ".join(
+                times = ", ".join(
                     f"{level:g}: {ours[level]:.1f} against {around.loc[level].min():.1f} to {around.loc[level].max():.1f}"
                     for level in odd.index
                 )
-                yield "odd decode", [source], f"median TPOT (ms) by level, against arms with fewer and more prefill: {told}"
+                yield "odd decode", [source], f"median TPOT (ms) by level, against arms with fewer and more prefill: {times}"
 
 
 def _mixed_versions(compared: list[Source]) -> Seen:
-    told = defaultdict(lambda: defaultdict(list))
+    by_value = defaultdict(lambda: defaultdict(list))
     for source in compared:
         for what, value in _versions(source).items():
-            told[what][value].append(source)
-    for what, values in told.items():
+            by_value[what][value].append(source)
+    for what, values in by_value.items():
         if len(values) > 1:
             rare = sorted(values.items(), key=lambda item: len(item[1]))
             counts = ", ".join(f"{value} in {len(having)} of {len(compared)} folders" for value, having in reversed(rare))
@@ -266,7 +269,7 @@ def _mixed_versions(compared: list[Source]) -> Seen:
 
 
 def _versions(source: Source) -> dict[str, str]:
-    """Everything of the stack that a folder tells."""
+    """Return everything that a folder records of the stack."""
     keys = set.intersection(*map(set, source.levels["keys"]))
     found = {f"the client's key {key}": "present" if key in keys else "absent" for key in CLIENT_KEYS}
     if source.manifest:
@@ -293,8 +296,8 @@ def _missing_levels(compared: list[Source]) -> Seen:
     for source, levels in zip(compared, have):
         missing = sorted(level for level in count.keys() - levels if 2 * count[level] > len(compared) - 1)
         if missing:
-            told = f"{', '.join(f'{level:g}' for level in missing)} ({source.levels['kind'].iloc[0]})"
-            yield "missing levels", [source], f"most of the other arms have {told}"
+            listed = f"{', '.join(f'{level:g}' for level in missing)} ({source.levels['kind'].iloc[0]})"
+            yield "missing levels", [source], f"most of the other arms have {listed}"
 
 
 def _listed(words: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
-"""The control arm: the engines of a plan under plain `vllm serve`, without Ray Serve between them and the client.
+"""Plan the control arm: the engines of a plan under plain `vllm serve`, without Ray Serve between them and the client.
 
 What it measures is what the serving framework adds. Model, engine arguments, environment, nodes and accelerators are
-those of the Ray arm; what stands before the engines is not: nothing before a single server, else vLLM's own router.
+those of the Ray arm; what is in front of the engines is not: nothing before a single server, else vLLM's own router.
 """
 
 import json
@@ -17,7 +17,7 @@ from pdbench.serving_path import EVERY_ADDRESS
 ROUTER, ROUTER_METRICS, SERVERS, SIDE_CHANNELS = 1, 2, 10, 1000
 # Up to vLLM 0.13 every rank of a server listens at a port of its own.
 SIDE_CHANNEL_PORTS = 16
-# Stands in a plan where Ray chooses the node.
+# Used in a plan where Ray chooses the node.
 ITS_NODE = "<its node>"
 # Of an LLMConfig; the rest has no meaning without Ray Serve, such as the batching of streamed tokens.
 KEPT = ("model_loading_config", "engine_kwargs", "placement_group_config", "accelerator_type", "runtime_env")
@@ -43,7 +43,7 @@ class Server(Strict):
     resources: dict[str, Any]
 
     def on(self, node_ip: str) -> "Server":
-        """The server on the node that Ray has chosen for it."""
+        """Return the server on the node that Ray has chosen for it."""
         return Server.model_validate_json(self.model_dump_json().replace(ITS_NODE, node_ip)).model_copy(
             update={"node_ip": node_ip}
         )
@@ -56,18 +56,18 @@ class ControlPlan(Plan):
     serving_url: str
 
     def placed(self, node_ips: list[str]) -> "ControlPlan":
-        """The plan with the nodes on which its servers stand, in their order."""
+        """Return the plan with the nodes on which its servers run, in their order."""
         engines = [server.on(ip) for server, ip in zip(self.servers, node_ips, strict=True) if server.role != "ingress"]
         servers = _with_router(engines, node_ips[-1], self.http)
         return self.model_copy(update={"servers": servers, "serving_url": servers[-1].url})
 
 
 def control_of(plan: Plan, mode: str, placement: Placement, head_ip: str) -> ControlPlan:
-    """The control of `plan`, which is of the mode that `layout.CONTROLS` names beside `mode`.
+    """Return the control of `plan`, which is of the mode that `layout.CONTROLS` names beside `mode`.
 
     Args:
         placement: the nodes of `plan`.
-        head_ip: where the router stands, as Ray Serve's ingress does.
+        head_ip: where the router runs, as Ray Serve's ingress does.
     """
     configs = {role: _kept(config) for role, config in plan.llm_configs.items()}
     engines: list[Server] = []
@@ -103,7 +103,7 @@ def _server(name: str, role: str, config: dict, node: Node | None, http: dict, n
 
 
 def serve_command(config: dict[str, Any], host: str, port: int) -> list[str]:
-    """`vllm serve` with an LLMConfig's model and engine arguments."""
+    """Return `vllm serve` with an LLMConfig's model and engine arguments."""
     model = config["model_loading_config"]
     words = ["vllm", "serve", model["model_source"], "--served-model-name", model["model_id"]]
     words += ["--host", host, "--port", str(port)]

@@ -1,4 +1,4 @@
-"""vLLM's bench client: its arguments, and its process, which loads it once for all levels of a sweep.
+"""Run vLLM's bench client: its arguments, and its process, which loads it once for all levels of a sweep.
 
 Loading takes 10 s of CPU, more than a short level. Run as a program (`python -m pdbench.bench_client LOG`) it is that
 process: it reads the arguments of one run per line, quoted as a shell quotes them, and answers with the exit status and what
@@ -42,7 +42,7 @@ def arguments(
         lengths: tokens of each prompt and of each answer.
         prefix: random tokens in front of a level's prompts. vLLM's random prompts are runs of consecutive tokens, as many
             different ones as the vocabulary has words, so that levels meet by chance; a few tokens, fewer than a block,
-            tell them apart.
+            distinguish them.
     """
     prompt, answer = lengths
     prefix = prefix if prompt > 2 * prefix else 0

@@ -1,4 +1,4 @@
-"""The data of the report's interactive chart: what templates/report.js hands to plotly.js."""
+"""Prepare the data of the report's interactive chart: what templates/report.js hands to plotly.js."""
 
 import html
 import json
@@ -53,7 +53,7 @@ class Looks:
 
 
 def looks(style: figures.Style) -> Looks:
-    """plotly's words for a style of the figures: the same colour, marker and line."""
+    """Return plotly's words for a style of the figures: the same colour, marker and line."""
     dashes = DASHES[style.line] if isinstance(style.line, str) else style.line[1]
     dash = ",".join(f"{LINE_WIDTH * length:g}px" for length in dashes)
     symbol = SYMBOLS[style.marker] + ("" if style.filled else "-open")
@@ -61,18 +61,18 @@ def looks(style: figures.Style) -> Looks:
 
 
 def latency(view: figures.View, interactive: bool | None = None) -> str:
-    """The metric of the view's x; `interactive=False` for the latency that it rests on."""
+    """Return the metric of the view's x; `interactive=False` for the latency that it rests on."""
     on = view.interactivity if interactive is None else interactive
     return f"{view.latency_mode}_interactivity" if on else LATENCIES[view.latency_mode]
 
 
 def throughput(view: figures.View) -> str:
-    """The column of the view's y."""
+    """Return the column of the view's y."""
     return f"{view.throughput}_throughput" + ("_per_node" if view.normalized else "")
 
 
 def metrics(table: pd.DataFrame, kind: str, view: figures.View) -> dict[str, dict[str, str]]:
-    """What either axis can show: group -> metric -> label, without what no arm has."""
+    """Return what either axis can show: group -> metric -> label, without what no arm has."""
     interactive = [replace(view, latency_mode=mode, interactivity=True) for mode in LATENCIES]
     suffix = "_per_node" * view.normalized
     per = figures.throughput_label(table, view).partition("tokens/s")[2]
@@ -91,7 +91,7 @@ def metrics(table: pd.DataFrame, kind: str, view: figures.View) -> dict[str, dic
 
 
 def data(table: pd.DataFrame, arms: Mapping[str, Looks], groups: dict[str, dict[str, str]], bounds: Sequence[Bound]) -> Markup:
-    """JSON: of each arm how it is drawn and, level by level, the median, least and most of each metric over repeats."""
+    """Return as JSON how each arm is drawn and, by level, the median, least and most of each metric over repeats."""
     labels = {metric: label for of in groups.values() for metric, label in of.items()}
     levels = with_metrics(table).groupby(["arm", "level"])
     repeats = levels["repeat"].nunique()
@@ -111,7 +111,7 @@ def data(table: pd.DataFrame, arms: Mapping[str, Looks], groups: dict[str, dict[
 
 
 def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with what only the chart shows: level per GPU, interactivity of each latency."""
+    """Return the table with what only the chart shows: level per GPU, interactivity of each latency."""
     rates = {f"{mode}_interactivity": 1000 / table[column] for mode, column in LATENCIES.items()}
     return table.assign(level_per_gpu=table["level"] / table["gpus"], **rates)
 
@@ -121,7 +121,7 @@ def _by_tokens(view: figures.View) -> list[figures.View]:
 
 
 def _hover(arm: str, labels: dict[str, str], values: dict[str, float], repeats: int) -> str:
-    """What stands beside a point: plotly reads a little HTML."""
+    """Return the label of a point: plotly reads a little HTML."""
     known = {metric: value for metric, value in values.items() if metric in HOVER and not math.isnan(value)}
     lines = [f"{html.escape(labels[metric])}: {number(value)}" for metric, value in known.items()]
     lines.append(f"{repeats} repeats, medians" if repeats > 1 else "1 measurement")
@@ -150,7 +150,7 @@ def _on_dark(color: str) -> str:
 
 
 def contrast(one: str, other: str) -> float:
-    """Contrast ratio of two colours, 1 to 21 (WCAG 2.2, https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio)."""
+    """Compute the contrast ratio of two colours, 1 to 21 (WCAG 2.2, https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio)."""
     dim, bright = sorted(map(_luminance, (one, other)))
     return (bright + 0.05) / (dim + 0.05)
 

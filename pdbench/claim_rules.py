@@ -1,4 +1,4 @@
-"""The rules by which claims are checked: what is compared, and when a comparison is as claimed."""
+"""Apply the rules by which claims are checked: what is compared, and when a comparison is as claimed."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import pandas as pd
 
 from pdbench.frontier import Curve, crossovers, curves
 
-# At so many latencies, evenly spaced over what all arms (best_of: the first) were measured at.
+# At this number of latencies, evenly spaced over what all arms (best_of: the first) were measured at.
 LATENCIES = 5
 # At most this share of the other's.
 FAR_BELOW = 0.5
@@ -42,7 +42,7 @@ class Point:
 
 
 def judge(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
-    """All comparisons that a claim asks for and the arms at hand allow.
+    """Make all comparisons that a claim asks for and the arms at hand allow.
 
     Args:
         claim: of `claims.Claim`.

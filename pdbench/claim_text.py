@@ -1,4 +1,4 @@
-"""Verdicts on claims, for a terminal."""
+"""Print verdicts on claims in a terminal."""
 
 import os
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from pdbench.claims import DOUBTFUL, REFUTED, VERDICTS, Evidence, Verdict
 from pdbench.tables import number, wrapped
 from pdbench.workload import RunName
 
-# Findings that decide which run is taken are told in full, others by name; more runs than this by their number.
+# Findings that decide which run is taken are printed in full, others by name; more runs than this by their number.
 IN_FULL = (DOUBTFUL, REFUTED)
 FEW = 2
 
 
 def print_verdicts(verdicts: Sequence[Verdict], evidence: Evidence) -> None:
-    """Every claim with its verdict, the comparisons behind it and the runs that were compared."""
+    """Print every claim with its verdict, the comparisons behind it and the runs that were compared."""
     model, isl, osl, phase, kind = evidence.workload
     print(f"{len(evidence.sources)} result folders of {model}, {isl}:{osl} tokens, {phase}, by {kind}", end="")
     print(f"; {len(evidence.others)} of other workloads left out" if evidence.others else "")
@@ -53,8 +53,8 @@ def _print_verdict(of: Verdict) -> None:
                 folders = ", ".join(map(_run, finding.folders))
                 print(wrapped("    ", f"{word}: {folders}: {finding.kind}: {finding.seen}"))
     others = groupby((f for f in of.warnings if f.kind not in IN_FULL), key=lambda finding: finding.kind)
-    if told := [_counted(kind, list(several), len(of.runs)) for kind, several in others]:
-        print(wrapped("    ", f"audit: {', '.join(told)}"))
+    if listed := [_counted(kind, list(several), len(of.runs)) for kind, several in others]:
+        print(wrapped("    ", f"audit: {', '.join(listed)}"))
 
 
 def _counted(kind: str, several: list[Finding], runs: int) -> str:

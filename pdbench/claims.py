@@ -1,4 +1,4 @@
-"""What a study says, as claims that results can contradict: a claims file against result folders.
+"""Check what a study says, as claims that results can contradict: a claims file against result folders.
 
 Arms are found by layout, placement and transport, never by a folder's name, so that the same file can be asked of
 one's own results. Verdicts: `holds` where every comparison is as claimed, `partly` where at least half are, or where
@@ -146,7 +146,7 @@ class Verdict:
     refused: list[Finding] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """`id`, `verdict` and `numbers`, and what stands behind them; what is not attained is null."""
+        """Return `id`, `verdict` and `numbers`, and their evidence; what is not attained is null."""
         numbers = [
             {"at": point.at, "as_claimed": bool(point.true)}
             | {"values": {arm: None if math.isnan(value) else float(value) for arm, value in point.values.items()}}
@@ -184,7 +184,7 @@ class Evidence:
         return [f for f in self.found if f.kind in kinds and source.name in f.folders]
 
     def over_tcp(self, source: Source) -> bool:
-        """Whether UCX, or without it the name of the folder or of a copy of it, says TCP."""
+        """Return whether UCX, or without it the name of the folder or of a copy of it, says TCP."""
         deployment = source.manifest.deployment if source.manifest else None
         if gates := [gate for gate in deployment.gates if gate.name == "transport"] if deployment else []:
             return gates[-1].seen.startswith("tcp")
@@ -192,7 +192,7 @@ class Evidence:
         return any("tcp" in re.split("[-_]", Path(name).name) for name in names)
 
     def candidates(self, text: str) -> list[Source]:
-        """Runs of an arm, the one to take first: not in doubt, not in a folder called archive, the latest."""
+        """Return runs of an arm, the one to take first: not in doubt, not in a folder called archive, the latest."""
         spec = Spec.parse(text)
         fitting = [
             source for source in self.sources
@@ -203,7 +203,7 @@ class Evidence:
         return sorted(latest, key=lambda source: (bool(self.doubts(source, DOUBTFUL)), "archive" in source.arm.folder.parts))
 
     def among(self, words: str) -> list[str]:
-        """All layouts measured on one node."""
+        """Return all layouts measured on one node."""
         arms = [source.arm for source in self.sources if not source.arm.is_control]
         fitting = (arm for arm in arms if arm.layout.gpus <= arm.gpus_per_node and arm.placement != "spread")
         return list(dict.fromkeys(str(arm.layout) for arm in fitting if arm.layout.is_pd or words == "one node"))
@@ -238,7 +238,7 @@ def read_evidence(folders: Sequence[str | os.PathLike[str]], lengths: tuple[int,
 
 
 def result_folders(folder: Path) -> Iterator[Path]:
-    """The result folders at and below `folder`: by their name, or by a level's file in them.
+    """Yield the result folders at and below `folder`: by their name, or by a level's file in them.
 
     Raises:
         ResultError: it is no folder.
@@ -260,7 +260,7 @@ def _reads(parse, text: str) -> bool:
 
 
 def check(claims: Claims, evidence: Evidence) -> list[Verdict]:
-    """A verdict on each claim."""
+    """Return a verdict on each claim."""
     return [_check(claim, evidence) for claim in claims.claims]
 
 

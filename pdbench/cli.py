@@ -1,4 +1,4 @@
-"""Command lines: what is wrong is told in one line."""
+"""Parse command lines; report bad input in one line."""
 
 import argparse
 import math
@@ -9,35 +9,35 @@ ENGINES_LOADED = "engines loaded in {} s"
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells what is wrong in one line, without the usage in front; exits with 2."""
+    """Reports what is wrong in one line, without the usage in front; exits with 2."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def whole(text: str) -> int:
-    """A whole number from 0 on."""
+    """Parse a whole number from 0 on."""
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on."""
+    """Parse a whole number from 1 on."""
     if not (text.isascii() and text.isdigit() and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
 def port(text: str) -> int:
-    """A TCP port."""
+    """Parse a TCP port."""
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**16):
         raise argparse.ArgumentTypeError(f"{text!r} is not a port: a whole number from 1 to 65535")
     return int(text)
 
 
 def seconds(text: str) -> float:
-    """A time limit."""
+    """Parse a time limit."""
     try:
         number = float(text)
     except ValueError:
@@ -48,7 +48,7 @@ def seconds(text: str) -> float:
 
 
 def variable(text: str) -> tuple[str, str]:
-    """An environment variable, `NAME=VALUE`."""
+    """Parse an environment variable, `NAME=VALUE`."""
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")

@@ -1,4 +1,4 @@
-"""A small OpenAI-completions client for checks, warm-up and the smoke test; measuring is `vllm bench serve`'s."""
+"""Send OpenAI completions for checks, warm-up and the smoke test; measuring is `vllm bench serve`'s."""
 
 import asyncio
 import contextlib
@@ -39,13 +39,13 @@ class Completion:
 
 
 def random_prompt(rng: random.Random, length: int) -> list[int]:
-    """`length` random token ids."""
+    """Return `length` random token ids."""
     return rng.choices(TOKEN_IDS, k=length)
 
 
 @contextlib.asynccontextmanager
 async def session(base_url: str, total_s: float | None = None):
-    """An HTTP session that turns connection troubles into one-line ServerErrors."""
+    """Open an HTTP session that turns connection troubles into one-line ServerErrors."""
     timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_TIMEOUT_S)
     try:
         async with aiohttp.ClientSession(base_url, timeout=timeout) as opened:
@@ -104,7 +104,7 @@ async def stream(opened: aiohttp.ClientSession, model: str, prompt: str | list[i
 
 
 async def first_model(opened: aiohttp.ClientSession) -> str:
-    """The served model's name, from /v1/models."""
+    """Ask the served model's name, from /v1/models."""
     answer = await get(opened, "/v1/models")
     try:
         return answer["data"][0]["id"]
@@ -113,7 +113,7 @@ async def first_model(opened: aiohttp.ClientSession) -> str:
 
 
 async def takes_requests(base_url: str) -> str:
-    """Where the deployment that describes itself at `base_url` takes requests; `base_url` where nothing is said."""
+    """Return where the deployment that describes itself at `base_url` takes requests; `base_url` where nothing is said."""
     async with session(base_url, total_s=30) as opened:
         try:
             return (await get(opened, "/pdbench/deployment")).get("serving_url") or base_url

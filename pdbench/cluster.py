@@ -1,4 +1,4 @@
-"""The nodes of a Ray cluster: which of them a layout is put on, and what runs there."""
+"""Place a layout on the nodes of a Ray cluster, and run functions there."""
 
 import contextlib
 import math
@@ -87,7 +87,7 @@ def _first_fit(gpus: int, nodes: list[Node], need: str, have: str) -> Node:
 
 
 def of_kind(nodes: list[Node], kind: str | None) -> list[Node]:
-    """`nodes` of which those with another accelerator than `kind` can hold no engine: Ray would place nothing there.
+    """Return `nodes`, of which those with another accelerator than `kind` can hold no engine: Ray would place nothing there.
 
     Args:
         kind: `accelerator_type` of a hardware file; None takes any.
@@ -103,7 +103,7 @@ def of_kind(nodes: list[Node], kind: str | None) -> list[Node]:
 
 
 def planned_nodes(hardware: HardwareConfig, layout: Layout, mode: str) -> list[Node]:
-    """Nodes as `hardware` describes them, for a dry run without a cluster; named node1, node2, ..."""
+    """Return nodes as `hardware` describes them, for a dry run without a cluster; named node1, node2, ..."""
     replicas_per_node = max(1, hardware.accelerators_per_node // layout.decode.tp)
     mode = placed_as(mode)
     count = 2 if mode == "pd-spread" else max(1, math.ceil(layout.decode.num / replicas_per_node))
@@ -137,13 +137,13 @@ def connect(address: str | None = None, env: dict[str, str] | None = None):
             ray.init(address=address or "auto", log_to_driver=False, logging_level="WARNING", namespace="pdbench", **more)
     except Exception as error:  # Ray raises several unrelated kinds here
         where = address or os.environ.get("RAY_ADDRESS") or "this machine"
-        hint = "" if os.environ.get("RAY_AUTH_MODE") else " (one that demands a token needs RAY_AUTH_MODE=token here too)"
+        hint = "" if os.environ.get("RAY_AUTH_MODE") else " (one that requires a token needs RAY_AUTH_MODE=token here too)"
         raise ConnectionError(f"no Ray cluster at {where}: {str(error).splitlines()[0]}{hint}") from None
     return ray
 
 
 def read_nodes(ray, accelerator: str) -> list[Node]:
-    """Living nodes of the connected cluster, with their total of "GPU" or "CPU"."""
+    """Return living nodes of the connected cluster, with their total of "GPU" or "CPU"."""
     return [
         Node(
             ip=node["NodeManagerAddress"],
@@ -165,14 +165,14 @@ def on_every_node(ray, function, *args) -> dict[str, object]:
 
 
 def on_head(ray, function, *args):
-    """The result of `function(*args)` on the head, where Ray Serve has its proxy."""
+    """Run `function(*args)` on the head and return its result, where Ray Serve has its proxy."""
     travel_by_value(ray)
     head = next(node for node in _alive(ray) if "node:__internal_head__" in node["Resources"])
     return ray.get(ray.remote(num_cpus=0, max_retries=0)(function).options(scheduling_strategy=_on(head)).remote(*args))
 
 
 def ask_every_node(ray, limit_s: float, function, *args) -> tuple[dict[str, object], dict[str, str]]:
-    """As `on_every_node`, for nodes that may be ill: {node IP: result}, and {node IP: why there is none}."""
+    """Run as `on_every_node`, for nodes that may be ill: {node IP: result}, and {node IP: why there is none}."""
     futures = _on_every_node(ray, function, *args)
     done, _ = ray.wait(list(futures.values()), num_returns=len(futures), timeout=limit_s)
     found, silent = {}, {}
@@ -200,7 +200,7 @@ class NodeProcesses:
         self.actors: dict[str, object] = {}
 
     def run(self, ray, function, *args) -> list:
-        """The results of `function(*args)` on each node, as `on_every_node` has them."""
+        """Return the results of `function(*args)` on each node, as `on_every_node` has them."""
         travel_by_value(ray)
         actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=1)(_Runner)
         nodes = {node["NodeID"]: node for node in _alive(ray)}
@@ -234,7 +234,7 @@ def travel_by_value(ray) -> None:
 
 
 def engine_lines(pattern: str, since: float) -> list[str]:
-    """Lines that match `pattern` in the output of this node's Ray workers, engines among them.
+    """Return lines that match `pattern` in the output of this node's Ray workers, engines among them.
 
     Runs as a Ray task: its own standard output is a file in Ray's log folder, beside the engines'.
 
@@ -275,7 +275,7 @@ def pin_ranks(replicas: list[dict]) -> int:
 
 
 def process_tree(pids: list[int]) -> list[int]:
-    """Those of `pids`, and of their descendants, that live on this node."""
+    """Return those of `pids`, and of their descendants, that live on this node."""
     import psutil
 
     tree = set()

@@ -1,4 +1,4 @@
-"""Kernels that were compiled or tuned after an engine's start, in vLLM's own words: each stalls requests for up to a second.
+"""Find kernels that vLLM reports as compiled or tuned after an engine's start: each stalls requests for up to a second.
 
 vLLM's monitor (vllm/utils/jit_monitor.py) covers Triton, CuTeDSL and TileLang, on GPUs alone.
 """
@@ -50,13 +50,13 @@ class Compilations(Strict):
 
 
 def read_compilations(lines: list[str]) -> dict:
-    """The fields of `Compilations`, from the lines that match LINES."""
+    """Return the fields of `Compilations`, from the lines that match LINES."""
     kernels = [match[1] if (match := _KERNEL.search(line)) else "?" for line in lines if _STARTED not in line]
     return {"monitored": sum(_STARTED in line for line in lines), "kernels": kernels}
 
 
 def gate(before: Compilations, after: Compilations, cold: bool, ranks: int) -> Gate:
-    """Gate `no-compilation`: every rank reports what it compiles, and none did between two readings.
+    """Return gate `no-compilation`: every rank reports what it compiles, and none did between two readings.
 
     Args:
         cold: nothing was warmed up on purpose: what was compiled is noted, and the level counts.

@@ -1,4 +1,4 @@
-"""Typed configuration files: `configs/models/*.yaml`, `configs/hardware/*.yaml` and `configs/serve.yaml`."""
+"""Load typed configuration files: `configs/models/*.yaml`, `configs/hardware/*.yaml` and `configs/serve.yaml`."""
 
 import difflib
 from pathlib import Path
@@ -65,7 +65,7 @@ class HardwareConfig(Strict):
     ingress_replicas: int = Field(ge=1, description="the same in every arm, so that arms compare fairly")
     core_per_rank: bool = Field(default=False, description="pin each engine rank to a core of its own")
     pad_steps_to: int | None = Field(
-        default=None, ge=16, description="CUDA graphs of all sizes, in multiples of so many tokens: vLLM pads each step to one"
+        default=None, ge=16, description="CUDA graphs of all sizes, in multiples of N tokens: vLLM pads each step to one"
     )
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict, description="environment of every engine")
@@ -138,7 +138,7 @@ def _read(path: Path, folder: str) -> dict:
 
 
 def explain(error: ValidationError, kind: type[BaseModel]) -> str:
-    """What is wrong with the data of a `kind`, in one line."""
+    """Say what is wrong with the data of a `kind`, in one line."""
     # A misspelt key is unknown and, under its right name, missing: the first says more.
     first = next((e for e in error.errors() if e["type"] == "extra_forbidden"), None)
     if first is None:

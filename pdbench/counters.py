@@ -1,4 +1,4 @@
-"""What the engines have counted so far: vLLM's own counters, in files of their node that show every request at once.
+"""Read what the engines have counted so far: vLLM's own counters, in files of their node that show every request at once.
 
 The files are of prometheus_client's multiprocess mode (https://prometheus.github.io/client_python/multiprocess/). Through Ray
 the same counters come up to 10 s late, for which each level would have to wait, and exporting them oftener costs throughput.
@@ -25,7 +25,7 @@ NAMES = {
 
 
 def folder(port: int) -> str:
-    """Where the engines of the deployment at `port` keep them; in memory, since a disk could hold an engine up."""
+    """Return where the engines of the deployment at `port` keep them; in memory, since a disk could hold an engine up."""
     return f"/dev/shm/pdbench-counters-{port}"
 
 
@@ -47,7 +47,7 @@ def remove(path: str) -> None:
 
 
 def of_node(path: str, replicas: list[dict[str, Any]]) -> list[tuple[str, str, float]]:
-    """Counters of this node's engines since their start: role, name, value.
+    """Return counters of this node's engines since their start: role, name, value.
 
     Args:
         replicas: engines of all nodes, each with role, node_id and pid.
@@ -66,7 +66,7 @@ def of_node(path: str, replicas: list[dict[str, Any]]) -> list[tuple[str, str, f
 
 
 def by_role(replicas: list[dict[str, Any]], of_nodes: Iterable[list[tuple[str, str, float]]]) -> dict[str, dict[str, float]]:
-    """Sums over the engines of each role: {role: {name: value}}; what none has counted yet is absent."""
+    """Return sums over the engines of each role: {role: {name: value}}; what none has counted yet is absent."""
     total: dict[str, dict[str, float]] = {replica["role"]: {} for replica in replicas}
     for role, name, value in (one for of_node in of_nodes for one in of_node):
         total[role][name] = total[role].get(name, 0.0) + value
@@ -74,11 +74,11 @@ def by_role(replicas: list[dict[str, Any]], of_nodes: Iterable[list[tuple[str, s
 
 
 def grown(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """What each role has counted between two looks at its counters."""
+    """Return what each role has counted between two looks at its counters."""
     return {role: {name: now - before.get(role, {}).get(name, 0) for name, now in of_role.items()}
             for role, of_role in after.items()}  # fmt: skip
 
 
 def finished(counters: dict[str, dict[str, float]]) -> float:
-    """Requests that ended at the engines from which answers come."""
+    """Return requests that ended at the engines from which answers come."""
     return sum(counters.get(role, {}).get("requests", 0) for role in ("collocated", "decode"))

@@ -1,8 +1,8 @@
-"""Which layout for which latency: bands of latency with their best arm, and the answer to a given SLA.
+"""Decide which layout suits which latency: bands of latency with their best arm, and the answer to a given SLA.
 
 Uncertainty comes from repeats: they are drawn with replacement within each level, 500 times, and what is asked is
-computed anew from each draw; 95% intervals lie between its percentiles. An arm with fewer than three repeats of a
-level has none. A difference whose interval holds 0 is noise.
+computed again from each draw; 95% intervals lie between its percentiles. An arm with fewer than three repeats of a
+level has none. A difference whose interval contains 0 is noise.
 """
 
 from collections import defaultdict
@@ -40,24 +40,24 @@ class Points:
 
 
 def workloads(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Rows that can be compared with each other, with a title: one model, lengths, phase and kind of load; no controls."""
+    """Yield rows that can be compared, with a title: one model, lengths, phase and kind of load; no controls."""
     for known, rows in contenders(table).groupby(WORKLOAD, sort=False):
         yield workload_title(*known), rows
 
 
 def workload_title(model: str, isl: int, osl: int, phase: str, kind: str) -> str:
-    """`WORKLOAD` in words."""
+    """Return `WORKLOAD` in words."""
     return f"{model} · ISL {isl} · OSL {osl} · {phase} · by {kind.replace('-', ' ')}"
 
 
 def collocated(table: pd.DataFrame) -> set[str]:
-    """The arms that do not separate prefill from decode."""
+    """Return the arms that do not separate prefill from decode."""
     arms = table.drop_duplicates("arm")
     return {arm for arm, layout in zip(arms["arm"], arms["layout"], strict=True) if not Layout.parse(layout).is_pd}
 
 
 def bands(table: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
-    """`frontier.crossovers` of a table of one workload, with intervals of the margins in the middle of each band.
+    """Compute `frontier.crossovers` of a table of one workload, with intervals of the margins in the middle of each band.
 
     Returns:
         its columns, and {next,collocated}_margin_from, _to: 95% intervals, NaN without three repeats of every level; and
@@ -87,7 +87,7 @@ def _margin_interval(repeats: dict[str, list[np.ndarray]], best: str, other: str
 
 
 def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "input_throughput_per_node") -> pd.DataFrame:
-    """For each arm the highest throughput at which every bound holds.
+    """Find for each arm the highest throughput at which every bound holds.
 
     Levels follow each other in order of load, and between neighbours every column is interpolated linearly.
 
@@ -119,7 +119,7 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
 
 
 def highest(throughput: np.ndarray, latencies: np.ndarray, limits: np.ndarray) -> Points:
-    """The load between neighbouring levels that gives the highest throughput within all limits.
+    """Find the load between neighbouring levels that gives the highest throughput within all limits.
 
     Args:
         throughput: of the levels in order of load, any draws in front; shape (..., L).
@@ -141,10 +141,10 @@ def highest(throughput: np.ndarray, latencies: np.ndarray, limits: np.ndarray) -
 
 
 def cost(price: float, gpus: float, tokens_per_second: float) -> float:
-    """Price of a million tokens, in the currency of `price`, which is of an hour of one GPU.
+    """Return the price of a million tokens, in the currency of `price`, which is of an hour of one GPU.
 
     Args:
-        gpus: that bring forth `tokens_per_second`: those of the layout, or of a node for throughput per node.
+        gpus: number of GPUs that produce `tokens_per_second`: the layout's, or a node's for throughput per node.
     """
     return price * gpus / (tokens_per_second * 3600) * 1e6
 
@@ -193,13 +193,13 @@ def _limit(row: dict[str, Any], bounds: Sequence[Bound], last_level: float) -> s
     tight = [bound.words for bound in bounds if np.isclose(row[bound.column], bound.limit)]
     if tight:
         return f"limited by {' and '.join(tight)}"
-    return "no higher load measured" if row["level"] == last_level else "more load brings no more"
+    return "no higher load measured" if row["level"] == last_level else "more load gives no more throughput"
 
 
 def _failure(latencies: np.ndarray, bounds: Sequence[Bound]) -> str:
     least = zip(bounds, latencies.min(axis=0), strict=True)
     broken = [f"{bound.words} is {value:,.1f} ms at best" for bound, value in least if value > bound.limit]
-    return ", ".join(broken) or "each bound holds somewhere, all of them nowhere"
+    return ", ".join(broken) or "each bound is met at some level, all of them at none"
 
 
 def _drawn(arm: str, repeats: list[np.ndarray], limits: np.ndarray) -> np.ndarray | None:

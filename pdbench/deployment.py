@@ -93,7 +93,7 @@ def prepare_weights(model: ModelConfig) -> str | None:
 
 
 def fewer_connections(ray, path: ServingPath | None, given: dict[str, str]) -> tuple[str, str] | None:
-    """The setting of Ray Serve with which HAProxy starts on the head, where it would not with the default one.
+    """Return the setting of Ray Serve with which HAProxy starts on the head, where it would not with the default one.
 
     Args:
         given: settings that the user named.
@@ -114,7 +114,7 @@ def fewer_connections(ray, path: ServingPath | None, given: dict[str, str]) -> t
 
 
 def answered(plan: Plan, base_url: str, deadline: float) -> Gate:
-    """Gate `readiness`: every replica has answered, or, with an older Ray, many requests at once were."""
+    """Return gate `readiness`: every replica has answered, or, with an older Ray, many requests at once were."""
     replicas = sum(config["deployment_config"]["num_replicas"] for config in plan.llm_configs.values())
 
     async def ask() -> Gate:
@@ -136,7 +136,7 @@ def answered(plan: Plan, base_url: str, deadline: float) -> Gate:
 
 
 async def reached(plan: Plan, base_url: str, deadline: float) -> Gate:
-    """Gate `haproxy`: it hands requests to every replica that takes them.
+    """Return gate `haproxy`: it hands requests to every replica that takes them.
 
     Raises:
         LaunchError: it does not in time.
@@ -153,19 +153,19 @@ async def reached(plan: Plan, base_url: str, deadline: float) -> Gate:
 
 
 def describe_launch(ray, plan: Plan) -> dict:
-    """What `GET /pdbench/deployment` answers: the fields of `manifest.Deployment`.
+    """Return what `GET /pdbench/deployment` answers: the fields of `manifest.Deployment`.
 
-    Paths inside this repository are told relative to it, so that a manifest says the same on every machine.
+    Paths inside this repository are written relative to it, so that a manifest says the same on every machine.
     """
     machines = cluster.on_every_node(ray, stack.machine)
-    told = json.loads(json.dumps(plan.model_dump()).replace(f"{ROOT}/", ""))
+    dumped = json.loads(json.dumps(plan.model_dump()).replace(f"{ROOT}/", ""))
     control = {}
     if isinstance(plan, ControlPlan):
-        commands = {server["name"]: _as_typed(server) for server in told["servers"]}
+        commands = {server["name"]: _as_typed(server) for server in dumped["servers"]}
         control = {"serving_url": plan.serving_url, "servers": commands}
     return {
         "layout": plan.layout, "mode": plan.mode, "gpus": plan.gpus, "gpus_per_node": plan.gpus_per_node,
-        "accelerator": plan.accelerator, "model_id": plan.model_id, "model_source": told["model_source"],
+        "accelerator": plan.accelerator, "model_id": plan.model_id, "model_source": dumped["model_source"],
         "decode_bench": plan.decode_bench, **control,
         "serving_path": _path_of(plan),
         "transport": plan.transport.model_dump() if plan.transport else None,
@@ -173,13 +173,13 @@ def describe_launch(ray, plan: Plan) -> dict:
         "launched": now(),
         "machines": [{**machine, "node_ip": ip} for ip, machine in machines.items()],
         "repository": stack.repository(ROOT).model_dump(),
-        "llm_configs": told["llm_configs"],
+        "llm_configs": dumped["llm_configs"],
         "gates": [],
     }  # fmt: skip
 
 
 def _path_of(plan: Plan) -> dict | None:
-    """`manifest.Deployment.serving_path`; None where no Ray Serve stands before the engines."""
+    """`manifest.Deployment.serving_path`; None without Ray Serve."""
     if not plan.path:
         return None
     return plan.path.model_dump() | {"ingress_replicas": plan.ingress["num_replicas"] if plan.ingress else 0}
@@ -197,7 +197,7 @@ def _engines(plan: Plan) -> list[dict]:
 
 
 def own_ports(ray, plan: Plan) -> Gate:
-    """Gate `ports`: each engine listens at ports of its own.
+    """Return gate `ports`: each engine listens at ports of its own.
 
     Raises:
         LaunchError: two of a node share one.
@@ -228,7 +228,7 @@ def pin_ranks(ray, plan: Plan) -> Gate:
 
 
 def fail(ray, error: BaseException, started: float) -> None:
-    """Take the half-started deployment down and tell what the engines themselves said."""
+    """Take the half-started deployment down and report the engines' own errors."""
     say(f"launch failed ({type(error).__name__}); stopping what had started")
     lines = cluster.on_every_node(ray, cluster.engine_lines, ENGINE_ERROR, started).values()
     errors = (re.search(ENGINE_ERROR, line)[1][:500] for of_node in lines for line in of_node)
@@ -239,7 +239,7 @@ def fail(ray, error: BaseException, started: float) -> None:
 
 
 def refuse_a_second() -> None:
-    """Check that the cluster has no deployment of this repository, nor what one that was cut off has left.
+    """Check that the cluster has no deployment of this repository, nor leftovers of an interrupted one.
 
     Raises:
         LaunchError: it has.
@@ -270,7 +270,7 @@ def stop(ray, deadline: float) -> None:
 
 
 def status() -> dict | None:
-    """The app's status, its replica counts and its replicas; None if no deployment of this repository runs."""
+    """Return the app's status, its replica counts and its replicas; None if no deployment of this repository runs."""
     from ray import serve  # after connecting: Ray reads the token's place when it is imported
 
     details = serving.serve_details()
@@ -290,6 +290,6 @@ def say(line: str) -> None:
 
 
 def quiet_loggers() -> None:
-    """Ray Serve prints every deployment's options; --dry-run shows them better."""
+    """Silence Ray Serve's print of every deployment's options; --dry-run shows them better."""
     for name in ("ray.serve", "ray", "vllm"):
         logging.getLogger(name).setLevel(logging.WARNING)

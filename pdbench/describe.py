@@ -1,4 +1,4 @@
-"""A small Serve app beside the model's: `GET /pdbench/deployment` says what is running.
+"""Serve, beside the model's app, what is running: `GET /pdbench/deployment` and others.
 
 Results learn their provenance from here, over the same address that they are measured at, and not
 from what a caller claims. Idle while nobody asks.
@@ -99,14 +99,14 @@ class Describe:
         folder = next(iter(self.record["llm_configs"].values()))["runtime_env"]["env_vars"][ENV]
         found = by_role(engines, self.nodes.run(ray, of_node, folder, engines))
         if self.has_haproxy:
-            # To a slower proxy, where HAProxy held the replicas for dead.
+            # To a slower proxy, where HAProxy marked the replicas as down.
             others = [server["requests"] for server in haproxy_servers() if server["name"].startswith(FALLBACK)]
             found["ingress"] = {"fallback_requests": float(sum(others))}
         return found
 
 
 def application(record: dict[str, Any], started: float):
-    """The Serve application; on the head, where it shares no node with engines if there are others.
+    """Return the Serve application; on the head, where it shares no node with engines if there are others.
 
     Args:
         record: the fields of `manifest.Deployment` but the replicas.

@@ -1,4 +1,4 @@
-"""The ports at which engines listen, among their ranks and for NIXL's handshakes: engines of a node that share one collide.
+"""Find the ports at which engines listen, among their ranks and for NIXL's handshakes: engines of a node must not share one.
 
 vLLM 0.26 gave each engine of a node the same one for its TCPStore; 0.29 lets the system choose.
 """
@@ -9,7 +9,7 @@ from pdbench.cluster import process_tree
 from pdbench.manifest import Gate, Strict, now
 
 SIDE_CHANNEL = "VLLM_NIXL_SIDE_CHANNEL_PORT"
-# With Ray's executor, vLLM's default on GPUs, ranks are Ray's workers and do not stand below their replica.
+# With Ray's executor, vLLM's default on GPUs, ranks are Ray's workers and are not child processes of their replica.
 RAY_RANKS = ("ray::RayWorker", "VLLM::")
 PRIVILEGED = 1024
 
@@ -25,7 +25,7 @@ class Engine(Strict):
 
 
 def listening(replicas: list[dict]) -> list[dict]:
-    """The engines of this node, as fields of `Engine`; runs as a Ray task.
+    """Find the engines of this node, as fields of `Engine`; runs as a Ray task.
 
     Args:
         replicas: engines of all nodes, each with replica_id, node_id and pid.
@@ -42,7 +42,7 @@ def listening(replicas: list[dict]) -> list[dict]:
     found = []
     for replica in (r for r in replicas if r["node_id"] == here):
         pids = process_tree([replica["pid"]])
-        found.append(engine(replica["replica_id"], pids, side_channel=_told(pids)))
+        found.append(engine(replica["replica_id"], pids, side_channel=_side_channel(pids)))
     raylets = [p for p in psutil.Process().parents() if p.name() == "raylet"]
     for rank in (child for raylet in raylets for child in raylet.children()):
         with contextlib.suppress(psutil.Error):
@@ -51,7 +51,7 @@ def listening(replicas: list[dict]) -> list[dict]:
     return found
 
 
-def _told(pids: list[int]) -> int | None:
+def _side_channel(pids: list[int]) -> int | None:
     """The port that NIXL's side channel was given: in the environment of an engine's processes."""
     import psutil
 
@@ -63,7 +63,7 @@ def _told(pids: list[int]) -> int | None:
 
 
 def ports_gate(engines: list[Engine]) -> Gate:
-    """Gate `ports`: no two engines of a node listen at one port, or were given one side channel for NIXL's handshakes."""
+    """Return gate `ports`: no two engines of a node listen at one port, or have one side channel for NIXL's handshakes."""
     listeners, channels = {}, {}
     for engine in engines:
         for port in engine.ports:

@@ -1,4 +1,4 @@
-"""Experiments as data, `configs/experiments/*.yaml`, and the commands that each of them stands for."""
+"""Load experiments, `configs/experiments/*.yaml`, and build the commands that they mean."""
 
 import shlex
 from collections.abc import Collection
@@ -54,21 +54,21 @@ class Levels(Strict):
 
 
 class Arm(Strict):
-    """One layout of an experiment, where it stands, and what carries its KV cache."""
+    """One layout of an experiment, its placement, and what carries its KV cache."""
 
     layout: str
     mode: Literal[MODES] = Field(default="collocated", description="bare, bare-pd: a control without Ray Serve")
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.-]+$", description="told from other arms of this layout")
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.-]+$", description="if others have its layout")
     phase: Literal[workload.PHASES] | None = Field(default=None, description="instead of the workload's")
     backend: Literal["UCX", "LIBFABRIC"] = "UCX"
     ucx_tls: str | None = Field(default=None, description="UCX_TLS of the engines")
     transport: list[str] | None = Field(default=None, min_length=1, description="of these UCX must name one, and no other")
     env: dict[str, str] = Field(default={}, description="further environment variables of the engines")
     serve_env: dict[str, str] = Field(default={}, description="of Ray Serve, instead of those of configs/serve.yaml")
-    llm_options: dict[str, str] = Field(default={}, description="of Ray Serve LLM, likewise")
+    llm_options: dict[str, str] = Field(default={}, description="options of Ray Serve LLM, over configs/serve.yaml's")
     direct_streaming: bool = Field(default=False, description="no ingress; binds every address, unless local_workers is 0")
-    router: Literal[tuple(ROUTERS)] | None = Field(default=None, description="who of several replicas takes a request")
-    link_mbit: int | None = Field(default=None, ge=1, description="slow UCX over TCP on one machine down to so many Mbit/s")
+    router: Literal[tuple(ROUTERS)] | None = Field(default=None, description="request routing policy")
+    link_mbit: int | None = Field(default=None, ge=1, description="slow UCX over TCP on one machine down to N Mbit/s")
     needs_vllm: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$", description="the oldest vLLM that can")
 
     @field_validator("layout")
@@ -81,13 +81,13 @@ class Arm(Strict):
         if Layout.parse(self.layout).is_pd != self.is_pd:
             raise ValueError(f"layout {self.layout} does not go with mode {self.mode}")
         if not self.is_pd and (self.ucx_tls or self.transport or self.link_mbit or self.backend != "UCX"):
-            raise ValueError(f"arm {self.layout} is collocated: it has no KV transfer to say anything about")
+            raise ValueError(f"arm {self.layout} is collocated: it has no KV transfer to configure")
         if self.is_pd and self.phase == "decode-only":
             raise ValueError(f"arm {self.layout}: decode alone is measured collocated")
         if self.backend == "LIBFABRIC" and (self.ucx_tls or self.transport):
             raise ValueError("ucx_tls and transport are about UCX, not LIBFABRIC")
         if self.mode in CONTROLS and (self.serve_env or self.llm_options or self.direct_streaming or self.router):
-            raise ValueError(f"arm {self.layout} is a control: no Ray Serve stands before its engines")
+            raise ValueError(f"arm {self.layout} is a control: it runs without Ray Serve")
         if self.link_mbit and self.ucx_tls != "tcp":
             raise ValueError(f"arm {self.layout}: link_mbit slows TCP down, so it needs ucx_tls: tcp")
         return self
@@ -111,15 +111,15 @@ class Experiment(Strict):
     cannot_show: str | None = Field(default=None, description="what must not be concluded from it; printed at the end")
     model: str
     hardware: str
-    local_workers: int | None = Field(default=None, ge=0, description="start a local cluster of so many nodes beside the head; "
-                                      "0: engines stand on the head")  # fmt: skip
+    local_workers: int | None = Field(default=None, ge=0, description="start a local cluster of N nodes besides the head; "
+                                      "0: engines run on the head")  # fmt: skip
     local_gpus: int = Field(default=0, ge=0, description="GPUs of each node of the local cluster that holds engines")
     workload: Workload
     levels: Levels
     max_hit_rate: float | None = Field(default=None, ge=0, le=1, description="prefix cache; else run_bm.sh's default")
     as_published: bool = Field(default=False, description="by the public study's procedure: one seed, no warm-up")
     repeats: int = Field(default=3, ge=1, description="measurements of each level")
-    doctor: bool = Field(default=True, description="look at the nodes first, and before each launch; stop if one is ill")
+    doctor: bool = Field(default=True, description="check the nodes first, and before each launch; stop if a check fails")
     interleave: bool = Field(default=False, description="A B C, A B C instead of A A, B B, C C: a launch per repeat")
     arms: list[Arm] = Field(min_length=1)
     figures: list[list[str]] = Field(default=[[]], min_length=1, description="further options of viz.py, a figure each")
@@ -129,14 +129,14 @@ class Experiment(Strict):
         return arm.phase or self.workload.phase
 
     @model_validator(mode="after")
-    def _arms_are_told_apart(self):
+    def _arms_are_distinct(self):
         if self.local_gpus and self.local_workers is None:
             raise ValueError("local_gpus is for a local cluster: give local_workers, too")
         labels = [arm.label for arm in self.arms]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"two arms are both {twice[0]}: give one a name")
         if any(arm.is_pd for arm in self.arms) and self.arms[0].is_pd:
-            raise ValueError("the first arm must be collocated: PD arms are held against its tokens")
+            raise ValueError("the first arm must be collocated: PD arms are compared with its tokens")
         return self
 
 
@@ -168,7 +168,7 @@ def load_experiment(path: str | Path) -> Experiment:
 
 
 def select(experiment: Experiment, arms: list[str] | None, levels: list[float] | None, repeats: int | None) -> Experiment:
-    """The part of an experiment that --arms, --levels and --repeats name.
+    """Select the part of an experiment that --arms, --levels and --repeats name.
 
     Raises:
         ValueError: the experiment has no such arm or level.
@@ -190,7 +190,7 @@ def select(experiment: Experiment, arms: list[str] | None, levels: list[float] |
 
 
 def rounds(name: str, experiment: Experiment, results: Path) -> list[Round]:
-    """What is measured, in order; a round that raises `repeats` goes on where the arm's last one ended.
+    """List what is measured, in order; a round that raises `repeats` goes on where the arm's last one ended.
 
     Args:
         name: of the experiment; begins the names of its result folders.
@@ -213,19 +213,19 @@ def rounds(name: str, experiment: Experiment, results: Path) -> list[Round]:
 
 
 def left_out(arm: Arm, vllm: tuple[int, ...]) -> str | None:
-    """Why an arm cannot be measured here; None if it can."""
+    """Return why an arm cannot be measured here; None if it can."""
     if arm.needs_vllm and vllm < tuple(map(int, arm.needs_vllm.split("."))):
         return f"needs vLLM {arm.needs_vllm}, here is {'.'.join(map(str, vllm))}"
     return slow_link.why_not() if arm.link_mbit and not slow_link.is_slow() else None
 
 
 def tokens_file(name: str, results: Path) -> Path:
-    """Greedy tokens of the experiment's collocated arm."""
+    """Return greedy tokens of the experiment's collocated arm."""
     return results / f"{name}_tokens.json"
 
 
 def cluster_steps(experiment: Experiment) -> tuple[Step | None, Step | None]:
-    """What starts the local cluster before all arms, and what stops it after them; nothing without one."""
+    """Return the steps that start the local cluster before all arms, and what stops it after them; nothing without one."""
     if experiment.local_workers is None:
         return None, None
     module = ["python", "-m", "pdbench.local_cluster"]
@@ -235,19 +235,19 @@ def cluster_steps(experiment: Experiment) -> tuple[Step | None, Step | None]:
 
 
 def doctor_step(experiment: Experiment) -> Step | None:
-    """What looks at the nodes before anything is measured on them."""
+    """Return the step that looks at the nodes before anything is measured on them."""
     return Step("doctor", ["python", "debug/doctor.py", "--quick", "--brief"]) if experiment.doctor else None
 
 
 def ends_of_all(experiment: Experiment) -> list[Step]:
-    """What takes away all that a run which was cut off may have left."""
+    """Return the steps that remove all that an interrupted run may have left."""
     _, stop = cluster_steps(experiment)
     link = [Step("link", _link("stop"))] if any(arm.link_mbit for arm in experiment.arms) else []
     return [stop or STOP, *link]
 
 
 def figure_steps(name: str, experiment: Experiment, results: Path, without: Collection[str] = ()) -> list[Step]:
-    """The figures of all arms, but those whose labels are in `without`; phases do not share one."""
+    """Return the steps of the figures of all arms, but those whose labels are in `without`; phases do not share one."""
     arms = [arm for arm in experiment.arms if arm.label not in without]
     phases = list(dict.fromkeys(experiment.phase_of(arm) for arm in arms))
     # A selection of arms may have nothing to compare stalls with, no control, or no KV transfer to draw.
@@ -273,7 +273,7 @@ def _has_pair(arms: list[Arm]) -> bool:
 
 
 def script(name: str, experiment: Experiment, results: Path) -> str:
-    """The whole experiment as a shell script: the reproduction recipe."""
+    """Write the whole experiment as a shell script: the reproduction recipe."""
     start, stop = cluster_steps(experiment)
     lines = ["#!/usr/bin/env bash", f"# {name}: {experiment.shows}", "set -euo pipefail"]
     lines += [shlex.join(step.command) for step in (start, doctor_step(experiment)) if step]
@@ -285,7 +285,7 @@ def script(name: str, experiment: Experiment, results: Path) -> str:
 
 
 def is_measured(name: str, one: Round, experiment: Experiment, results: Path) -> bool:
-    """Whether every level of a round is there and counts, so that its arm need not be launched."""
+    """Return whether every level of a round is there and counts, so that its arm need not be launched."""
     path = results / folder(name, one.arm, experiment)
     if not (path / FILENAME).is_file():
         return False
@@ -297,7 +297,7 @@ def is_measured(name: str, one: Round, experiment: Experiment, results: Path) ->
 
 
 def measured_seconds(name: str, arm: Arm, experiment: Experiment, results: Path, since: str) -> float:
-    """How long the bench client measured the arm's levels that began after `since` (UTC, ISO 8601)."""
+    """Return how long the bench client measured the arm's levels that began after `since` (UTC, ISO 8601)."""
     path = results / folder(name, arm, experiment)
     levels = [record.level for record in Manifest.read(path).levels if record.ok and record.started >= since]
     return sum(read_json(path / f"{level}.json")["duration"] for level in levels)
@@ -332,7 +332,7 @@ def _link(*words: str) -> list[str]:
 
 
 def _check(arm: Arm, experiment: Experiment, tokens: str) -> list[str]:
-    """PD arms are held against the tokens of the first arm; further collocated arms move no KV cache."""
+    """PD arms are compared with the tokens of the first arm; further collocated arms move no KV cache."""
     gates = ["python", "-m", "pdbench.gates"]
     if arm.is_pd:
         return [*gates, "--against", tokens, *(["--transport", ",".join(arm.transport)] if arm.transport else [])]
@@ -342,7 +342,7 @@ def _check(arm: Arm, experiment: Experiment, tokens: str) -> list[str]:
 
 def _sweep(name: str, arm: Arm, experiment: Experiment, results: Path, repeats: int) -> list[str]:
     w, levels = experiment.workload, experiment.levels
-    command = ["./run_bm.sh", "-e", f"{name}_{arm.label}", "--itl", str(w.isl), "--otl", str(w.osl)]
+    command = ["./run_bm.sh", "-e", f"{name}_{arm.label}", "--isl", str(w.isl), "--osl", str(w.osl)]
     phase = experiment.phase_of(arm)
     command += ["--mode", phase] if phase != "mixed" else []
     command += ["-c"] if levels.concurrency else ["-t", "request-rate", "-r"]

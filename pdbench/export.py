@@ -1,4 +1,4 @@
-"""The tidy table as a file, for other tools."""
+"""Write the tidy table to a file, for other tools."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Writing files whole."""
+"""Write files whole."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""What each arm attains at a latency, which arm attains most, and where the best arm changes.
+"""Compute what each arm attains at a latency, which arm attains most, and where the best arm changes.
 
 An arm's levels, in order of load, form a polyline of latency and throughput. What it *attains* at a latency x is
 the highest throughput of all points of that polyline with latency <= x: a deployment may be loaded less than it
@@ -34,11 +34,11 @@ class Curve:
     throughput: np.ndarray
 
     def throughput_at(self, latency: float) -> float:
-        """Attained at this latency (ms); NaN below the lowest one measured, the maximum beyond the last corner."""
+        """Return the throughput at this latency (ms); NaN below the lowest one measured, the maximum beyond the last corner."""
         return np.interp(latency, self.latency, self.throughput, left=np.nan)
 
     def latency_at(self, throughput: float) -> float:
-        """Lowest latency (ms) that attains it; NaN above the maximum, the lowest latency measured below the minimum."""
+        """Return the lowest latency (ms) that attains it; NaN above the maximum, the lowest one measured below the minimum."""
         # np.interp takes the last of equal abscissas; reversed, that is a plateau's first corner.
         return -np.interp(-throughput, -self.throughput[::-1], -self.latency[::-1], left=np.nan)
 
@@ -57,7 +57,7 @@ class _Run:
 def curves(
     table: pd.DataFrame, latency: str = "median_tpot_ms", throughput: str = "input_throughput_per_node"
 ) -> dict[str, Curve]:
-    """What each arm attains, by arm, in order of first appearance.
+    """Return what each arm attains, by arm, in order of first appearance.
 
     Args:
         table: of `results.read_results`, of one kind of load; repeats of a level are reduced to their median.
@@ -69,20 +69,20 @@ def curves(
 
 
 def attainable(arm: str, latency: Sequence[float], throughput: Sequence[float]) -> Curve:
-    """The curve of the polyline through these points, in this order: the highest of what its segments attain."""
+    """Return the curve of the polyline through these points, in this order: the highest of what its segments attain."""
     points = list(zip(latency, throughput, strict=True))
     segments = [_segment(arm, *sorted(ends)) for ends in pairwise(points)] or [_segment(arm, points[0], points[0])]
     return _curve(arm, _runs(segments, _knots(segments)))
 
 
 def frontier(found: dict[str, Curve]) -> Curve:
-    """What the best arm attains at each latency, over all arms; raises ValueError without any."""
+    """Return what the best arm attains at each latency, over all arms; raises ValueError without any."""
     ordered = [found[arm] for arm in sorted(found)]
     return _curve("frontier", _runs(ordered, _knots(ordered)))
 
 
 def pareto(points: pd.DataFrame, latency: str, throughput: str) -> pd.Series:
-    """Whether a row is on the Pareto frontier: no other has latency <= and throughput >=, one of them strictly.
+    """Return whether a row is on the Pareto frontier: no other has latency <= and throughput >=, one of them strictly.
 
     Rows that are equal in both do not dominate each other; a row with NaN is on no frontier.
     """
@@ -92,7 +92,7 @@ def pareto(points: pd.DataFrame, latency: str, throughput: str) -> pd.Series:
 
 
 def crossovers(found: dict[str, Curve], baseline: set[str]) -> pd.DataFrame:
-    """Which arm is best in which band of latency; one row per band, latency ascending.
+    """Find which arm is best in which band of latency; one row per band, latency ascending.
 
     Args:
         found: of `curves`.

@@ -1,4 +1,4 @@
-"""Checks before anything is measured: PD says what collocated says, and moves the KV cache as expected.
+"""Check, before anything is measured, that PD says what collocated says, and moves the KV cache as expected.
 
     python -m pdbench.gates --base-url URL --save tokens.json      (on the collocated arm)
     python -m pdbench.gates --base-url URL --against tokens.json   (on each PD arm)
@@ -29,7 +29,7 @@ NEW_TOKENS = 8
 # rounding moves that distance by up to 0.11 (tiny.py).
 MARGIN = 0.15
 MIN_DECIDED = 3
-# On GPUs another batch multiplies with other kernels: so many of the leading tokens agree, and where they part,
+# On GPUs another batch multiplies with other kernels: this share of the leading tokens agrees, and where they part,
 # the expected token is that close (nats) to the chosen one.
 AGREEMENT, MAX_GAP = 0.95, 0.5
 MAX_DRAWS = 300  # with the depth of gpt-oss, one random prompt in 5 to 24 is decided for so long
@@ -40,7 +40,7 @@ COUNTERS_TIMEOUT_S = 10.0
 
 
 async def decided_prompts(base_url: str, model: str, seed: int, longest: int, tell) -> tuple[list, list]:
-    """Prompts, and the greedy tokens on which the model is decided: what another arm must repeat exactly.
+    """Find prompts, and the greedy tokens on which the model is decided: what another arm must repeat exactly.
 
     A few dozen prompts with lengths around block boundaries, within the sliding window and far beyond
     it. A prompt on which the model wavers before `MIN_DECIDED` tokens is drawn again.
@@ -67,7 +67,7 @@ async def decided_prompts(base_url: str, model: str, seed: int, longest: int, te
 
 
 async def greedy_choices(base_url: str, model: str, prompts: list[list[int]], lengths: list[int], tell) -> list[dict]:
-    """Greedy continuations of `lengths` tokens, one after another: another batch could round differently.
+    """Ask for greedy continuations of `lengths` tokens, one after another: another batch could round differently.
 
     Returns:
         The answers' choices, each with `token_ids` and `logprobs`.
@@ -110,7 +110,7 @@ def _decided(choice: dict) -> list[int]:
 
 
 def compare(prompts: list[list[int]], expected: list[list[int]], got: list[list[int]]) -> Gate:
-    """Gate `token-equality`: every continuation equal, token for token, as far as `expected` goes."""
+    """Return gate `token-equality`: every continuation equal, token for token, as far as `expected` goes."""
     wrong = [i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b[: len(a)]]
     seen = f"{len(got) - len(wrong)} of {len(got)} continuations equal, {sum(map(len, expected))} tokens compared"
     if wrong:
@@ -124,7 +124,7 @@ def compare(prompts: list[list[int]], expected: list[list[int]], got: list[list[
 
 
 def agree(expected: list[list[int]], choices: list[dict]) -> Gate:
-    """Gate `token-agreement`, for GPUs: the leading tokens agree, and where they part, by little."""
+    """Return gate `token-agreement`, for GPUs: the leading tokens agree, and where they part, by little."""
     lead = [next((k for k, token in enumerate(a) if token != c["token_ids"][k]), len(a))
             for a, c in zip(expected, choices, strict=True)]  # fmt: skip
     gaps = [_gap(c, k, a[k]) for a, c, k in zip(expected, choices, lead, strict=True) if k < len(a)]
@@ -132,7 +132,7 @@ def agree(expected: list[list[int]], choices: list[dict]) -> Gate:
     share, widest = (sum(lead) / asked if asked else 0.0), max(gaps, default=0.0)
     return Gate(
         name="token-agreement", passed=share >= AGREEMENT and widest <= MAX_GAP, value=share, time=now(),
-        seen=f"{share:.1%} of {asked} leading tokens agree; at {len(gaps)} partings the expected token is at most "
+        seen=f"{share:.1%} of {asked} leading tokens agree; at {len(gaps)} divergences the expected token is at most "
              f"{widest:.2f} nats behind",
         expected=f"at least {AGREEMENT:.0%}, at most {MAX_GAP} nats",
         advice=OTHER_CACHE,
@@ -147,7 +147,7 @@ def _gap(choice: dict, at: int, expected: int) -> float:
 
 
 def varied(continuations: list[list[int]]) -> bool:
-    """Whether continuations can tell a right KV cache from a wrong one: they differ, and are not one token."""
+    """Return whether continuations can distinguish a right KV cache from a wrong one: they differ, and are not one token."""
     distinct = {tuple(c) for c in continuations}
     return len(distinct) > 0.9 * len(continuations) and sum(len(set(c)) > 1 for c in distinct) > 0.9 * len(distinct)
 
@@ -159,7 +159,7 @@ async def _kv_counters(base_url: str) -> dict[str, float]:
 
 
 async def kv_moved(base_url: str, before: dict[str, float], requests: int) -> Gate:
-    """Gate `kv-transfer`: NIXL moved a KV cache for each request; equal tokens alone could be a recompute.
+    """Return gate `kv-transfer`: NIXL moved a KV cache for each request; equal tokens alone could be a recompute.
 
     Counters are read until all transfers show or time is up.
     """
@@ -185,7 +185,7 @@ def _progress(done: int, total: int) -> None:
 
 
 async def transports_named(base_url: str) -> list[str]:
-    """UCX transports that have carried KV reads since the launch, in UCX's words."""
+    """Return UCX transports that have carried KV reads since the launch, in UCX's words."""
     async with deployed(base_url) as running:
         return await running.transports()
 
@@ -213,7 +213,7 @@ class Tokens(Strict):
     tokens: list[list[int]]
 
     def some(self, number: int) -> "Tokens":
-        """`number` of the prompts, at least 2, from the shortest to the longest."""
+        """Return `number` of the prompts, at least 2, from the shortest to the longest."""
         rows = sorted({i * (len(self.prompts) - 1) // (number - 1) for i in range(number)})
         return self.model_copy(update={name: [getattr(self, name)[i] for i in rows] for name in ("prompts", "tokens")})
 
@@ -239,7 +239,7 @@ def read_tokens(path: Path, deployment: Deployment) -> Tokens:
 
 
 async def equal_tokens(base_url: str, deployment: Deployment, saved: Tokens, tell=lambda done, total: None) -> Gate:
-    """Gate `token-equality`, on GPUs `token-agreement`: the running deployment repeats what was saved."""
+    """Return gate `token-equality`, on GPUs `token-agreement`: the running deployment repeats what was saved."""
     url = deployment.takes_requests(base_url)
     choices = await greedy_choices(url, saved.model, saved.prompts, list(map(len, saved.tokens)), tell)
     if deployment.accelerator == "CPU":
@@ -285,10 +285,10 @@ async def check(base_url: str, path: Path, wanted: list[str] | None = None) -> l
 def main() -> int:
     parser = Parser(prog="python -m pdbench.gates", description=__doc__.splitlines()[0])
     parser.add_argument("--base-url", default="http://127.0.0.1:8000")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the random prompts (default: %(default)s)")
     action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--save", type=Path, metavar="FILE")
-    action.add_argument("--against", type=Path, metavar="FILE")
+    action.add_argument("--save", type=Path, metavar="FILE", help="write the collocated arm's greedy tokens to this file")
+    action.add_argument("--against", type=Path, metavar="FILE", help="compare with the tokens that --save wrote")
     parser.add_argument("--transport", metavar="LIST", help="UCX transports that must have carried the KV cache: cuda_ipc")
     args = parser.parse_args()
     try:

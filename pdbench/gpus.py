@@ -1,4 +1,4 @@
-"""What nvidia-smi reports of this machine's GPUs, and which of them CUDA is to see. It runs on nodes, by value."""
+"""Read what nvidia-smi reports of this machine's GPUs, and which of them CUDA is to see. It runs on nodes, by value."""
 
 import itertools
 import subprocess
@@ -19,7 +19,7 @@ def query(what: str, *fields: str) -> subprocess.CompletedProcess[str]:
 
 
 def nvidia_smi(*fields: str) -> list[str]:
-    """A line of comma-separated `fields` (see nvidia-smi --help-query-gpu) for each GPU; none where it finds none or fails."""
+    """Return a line of comma-separated `fields` (see nvidia-smi --help-query-gpu) for each GPU, none if it fails."""
     try:
         run = query("gpu", *fields)
     except (FileNotFoundError, subprocess.TimeoutExpired):
@@ -28,7 +28,7 @@ def nvidia_smi(*fields: str) -> list[str]:
 
 
 def named(environment: Mapping[str, str]) -> list[str] | None:
-    """The GPUs that CUDA_VISIBLE_DEVICES names, by number or UUID; None where it is not set."""
+    """Return the GPUs that CUDA_VISIBLE_DEVICES names, by number or UUID; None where it is not set."""
     given = environment.get(VISIBLE)
     if given is None:
         return None

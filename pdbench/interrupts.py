@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a command alike, wherever it was started.
+"""End a command by SIGINT and SIGTERM alike, wherever it was started.
 
 A shell without job control, as every shell script is, has what it starts with `&` ignore SIGINT. Children inherit that, Python
 then installs no handler of its own, and bash cannot trap the signal.

@@ -1,4 +1,4 @@
-"""Confidence intervals of every level, over its requests and repeats."""
+"""Compute confidence intervals of every level, over its requests and repeats."""
 
 import os
 from collections import defaultdict
@@ -17,7 +17,7 @@ STATISTICS = {"median_ttft_ms": ("ttft", 50), "median_tpot_ms": ("tpot", 50), "p
 
 
 def level_intervals(folders: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
-    """One row per arm, level and statistic: arm, kind, level, repeats, statistic, estimate, low, high.
+    """Return one row per arm, level and statistic: arm, kind, level, repeats, statistic, estimate, low, high.
 
     Latencies (ms) are pooled over the requests of all repeats; request_throughput (1/s) is the mean over
     repeats, with an interval from three repeats on. Method: `requests.interval`.

@@ -1,4 +1,4 @@
-"""Stands between a Ray actor and a server: when one of them ends, however it ends, so do all processes of the server.
+"""Runs between a Ray actor and a server: when one of them ends, however it ends, so do all processes of the server.
 
     python keeper.py COMMAND ...
 

@@ -1,4 +1,4 @@
-"""What a prompt's KV cache weighs."""
+"""Compute the size of a prompt's KV cache."""
 
 from pydantic import Field, model_validator
 
@@ -32,7 +32,7 @@ class KVCache(Strict):
         return 2 * self.heads * self.head_dim * self.value_bytes
 
     def bounds(self, tokens: int) -> tuple[int, int]:
-        """Least and most bytes that a transfer of a prompt's KV cache may have.
+        """Return the least and most bytes that a transfer of a prompt's KV cache may have.
 
         Of a sliding layer vLLM moves the window's blocks, or all blocks where its hybrid KV cache manager is
         off; the last, partly filled block may stay behind to be computed by the decode replica.

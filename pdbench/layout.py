@@ -1,4 +1,4 @@
-"""The one notation for layouts: `4xtp2` is collocated, `p2xtp2-d1xtp4` is prefill/decode."""
+"""Parse the one notation for layouts: `4xtp2` is collocated, `p2xtp2-d1xtp4` is prefill/decode."""
 
 import re
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _PUBLISHED_PTP = re.compile(r"([1-9]\d*)ptp([1-9]\d*)-([1-9]\d*)dtp([1-9]\d*)", 
 
 
 def placed_as(mode: str) -> str:
-    """The mode with the same engines in the same places under Ray Serve: collocated, pd-pack or pd-spread."""
+    """Return the mode with the same engines in the same places under Ray Serve: collocated, pd-pack or pd-spread."""
     return CONTROLS.get(mode, mode)
 
 
@@ -49,7 +49,7 @@ class Layout:
     """What is deployed: one collocated pool, or a prefill and a decode pool.
 
     `str()` prints the notation and `Layout.parse` reads it back; where the replicas
-    stand (pack or spread) is a separate word, see `MODES`.
+    are (pack or spread) is a separate word, see `MODES`.
     """
 
     decode: Pool

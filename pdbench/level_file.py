@@ -1,4 +1,4 @@
-"""One level's file, as the bench client wrote it -> its figures. What is not whole or not what its name says is an error."""
+"""Read one level's file, as the bench client wrote it. What is not whole or not what its name says is an error."""
 
 import json
 import math
@@ -70,7 +70,7 @@ def read_level(
 
 
 def _pure_decode(requests: Requests | None) -> dict[str, float]:
-    """What stands in a row of a deployment that fills KV caches: decode steps only, and nothing of prompts."""
+    """Return the row of a deployment that fills KV caches: decode steps only, and nothing of prompts."""
     if requests is None:
         raise ValueError("decode steps need per-request details")
     nothing = [f"{statistic}_ttft_ms" for statistic in (*STATISTICS, "p90", "p95")]
@@ -79,7 +79,7 @@ def _pure_decode(requests: Requests | None) -> dict[str, float]:
 
 
 def load_level(path: Path, details: bool = True) -> dict[str, Any]:
-    """A level's file as the client wrote it, or all of it but per-request details; raises ValueError if it is not whole."""
+    """Load a level's file as the client wrote it, or all of it but per-request details; ValueError if it is not whole."""
     data = path.read_bytes() if details else _without_details(path)
     try:
         content = json.loads(data)
@@ -91,7 +91,7 @@ def load_level(path: Path, details: bool = True) -> dict[str, Any]:
 
 
 def _without_details(path: Path) -> bytes:
-    """A level's file less its per-request lists but `errors`; whole where these do not stand as the client writes them.
+    """A level's file less its per-request lists but `errors`; whole where these are not as the client writes them.
 
     A quote within a text is escaped in JSON, so no text can hold what the lists are found by.
     """
@@ -141,9 +141,9 @@ def _check_tokens(content: dict[str, Any], completed: int, isl: int, osl: int, p
 def _check_throughput(content: dict[str, Any], row: dict[str, float]) -> None:
     """The client's own throughputs must follow from its counts: else the file was edited or mixed up."""
     for key, kind in (("output_throughput", "output"), ("total_token_throughput", "total")):
-        told, counted = _number(content, key), row[f"{kind}_throughput"]
-        if not math.isclose(told, counted, rel_tol=1e-3):
-            raise ValueError(f"{key} is {told:g}, but tokens / duration is {counted:g}")
+        stated, counted = _number(content, key), row[f"{kind}_throughput"]
+        if not math.isclose(stated, counted, rel_tol=1e-3):
+            raise ValueError(f"{key} is {stated:g}, but tokens / duration is {counted:g}")
 
 
 def _check_details(content: dict[str, Any], completed: int, osl: int) -> None:

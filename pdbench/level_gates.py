@@ -1,4 +1,4 @@
-"""Checks around each level: what the engines and the client did while it was measured.
+"""Check around each level what the engines and the client did while it was measured.
 
 A level counts only if all pass. Counters are vLLM's own, over all replicas of a role.
 """
@@ -25,7 +25,7 @@ from pdbench.ucx import loud
 MAX_HIT_RATE = 0.02
 # The client's event loop runs on one core; near all of it, requests wait for the client.
 MAX_CLIENT_SHARE = 0.9
-# Of the prompts whose tokens the collocated arm has saved, so many are compared after each level.
+# Of the prompts whose tokens the collocated arm has saved, this many are compared after each level.
 LEVEL_PROMPTS = 4
 READY_TIMEOUT_S = 120
 
@@ -81,13 +81,13 @@ async def _snapshot(base_url: str) -> Snapshot:
 
 
 async def compilations_now(base_url: str) -> compilations.Compilations:
-    """What the engines have compiled since their launch."""
+    """Ask what the engines have compiled since their launch."""
     async with deployed(base_url) as running:
         return await running.compilations()
 
 
 def judge(before: Snapshot, after: Snapshot, deployment: Deployment, asked: Asked, carried: list[str] | None) -> list[Gate]:
-    """The gates of the engines for one level.
+    """Return the gates of the engines for one level.
 
     Args:
         carried: what UCX named; None without a KV transfer over UCX.
@@ -120,7 +120,7 @@ def _same_replicas(before: Snapshot, after: Snapshot) -> Gate:
     seen = "; ".join(f"{what} {', '.join(name for name, _ in some)}" for what, some in (("new", new), ("gone", gone)) if some)
     return Gate(
         name="same-replicas", passed=not (new or gone), seen=seen or f"{len(after.replicas)} replicas, as before", time=now(),
-        expected="no replica restarted", advice="find the reason in the log of what is gone, then measure the level again",
+        expected="no replica restarted", advice="find the reason in the log of the lost replica, then measure the level again",
     )  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def _all_finished(finished: float, asked: Asked, checks: list[int]) -> Gate:
     needed = asked.requests + len(checks)
     return Gate(
         name="requests", passed=finished == needed, seen=f"{finished:.0f} requests finished", time=now(),
-        expected=f"{needed}, warm-up and checks included", advice="see that nobody else uses the deployment",
+        expected=f"{needed}, warm-up and checks included", advice="make sure nothing else sends requests to it",
     )  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def _prefix_cache(grown: dict[str, dict[str, float]], deployment: Deployment, as
     return Gate(
         name="prefix-cache", passed=(queries > 0 or off) and rate <= asked.max_hit_rate, time=now(), value=rate,
         seen=f"{rate:.1%} of {queries:.0f} prompt tokens were cached", expected=f"at most {asked.max_hit_rate:.1%}",
-        advice="prompts were seen before: choose another --seed, launch anew, or allow it with --max-hit-rate",
+        advice="prompts were seen before: choose another --seed, launch again, or allow it with --max-hit-rate",
     )  # fmt: skip
 
 
@@ -159,7 +159,7 @@ def _no_fallback(requests: float) -> Gate:
     """Whether HAProxy kept to the way that is measured."""
     return Gate(
         name="serving-path", passed=requests <= 0, seen=f"{max(requests, 0):.0f} requests went through the fallback proxy",
-        expected="none", time=now(), advice="HAProxy held replicas for dead while the cores were busy: measure the level again",
+        expected="none", time=now(), advice="HAProxy marked replicas as down on busy cores: measure the level again",
     )  # fmt: skip
 
 
@@ -188,16 +188,16 @@ def _kv_transfer(grown: dict[str, dict[str, float]], deployment: Deployment, ask
 
 
 def _kv_bounds(deployment: Deployment, prompts: list[int]) -> tuple[float, float]:
-    """Least and most bytes of prompts of so many tokens."""
+    """Return the least and most bytes of prompts of these lengths."""
     cache = KVCache.model_validate(deployment.kv_cache)
     tp = deployment.llm_configs["decode"]["engine_kwargs"]["tensor_parallel_size"]
-    copies = max(1.0, tp / cache.heads)  # more ranks than heads: heads are held more than once
+    copies = max(1.0, tp / cache.heads)  # more ranks than heads: heads are stored more than once
     least, most = (copies * sum(of_all) for of_all in zip(*map(cache.bounds, prompts), strict=True))
     return least, most
 
 
 def client_gate(used: Used) -> Gate:
-    """Whether the bench client had time to spare; its wait for a core is recorded beside it."""
+    """Check whether the bench client had time to spare; its wait for a core is recorded beside it."""
     share, waited = used.cpu / used.wall, used.waited / used.wall
     return Gate(
         name="client", passed=share < MAX_CLIENT_SHARE, value=share, time=now(),

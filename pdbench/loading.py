@@ -1,4 +1,4 @@
-"""Where a launch's time goes, in the engines' own words."""
+"""Show where a launch's time goes, by the engines' own log lines."""
 
 import re
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ LINES = "|".join(f"(?:{pattern})" for pattern in STAGES.values())
 
 
 def stage_seconds(lines: Iterable[str]) -> dict[str, float]:
-    """Seconds of each stage that the lines name: those of the slowest rank."""
+    """Return seconds of each stage that the lines name: those of the slowest rank."""
     found: dict[str, float] = {}
     for line in lines:
         for stage, pattern in STAGES.items():
@@ -24,7 +24,7 @@ def stage_seconds(lines: Iterable[str]) -> dict[str, float]:
 
 
 def summary(stages: dict[str, float], total: float) -> str:
-    """One line: each stage, and what imports and process starts took beside them."""
+    """Return one line: each stage, and what imports and process starts took beside them."""
     rest = total - stages.get("loading weights", 0.0) - stages.get("initializing", 0.0)
-    told = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in stages.items())
-    return f"the slowest engine: {told}; imports and process starts {rest:.0f} s"
+    spent = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in stages.items())
+    return f"the slowest engine: {spent}; imports and process starts {rest:.0f} s"

@@ -1,4 +1,4 @@
-"""Several Ray nodes on this machine: a head and N workers on loopback addresses.
+"""Run several Ray nodes on this machine: a head and N workers on loopback addresses.
 
     python -m pdbench.local_cluster start --workers 2              # 0: the head alone, with the engines
     python -m pdbench.local_cluster start --workers 2 --gpus 1     # each worker has a GPU of its own
@@ -43,7 +43,7 @@ class ClusterError(RuntimeError):
 
 
 def state() -> dict | None:
-    """The running local cluster (address, token_path, mark, temp_dir, workers), or None."""
+    """Return the running local cluster (address, token_path, mark, temp_dir, workers), or None."""
     try:
         found = json.loads((STATE_DIR / "state.json").read_text())
     except (FileNotFoundError, ValueError):
@@ -63,7 +63,7 @@ def start(workers: int, cpus_per_worker: int, gpus_per_worker: int = 0) -> dict:
     """Start a head and `workers` nodes of `cpus_per_worker` engine slots each; without workers the head has the slots.
 
     Returns once every node has joined. A slot is Ray's logical CPU: one engine rank takes one,
-    however many cores the machine has. With GPUs, each node that holds engines sees so many of its own.
+    however many cores the machine has. With GPUs, each node that holds engines sees that number of its own.
 
     Raises:
         ClusterError: one runs already, there are too few GPUs, or a node did not come up; what had started is stopped.
@@ -93,19 +93,19 @@ def start(workers: int, cpus_per_worker: int, gpus_per_worker: int = 0) -> dict:
         tail = _log_tail()
         stop()
         if isinstance(error, TimeoutError):
-            raise ClusterError(f"{error}; last words of its log:\n{tail}") from None
+            raise ClusterError(f"{error}; the end of its log:\n{tail}") from None
         raise
     return found
 
 
 def visible_gpus() -> list[str]:
-    """Names of this machine's GPUs as CUDA_VISIBLE_DEVICES takes them; those that it names, where it is set."""
+    """Return names of this machine's GPUs as CUDA_VISIBLE_DEVICES takes them; those that it names, where it is set."""
     names = gpus.named(os.environ)
     return gpus.nvidia_smi("index") if names is None else names
 
 
 def _share_out(names: list[str], nodes: int, each: int) -> list[list[str]]:
-    """The GPUs of each node that holds engines."""
+    """The GPUs of each node with engines."""
     if len(names) < nodes * each:
         what = "one node" if nodes == 1 else f"{nodes} nodes"
         raise ClusterError(f"{what} of {each} GPUs need {nodes * each}; this machine shows {len(names)} (nvidia-smi, "
@@ -220,7 +220,7 @@ def stop() -> int:
 
 
 def end_marked(mark: str) -> int:
-    """End all processes whose environment bears `mark`: politely first, then by force."""
+    """End all processes whose environment contains `mark`: politely first, then by force."""
     processes = marked(mark)
     # The `ray start --block` parents take their own children down in order.
     parents = [p for p in processes if _is_ray_start(p)]
@@ -241,7 +241,7 @@ def end_marked(mark: str) -> int:
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """Living processes, other than this one, that inherited `mark` from a cluster's node."""
+    """Find living processes, other than this one, that inherited `mark` from a cluster's node."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -259,7 +259,7 @@ def _is_ray_start(process: psutil.Process) -> bool:
 
 @contextlib.contextmanager
 def lock():
-    """One start or stop at a time on this checkout."""
+    """Allow one start or stop at a time on this checkout."""
     STATE_DIR.mkdir(parents=True, exist_ok=True)
     with (STATE_DIR / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -270,9 +270,9 @@ def main() -> int:
     parser = Parser(prog="python -m pdbench.local_cluster", description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=["start", "status", "stop"])
     parser.add_argument("--workers", type=int, default=2,
-                        help="worker nodes besides the head; 0: engines stand on the head (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--cpus", type=int, default=4, help="engine slots of each node that has some (default: %(default)s)")
-    parser.add_argument("--gpus", type=whole, default=0, help="GPUs of each node that holds engines (default: %(default)s)")
+                        help="worker nodes besides the head; 0: engines run on the head (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--cpus", type=int, default=4, help="engine slots of each node with engines (default: %(default)s)")
+    parser.add_argument("--gpus", type=whole, default=0, help="GPUs of each node with engines (default: %(default)s)")
     args = parser.parse_args()
     if args.workers < 0 or args.cpus < 1:
         parser.error("--workers must be at least 0, and --cpus at least 1")

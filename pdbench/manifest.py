@@ -1,4 +1,4 @@
-"""`manifest.json`: the provenance that stands beside every result folder's numbers."""
+"""Read and write `manifest.json`: the provenance beside every result folder's numbers."""
 
 import datetime
 import json
@@ -16,7 +16,7 @@ FILENAME = "manifest.json"
 
 
 def now() -> str:
-    """The time, as it stands in manifests (UTC, ISO 8601)."""
+    """Return the time in the form of manifests (UTC, ISO 8601)."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
@@ -27,7 +27,7 @@ class Strict(BaseModel):
 
 
 class Replica(Strict):
-    """Where one replica of the running app stands."""
+    """Where one replica of the running app runs."""
 
     role: Literal["collocated", "prefill", "decode", "ingress"]
     replica_id: str
@@ -101,7 +101,7 @@ class Deployment(Strict):
         return config.get("engine_kwargs", {}).get("enable_prefix_caching") is False
 
     def takes_requests(self, base_url: str) -> str:
-        """Where requests go; `base_url` is where the deployment describes itself."""
+        """Return where requests go; `base_url` is where the deployment describes itself."""
         return self.serving_url or base_url
 
 
@@ -160,7 +160,7 @@ class Manifest(Strict):
         return workload.phase_lengths(self.phase, self.isl, self.osl, bool(self.deployment and self.deployment.decode_bench))
 
     def has(self, folder: Path, level: workload.Level, num_prompts: int) -> bool:
-        """Whether `level` was measured with so many requests, counts, and its file is in `folder`."""
+        """Return whether `level` was measured with that number of requests, counts, and its file is in `folder`."""
         record = next((r for r in self.levels if r.level == level.stem), None)
         return bool(record and record.ok and record.num_prompts == num_prompts and (folder / level.filename).is_file())
 
@@ -170,7 +170,7 @@ class Manifest(Strict):
 
 
 def first_line(error: Exception) -> str:
-    """An error in one line; pydantic's are spread over several."""
+    """Put an error in one line; pydantic's are spread over several."""
     if hasattr(error, "errors"):
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -1,4 +1,4 @@
-"""Folders of weights: those that are made on this machine, whole and with a checksum, and those that are given."""
+"""Check folders of weights: those that are made on this machine, whole and with a checksum, and those that are given."""
 
 import contextlib
 import hashlib
@@ -43,7 +43,7 @@ def ensure_model(folder: Path, spec: Spec) -> str:
     """Make the model in `folder` unless it is there and whole; return its checksum (hex SHA-256).
 
     The same spec with the same libraries gives the same bytes. A folder that is damaged or was made from another spec is
-    made anew.
+    made again.
 
     Raises:
         ModelError: there is not enough room, or the folder holds something that was not made here.
@@ -57,7 +57,7 @@ def ensure_model(folder: Path, spec: Spec) -> str:
                          "another folder as model_source in the model's file")  # fmt: skip
     _remove_leftovers(folder)
     make_room(folder, spec)
-    # The process's number tells a later run whether somebody still works on it.
+    # The process's number shows a later run whether it is still in work.
     temporary = folder.parent / f".{folder.name}.{os.getpid()}"
     temporary.mkdir(parents=True)
     try:
@@ -72,7 +72,7 @@ def ensure_model(folder: Path, spec: Spec) -> str:
 
 
 def _is_replaceable(folder: Path) -> bool:
-    """Whether a folder is absent, empty, or bears a mark of a model that was made here: its spec, or the list of checksums."""
+    """Whether a folder is absent, empty, or has a mark of a model that was made here: its spec, or the list of checksums."""
     if not folder.exists():
         return True
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
@@ -107,7 +107,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def verified_checksum(folder: Path) -> str | None:
-    """SHA-256 over the folder's list of checksums, or None if it is not that of the files that are there."""
+    """Return SHA-256 over the folder's list of checksums, or None if it is not that of the files that are there."""
     sums = folder / CHECKSUM_FILE
     if not sums.is_file():
         return None
@@ -151,15 +151,15 @@ def check_weights(folder: Path) -> None:
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else []
     except (ValueError, KeyError, AttributeError, TypeError):
-        raise ModelError(f"{index} cannot be read: copy the model anew") from None
+        raise ModelError(f"{index} cannot be read: copy the model again") from None
     for path in [folder / name for name in names] or sorted(folder.glob("*.safetensors")):
         if not path.is_file():
-            raise ModelError(f"{folder} is half a model: {path.name} of its index is missing; copy the model anew")
+            raise ModelError(f"{folder} is incomplete: {path.name} of its index is missing; copy the model again")
         stated = _stated_length(path)
         if stated is None:
-            raise ModelError(f"{path} is half-written: its header cannot be read; copy the model anew")
+            raise ModelError(f"{path} is half-written: its header cannot be read; copy the model again")
         if path.stat().st_size != stated:
-            raise ModelError(f"{path} is half-written: {path.stat().st_size} bytes instead of {stated}; copy the model anew")
+            raise ModelError(f"{path} is half-written: {path.stat().st_size} bytes instead of {stated}; copy the model again")
 
 
 def _stated_length(path: Path) -> int | None:

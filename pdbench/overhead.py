@@ -1,8 +1,8 @@
-"""What the serving framework adds: each arm behind Ray Serve beside the control arm with the same engines without it.
+"""Compare each arm behind Ray Serve with the control arm that has the same engines without it.
 
 Added latency is the difference of medians, Ray's less the control's; the throughput ratio is Ray's over the control's.
 Repeats are reduced to their median. Their spread is a 95% interval from three repeats of both on, as in
-`decision.py`: repeats are drawn with replacement, independently for the two arms. What holds 0, or a ratio of 1, is noise.
+`decision.py`: repeats are drawn with replacement, independently for the two arms. What contains 0, or a ratio of 1, is noise.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ PAIR = [*WORKLOAD, "layout", "placement", "accelerator"]
 
 
 def overheads(table: pd.DataFrame) -> pd.DataFrame:
-    """One row for each arm behind Ray Serve, control of the same layout, placement and workload, and level of both.
+    """Return one row for each arm behind Ray Serve, control of the same layout, placement and workload, and level of both.
 
     Args:
         table: of `read_results`.

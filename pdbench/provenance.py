@@ -1,4 +1,4 @@
-"""What the manifests say of where numbers come from, as words, for people."""
+"""Put into words what the manifests say of where numbers come from."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,12 +8,12 @@ import pandas as pd
 from pdbench.layout import CONTROLS
 from pdbench.manifest import Machine, Manifest
 
-# Of a machine's versions, in this order; the rest follows. ray_commit stands beside ray.
+# Of a machine's versions, in this order; the rest follows. ray_commit goes beside ray.
 FIRST = ("ray", "vllm", "nixl", "ucx", "torch", "cuda", "driver")
 
 
 def manifests(table: pd.DataFrame) -> dict[str, Manifest | None]:
-    """The manifest of each arm of `read_results`, which has checked it; None where the folder has none."""
+    """Return the manifest of each arm of `read_results`, which has checked it; None where the folder has none."""
     folders = table.drop_duplicates("arm").set_index("arm")["folder"].map(Path)
     return {arm: Manifest.read(folder) if (folder / "manifest.json").is_file() else None for arm, folder in folders.items()}
 
@@ -36,7 +36,7 @@ def facts(manifest: Manifest) -> dict[str, str]:
 
 
 def commands(manifest: Manifest) -> list[str]:
-    """The launch, then the sweeps, as typed."""
+    """Return the launch, then the sweeps, as typed."""
     return ([manifest.deployment.command] if manifest.deployment else []) + manifest.commands
 
 

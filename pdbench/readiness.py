@@ -1,4 +1,4 @@
-"""Whether every replica completes a real request: a sleep or /v1/models proves nothing."""
+"""Check that every replica completes a real request: a sleep or /v1/models proves nothing."""
 
 import asyncio
 import contextlib
@@ -101,14 +101,14 @@ async def _complete(server: dict, model: str, prompt: list[int], tokens: int, mo
 
 
 def can_address_replicas() -> bool:
-    """From Ray 2.55 on a request can be sent to one replica."""
+    """Return whether a request can be sent to one replica: from Ray 2.55 on."""
     from ray.serve.handle import DeploymentHandle
 
     return hasattr(DeploymentHandle, "choose_replica")
 
 
 async def ask_router(base_url: str, model: str, replicas: int) -> int:
-    """Where Ray cannot address one replica: many requests at once, of which the router gives some to each.
+    """Send, where Ray cannot address one replica, many requests at once, of which the router gives some to each.
 
     Returns:
         How many requests were answered: all.
@@ -125,15 +125,15 @@ async def ask_router(base_url: str, model: str, replicas: int) -> int:
 
 
 def gate(answered: dict[str, list[str]], counts: dict[str, int]) -> Gate:
-    """Gate `readiness`, of what `ask_each` returned."""
+    """Return gate `readiness`, of what `ask_each` returned."""
     seen = "; ".join(f"{name}: {', '.join(ids)}" for name, ids in answered.items())
     expected = "; ".join(f"{name}: {count}" for name, count in counts.items())
     passed = {name: len(ids) for name, ids in answered.items()} == counts
     return Gate(name="readiness", passed=passed, seen=seen, expected=f"{expected} replicas answer", time=now(),
-                advice="see the log of a replica that is missing, then launch anew")  # fmt: skip
+                advice="read the log of the replica that is missing, then launch again")  # fmt: skip
 
 
 def router_gate(requests: int, replicas: int) -> Gate:
-    """Gate `readiness`, of what `ask_router` returned."""
+    """Return gate `readiness`, of what `ask_router` returned."""
     seen = f"{requests} requests at once answered; which replica took which is not known"
     return Gate(name="readiness", passed=True, seen=seen, expected=f"all, over {replicas} replicas", time=now())

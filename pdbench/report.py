@@ -1,4 +1,4 @@
-"""One self-contained HTML file: the decision, crossovers, an interactive trade-off chart, tables and provenance.
+"""Write one self-contained HTML file: the decision, crossovers, an interactive trade-off chart, tables and provenance.
 
 The page is pdbench/templates/report.html, filled in by Jinja2, which escapes all that comes from folders.
 plotly.js (from plotly's Python package) is in it, compressed; the page's own policy forbids the browser to
@@ -65,7 +65,7 @@ class Decision:
 def render(
     table: pd.DataFrame, view: figures.View, price: float | None = None, findings: Sequence[Finding] = ()
 ) -> str:
-    """The page.
+    """Render the page.
 
     Args:
         table: of `results.read_results`.
@@ -115,7 +115,7 @@ def render(
 
 
 def summary(table: pd.DataFrame, kind: str) -> str:
-    """What was measured, in a line."""
+    """Return what was measured, in a line."""
     levels = ", ".join(f"{level:g}" for level in sorted(table["level"].unique()))
     repeats = int(table.groupby(["arm", "level"])["repeat"].nunique().max())
     often = "once" if repeats == 1 else f"up to {repeats} times"
@@ -124,7 +124,7 @@ def summary(table: pd.DataFrame, kind: str) -> str:
 
 
 def decide(title: str, table: pd.DataFrame, view: figures.View, price: float | None) -> Decision:
-    """What stands first; `table` is of one workload."""
+    """Return the head of the page; `table` is of one workload."""
     uncertainty, counted = list(tables.uncertainty_words(table)), _counted(view)
     if not view.sla:
         return Decision(title, "", "", [], band_grid(table, view, view.latency_mode, price), uncertainty)
@@ -136,7 +136,7 @@ def decide(title: str, table: pd.DataFrame, view: figures.View, price: float | N
 
 
 def band_grid(table: pd.DataFrame, view: figures.View, mode: str, price: float | None) -> Grid:
-    """Which arm is best in which band of a latency; no rows where no arm has it."""
+    """Return which arm is best in which band of a latency; no rows where no arm has it."""
     words = f"first {view.chunk_size}" if mode == "chunk" else {"token": "median TPOT", "first_token": "median TTFT"}[mode]
     bands = decision.bands(table, LATENCIES[mode], chart.throughput(view))
     rows = tables.band_rows(bands, words, _counted(view), view.interactivity, price)
@@ -144,12 +144,12 @@ def band_grid(table: pd.DataFrame, view: figures.View, mode: str, price: float |
 
 
 def crossovers(table: pd.DataFrame, view: figures.View, modes: Sequence[str], price: float | None) -> dict[str, list[Grid]]:
-    """The bands of several latencies, by workload."""
+    """Return the bands of several latencies, by workload."""
     return {title: [band_grid(rows, view, mode, price) for mode in modes] for title, rows in decision.workloads(table)}
 
 
 def overhead(table: pd.DataFrame) -> dict[str, list[Any]]:
-    """What Ray Serve adds, where it can be told: grids, and how to read them."""
+    """Return what Ray Serve adds, where it can be computed: grids, and how to read them."""
     try:
         found = overheads(table)
     except ResultError:
@@ -159,7 +159,7 @@ def overhead(table: pd.DataFrame) -> dict[str, list[Any]]:
 
 
 def method(table: pd.DataFrame, view: figures.View) -> list[str]:
-    """How the numbers come about."""
+    """Return how the numbers are computed."""
     counted = f"Throughput{tables.how_counted(table, view.normalized)}."
     chunk = f"Latency of the first {view.chunk_size} tokens = TTFT + {view.chunk_size - 1} x TPOT"
     return [
@@ -176,7 +176,7 @@ def method(table: pd.DataFrame, view: figures.View) -> list[str]:
 
 
 def provenance(known: dict[str, dict[str, str]]) -> list[Grid]:
-    """What all arms share, and what differs between them."""
+    """Return what all arms share, and what differs between them."""
     names = list(dict.fromkeys(name for of_arm in known.values() for name in of_arm))
     values = {name: [of_arm.get(name, "") for of_arm in known.values()] for name in names}
     shared = [(name, of_name[0]) for name, of_name in values.items() if len(set(of_name)) == 1]

@@ -1,4 +1,4 @@
-"""The requests of a level, one by one: what the client's summary of them cannot say.
+"""Analyse the requests of a level, one by one: what the client's summary of them cannot say.
 
 `vllm bench serve --save-detailed` keeps, for each request, when it started, its TTFT and every time
 between tokens. Older results, such as the public study's, have none of it: then what follows is NaN.
@@ -39,7 +39,7 @@ class Requests:
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "Requests | None":
-        """From a level's file; None without details."""
+        """Read a level's file; None without details."""
         keys = ("start_times", "ttfts", "input_lens", "output_lens")
         if "itls" not in content or any(key not in content for key in keys):
             return None
@@ -57,20 +57,20 @@ class Requests:
         return self.start + self.ttft + np.array([gaps.sum() for gaps in self.itl])
 
     def values(self, metric: str, rows: Sequence[int] | None = None) -> np.ndarray:
-        """All `ttft`, `tpot` or `itl` of the requests, or of `rows` of them, in ms."""
+        """Return all `ttft`, `tpot` or `itl` of the requests, or of `rows` of them, in ms."""
         rows = range(len(self.start)) if rows is None else rows
         if metric == "itl":
             return 1e3 * np.concatenate([self.itl[i] for i in rows])
         return 1e3 * getattr(self, metric)[list(rows)]
 
     def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-        """Of each request: when its pieces after the first came, the gaps before them, and tokens per piece."""
+        """Yield of each request when its pieces after the first came, the gaps before them, and tokens per piece."""
         for first, gaps, osl in zip(self.start + self.ttft, self.itl, self.osl, strict=True):
             yield first + gaps.cumsum(), gaps, (osl - 1) / len(gaps) if len(gaps) else 0.0
 
 
 def percentiles(requests: Requests | None) -> dict[str, float]:
-    """`p90_ttft_ms` and so on, linearly interpolated over requests (TTFT, TPOT) or over tokens (ITL)."""
+    """Return `p90_ttft_ms` and so on, linearly interpolated over requests (TTFT, TPOT) or over tokens (ITL)."""
     found = {}
     for metric in METRICS:
         values = requests.values(metric) if requests else np.array([])
@@ -80,7 +80,7 @@ def percentiles(requests: Requests | None) -> dict[str, float]:
 
 
 def steady_window(requests: Requests) -> tuple[float, float] | None:
-    """The time between ramp and drain: from the first answer's end to the last request's start.
+    """Return the time between ramp and drain: from the first answer's end to the last request's start.
 
     Before it the requests sent at once at the beginning go through their prefills together; after it the
     client has nothing left to send and requests in flight become fewer. None if fewer than a quarter of
@@ -92,7 +92,7 @@ def steady_window(requests: Requests) -> tuple[float, float] | None:
 
 
 def steady(requests: Requests | None) -> dict[str, float]:
-    """Throughput within the steady window: `steady_{request,input,output}_throughput` per second, and its length in s.
+    """Return throughput within the steady window: `steady_{request,input,output}_throughput` per second, and its length in s.
 
     A prompt counts when its first token comes, an output token when it comes, a request when it ends.
     """
@@ -112,7 +112,7 @@ def steady(requests: Requests | None) -> dict[str, float]:
 
 
 def decode_steps(requests: Requests) -> dict[str, float]:
-    """Latencies (ms) and output throughput (1/s) of pure decode: while every request of the level decodes.
+    """Return latencies (ms) and output throughput (1/s) of pure decode: while every request of the level decodes.
 
     That is from the last first token to the first end, so that no admission is in it: with vLLM's
     DecodeBenchConnector, filling a prompt's KV cache stalls those who decode already (vllm issue #56473).
@@ -138,7 +138,7 @@ def decode_steps(requests: Requests) -> dict[str, float]:
 
 
 def goodput(requests: Requests | None, duration: float, sla: dict[str, float]) -> float:
-    """Requests per second that kept to `sla`, over the whole level; NaN without details.
+    """Return requests per second that kept to `sla`, over the whole level; NaN without details.
 
     Args:
         duration: of the level, in s.
@@ -155,7 +155,7 @@ def goodput(requests: Requests | None, duration: float, sla: dict[str, float]) -
 def interval(
     repeats: Sequence[Requests], metric: str, statistic: Callable[[np.ndarray], float], seed: int = 0
 ) -> tuple[float, float]:
-    """95% confidence interval of `statistic` over all requests of a level, in ms, by bootstrap.
+    """Return the 95% confidence interval of `statistic` over all requests of a level, in ms, by bootstrap.
 
     Repeats are drawn with replacement, then requests within each, whole (tokens of one request are not
     independent); the interval is between the 2.5th and 97.5th percentile of 500 draws (Davison and
@@ -172,7 +172,7 @@ def interval(
 
 
 def interval_of_means(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95% confidence interval of a mean over repeats, such as throughput's, by bootstrap; NaN for fewer than 3."""
+    """Return the 95% confidence interval of a mean over repeats, such as throughput's, by bootstrap; NaN for fewer than 3."""
     if len(values) < 3:
         return math.nan, math.nan
     rng = np.random.default_rng(seed)
@@ -180,7 +180,7 @@ def interval_of_means(values: Sequence[float], seed: int = 0) -> tuple[float, fl
 
 
 def between(drawn: Sequence[float]) -> tuple[float, float]:
-    """The 95% interval of what was drawn: from its 2.5th to its 97.5th percentile."""
+    """Return the 95% interval of what was drawn: from its 2.5th to its 97.5th percentile."""
     outside = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(drawn, [outside, 100 - outside])
     return float(low), float(high)

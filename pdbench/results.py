@@ -1,10 +1,10 @@
-"""Result folders -> one tidy table, a row per arm, level and repeat. What is not whole is an error.
+"""Read result folders into one tidy table, a row per arm, level and repeat. What is not whole is an error.
 
 Latency figures are the bench client's own: TTFT, TPOT and inter-token latency over the requests of a
 level, in milliseconds. Interactivity and chunk latency are derived from the *medians* of TTFT and TPOT.
-Throughput is tokens / duration of the whole level, in tokens per second; beside it stands that of the
+Throughput is tokens / duration of the whole level, in tokens per second; beside it is that of the
 steady state, without ramp and drain, where per-request details exist (`pdbench/requests.py`). These are most
-of a file and most of the time that reading takes, so whoever needs none of them passes over them.
+of a file and most of the time that reading takes, so callers that do not need them skip them.
 """
 
 import os
@@ -47,7 +47,7 @@ class Arm:
 
     @property
     def is_control(self) -> bool:
-        """Whether it ran without Ray Serve, to tell what that adds; such an arm takes part in no decision."""
+        """Whether it ran without Ray Serve, to measure what that adds; such an arm takes part in no decision."""
         return self.serving == "bare"
 
 
@@ -69,7 +69,7 @@ def read_results(
         One row per (folder, level, repeat), columns always of the same types: text, whole numbers, numbers
         and, for as_published, a truth value. Identity: folder, arm (unique short label), model, layout,
         placement ("" when unknown or collocated), serving ("bare" of a control arm, without Ray Serve; else "ray", or ""
-        where no manifest tells), kind (concurrency | request-rate), level, repeat,
+        where no manifest records it), kind (concurrency | request-rate), level, repeat,
         accelerator, gpus, gpus_per_node, isl, osl, phase. Provenance, of the manifest, "" where unknown:
         commit (with "-dirty"), vllm, ray, nixl (versions), as_published (false without a manifest, too: then
         nothing is known), and date, the client's. Measures: completed, duration (s),
@@ -80,7 +80,7 @@ def read_results(
         NaN where requests have a single output token; what rests on per-request details is NaN without them.
 
     Raises:
-        ResultError: a folder or file is missing, truncated, malformed or tells of failed requests.
+        ResultError: a folder or file is missing, truncated, malformed or has failed requests.
     """
     paths = [Path(folder) for folder in folders]
     for real, count in Counter(path.resolve() for path in paths).items():
@@ -126,35 +126,35 @@ def read_arm(folder: Path, gpus_per_node: int | None = None) -> Arm:
 
 
 def read_requests(folder: Path) -> dict[Level, Requests | None]:
-    """The requests of every level and repeat of a result folder, for intervals; raises ResultError."""
+    """Read the requests of every level and repeat of a result folder, for intervals; raises ResultError."""
     arm = read_arm(folder)
     found = {}
     for level, path in arm.levels.items():
-        read_level(path, level, arm.run, decode_bench=arm.decode_bench)  # what is not whole is told
+        read_level(path, level, arm.run, decode_bench=arm.decode_bench)  # an incomplete file is reported
         found[level] = Requests.of(load_level(path))
     return found
 
 
 def node_words(table: pd.DataFrame) -> str:
-    """The node of per-node throughput: `8 GPUs`, `4 CPU cores`, or `4 or 8 GPUs` where folders differ."""
+    """Return the node of per-node throughput: `8 GPUs`, `4 CPU cores`, or `4 or 8 GPUs` where folders differ."""
     units = sorted({"CPU cores" if name == "CPU" else "GPUs" for name in table["accelerator"]})
     return f"{' or '.join(map(str, sorted(table['gpus_per_node'].unique())))} {' or '.join(units)}"
 
 
 def contenders(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows that a decision is about: without control arms, unless there is nothing else."""
+    """Return the rows that a decision is about: without control arms, unless there is nothing else."""
     others = table[table["serving"] != "bare"]
     return table if others.empty else others
 
 
 def arm_labels(arms: Sequence[Arm]) -> list[str]:
-    """Short names, unique among these arms: layout and placement, then whatever else tells them apart."""
+    """Return short names, unique among these arms: layout and placement, then whatever else distinguishes them."""
     labels = [" ".join(filter(None, (str(arm.layout), arm.placement, "bare" * arm.is_control))) for arm in arms]
-    # A workload that differs anywhere stands in every label: no title could say it for all.
+    # A workload that differs anywhere is in every label: no title could say it for all.
     for extra in (lambda a: a.run.model, lambda a: f"{a.run.isl}:{a.run.osl}", lambda a: a.run.phase):
         if len({extra(arm) for arm in arms}) > 1:
             labels = [f"{label} {extra(arm)}" for label, arm in zip(labels, arms, strict=True)]
-    # The words that all folders share, such as an experiment's name, tell nothing apart.
+    # The words that all folders share, such as an experiment's name, distinguish nothing.
     shared = set.intersection(*(set(_remarks(arm.run.name)) for arm in arms))
     remark = lambda a: "-".join(word for word in _remarks(a.run.name) if word not in shared)  # noqa: E731
     for extra in (remark, lambda a: a.folder.name, lambda a: str(a.folder)):
@@ -201,9 +201,9 @@ def _read_manifest(folder: Path, run: RunName, levels: set[str]) -> Manifest | N
             manifest = Manifest.read(folder)
         except FileNotFoundError:
             return None
-        told, named = (manifest.isl, manifest.osl, manifest.phase), (run.isl, run.osl, run.phase)
-        if told != named:
-            raise ValueError(f"is of {told}, but the folder's name says {named}")
+        recorded, named = (manifest.isl, manifest.osl, manifest.phase), (run.isl, run.osl, run.phase)
+        if recorded != named:
+            raise ValueError(f"is of {recorded}, but the folder's name says {named}")
         for record in manifest.levels:
             if record.level in levels and not record.ok:
                 raise ValueError(f"{record.level} does not count: {'; '.join(record.problems)}")

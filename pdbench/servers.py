@@ -1,4 +1,4 @@
-"""The processes of a control arm: each is started, watched and ended by a detached Ray actor that holds its accelerators.
+"""Run the processes of a control arm: each is started, watched and ended by a detached Ray actor that has its accelerators.
 
 Names, not modules: what the actors and the app on the deployment use travels to their nodes by value.
 """
@@ -32,7 +32,7 @@ class Keeper:
         self.url, self.process, self.server, self.up = "", None, None, False
 
     def look(self, program: str) -> tuple[str, bool]:
-        """This node's IP, and whether `program` is installed there."""
+        """Return this node's IP, and whether `program` is installed there."""
         import ray
 
         return ray.util.get_node_ip_address(), self._find(program) is not None
@@ -53,7 +53,7 @@ class Keeper:
         self.process.stdin.close()
 
     def state(self) -> dict[str, Any]:
-        """Where it stands, its process, whether it runs, and whether it has answered /health."""
+        """Return where it runs, its process, whether it runs, and whether it has answered /health."""
         import psutil
         import ray
 
@@ -127,20 +127,20 @@ def _run(actor, server: Server):
     return actor.start.remote(server.url, server.command, server.environment, keeper)
 
 
-def wait_until_up(ray, plan: ControlPlan, deadline: float, tell: Callable[[str], None]) -> None:
+def wait_until_up(ray, plan: ControlPlan, deadline: float, report: Callable[[str], None]) -> None:
     """Wait until every server answers, then start the router, if there is one, and wait for it.
 
     Raises:
         LaunchError: a server ended, or was not up in time.
     """
-    _wait([s.name for s in plan.servers if s.role != "ingress"], deadline, tell)
+    _wait([s.name for s in plan.servers if s.role != "ingress"], deadline, report)
     for router in (s for s in plan.servers if s.role == "ingress"):
         ray.get(_run(ray.get_actor(PREFIX + router.name, NAMESPACE), router))
-        _wait([router.name], deadline, tell)
+        _wait([router.name], deadline, report)
 
 
-def _wait(names: list[str], deadline: float, tell: Callable[[str], None]) -> None:
-    told = None
+def _wait(names: list[str], deadline: float, report: Callable[[str], None]) -> None:
+    last = None
     while True:
         found = {state["replica_id"]: state for state in states()}
         for name in names:
@@ -149,8 +149,8 @@ def _wait(names: list[str], deadline: float, tell: Callable[[str], None]) -> Non
             if not found[name]["runs"]:
                 raise LaunchError(f"{name} ended before it was up")
         up = [name for name in names if found[name]["up"]]
-        if (now := f"{', '.join(names)}: {len(up)} of {len(names)} up") != told:
-            tell(told := now)
+        if (now := f"{', '.join(names)}: {len(up)} of {len(names)} up") != last:
+            report(last := now)
         if len(up) == len(names):
             return
         if time.monotonic() > deadline:
@@ -159,7 +159,7 @@ def _wait(names: list[str], deadline: float, tell: Callable[[str], None]) -> Non
 
 
 def states() -> list[dict[str, Any]]:
-    """`Keeper.state` of every server of the control arm that runs on the connected cluster, in the order of their ranks."""
+    """Return `Keeper.state` of the control arm's servers on the connected cluster, in the order of their ranks."""
     import ray
 
     found = []
@@ -171,7 +171,7 @@ def states() -> list[dict[str, Any]]:
 
 
 def names_of_actors() -> list[str]:
-    """Those of the control arm, which are the same for every one."""
+    """Return the names of the control arm's actors, which are the same for every one."""
     import ray
 
     actors = ray.util.list_named_actors(all_namespaces=True)
@@ -179,7 +179,7 @@ def names_of_actors() -> list[str]:
 
 
 def engine_counts(found: list[dict[str, Any]]) -> dict[str, int]:
-    """Running servers by role, but the router; `found` is of `states`."""
+    """Return running servers by role, but the router; `found` is of `states`."""
     roles = [state["role"] for state in found if state["runs"] and state["role"] != "ingress"]
     return {role: roles.count(role) for role in dict.fromkeys(roles)}
 

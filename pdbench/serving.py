@@ -1,4 +1,4 @@
-"""From a layout to a running Ray Serve LLM app, and back to nothing."""
+"""Turn a layout into a running Ray Serve LLM app, and stop it."""
 
 import time
 from collections import Counter
@@ -26,7 +26,7 @@ POLL_S = 1.0
 
 
 class LaunchError(RuntimeError):
-    """The app did not come up; the message bears the engine's own error where there is one."""
+    """The app did not come up; the message has the engine's own error where there is one."""
 
 
 class Plan(Strict):
@@ -84,7 +84,7 @@ def make_plan(
 
 
 def with_decode_bench(plan: Plan) -> Plan:
-    """The plan with engines that fill a prompt's KV cache with dummy values instead of computing it.
+    """Return the plan with engines that fill a prompt's KV cache with dummy values instead of computing it.
 
     So decode runs at the real context length without prefill: vLLM's DecodeBenchConnector (vllm PR #25986).
 
@@ -136,7 +136,7 @@ def _llm_config(
         },
         "runtime_env": {"env_vars": env},
         "experimental_configs": path.llm_options,
-        # Else vLLM counts through Ray alone, which tells it late: see counters.py.
+        # Else vLLM counts through Ray alone, which reports it late: see counters.py.
         "log_engine_metrics": False,
     }
     if hardware.accelerator == "CPU":
@@ -147,7 +147,7 @@ def _llm_config(
 
 
 def build_app(plan: Plan):
-    """The Serve application of a plan, from the public `ray.serve.llm` builders."""
+    """Build the Serve application of a plan, from the public `ray.serve.llm` builders."""
     from ray.serve.llm import LLMConfig, build_openai_app, build_pd_openai_app
 
     more = {"callback_config": _no_download(LLMConfig)} if Path(plan.model_source).is_dir() else {}
@@ -173,12 +173,12 @@ def _no_download(llm_config: type) -> dict[str, Any]:
     return {"callback_class": LocalWeights}
 
 
-def deploy(plan: Plan, extra_apps: list[tuple[str, str, Any]], deadline: float, tell: Callable[[str], None]) -> None:
+def deploy(plan: Plan, extra_apps: list[tuple[str, str, Any]], deadline: float, report: Callable[[str], None]) -> None:
     """Deploy the plan's app, which a control arm lacks, and `extra_apps` (name, route, application); wait until they run.
 
     Args:
         deadline: `time.monotonic()` at which to give up.
-        tell: called with one line whenever the state changes.
+        report: called with one line whenever the state changes.
 
     Raises:
         LaunchError: a deployment failed or was not up in time.
@@ -190,13 +190,13 @@ def deploy(plan: Plan, extra_apps: list[tuple[str, str, Any]], deadline: float, 
     targets += [serve.RunTarget(app, name=name, route_prefix=route) for name, route, app in extra_apps]
     # Not serve.run: it waits without limit, and says nothing when an engine cannot start.
     serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-    _wait_until_running([target.name for target in targets], deadline, tell)
+    _wait_until_running([target.name for target in targets], deadline, report)
 
 
-def _wait_until_running(names: list[str], deadline: float, tell: Callable[[str], None]) -> None:
+def _wait_until_running(names: list[str], deadline: float, report: Callable[[str], None]) -> None:
     from ray import serve
 
-    told = None
+    last = None
     while True:
         apps = serve.status().applications
         states = {name: apps[name] for name in names if name in apps}
@@ -207,8 +207,8 @@ def _wait_until_running(names: list[str], deadline: float, tell: Callable[[str],
             return
         if time.monotonic() > deadline:
             raise LaunchError("not up within the time limit: " + _messages(states.values()))
-        if (now := _replica_counts(apps.get(APP))) != told:
-            tell(told := now)
+        if (now := _replica_counts(apps.get(APP))) != last:
+            report(last := now)
         time.sleep(POLL_S)
 
 
@@ -259,7 +259,7 @@ def _controller():
 
 
 def serve_details() -> dict | None:
-    """Serve's account of its apps, the shape of its REST API (`ray.serve.schema.ServeInstanceDetails`).
+    """Return Serve's account of its apps, the shape of its REST API (`ray.serve.schema.ServeInstanceDetails`).
 
     Asked of the controller, as Ray's dashboard does, since a cluster may run without a dashboard.
     None if Serve is not running.
@@ -275,7 +275,7 @@ def serve_details() -> dict | None:
 
 
 def replicas(details: dict | None) -> list[dict[str, Any]]:
-    """Every replica of the app: role, replica_id, node_id, node_ip, pid, deployment, state."""
+    """Return every replica of the app: role, replica_id, node_id, node_ip, pid, deployment, state."""
     found = []
     app = (details or {"applications": {}})["applications"].get(APP, {"deployments": {}})
     for name, deployment in app["deployments"].items():
@@ -290,11 +290,11 @@ def replicas(details: dict | None) -> list[dict[str, Any]]:
 
 
 def replica_counts(details: dict | None) -> dict[str, int]:
-    """Engine replicas by deployment name."""
+    """Return engine replicas by deployment name."""
     return dict(Counter(r["deployment"] for r in replicas(details) if r["role"] != "ingress"))
 
 
 def role_of(deployment: str) -> str:
-    """`Prefill:gpt-oss-tiny` -> prefill; the names are those that Ray's builders give."""
+    """Return the role of a deployment: `Prefill:gpt-oss-tiny` -> prefill; the names are those that Ray's builders give."""
     prefixes = {"Prefill": "prefill", "Decode": "decode", "LLMServer": "collocated"}
     return prefixes.get(deployment.split(":")[0], "ingress")

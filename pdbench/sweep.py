@@ -189,11 +189,14 @@ def build_parser() -> argparse.ArgumentParser:
                     description=__doc__.splitlines()[0], allow_abbrev=False)  # fmt: skip
     add = parser.add_argument
     add("-e", "--exp-name", type=_name, metavar="NAME", help="last part of the result folder's name, e.g. pd_p1xtp1-d1xtp1")
-    add("-t", "--type", choices=["concurrency", "request-rate"], default="concurrency", help="of load (default: concurrency)")
+    add("-t", "--type", choices=["concurrency", "request-rate"], default="concurrency", help="load (default: concurrency)")
     add("-c", "--concurrency", default="all", metavar="LIST", help="requests in flight: 4,8,16 or all (default: 4 to 64)")
     add("-r", "--request-rate", default="all", metavar="LIST", help="requests per second: all (default: 1 to 10) or 1,2,4")
-    add("--isl", "--itl", type=positive, metavar="N", help="input tokens of each request")
-    add("--osl", "--otl", type=positive, metavar="N", help="output tokens of each request")
+    add("--isl", type=positive, metavar="N", help="input tokens of each request")
+    add("--osl", type=positive, metavar="N", help="output tokens of each request")
+    # Their names in older recipes.
+    add("--itl", dest="isl", type=positive, help=argparse.SUPPRESS)
+    add("--otl", dest="osl", type=positive, help=argparse.SUPPRESS)
     add("--mode", choices=workload.PHASES, default="mixed",
         help="mixed (default), prefill-only (N:1) or decode-only (1:N, an approximation)")  # fmt: skip
     add("-u", "--base-url", type=lambda text: text.rstrip("/"), default="http://127.0.0.1:8000", metavar="URL",
@@ -204,7 +207,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--repeats", type=positive, default=1, metavar="N", help="measurements of each level (default: 1)")
     add("--seed", type=int, default=0, metavar="N", help="base seed (default: 0); each level derives its own")
     add("--results-dir", type=Path, default=Path("bm_results"), metavar="DIR", help="default: bm_results")
-    add("--force", action="store_true", help="measure again what is there")
+    add("--force", action="store_true", help="measure existing levels again")
     add("--transport", metavar="LIST", help="UCX transports that must have carried the KV cache, e.g. cuda_ipc")
     add("--tokens", type=Path, metavar="FILE", help="greedy tokens of the collocated arm, compared after each level")
     add("--max-hit-rate", type=_share, metavar="X",
@@ -260,7 +263,7 @@ def main() -> int:
         warn(f"error: {first_line(error)}")
         return 1 if measuring else 2
     except KeyboardInterrupt:
-        warn("interrupted; the same command goes on at this level" if measuring else "interrupted")
+        warn("interrupted; the same command continues at this level" if measuring else "interrupted")
         return interrupts.STATUS
     return 0
 

@@ -1,4 +1,4 @@
-"""What a sweep is to measure: the deployment is asked what it is, and levels that are there already are left out."""
+"""Plan a sweep: ask the deployment what it is, and leave out levels that are there already."""
 
 import argparse
 import asyncio
@@ -93,7 +93,7 @@ def plan(args: argparse.Namespace, warn: Callable[[str], None]) -> tuple[Target,
     asyncio.run(client.smoke(serving_url, model, max_tokens=4))
     manifest.write(folder)
     for path in folder.glob("*.json"):
-        # What this manifest does not vouch for, such as levels of another layout, must not be plotted with it.
+        # What this manifest does not cover, such as levels of another layout, must not be plotted with it.
         if path.name != FILENAME and path.stem not in {record.level for record in manifest.levels}:
             os.replace(path, f"{path}{BAD}")
     seeds: Mapping[Level, tuple[int, int | None, int]]
@@ -119,7 +119,7 @@ def describe_deployment(base_url: str) -> Deployment | None:
                 return await running.deployment()
         except client.ServerError:
             async with client.session(base_url, total_s=30) as opened:
-                await client.first_model(opened)  # tells a dead server from one of another kind
+                await client.first_model(opened)  # distinguishes a dead server from one of another kind
             return None
 
     return asyncio.run(ask())
@@ -197,7 +197,7 @@ def _manifest(folder: Path, name: RunName, args: argparse.Namespace, deployment:
     if changed and not args.force:
         what, was, is_now = changed[0]
         raise SweepError(f"{folder} holds results of {what} {was}, but this is {what} {is_now}: "
-                         "choose another --exp-name, or --force to measure anew")  # fmt: skip
+                         "choose another --exp-name, or --force to measure again")  # fmt: skip
     levels = [] if changed else old.levels
     return Manifest(**fields, commands=[*old.commands, args.typed], levels=levels)
 

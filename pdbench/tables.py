@@ -1,4 +1,4 @@
-"""Tables in a terminal."""
+"""Print tables in a terminal."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +30,7 @@ BANDS_READ = (
 
 
 def print_measurements(table: pd.DataFrame, chunk_size: int, normalized: bool) -> None:
-    """Every measurement, one table for each kind of load.
+    """Print every measurement, one table for each kind of load.
 
     Args:
         table: of `read_results`.
@@ -48,7 +48,7 @@ def print_measurements(table: pd.DataFrame, chunk_size: int, normalized: bool) -
 def measurement_rows(
     table: pd.DataFrame, kind: str, chunk_size: int, normalized: bool
 ) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of `print_measurements`; `kind` is that of the levels."""
+    """Return headings and rows of `print_measurements`; `kind` is that of the levels."""
     columns = {"gpus": node_words(table).split()[-1], "level": KINDS[kind], "repeat": "rep.", "completed": "done"}
     columns |= {"median_ttft_ms": "TTFT\nmedian", "p99_ttft_ms": "TTFT\np99"}
     columns |= {"median_tpot_ms": "TPOT\nmedian", "p99_tpot_ms": "TPOT\np99", "p99_itl_ms": "ITL\np99"}
@@ -61,7 +61,7 @@ def measurement_rows(
 
 
 def print_intervals(intervals: pd.DataFrame) -> None:
-    """Estimates with their 95% confidence intervals; `intervals` is of `level_intervals`."""
+    """Print estimates with their 95% confidence intervals; `intervals` is of `level_intervals`."""
     for kind, rows in intervals.groupby("kind"):
         names = [name for name in INTERVALS if name in set(rows["statistic"])]
         lines = []
@@ -70,14 +70,14 @@ def print_intervals(intervals: pd.DataFrame) -> None:
             cells = (f"{number(r.estimate)} [{number(r.low)}, {number(r.high)}]" for r in by_name.itertuples())
             lines.append([arm, number(level), number(repeats), *cells])
         show(["arm", KINDS[kind], "rep.", *(INTERVALS[name] for name in names)], lines)
-    print("estimate [95% interval]: bootstrap over repeats, then requests; of one repeat it holds no drift from run to run")
+    print("estimate [95% interval]: bootstrap over repeats, then requests; with one repeat it includes no drift between runs")
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """What the audit found, by kind; `findings` is of `audit`."""
+    """Print what the audit found, by kind; `findings` is of `audit`."""
     for kind, of_kind in groupby(findings, key=lambda finding: finding.kind):
         several = list(of_kind)
-        print(f"{kind}: {several[0].why}", f"  to do: {several[0].mend}", sep="\n")
+        print(f"{kind}: {several[0].why}", f"  to do: {several[0].fix}", sep="\n")
         for finding in several:
             print(wrapped("  - ", finding.where), wrapped("    ", finding.seen), sep="\n")
         print()
@@ -86,12 +86,12 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 
 def wrapped(indent: str, text: str) -> str:
-    """Lines of at most 118 characters, the later ones indented by 4 more than none; names are not cut."""
+    """Wrap to lines of at most 118 characters, the later ones indented by 4 more than none; names are not cut."""
     return fill(text, 118, initial_indent=indent, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def print_bands(bands: pd.DataFrame, latency: str, counted: str, interactivity: bool, price: float | None) -> None:
-    """Which arm is best in which band; `bands` is of `decision.bands`, the words say what its numbers are."""
+    """Print which arm is best in which band; `bands` is of `decision.bands`, the words say what its numbers are."""
     show(*band_rows(bands, latency, counted, interactivity, price))
     print(*BANDS_READ, sep="\n")
 
@@ -99,7 +99,7 @@ def print_bands(bands: pd.DataFrame, latency: str, counted: str, interactivity: 
 def band_rows(
     bands: pd.DataFrame, latency: str, counted: str, interactivity: bool, price: float | None
 ) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of `print_bands`."""
+    """Return headings and rows of `print_bands`."""
     unit = "per s\nand user" if interactivity else "ms"
     headers = [f"{latency}\n{unit}", "best", counted, "over the\nnext best", "least to\nmost", "next best"]
     headers += ["over\ncollocated", "least to\nmost", "collocated"] + ["price\nof 1M"] * bool(price)
@@ -123,7 +123,7 @@ def band_rows(
 def print_decision(
     answers: pd.DataFrame, bounds: Sequence[Bound], counted: str, kind: str, price: float | None
 ) -> None:
-    """The answer to an SLA, and what every arm has to say to it.
+    """Print the best arm under an SLA, and why each other arm falls short.
 
     Args:
         answers: of `decision.decide`, of one workload.
@@ -137,13 +137,13 @@ def print_decision(
     if answers["goodput_per_node"].notna().any():
         print("goodput: requests/s that each keep to the bounds on TTFT and TPOT, of the level where they are most")
     if price:
-        print(f"price: {price:g} per GPU and hour, for all GPUs of the layout; each kind of token bears the whole of it")
+        print(f"price: {price:g} per GPU and hour, for all GPUs of the layout; each kind of token is charged the whole price")
 
 
 def decision_rows(
     answers: pd.DataFrame, bounds: Sequence[Bound], counted: str, kind: str, price: float | None
 ) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of `print_decision`: what every arm has to say to the SLA."""
+    """Return headings and rows of `print_decision`: each arm under the SLA."""
     answers = answers.assign(
         interval=[_interval(row.throughput_from, row.throughput_to) for row in answers.itertuples()],
         lead=["-"] + [_share(row.lead, row.lead_from, row.lead_to) for row in answers[1:].itertuples()],
@@ -164,7 +164,7 @@ def decision_rows(
 
 
 def answer_words(answers: pd.DataFrame, bounds: Sequence[Bound], counted: str) -> Iterator[str]:
-    """The best arm in words: what it does, its margins, and by how much it is ahead."""
+    """Describe the best arm in words: what it does, its margins, and by how much it is ahead."""
     best, others = answers.iloc[0], answers[1:]
     if not best["holds"]:
         yield "no arm keeps it"
@@ -190,7 +190,7 @@ def _interval(low: float, high: float) -> str:
 
 
 def print_overheads(overheads: pd.DataFrame) -> None:
-    """What Ray Serve adds; `overheads` is of `overhead.overheads`."""
+    """Print what Ray Serve adds; `overheads` is of `overhead.overheads`."""
     for title, headers, lines in overhead_grids(overheads):
         print(f"\n{title}")
         show(headers, lines)
@@ -198,7 +198,7 @@ def print_overheads(overheads: pd.DataFrame) -> None:
 
 
 def overhead_grids(overheads: pd.DataFrame) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """Title, headings and rows of `print_overheads`, by workload."""
+    """Yield title, headings and rows of `print_overheads`, by workload."""
     headers = ["behind Ray Serve", "control", "", "rep.", "TTFT, ms\nbare", "added", "TPOT, ms\nbare", "added"]
     headers += ["requests/s\nbare", "Ray / bare"]
     for known, rows in overheads.groupby(WORKLOAD, sort=False):
@@ -214,12 +214,12 @@ def overhead_grids(overheads: pd.DataFrame) -> Iterator[tuple[str, list[str], li
 
 
 def overhead_words(overheads: pd.DataFrame) -> Iterator[str]:
-    """How to read `print_overheads`."""
+    """Explain how to read `print_overheads`."""
     yield "of medians: added = behind Ray Serve less bare, the same engines under plain vllm serve; ratio of requests/s"
     if (overheads["repeats"] < MIN_REPEATS).any():
         yield f"no interval with fewer than {MIN_REPEATS} repeats of a level in both arms: a small difference may be noise"
     if (overheads["repeats"] >= MIN_REPEATS).any():
-        yield "[95% interval]: bootstrap over the repeats of both arms; one that holds 0, or a ratio of 1, is noise"
+        yield "[95% interval]: bootstrap over the repeats of both arms; one that contains 0, or a ratio of 1, is noise"
 
 
 def _with_interval(value: float, low: float, high: float, sign: str) -> str:
@@ -236,13 +236,13 @@ def _signed(value: float, sign: str) -> str:
 
 
 def uncertainty_words(table: pd.DataFrame) -> Iterator[str]:
-    """Where intervals come from, or why there is none."""
+    """Explain where intervals come from, or why there is none."""
     fewest = table.groupby(["arm", "kind", "level"]).size().groupby("arm").min()
     if (without := fewest[fewest < MIN_REPEATS]).size:
         which = "every arm" if without.size == fewest.size else ", ".join(without.index)
         yield f"no interval for {which}: fewer than {MIN_REPEATS} repeats of a level, so a small difference may be noise"
     if without.size < fewest.size:
-        yield "[95% interval]: bootstrap over the repeats of every level; a difference whose interval holds 0 is noise"
+        yield "[95% interval]: bootstrap over the repeats of every level; a difference whose interval contains 0 is noise"
 
 
 def _band(low: float, high: float, interactivity: bool) -> str:
@@ -272,7 +272,7 @@ def show(headers: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
 
 
 def how_counted(table: pd.DataFrame, normalized: bool) -> str:
-    """How throughput comes about, with the GPUs that it is divided by."""
+    """Explain how throughput is computed, with the GPUs that it is divided by."""
     sizes = " or ".join(map(str, sorted(table["gpus"].unique())))
     if not normalized:
         return f" = tokens / duration, not divided by its size ({sizes})"
@@ -280,7 +280,7 @@ def how_counted(table: pd.DataFrame, normalized: bool) -> str:
 
 
 def number(value: float) -> str:
-    """Four digits or so; a dash where there is no such value."""
+    """Format four digits or so; a dash where there is no such value."""
     if math.isnan(value):
         return "-"
     decimals = 0 if value == int(value) or value >= 1000 else 1 if value >= 100 else 2

@@ -1,4 +1,4 @@
-"""A tiny gpt-oss, made here: the real architecture with real weights, for machines with no GPU and no model hub.
+"""Make a tiny gpt-oss: the real architecture with real weights, for machines with no GPU and no model hub.
 
 Everything of gpt-oss is there (alternating sliding and full attention, attention sinks, YaRN,
 top-k mixture of experts); only the sizes are small. The weights are random but chosen so that greedy

@@ -1,4 +1,4 @@
-"""A tokenizer for models that are made here: bytes, then words of one token each."""
+"""Make a tokenizer for models that are made here: bytes, then words of one token each."""
 
 import itertools
 import string

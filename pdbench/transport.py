@@ -1,4 +1,4 @@
-"""How the KV cache travels: vLLM's NixlConnector over UCX or LIBFABRIC."""
+"""Configure how the KV cache travels: vLLM's NixlConnector over UCX or LIBFABRIC."""
 
 from typing import Literal
 
@@ -15,17 +15,17 @@ class Transport(Strict):
     verbose: bool = False
 
     def environment(self) -> dict[str, str]:
-        """Environment variables of every prefill and decode engine."""
+        """Return environment variables of every prefill and decode engine."""
         env = {}
         if self.backend == "UCX":
-            # UCX tells once per connection which transport it chose; that is the proof, and costs nothing after.
+            # UCX prints once per connection which transport it chose; that is the proof, and costs nothing after.
             env["UCX_PROTO_INFO"] = "y"
             if self.ucx_tls:
                 env["UCX_TLS"] = self.ucx_tls
         return env | (VERBOSE_ENV if self.verbose else {})
 
     def kv_transfer_config(self, role: Literal["prefill", "decode"], kv_buffer_device: str, extra: dict, stack: Stack) -> dict:
-        """vLLM's `kv_transfer_config` for one side; `extra` are further options of the connector."""
+        """Return vLLM's `kv_transfer_config` for one side; `extra` are further options of the connector."""
         return {
             "kv_connector": "NixlConnector",
             "kv_role": stack.kv_role(role),
@@ -36,16 +36,16 @@ class Transport(Strict):
 
 
 def transport_gate(seen: list[str], ucx_tls: str | None, wanted: list[str] | None = None) -> Gate:
-    """Gate `transport`: UCX says what carried the KV reads, and it is what is expected.
+    """Return gate `transport`: UCX says what carried the KV reads, and it is what is expected.
 
     Args:
         seen: what UCX named.
-        ucx_tls: UCX_TLS of the engines: what they were told to use, or, behind a `^`, what not.
+        ucx_tls: UCX_TLS of the engines: what they are to use, or, behind a `^`, what not.
         wanted: the only transports that may have carried them (`cuda_ipc`, `srd`, `tcp`), whatever UCX_TLS allows.
     """
     words = wanted or (ucx_tls or "all").removeprefix("^").split(",")
     forbidden = not wanted and (ucx_tls or "").startswith("^")
-    # Beginnings: UCX_TLS takes families, too (rc stands for rc_mlx5 and rc_verbs).
+    # Beginnings: UCX_TLS takes families, too (rc means rc_mlx5 and rc_verbs).
     named = tuple(name for word in words for name in ALIASES.get(word, (word,)))
     fits = all(name.startswith(named) != forbidden for name in seen)
     expected = f"within UCX_TLS={ucx_tls}" if ucx_tls else "any, but one that UCX names"

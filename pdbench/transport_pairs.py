@@ -1,4 +1,4 @@
-"""Which transport moves the KV cache between each pair of a prefill and a decode replica, by UCX's own words."""
+"""Find which transport moves the KV cache between each pair of a prefill and a decode replica, as UCX reports it."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class Pair:
 
     Attributes:
         reads: rows of all of the decode replica's connections: UCX does not name the other end, but all prefill
-            replicas of a layout stand on the same node, so that their connections are of one kind.
+            replicas of a layout are on the same node, so that their connections are of one kind.
     """
 
     prefill: Replica
@@ -25,7 +25,7 @@ class Pair:
 
 
 def pairs(replicas: list[Replica], ranks: dict[int, list[int]], reads: list[Read]) -> list[Pair]:
-    """Every pair of the deployment.
+    """Return every pair of the deployment.
 
     Args:
         replicas: all of the running deployment.

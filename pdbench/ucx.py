@@ -1,6 +1,6 @@
 """UCX's names of its transports, and the log levels of UCX, NIXL and vLLM that distort what is measured. Plain data.
 
-Names: `ucx_info -d`; words of UCX_TLS that stand for several of them: UCX's ucp_context.c, ucp_tl_aliases.
+Names: `ucx_info -d`; words of UCX_TLS that mean several of them: UCX's ucp_context.c, ucp_tl_aliases.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What UCX itself says about the transports that it chose: the tables that UCX_PROTO_INFO=y prints.
+"""Read what UCX reports about the transports that it chose: the tables that UCX_PROTO_INFO=y prints.
 
 UCX prints one for each operation of a connection: a title, then a row for each range of sizes,
 `sizes | how | transport/device`. Neither Ray nor pydantic is needed to read them.
@@ -43,7 +43,7 @@ class Read:
 
 
 def read_tables(lines: list[str]) -> list[Read]:
-    """The rows of remote reads, which is how decode fetches the KV cache, in the order in which they were printed.
+    """Read the rows of remote reads, which is how decode fetches the KV cache, in the order in which they were printed.
 
     Args:
         lines: output of processes with UCX_PROTO_INFO=y. Lines of several may be mixed, since ranks share a log.
@@ -63,13 +63,13 @@ def read_tables(lines: list[str]) -> list[Read]:
 
 
 def transports_of(reads: list[Read], size: float | None = None) -> list[str]:
-    """Names of the transports in `reads`, sorted; with `size`, of those that carry reads of so many bytes."""
+    """Return names of the transports in `reads`, sorted; with `size`, of those that carry reads of that many bytes."""
     fitting = (read for read in reads if size is None or read.low <= size <= read.high)
     return sorted({name for read in fitting for name in read.transports})
 
 
 def plain(line: str) -> str:
-    """The line without terminal colours."""
+    """Return the line without terminal colours."""
     return _COLOUR.sub("", line).rstrip()
 
 

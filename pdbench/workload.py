@@ -1,4 +1,4 @@
-"""What is asked of a deployment: lengths, phase, levels and seeds, and the folder that holds the answers."""
+"""Define what is asked of a deployment: lengths, phase, levels and seeds, and the folder that holds the answers."""
 
 import hashlib
 import re
@@ -65,7 +65,7 @@ class Level:
         raise ValueError(f"{filename!r} is not a level: expected conc<K>.json or rr<R>.json")
 
     def num_prompts(self, at_once: bool = False) -> int:
-        """Requests to send: 5 per request in flight, or 500 at a request rate.
+        """Return requests to send: 5 per request in flight, or 500 at a request rate.
 
         Args:
             at_once: one per request in flight, so that all are admitted before any decode step that counts.
@@ -111,7 +111,7 @@ def _plain(value: float) -> str:
 
 
 def parse_levels(kind: str, text: str) -> list[Level]:
-    """Levels from `all` or a comma-separated list such as `4,8,16`.
+    """Parse levels from `all` or a comma-separated list such as `4,8,16`.
 
     Raises:
         ValueError: a part is not a positive number (whole, for concurrency), or is named twice.
@@ -131,7 +131,7 @@ def parse_levels(kind: str, text: str) -> list[Level]:
 
 
 def level_seed(base_seed: int, level: Level, purpose: str = "measure", attempt: int = 1) -> int:
-    """Seed for one level's prompts, different for every (base seed, level, repeat, purpose, attempt).
+    """Derive the seed for one level's prompts, different for every (base seed, level, repeat, purpose, attempt).
 
     `vllm bench serve --seed` is 0 at every call, so without this each level would replay the
     prompts of the one before into a live prefix cache. 31 bits: numpy's legacy seed takes 32.
@@ -141,7 +141,7 @@ def level_seed(base_seed: int, level: Level, purpose: str = "measure", attempt: 
 
 
 def phase_lengths(phase: str, isl: int, osl: int, decode_bench: bool = False) -> tuple[int, int]:
-    """Tokens (in, out) that a phase really sends: prefill-only is ISL:1, decode-only 1:OSL.
+    """Return tokens (in, out) that a phase really sends: prefill-only is ISL:1, decode-only 1:OSL.
 
     1:OSL ignores what a long context costs each decode step, so it is an approximation. Where the
     deployment fills KV caches instead of computing them (`decode_bench`), decode-only is ISL:OSL.

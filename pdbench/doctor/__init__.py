@@ -1,4 +1,4 @@
-"""Is the cluster fit to be measured? Facts of every node, what they mean, and what mends them.
+"""Check whether the cluster is fit to be measured: facts of every node, what they mean, and how to fix them.
 
 facts.py is the data; collect.py and its helpers run on the nodes; versions.py, environment.py, host.py and network.py
 turn facts into findings, and touch nothing; examination.py does it for a cluster.

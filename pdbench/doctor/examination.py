@@ -1,4 +1,4 @@
-"""The doctor's examination of a cluster, or of this machine alone: collect facts, judge them."""
+"""Examine a cluster, or this machine alone: collect facts, judge them."""
 
 import os
 from collections.abc import Collection
@@ -67,7 +67,7 @@ def examine(
 
 
 def judge(nodes: dict[str, Facts], pins: dict | None, file: str, driver: dict[str, str] | None) -> list[Finding]:
-    """All findings about `nodes`: a pure function of its arguments.
+    """Return all findings about `nodes`: a pure function of its arguments.
 
     Args:
         pins: of the requirements `file`; None leaves them out.
@@ -87,5 +87,5 @@ def judge(nodes: dict[str, Facts], pins: dict | None, file: str, driver: dict[st
 
 
 def _silence(node: str, why: str) -> Finding:
-    return Finding(name="answer", nodes=[node], status="fail", seen=why, reason="Ray holds the node alive",
-                   mend="see the raylet's log in /tmp/ray/session_latest/logs there, and restart Ray")  # fmt: skip
+    return Finding(name="answer", nodes=[node], status="fail", seen=why, reason="Ray reports the node as alive",
+                   fix="see the raylet's log in /tmp/ray/session_latest/logs there, and restart Ray")  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is so on one node: plain data, filled by collect.py and judged elsewhere."""
+"""Hold the facts about one node: plain data, filled by collect.py and judged elsewhere."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from pdbench.manifest import Strict
 
 
 class Nic(Strict):
-    """A network card as the kernel sees it; `mbit` is None where it does not tell."""
+    """A network card as the kernel sees it; `mbit` is None where it does not report it."""
 
     name: str
     is_up: bool
@@ -30,8 +30,8 @@ class Gpus(Strict):
     names: list[str] = []
     used: list[int] = Field(default=[], description="MiB of memory in use on each")
     total: list[int] = Field(default=[], description="MiB of memory of each")
-    hidden: list[int] = Field(default=[], description="places in `names` of those that Ray's node does not see")
-    holders: list[str] = Field(default=[], description="processes that hold memory, as far as they are visible from here")
+    hidden: list[int] = Field(default=[], description="positions in `names` of those that Ray's node does not see")
+    holders: list[str] = Field(default=[], description="processes that hold memory, as far as they are visible")
     on_bus: int = 0
     error: str | None = None
 
@@ -40,7 +40,7 @@ class Efa(Strict):
     """Amazon's adapter: `devices` on the bus, the kernel module, the installer's package, and the driver's library."""
 
     devices: int = 0
-    module: str | None = Field(default=None, description="version; empty if it tells none; None if it is not loaded")
+    module: str | None = Field(default=None, description="version; empty if it reports none; None if it is not loaded")
     installer: str | None = None
 
 

@@ -1,4 +1,4 @@
-"""What the doctor says of a node, and how the same words about several nodes become one row."""
+"""Define what the doctor reports of a node, and merge equal findings of several nodes into one row."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -10,24 +10,24 @@ STATUSES: tuple[Status, ...] = ("ok", "n/a", "warn", "fail")  # by how bad they 
 
 
 class Finding(Strict):
-    """One thing that was looked at: what was seen, why that is so good or so bad, and what mends it."""
+    """One thing that was looked at: what was seen, why that is good or bad, and its fix."""
 
     name: str
     nodes: list[str]
     status: Status
     seen: str
     reason: str = ""
-    mend: str = ""
+    fix: str = ""
 
     @property
     def line(self) -> str:
         """All of it in one line, as launch_gptoss.py prints it."""
         words = f"{self.name} on {', '.join(self.nodes)}: {self.seen}"
-        return words + (f": {self.reason}" if self.reason else "") + (f"; to mend it: {self.mend}" if self.mend else "")
+        return words + (f": {self.reason}" if self.reason else "") + (f"; fix: {self.fix}" if self.fix else "")
 
 
 def merge(findings: Iterable[Finding]) -> list[Finding]:
-    """Findings that differ in nothing but their nodes as one each: names as each node tells them, the worst first.
+    """Merge findings that differ in nothing but their nodes: names as each node reports them, the worst first.
 
     In which order the nodes answered changes nothing.
     """
@@ -35,14 +35,14 @@ def merge(findings: Iterable[Finding]) -> list[Finding]:
     order: dict[str, int] = {}
     for finding in sorted(findings, key=lambda finding: min(finding.nodes)):
         order.setdefault(finding.name, len(order))
-        key = (finding.name, finding.status, finding.seen, finding.reason, finding.mend)
+        key = (finding.name, finding.status, finding.seen, finding.reason, finding.fix)
         nodes.setdefault(key, set()).update(finding.nodes)
-    rows = [Finding(name=key[0], nodes=sorted(of), status=key[1], seen=key[2], reason=key[3], mend=key[4])
+    rows = [Finding(name=key[0], nodes=sorted(of), status=key[1], seen=key[2], reason=key[3], fix=key[4])
             for key, of in nodes.items()]  # fmt: skip
     return sorted(rows, key=lambda row: (order[row.name], -STATUSES.index(row.status), row.nodes, row.seen))
 
 
 def worst(findings: Iterable[Finding]) -> Status:
-    """The worst status; `ok` where nothing was looked at, and `n/a` is as good as `ok`."""
+    """Return the worst status; `ok` where nothing was looked at, and `n/a` is as good as `ok`."""
     status = max((STATUSES.index(finding.status) for finding in findings), default=0)
     return STATUSES[status] if status > STATUSES.index("n/a") else "ok"

@@ -1,4 +1,4 @@
-"""GPUs, network cards and what the kernel says of them: nvidia-smi, /sys and /proc."""
+"""Collect GPUs, network cards and what the kernel reports of them: nvidia-smi, /sys and /proc."""
 
 import contextlib
 import os
@@ -53,7 +53,7 @@ def _ray_environment() -> dict[str, str]:
 
 
 def nics() -> list[dict]:
-    """Cards with hardware behind them, and loopback; bridges, tunnels and containers' ends are left out."""
+    """Return cards with hardware behind them, and loopback; bridges, tunnels and containers' ends are left out."""
     found = []
     for card in sorted((SYS / "class/net").glob("*")):
         if card.name == "lo" or (card / "device").exists():
@@ -94,8 +94,8 @@ def efa() -> dict:
 
 def gpudirect() -> dict:
     with contextlib.suppress(OSError):
-        told = Path("/proc/driver/nvidia/version").read_text()
-        return {"peermem": (SYS / "module/nvidia_peermem").exists(), "open_driver": "Open Kernel Module" in told,
+        version = Path("/proc/driver/nvidia/version").read_text()
+        return {"peermem": (SYS / "module/nvidia_peermem").exists(), "open_driver": "Open Kernel Module" in version,
                 "kernel": platform.release()}  # fmt: skip
     return {"kernel": platform.release()}
 

@@ -1,4 +1,4 @@
-"""Is there room on a node, do its limits suffice, is a port free, and did a crash leave something behind?"""
+"""Check a node's room and limits, whether ports are free, and whether a crash left something behind."""
 
 import errno
 import os
@@ -27,15 +27,15 @@ def check_host(node: str, facts: Facts) -> list[Finding]:
 
 def _shm(node: str, facts: Facts) -> Finding:
     common = {"name": "/dev/shm", "nodes": [node]}
-    mend = "start the container with --shm-size=16g (Kubernetes: an emptyDir of medium Memory), or mount -o remount,size=50%"
+    fix = "start the container with --shm-size=16g (Kubernetes: an emptyDir of medium Memory), or mount -o remount,size=50%"
     if facts.shm is None:
-        return Finding(**common, status="fail", seen="none", reason="Ray and vLLM share memory through it", mend=mend)
+        return Finding(**common, status="fail", seen="none", reason="Ray and vLLM share memory through it", fix=fix)
     seen = f"{_gib(facts.shm.free)} free of {_gib(facts.shm.total)}"
     if facts.shm.free < SHM_NEEDED:
-        return Finding(**common, status="fail", seen=seen, mend=f"{mend}; or remove what fills it",
+        return Finding(**common, status="fail", seen=seen, fix=f"{fix}; or remove what fills it",
                        reason=f"less than {_gib(SHM_NEEDED)}: Ray's objects and vLLM's ranks do not fit")  # fmt: skip
     if facts.gpus.names and facts.shm.free < SHM_WANTED_WITH_GPU:
-        return Finding(**common, status="warn", seen=seen, mend=mend,
+        return Finding(**common, status="warn", seen=seen, fix=fix,
                        reason=f"less than {_gib(SHM_WANTED_WITH_GPU)}: tight for Ray, NCCL and vLLM together")  # fmt: skip
     return Finding(**common, status="ok", seen=seen)
 
@@ -44,10 +44,10 @@ def _disk(node: str, disk: Space) -> Finding:
     common = {"name": f"disk {disk.path}", "nodes": [node], "seen": f"{disk.free // GIB} GiB free of {disk.total // GIB} GiB"}
     if disk.free < DISK_NEEDED or disk.free < (1 - RAY_FULL) * disk.total:
         return Finding(**common, status="fail", reason="Ray refuses to work above 95%, logs and results are cut off",
-                       mend="remove old /tmp/ray sessions and model caches")  # fmt: skip
+                       fix="remove old /tmp/ray sessions and model caches")  # fmt: skip
     if disk.free < DISK_WANTED:
         return Finding(**common, status="warn", reason="logs, results and a model cache take more",
-                       mend="remove old /tmp/ray sessions and model caches")  # fmt: skip
+                       fix="remove old /tmp/ray sessions and model caches")  # fmt: skip
     return Finding(**common, status="ok")
 
 
@@ -57,11 +57,11 @@ def _nofile(node: str, facts: Facts) -> Finding:
     if hard is not None and hard < needed and any(port.server == HAPROXY for port in facts.ports):
         return Finding(**common | {"seen": f"hard limit {hard}"}, status="fail",
                        reason=f"HAProxy needs {needed} to take {LEAST_CONNECTIONS} connections at once",
-                       mend="ulimit -n 65536 before `ray start` there (docker run --ulimit nofile=65536), or launch with "
+                       fix="ulimit -n 65536 before `ray start` there (docker run --ulimit nofile=65536), or launch with "
                             f"--serve-env {HA_PROXY}=0")  # fmt: skip
     if facts.nofile is not None and facts.nofile < FILES_WANTED:
         return Finding(**common, status="warn", reason=f"fewer than {FILES_WANTED}: many requests at once open many sockets",
-                       mend="ulimit -n 65536 before `ray start`")  # fmt: skip
+                       fix="ulimit -n 65536 before `ray start`")  # fmt: skip
     return Finding(**common, status="ok")
 
 
@@ -69,12 +69,12 @@ def _processes(node: str, facts: Facts) -> Finding:
     common = {"name": "processes", "nodes": [node]}
     if facts.processes is None:
         return Finding(**common, status="ok", seen="unlimited")
-    seen, mend = f"{facts.processes} more may start", "docker run --pids-limit=-1 (Kubernetes: podPidsLimit), or ulimit -u"
+    seen, fix = f"{facts.processes} more may start", "docker run --pids-limit=-1 (Kubernetes: podPidsLimit), or ulimit -u"
     if facts.processes < PROCESSES_NEEDED:
-        return Finding(**common, status="fail", seen=seen, mend=mend,
+        return Finding(**common, status="fail", seen=seen, fix=fix,
                        reason=f"fewer than {PROCESSES_NEEDED}: Ray's and the engines' threads count, too")  # fmt: skip
     if facts.processes < PROCESSES_WANTED:
-        return Finding(**common, status="warn", seen=seen, mend=mend,
+        return Finding(**common, status="warn", seen=seen, fix=fix,
                        reason=f"fewer than {PROCESSES_WANTED}: tight for many ranks, or many cores")  # fmt: skip
     return Finding(**common, status="ok", seen=seen)
 
@@ -86,7 +86,7 @@ def _memlock(node: str, facts: Facts) -> Finding:
         return Finding(**common, status="n/a", reason="no RDMA card pins memory here")
     if facts.memlock is not None and facts.memlock < MEMLOCK_WANTED:
         return Finding(**common, status="fail", reason="RDMA pins the whole KV cache: registering it would fail",
-                       mend="ulimit -l unlimited before `ray start` (docker run --ulimit memlock=-1)")  # fmt: skip
+                       fix="ulimit -l unlimited before `ray start` (docker run --ulimit memlock=-1)")  # fmt: skip
     return Finding(**common, status="ok")
 
 
@@ -99,11 +99,11 @@ def _port(node: str, port: Port) -> Finding:
     if port.owner or port.error in (None, os.strerror(errno.EADDRINUSE)):
         return Finding(**common, status="fail", seen=f"held by {port.owner or 'another process'}",
                        reason=f"{port.server} cannot listen there",
-                       mend=f"end that process, or take another one with {port.option}")  # fmt: skip
-    mend = f"take one of 1024 or above with {port.option}, or sysctl net.ipv4.ip_unprivileged_port_start={port.number}"
+                       fix=f"end that process, or take another one with {port.option}")  # fmt: skip
+    fix = f"take one of 1024 or above with {port.option}, or sysctl net.ipv4.ip_unprivileged_port_start={port.number}"
     if port.error != os.strerror(errno.EACCES):
-        mend = f"take an address of the head with --host; {port.host} is none"
-    return Finding(**common, status="fail", seen=port.error, reason=f"{port.server} cannot listen there", mend=mend)
+        fix = f"take an address of the head with --host; {port.host} is none"
+    return Finding(**common, status="fail", seen=port.error, reason=f"{port.server} cannot listen there", fix=fix)
 
 
 def _leftovers(node: str, facts: Facts) -> list[Finding]:
@@ -117,7 +117,7 @@ def _leftovers(node: str, facts: Facts) -> list[Finding]:
             name="leftovers", nodes=[node], status="fail",
             seen=", ".join(f"{one.name} (pid {one.pid})" for one in sorted(some, key=lambda one: one.pid)),
             reason=f"{why}: they hold memory, cores or ports",
-            mend=f"kill {' '.join(str(pid) for pid in sorted(one.pid for one in some))} on that node",
+            fix=f"kill {' '.join(str(pid) for pid in sorted(one.pid for one in some))} on that node",
         )
         for why, some in sorted(by_why.items())
     ]  # fmt: skip
@@ -126,7 +126,7 @@ def _leftovers(node: str, facts: Facts) -> list[Finding]:
 def _slow_link(node: str, facts: Facts) -> Finding:
     if facts.slow_link:
         return Finding(name="slow link", nodes=[node], status="warn", seen="loopback is slowed down",
-                       reason="a run that was cut off may have left it", mend="python -m pdbench.slow_link stop")  # fmt: skip
+                       reason="an interrupted run may have left it", fix="python -m pdbench.slow_link stop")  # fmt: skip
     return Finding(name="slow link", nodes=[node], status="ok", seen="none")
 
 

@@ -1,4 +1,4 @@
-"""Limits that the system puts on processes, as the process has them that this runs in: a Ray worker has its raylet's."""
+"""Read the limits that the system puts on the process that this runs in: a Ray worker has its raylet's."""
 
 import contextlib
 import os
@@ -11,13 +11,13 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def soft_and_hard(which: int) -> tuple[int | None, int | None]:
-    """A limit of `resource.RLIMIT_*`: what holds, and up to what it may be raised; None if there is none."""
+    """Return a limit of `resource.RLIMIT_*`: what holds, and up to what it may be raised; None if there is none."""
     soft, hard = (None if limit == resource.RLIM_INFINITY else limit for limit in resource.getrlimit(which))
     return soft, hard
 
 
 def free_processes(own_groups: str | None = None, root: Path = CGROUPS) -> int | None:
-    """How many processes and threads may still be started here; None if nothing limits them.
+    """Return how many processes and threads may still be started here; None if nothing limits them.
 
     Both count: the limit of the user (not of root, who has none) and those of the control groups, as containers set them.
 

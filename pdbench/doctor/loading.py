@@ -1,4 +1,4 @@
-"""Whether NIXL's backends and the libraries below them load: tried for real, in processes that may crash or hang."""
+"""Try whether NIXL's backends and the libraries below them load, in processes that may crash or hang."""
 
 import os
 import re
@@ -27,7 +27,7 @@ for name in sys.argv[1:]:
 
 
 def backends(limit_s: float, names: tuple[str, ...] = BACKENDS) -> list[dict]:
-    """The fields of a `facts.Backend` for each of `names`, loaded at the same time."""
+    """Return the fields of a `facts.Backend` for each of `names`, loaded at the same time."""
     running = [(name, _start(MAKE_AGENT, name)) for name in names]
     return [{"name": name, **_outcome(process, limit_s)} for name, process in running]
 
@@ -58,13 +58,13 @@ def _outcome(process: subprocess.Popen, limit_s: float) -> dict:
 
 
 def libraries() -> dict[str, str | None]:
-    """What the loader said of each, None where it loads: EFA's, libfabric, and UCX's own EFA transport (`ucx-efa`)."""
+    """Return what the loader said of each, None where it loads: EFA's, libfabric, and UCX's own EFA transport (`ucx-efa`)."""
     names = {"libefa.so.1": "libefa.so.1", "libfabric.so.1": "libfabric.so.1", "libhwloc.so.15": "libhwloc.so.15"}
     if plugin := _ucx_plugin():
         names["ucx-efa"] = str(plugin)
     said, _ = _start(LOAD, *names.values()).communicate(timeout=60)
-    told = dict(line.split("\t", 1) for line in said.splitlines() if "\t" in line)
-    found = {name: told.get(path, "the loader crashed") or None for name, path in names.items()}
+    errors = dict(line.split("\t", 1) for line in said.splitlines() if "\t" in line)
+    found = {name: errors.get(path, "the loader crashed") or None for name, path in names.items()}
     return found if plugin else found | {"ucx-efa": "NIXL's UCX has no EFA transport"}
 
 

@@ -1,4 +1,4 @@
-"""GPUs and what can carry a KV cache between them: cards, RDMA, EFA's SRD, GPUDirect and NIXL's backends."""
+"""Check GPUs and what can carry a KV cache between them: cards, RDMA, EFA's SRD, GPUDirect and NIXL's backends."""
 
 import re
 from collections.abc import Iterable
@@ -13,27 +13,27 @@ INSTALL_EFA = "run Amazon's aws-efa-installer there, and restart Ray"
 
 
 def check_hardware(node: str, facts: Facts) -> list[Finding]:
-    """GPUs, cards and NUMA: what there is, and what does not answer."""
+    """Check GPUs, cards and NUMA: what there is, and what does not answer."""
     return [_gpus(node, facts), *_nics(node, facts), *_rdma(node, facts), Finding(
         name="NUMA", nodes=[node], status="ok", seen=_numa(facts))]  # fmt: skip
 
 
 def check_transports(node: str, facts: Facts) -> list[Finding]:
-    """What UCX and NIXL need in order to use that hardware; the libraries only after a full examination."""
+    """Check what UCX and NIXL need in order to use that hardware; the libraries only after a full examination."""
     found = [*_efa(node, facts), _gpudirect(node, facts)]
     return found + [_backend(node, facts, backend) for backend in facts.backends or []]
 
 
 def alike(nodes: dict[str, Facts]) -> list[Finding]:
-    """Nodes with GPUs should have the same ones, and the same RDMA ports."""
+    """Check that nodes with GPUs have the same ones, and the same RDMA ports."""
     with_gpu = {node: facts for node, facts in sorted(nodes.items()) if facts.gpus.names}
     found = []
-    for name, told in (("same GPUs", lambda facts: _counted(facts.gpus.names)), ("same RDMA ports", _ports)):
-        seen = {node: told(facts) for node, facts in with_gpu.items()}
+    for name, describe in (("same GPUs", lambda facts: _counted(facts.gpus.names)), ("same RDMA ports", _ports)):
+        seen = {node: describe(facts) for node, facts in with_gpu.items()}
         if len(set(seen.values())) > 1:
             found.append(Finding(
                 name=name, nodes=list(seen), status="warn", seen="; ".join(f"{what} on {node}" for node, what in seen.items()),
-                reason="arms on different nodes would not compare", mend="use nodes of one kind",
+                reason="arms on different nodes would not compare", fix="use nodes of one kind",
             ))  # fmt: skip
     return found
 
@@ -42,7 +42,7 @@ def _gpus(node: str, facts: Facts) -> Finding:
     gpus, common = facts.gpus, {"name": "GPUs", "nodes": [node]}
     if gpus.error:
         return Finding(**common, status="fail", seen=gpus.error, reason=f"{gpus.on_bus} NVIDIA cards are plugged in",
-                       mend="install the NVIDIA driver, or reboot after its update")  # fmt: skip
+                       fix="install the NVIDIA driver, or reboot after its update")  # fmt: skip
     if not gpus.names:
         return Finding(**common, status="n/a", seen="none", reason="no NVIDIA card is plugged in")
     return Finding(**common, status="ok", seen=_counted(gpus.names))
@@ -62,14 +62,14 @@ def _rdma(node: str, facts: Facts) -> list[Finding]:
     if not facts.rdma:
         # With GPUs and none of these, a KV cache that crosses nodes goes over TCP.
         status = "warn" if facts.gpus.names and not facts.efa.devices else "n/a"
-        slow = {"reason": "KV caches that cross nodes go over TCP", "mend": "use nodes with EFA or InfiniBand, or pack P and D"}
+        slow = {"reason": "KV caches that cross nodes go over TCP", "fix": "use nodes with EFA or InfiniBand, or pack P and D"}
         none = {"reason": "no InfiniBand, RoCE or EFA card"}
         return [Finding(name="RDMA", nodes=[node], status=status, seen="none", **(slow if status == "warn" else none))]
     down = [port.name for port in facts.rdma if not port.is_active]
     seen = _ports(facts)
     if down:
         return [Finding(name="RDMA", nodes=[node], status="warn", seen=f"down: {', '.join(down)}; up: {seen}",
-                        reason="less bandwidth than the node has", mend="look at the links with ibstat and dmesg")]  # fmt: skip
+                        reason="less bandwidth than the node has", fix="check the links with ibstat and dmesg")]  # fmt: skip
     return [Finding(name="RDMA", nodes=[node], status="ok", seen=seen)]
 
 
@@ -80,7 +80,7 @@ def _efa(node: str, facts: Facts) -> list[Finding]:
     cards = f"{efa.devices} cards"
     if efa.module is None:
         first = Finding(name="EFA", nodes=[node], status="fail", seen=f"{cards}, kernel module efa is not loaded",
-                        reason="without it there is no RDMA", mend=f"modprobe efa, or {INSTALL_EFA}")  # fmt: skip
+                        reason="without it there is no RDMA", fix=f"modprobe efa, or {INSTALL_EFA}")  # fmt: skip
     else:
         installer = f", installer {efa.installer}" if efa.installer else ""
         first = Finding(name="EFA", nodes=[node], status="ok", seen=f"{cards}, module {efa.module or 'in kernel'}{installer}")
@@ -90,16 +90,16 @@ def _efa(node: str, facts: Facts) -> list[Finding]:
 def _srd(node: str, facts: Facts) -> Finding:
     ucx, common = facts.versions.get("ucx"), {"name": "SRD for UCX", "nodes": [node]}
     if not ucx or not re.match(r"\d", ucx):
-        return Finding(**common, status="fail", seen="NIXL brings no UCX", reason="nothing would read over EFA",
-                       mend="pip install nixl>=0.8.0, whose wheel brings UCX 1.20")  # fmt: skip
+        return Finding(**common, status="fail", seen="NIXL brings no UCX", reason="no KV transfer would use EFA",
+                       fix="pip install nixl>=0.8.0, whose wheel brings UCX 1.20")  # fmt: skip
     if parse_version(ucx) < SRD_SINCE:
-        return Finding(**common, status="fail", seen=f"UCX {ucx}", mend="nixl >= 0.8.0, or NIXL built against UCX 1.20",
+        return Finding(**common, status="fail", seen=f"UCX {ucx}", fix="nixl >= 0.8.0, or NIXL built against UCX 1.20",
                        reason="before UCX 1.20 SRD cannot read: KV goes over ud_verbs at 0.18 GB/s")  # fmt: skip
     for name in ("libefa.so.1", "ucx-efa") if facts.libraries is not None else ():
         if error := facts.libraries.get(name):
             return Finding(**common, status="fail", seen=error, reason="UCX's EFA transport needs the host's libefa",
-                           mend=f"{INSTALL_EFA}; or apt install libefa1")  # fmt: skip
-    looked = "libefa and UCX's EFA transport load" if facts.libraries is not None else "libraries are looked at without --quick"
+                           fix=f"{INSTALL_EFA}; or apt install libefa1")  # fmt: skip
+    looked = "libefa and UCX's EFA transport load" if facts.libraries is not None else "libraries are checked without --quick"
     return Finding(**common, status="ok", seen=f"UCX {ucx}: {looked}")
 
 
@@ -115,7 +115,7 @@ def _gpudirect(node: str, facts: Facts) -> Finding:
         return Finding(**common, status="ok", seen=f"dmabuf (open driver, Linux {kernel[0]})")
     return Finding(**common, status="warn", seen="neither nvidia_peermem nor dmabuf",
                    reason="the card cannot read GPU memory: KV is copied through the host",
-                   mend="modprobe nvidia_peermem, or install the open NVIDIA kernel modules (dmabuf)")  # fmt: skip
+                   fix="modprobe nvidia_peermem, or install the open NVIDIA kernel modules (dmabuf)")  # fmt: skip
 
 
 def _backend(node: str, facts: Facts, backend: Backend) -> Finding:
@@ -124,12 +124,12 @@ def _backend(node: str, facts: Facts, backend: Backend) -> Finding:
         return Finding(**common, status="ok", seen="loads")
     if backend.name == "UCX":
         return Finding(**common, status="fail", seen=backend.error, reason="no KV cache moves without it",
-                       mend="pip install --force-reinstall nixl there; see NIXL_PLUGIN_DIR and LD_LIBRARY_PATH")  # fmt: skip
+                       fix="pip install --force-reinstall nixl there; see NIXL_PLUGIN_DIR and LD_LIBRARY_PATH")  # fmt: skip
     missing = [name for name in ("libfabric.so.1", "libhwloc.so.15") if (facts.libraries or {}).get(name)]
     why = f"the host has no {' and no '.join(missing)}" if missing else backend.error
     if facts.efa.devices:
         return Finding(**common, status="warn", seen=why, reason="--use-libfabric would fail; UCX is the default",
-                       mend=f"{INSTALL_EFA}; apt install libhwloc15")  # fmt: skip
+                       fix=f"{INSTALL_EFA}; apt install libhwloc15")  # fmt: skip
     return Finding(**common, status="n/a", seen="does not load", reason=f"{why}; it is for EFA, which is not here")
 
 
@@ -139,7 +139,7 @@ def _ports(facts: Facts) -> str:
 
 
 def _counted(names: Iterable[str]) -> str:
-    """`8 x NVIDIA H100`; several kinds are told one after the other."""
+    """`8 x NVIDIA H100`; several kinds follow each other."""
     names = list(names)
     return ", ".join(f"{names.count(name)} x {name}" for name in sorted(set(names)))
 
@@ -153,5 +153,5 @@ def _numa(facts: Facts) -> str:
     for card in [*facts.rdma, *facts.nics]:
         if card.numa is not None:
             places.setdefault(card.numa, []).append(card.name)
-    told = "; ".join(f"{number}: {', '.join(names)}" for number, names in sorted(places.items()))
-    return f"{facts.numa_nodes} node{'s' * (facts.numa_nodes > 1)}" + (f" ({told})" if told else "")
+    where = "; ".join(f"{number}: {', '.join(names)}" for number, names in sorted(places.items()))
+    return f"{facts.numa_nodes} node{'s' * (facts.numa_nodes > 1)}" + (f" ({where})" if where else "")

@@ -1,4 +1,4 @@
-"""Processes that a crash left behind, and who listens on a port."""
+"""Find processes that a crash left behind, and who listens on a port."""
 
 import contextlib
 import time
@@ -13,7 +13,7 @@ SECOND_LOOK_S = 1.0
 
 
 def leftovers() -> list[dict]:
-    """Engines and replicas whose parents are gone, and processes of a local cluster whose head is gone.
+    """Find engines and replicas whose parents are gone, and processes of a local cluster whose head is gone.
 
     What is ending by itself is none: those that are found are looked at once more a second later.
     """
@@ -33,7 +33,7 @@ def _leftovers() -> dict[tuple[int, float], dict]:
                 continue
             title = _title(process)
             if title.startswith(ENGINES) and _is_orphan(process, title):
-                found[process.pid, process.create_time()] = _told(process, title, "its parent is gone")
+                found[process.pid, process.create_time()] = _leftover(process, title, "its parent is gone")
             if mark := _mark(process):
                 by_mark.setdefault(mark, []).append((process, title))
                 # As local_cluster.state: the cluster lives as long as this process of its head does.
@@ -43,8 +43,8 @@ def _leftovers() -> dict[tuple[int, float], dict]:
         if mark not in with_head:
             for process, title in processes:
                 with contextlib.suppress(psutil.Error):
-                    told = _told(process, title, "the head of its local cluster is gone")
-                    found.setdefault((process.pid, process.create_time()), told)
+                    leftover = _leftover(process, title, "the head of its local cluster is gone")
+                    found.setdefault((process.pid, process.create_time()), leftover)
     return found
 
 
@@ -65,7 +65,7 @@ def _runs_engines(process: psutil.Process) -> bool:
 
 
 def owner_of_port(number: int) -> tuple[str | None, bool]:
-    """Who listens on a TCP port (`python (pid 7)`; None if this user may not know), and whether a Ray Serve does.
+    """Find who listens on a TCP port (`python (pid 7)`; None if this user may not know), and whether a Ray Serve does.
 
     Where this runs as a Ray task, only the Serve below the same raylet counts: a local cluster next door is a stranger.
     """
@@ -91,5 +91,5 @@ def _mark(process: psutil.Process) -> str | None:
     return None
 
 
-def _told(process: psutil.Process, title: str, why: str) -> dict:
+def _leftover(process: psutil.Process, title: str, why: str) -> dict:
     return {"pid": process.pid, "name": title[:60], "why": why}

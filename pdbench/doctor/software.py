@@ -1,4 +1,4 @@
-"""Versions and commits of what a node has installed, beyond pip's: libfabric, rdma-core, vLLM's and torch's commits."""
+"""Read versions and commits of what a node has installed, beyond pip's: libfabric, rdma-core, vLLM's and torch's commits."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ PACKAGES = {"rdma-core": ("ibverbs-providers", "rdma-core"), "libfabric": ("libf
 
 
 def versions() -> dict[str, str | None]:
-    """`stack.versions` and more, by name; None where absent."""
+    """Return `stack.versions` and more, by name; None where absent."""
     found = stack_versions()
     found["vllm_commit"] = _word_in("vllm", "vllm/_version.py", r"commit_id = '(\w+)'")
     found["torch_commit"] = _word_in("torch", "torch/version.py", r"git_version = '(\w+)'")

@@ -1,4 +1,4 @@
-"""Do the nodes have the same versions, and those that a requirements file pins?"""
+"""Check that the nodes have the same versions, and those that a requirements file pins."""
 
 import re
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ class RequirementsError(ValueError):
 
 
 def read_requirements(path: Path) -> dict[str, SpecifierSet]:
-    """What a requirements file pins exactly on this platform, by canonical name, files that it includes among them.
+    """Read what a requirements file pins exactly on this platform, by canonical name, files that it includes among them.
 
     Raises:
         RequirementsError: no such file, or a line that pip would not read.
@@ -69,12 +69,12 @@ def read_stack(path: Path) -> dict[str, SpecifierSet]:
 
 
 def default_requirements(root: Path, nodes: Iterable[Facts]) -> Path:
-    """The file that `nodes` should have been installed from: with a GPU among them, the GPU stack's."""
+    """Return the file that `nodes` should have been installed from: with a GPU among them, the GPU stack's."""
     return root / ("requirements.txt" if any(facts.gpus.names for facts in nodes) else "requirements-cpu.txt")
 
 
 def check_requirements(node: str, facts: Facts, pins: dict[str, SpecifierSet], file: str) -> list[Finding]:
-    """A finding for each pin that the node does not keep; one in all if it keeps them."""
+    """Return a finding for each pin that the node does not keep; one in all if it keeps them."""
     found = []
     for name, wanted in pins.items():
         have = facts.installed.get(name)
@@ -84,13 +84,13 @@ def check_requirements(node: str, facts: Facts, pins: dict[str, SpecifierSet], f
         found.append(Finding(
             name=f"pin {name}", nodes=[node], status="fail" if engine else "warn", seen=have or "not installed",
             reason=f"{file} pins {name}{wanted}" + ("" if engine else ", which no engine needs"),
-            mend=f"{'make setup' if file in BESIDE else f'pip install -r {file}'} there, then restart Ray",
+            fix=f"{'make setup' if file in BESIDE else f'pip install -r {file}'} there, then restart Ray",
         ))  # fmt: skip
     return found or [Finding(name="pins", nodes=[node], status="ok", seen=f"all {len(pins)} of {file} are installed")]
 
 
 def agreement(nodes: dict[str, Facts]) -> list[Finding]:
-    """A finding for each component: one version on all nodes, or which node has which."""
+    """Return a finding for each component: one version on all nodes, or which node has which."""
     found = []
     with_gpu = {node: facts for node, facts in nodes.items() if facts.gpus.names}
     for rows, of, status in ((SAME, nodes, "fail"), (ALIKE, with_gpu or nodes, "warn"), (ALIKE_WITH_GPU, with_gpu, "warn")):
@@ -107,17 +107,17 @@ def _component(name: str, keys: tuple[str, ...], nodes: dict[str, Facts], status
     for node, facts in sorted(nodes.items()):
         by_version.setdefault(_spelled(name, keys, facts), []).append(node)
     if len(by_version) > 1:
-        told = sorted(by_version.items(), key=lambda item: (-len(item[1]), item[0]))
+        ranked = sorted(by_version.items(), key=lambda item: (-len(item[1]), item[0]))
         return Finding(
-            name=name, nodes=sorted(nodes), status=status, reason="the nodes do not agree", mend=_mend(name, told),
-            seen="; ".join(f"{version} on {', '.join(some)}" for version, some in told),
+            name=name, nodes=sorted(nodes), status=status, reason="the nodes do not agree", fix=_fix(name, ranked),
+            seen="; ".join(f"{version} on {', '.join(some)}" for version, some in ranked),
         )  # fmt: skip
     (version,) = by_version
     if version != "none":
         return Finding(name=name, nodes=sorted(nodes), status="ok", seen=version)
     if name in NEEDED:
         return Finding(name=name, nodes=sorted(nodes), status="fail", seen="none", reason="no engine starts without it",
-                       mend="pip install -r requirements.txt on every node, then restart Ray")  # fmt: skip
+                       fix="pip install -r requirements.txt on every node, then restart Ray")  # fmt: skip
     return Finding(name=name, nodes=sorted(nodes), status="n/a", seen="none", reason="no node has it")
 
 
@@ -129,8 +129,8 @@ def _spelled(name: str, keys: tuple[str, ...], facts: Facts) -> str:
     return (version or "none") + (f" ({commit[:12]})" if version and commit else "")
 
 
-def _mend(name: str, told: list[tuple[str, list[str]]]) -> str:
-    others = ", ".join(node for _, some in told[1:] for node in some)
+def _fix(name: str, ranked: list[tuple[str, list[str]]]) -> str:
+    others = ", ".join(node for _, some in ranked[1:] for node in some)
     if name in ("kernel", "driver", "libfabric", "rdma-core"):
         return f"start {others} from the same image as the others"
     return f"install the same on {others}, then restart Ray there: pip install -r requirements.txt"

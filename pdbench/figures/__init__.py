@@ -1,4 +1,4 @@
-"""The study's figures, drawn from the tidy table of `results.read_results`.
+"""Draw the study's figures from the tidy table of `results.read_results`.
 
     classic    TPOT and TTFT against the load, throughput against latency; p99 inter-token latency on request
     tradeoff   throughput against latency alone, large
@@ -31,7 +31,7 @@ FIGURES = {
 
 
 def draw(table: pd.DataFrame, view: View) -> Figure:
-    """The figure that `view.figure` names.
+    """Draw the figure that `view.figure` names.
 
     Args:
         table: of `results.read_results`.

@@ -1,4 +1,4 @@
-"""Latency against load and throughput against latency: the study's three panels, and the trade-off alone, large.
+"""Draw latency against load and throughput against latency: the study's three panels, and the trade-off alone, large.
 
 With repeats a line goes through their medians and a bar goes from the least to the most of them. The trade-off shows
 what the best arm attains at each latency (`frontier.py`) as a grey band; points that another point beats in both
@@ -28,7 +28,7 @@ LEVEL_PANELS = {
 
 
 def draw(table: pd.DataFrame, view: View) -> Figure:
-    """TPOT and TTFT against the level, throughput against latency; `view.itl` adds p99 inter-token latency.
+    """Draw TPOT and TTFT against the level, throughput against latency; `view.itl` adds p99 inter-token latency.
 
     Raises:
         ResultError: concurrency and request-rate levels are mixed, or no arm has the chosen latency.
@@ -42,7 +42,7 @@ def draw(table: pd.DataFrame, view: View) -> Figure:
 
 
 def draw_tradeoff(table: pd.DataFrame, view: View) -> Figure:
-    """Throughput against latency alone, large; raises as `draw`."""
+    """Draw throughput against latency alone, large; raises as `draw`."""
     figure = new_figure((11.5, 9))
     return _filled(figure, {"tradeoff": figure.subplots()}, table, view)
 

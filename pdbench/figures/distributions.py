@@ -1,4 +1,4 @@
-"""How TTFT and the times between tokens are distributed over a level's requests: what a median hides."""
+"""Draw how TTFT and the times between tokens are distributed over a level's requests: what a median hides."""
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ SHARES = np.linspace(0, 1, 1001)
 
 
 def draw(table: pd.DataFrame, view: View) -> Figure:
-    """Empirical distribution functions of TTFT and inter-token times of every arm at one level, repeats together.
+    """Draw empirical distribution functions of TTFT and inter-token times of every arm at one level, repeats together.
 
     Raises:
         ResultError: an arm lacks the level or per-request details; requests have one output token.

@@ -1,4 +1,4 @@
-"""Figures on disk: vector (.pdf, .svg) or .png, whole or not at all."""
+"""Write figures to disk: vector (.pdf, .svg) or .png, whole or not at all."""
 
 import os
 import tempfile

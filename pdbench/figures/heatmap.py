@@ -1,4 +1,4 @@
-"""The best throughput that keeps an SLA, by P:D ratio and TP sizes; collocated layouts have a column of their own."""
+"""Draw the best throughput that keeps an SLA, by P:D ratio and TP sizes; collocated layouts have a column of their own."""
 
 import math
 import textwrap
@@ -28,7 +28,7 @@ NAME_WIDTH = 15
 
 
 def draw(table: pd.DataFrame, view: View) -> Figure:
-    """A cell for each P:D ratio and pair of TP sizes, with the best arm there, interpolated between its levels.
+    """Draw a cell for each P:D ratio and pair of TP sizes, with the best arm there, interpolated between its levels.
 
     Percent are over the best collocated arm. The best cell of all has a frame; in a hatched one no arm keeps the SLA.
 
@@ -59,7 +59,7 @@ def draw(table: pd.DataFrame, view: View) -> Figure:
 
 
 def _answers(table: pd.DataFrame, view: View) -> pd.DataFrame:
-    """The best arm of each cell, with where it stands (column, row, and their order) and its share over collocated."""
+    """The best arm of each cell, with its place (column, row, and their order) and its share over collocated."""
     if not view.sla:
         raise ResultError("--figure heatmap needs --sla, such as --sla tpot=10,ttft=500")
     if one_kind(table) and not one_workload(table):
@@ -71,7 +71,7 @@ def _answers(table: pd.DataFrame, view: View) -> pd.DataFrame:
     answers = pd.concat([answers, places], axis=1)
     base = answers.loc[answers["column"] == "collocated", "throughput"].max()
     answers["over"] = (answers["throughput"] / base - 1).where(answers["column"] != "collocated")
-    answers["best"] = answers.index == 0  # the best stand first
+    answers["best"] = answers.index == 0  # the best come first
     return answers.drop_duplicates(["column", "row"])
 
 

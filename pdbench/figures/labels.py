@@ -1,4 +1,4 @@
-"""Numbers beside points, placed where they hide neither a point nor each other."""
+"""Place numbers beside points where they hide neither a point nor each other."""
 
 import math
 

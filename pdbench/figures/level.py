@@ -1,4 +1,4 @@
-"""The requests of one level of every arm, for the figures that show them one by one."""
+"""Select the requests of one level of every arm, for the figures that show them one by one."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from pdbench.results import read_requests
 
 
 def chosen_level(table: pd.DataFrame, view: View) -> float:
-    """`view.level`, or else the highest level that every arm has.
+    """Return `view.level`, or else the highest level that every arm has.
 
     Raises:
         ResultError: an arm lacks it.
@@ -28,7 +28,7 @@ def chosen_level(table: pd.DataFrame, view: View) -> float:
 
 
 def requests_at(table: pd.DataFrame, level: float) -> dict[str, list[Requests]]:
-    """By arm, the requests of each repeat of a level.
+    """Return by arm, the requests of each repeat of a level.
 
     Raises:
         ResultError: a level's file holds no per-request details.

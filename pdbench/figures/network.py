@@ -1,4 +1,4 @@
-"""What placement and transport do to one PD layout: throughput at each load, with the speed of its KV transfers."""
+"""Draw what placement and transport do to one PD layout: throughput at each load, with the speed of its KV transfers."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,10 +24,10 @@ MOST_FLAT = 18  # bars that leave room for numbers written flat
 
 
 def draw(table: pd.DataFrame, view: View) -> Figure:
-    """Bars of throughput by level, one for each arm of the PD layout, and dashed ones for collocated arms.
+    """Draw bars of throughput by level, one for each arm of the PD layout, and dashed ones for collocated arms.
 
-    With repeats a bar is their median, with a line from the least to the most. Above it stands what its KV transfers
-    reached in GB/s (bytes / time of the transfers, the median of repeats), where a manifest tells.
+    With repeats a bar is their median, with a line from the least to the most. Above it is what its KV transfers
+    reached in GB/s (bytes / time of the transfers, the median of repeats), where a manifest records it.
 
     Raises:
         ResultError: there is not one PD layout; concurrency and request-rate levels are mixed.
@@ -57,7 +57,7 @@ def draw(table: pd.DataFrame, view: View) -> Figure:
 
 
 def kv_speeds(table: pd.DataFrame) -> dict[tuple[str, float], float]:
-    """GB/s of the KV transfers by arm and level, the median of repeats, from the gates in the manifests."""
+    """Return GB/s of the KV transfers by arm and level, the median of repeats, from the gates in the manifests."""
     found: dict[tuple[str, float], list[float]] = defaultdict(list)
     for folder, of_folder in table.groupby("folder", sort=False):
         try:

@@ -1,4 +1,4 @@
-"""Panels and their scales."""
+"""Lay out panels and their scales."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,7 +8,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 
 def new_figure(size: tuple[float, float]) -> Figure:
-    """An empty figure (inches) whose parts make room for each other; needs no display."""
+    """Make an empty figure (inches) whose parts make room for each other; needs no display."""
     figure = Figure(figsize=size, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
     FigureCanvasAgg(figure)
@@ -16,7 +16,7 @@ def new_figure(size: tuple[float, float]) -> Figure:
 
 
 def settle(figure: Figure) -> None:
-    """Lay the figure out for good: labels are placed in pixels, so the panels have to stand where they will stay."""
+    """Lay the figure out for good: labels are placed in pixels, so the panels need their final positions first."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
@@ -30,18 +30,18 @@ def prepare(axes: Axes, name: str, grid: str = "both") -> None:
 
 
 def plain(value: float, _position: int | None = None) -> str:
-    """A number without exponent: 12,000."""
+    """Write a number without exponent: 12,000."""
     return f"{value:,.10g}"
 
 
 def from_zero(axes: Axes, which: str) -> None:
-    """A linear scale that begins at 0, with plain numbers."""
+    """Set a linear scale that begins at 0, with plain numbers."""
     getattr(axes, f"set_{which}lim")(**{{"x": "left", "y": "bottom"}[which]: 0})
     getattr(axes, f"{which}axis").set_major_formatter(FuncFormatter(plain))
 
 
 def log_ticks(axes: Axes, which: str) -> None:
-    """A log scale with plain numbers, and enough of them where the data span less than a decade."""
+    """Set a log scale with plain numbers, and enough of them where the data span less than a decade."""
     getattr(axes, f"set_{which}scale")("log")
     axis = getattr(axes, f"{which}axis")
     low, high = axis.get_view_interval()
@@ -58,7 +58,7 @@ def level_axis(axes: Axes, kind: str) -> None:
 
 
 def level_ticks(axes: Axes, levels: list[float], log: bool) -> None:
-    """Ticks at the levels measured, less those that would run into their neighbour."""
+    """Set ticks at the levels measured, less those that would run into their neighbour."""
     if log:
         axes.set_xscale("log", base=2)
     else:

@@ -1,6 +1,6 @@
-"""How an arm looks, in every figure: colour is the P:D ratio, the line the TP sizes, collocated is dashed black.
+"""Choose how an arm looks in every figure: colour is the P:D ratio, the line the TP sizes, collocated is dashed black.
 
-So a layout of the study looks the same in every figure, whatever stands beside it. Arms that would look alike, such
+So a layout of the study looks the same in every figure, whatever else is in it. Arms that would look alike, such
 as one layout over two transports, take different markers. A control arm has the line of its layout in grey.
 """
 
@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 
 from pdbench.layout import Layout
 
-# Okabe-Ito and Tol hues, told apart by colour-blind readers: warm is heavy on prefill, cool on decode.
+# Okabe-Ito and Tol hues, distinct for colour-blind readers: warm is heavy on prefill, cool on decode.
 RATIO_COLORS = {
     Fraction(4, 1): "#882255",
     Fraction(3, 1): "#D55E00",
@@ -60,7 +60,7 @@ class Style:
 
 
 def arm_styles(table: pd.DataFrame) -> dict[str, Style]:
-    """A style for each arm, in the order of the legend: collocated by TP, PD from many P to many D, controls."""
+    """Choose a style for each arm, in the order of the legend: collocated by TP, PD from many P to many D, controls."""
     arms = table.drop_duplicates("arm")[["arm", "layout", "placement", "serving"]]
     layouts = {arm: Layout.parse(layout) for arm, layout in zip(arms["arm"], arms["layout"], strict=True)}
     spread = dict(zip(arms["arm"], arms["placement"] == "spread", strict=True))
@@ -79,17 +79,17 @@ def arm_styles(table: pd.DataFrame) -> dict[str, Style]:
 
 
 def pd_ratio(layout: Layout) -> Fraction:
-    """Prefill over decode replicas."""
+    """Return prefill over decode replicas."""
     return Fraction(layout.prefill.num, layout.decode.num)
 
 
 def faded(color: str) -> tuple[float, float, float]:
-    """The colour, paler: of what is dominated, or waits."""
+    """Return the colour, paler: of what is dominated, or waits."""
     return tuple(0.4 * part + 0.6 for part in to_rgb(color))
 
 
 def legend(figure: Figure, handles: list[Artist], key: list[str]) -> None:
-    """One legend for all panels, in as many columns as its longest name leaves room for, under what the marks mean."""
+    """Draw one legend for all panels, in as many columns as its longest name leaves room for, under what the marks mean."""
     inches = 1.0 + 0.075 * max(len(handle.get_label()) for handle in handles)
     columns = max(1, min(len(handles), math.floor(figure.get_figwidth() / inches)))
     drawn = figure.legend(
@@ -100,7 +100,7 @@ def legend(figure: Figure, handles: list[Artist], key: list[str]) -> None:
 
 
 def line_handles(styles: dict[str, Style], markers: bool = True) -> list[Line2D]:
-    """The arms as the legend shows them."""
+    """Return the arms as the legend shows them."""
     return [
         Line2D([], [], label=arm, color=style.color, linestyle=style.line, linewidth=1.6,
                marker=style.marker if markers else None, markerfacecolor=style.color if style.filled else "white")
@@ -109,7 +109,7 @@ def line_handles(styles: dict[str, Style], markers: bool = True) -> list[Line2D]
 
 
 def style_key(table: pd.DataFrame, styles: dict[str, Style]) -> list[str]:
-    """What colour, line and marker mean, as far as these arms have it."""
+    """Return what colour, line and marker mean, as far as these arms have it."""
     ours = table[table["serving"] != "bare"]
     collocated = {not Layout.parse(layout).is_pd for layout in ours["layout"].unique()}
     key = ["dashed black: collocated, marker: TP"] * (True in collocated)

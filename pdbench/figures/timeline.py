@@ -1,4 +1,4 @@
-"""Every request of one level over time: how long it waited for its first token, how long it decoded."""
+"""Draw every request of one level over time: how long it waited for its first token, how long it decoded."""
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ ROWS_POINTS = 270  # height of the panel of bars
 
 
 def draw(table: pd.DataFrame, view: View) -> Figure:
-    """A column for each arm: requests in flight, and a bar for each request in the order in which they were sent.
+    """Draw a column for each arm: requests in flight, and a bar for each request in the order in which they were sent.
 
     The bar is pale from the request's start to its first token (queue, prefill and, with PD, transfer) and full while it
     decodes. With repeats it is the first one.
@@ -52,7 +52,7 @@ def draw(table: pd.DataFrame, view: View) -> Figure:
 
 
 def in_flight(requests: Requests) -> tuple[np.ndarray, np.ndarray]:
-    """Times (s since the first start) at which the number of requests in flight changes, and that number from then on."""
+    """Return times (s since the first start) when the number of requests in flight changes, and that number from then on."""
     begin = requests.start.min()
     times = np.concatenate([requests.start, requests.end]) - begin
     steps = np.repeat([1, -1], len(requests.start))

@@ -1,4 +1,4 @@
-"""What a figure shows, and the words on its axes."""
+"""Describe what a figure shows, and the words on its axes."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ class View:
 
 
 def with_axes(table: pd.DataFrame, view: View) -> pd.DataFrame:
-    """The table with the trade-off's `latency` (ms), `x`, that or interactivity (1/s), and `y`, tokens/s."""
+    """Return the table with the trade-off's `latency` (ms), `x`, that or interactivity (1/s), and `y`, tokens/s."""
     latency = table[LATENCIES[view.latency_mode]]
     if latency.isna().all():
         raise ResultError(
@@ -41,7 +41,7 @@ def with_axes(table: pd.DataFrame, view: View) -> pd.DataFrame:
 
 
 def throughput_column(table: pd.DataFrame, view: View) -> str:
-    """The column of the throughput asked for."""
+    """Return the column of the throughput asked for."""
     column = f"{view.throughput}_throughput" + ("_per_node" if view.normalized else "")
     if table[column].isna().all():
         raise ResultError(f"decode alone has no {view.throughput} throughput: use --throughput-metric output")
@@ -49,7 +49,7 @@ def throughput_column(table: pd.DataFrame, view: View) -> str:
 
 
 def latency_label(view: View) -> str:
-    """What the trade-off panel's x is, with its unit and the statistic it rests on."""
+    """Return what the trade-off panel's x is, with its unit and the statistic it rests on."""
     chunk = f"TTFT + {view.chunk_size - 1} x TPOT"
     if view.interactivity:
         rate = {
@@ -66,13 +66,13 @@ def latency_label(view: View) -> str:
 
 
 def throughput_label(table: pd.DataFrame, view: View) -> str:
-    """Which tokens are counted, over what: `Input tokens/s per node of 8 GPUs`."""
+    """Return which tokens are counted, over what: `Input tokens/s per node of 8 GPUs`."""
     words = f"{view.throughput.capitalize()} tokens/s"
     return f"{words} per node of {node_words(table)}" if view.normalized else f"{words} of the whole layout"
 
 
 def title(table: pd.DataFrame) -> str:
-    """The workload, where the arms share one; otherwise each arm's label says its own."""
+    """Return the workload, where the arms share one; otherwise each arm's label says its own."""
     words = []
     for column, form in (("model", "{}"), ("isl", "ISL {}"), ("osl", "OSL {}"), ("phase", "{}")):
         values = table[column].unique()
@@ -82,12 +82,12 @@ def title(table: pd.DataFrame) -> str:
 
 
 def one_workload(table: pd.DataFrame) -> bool:
-    """Whether all arms did the same work, so that one can be better than another."""
+    """Return whether all arms did the same work, so that one can be better than another."""
     return len(table[["model", "isl", "osl", "phase"]].drop_duplicates()) == 1
 
 
 def one_kind(table: pd.DataFrame) -> str:
-    """The kind of load that all rows share.
+    """Return the kind of load that all rows share.
 
     Raises:
         ResultError: some were measured at a concurrency and some at a request rate.
@@ -100,5 +100,5 @@ def one_kind(table: pd.DataFrame) -> str:
 
 
 def level_words(kind: str, level: float) -> str:
-    """A level in words: `concurrency 8`, `2 requests/s`."""
+    """Return a level in words: `concurrency 8`, `2 requests/s`."""
     return {"concurrency": f"concurrency {level:g}", "request-rate": f"{level:g} requests/s"}[kind]

@@ -1,1 +1,1 @@
-"""A KV transfer benchmark with the NIXL calls of vLLM's connector; needs nixl, torch and numpy only."""
+"""Benchmark KV transfers with the NIXL calls of vLLM's connector; needs nixl, torch and numpy only."""

@@ -1,4 +1,4 @@
-"""Transfers of growing size between prefill and decode ranks, each checked, and each beside the machine's limit."""
+"""Time transfers of growing size between prefill and decode ranks, each checked, and each beside the machine's limit."""
 
 import time
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class Options:
     seed: int = 0
 
     def specs(self, env: dict[str, str], num_threads: int, timeout: float, devices: int = 1) -> list[Spec]:
-        """The ranks that it needs, prefill first.
+        """Return the ranks that it needs, prefill first.
 
         Args:
             devices: GPUs that each rank's process sees; ranks take one after the other.
@@ -71,7 +71,7 @@ class Bench:
         ranks.call([(name, "fill", (self.canary,)) for name in self.decode])
 
     def run(self, blocks: int) -> dict:
-        """Transfer prompts of `blocks` blocks, and say how fast and whether rightly; what `--json` has of a case.
+        """Transfer prompts of `blocks` blocks, report speed and correctness; returns what `--json` has of a case.
 
         Raises:
             TransferError: a rank fails.
@@ -90,14 +90,14 @@ class Bench:
         """One transfer, with what is wrong of it; the destination is as before afterwards."""
         start_at = time.time() + LEAD_S
         read = self.ranks.call([(rank, "read", (some, start_at, name)) for rank in self.decode])
-        told = {rank: sum(p.source == i for of in self.pieces for p in of) * len(some) for i, rank in enumerate(self.prefill)}
-        heard = self.ranks.call([(rank, "notified", (name, count)) for rank, count in told.items()])
+        sent = {rank: sum(p.source == i for of in self.pieces for p in of) * len(some) for i, rank in enumerate(self.prefill)}
+        heard = self.ranks.call([(rank, "notified", (name, count)) for rank, count in sent.items()])
         wrong = sum(self.ranks.call([(rank, "wrong_bytes", (some, self.generation)) for rank in self.decode]))
         self.ranks.call([(rank, "fill", (self.canary, some)) for rank in self.decode])
         return {
             "seconds": max(r["seconds"] for r in read), "post_seconds": max(r["post_seconds"] for r in read),
             "descriptors": sum(r["descriptors"] for r in read), "telemetry": [t for r in read for t in r["telemetry"]],
-            "wrong": wrong, "unheard": sum(told.values()) - sum(heard),
+            "wrong": wrong, "unheard": sum(sent.values()) - sum(heard),
         }  # fmt: skip
 
     def _bound(self, first: dict) -> dict:
@@ -107,7 +107,7 @@ class Bench:
         return {"transports": names, "limit": limits.bound_of(names)}
 
     def reads(self) -> list[Read]:
-        """What UCX has said in the decode ranks."""
+        """Return what UCX has said in the decode ranks."""
         return [read for log in self.ranks.call([(name, "log", ()) for name in self.decode]) for read in read_tables(log)]
 
     def _limit(self, kind: str | None, size: int) -> float | None:

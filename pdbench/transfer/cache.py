@@ -1,11 +1,11 @@
-"""The shape of a paged KV cache, and which bytes of it a decode rank reads from which prefill rank."""
+"""Describe the shape of a paged KV cache, and which bytes of it a decode rank reads from which prefill rank."""
 
 import math
 import random
 from dataclasses import dataclass
 
 VALUE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "fp8": 1}
-WORD = 8  # the data check compares words of so many bytes
+WORD = 8  # the data check compares words of this size, in bytes
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class Cache:
         return 2 * self.block_size * self.head_dim * self.value_bytes
 
     def block_bytes(self, tp: int) -> int:
-        """Bytes of one block of one layer on one of `tp` ranks."""
+        """Return bytes of one block of one layer on one of `tp` ranks."""
         return self.heads // tp * self.head_bytes
 
     def blocks_of(self, tokens: int) -> int:
-        """Blocks that so many tokens fill."""
+        """Return the number of blocks that `tokens` fill."""
         return math.ceil(tokens / self.block_size)
 
     def moved(self, layer: int, blocks: int) -> int:
-        """How many of a prompt's `blocks` are moved of `layer`.
+        """Return how many of a prompt's `blocks` are moved of `layer`.
 
         The first layers are the sliding ones here, whatever their order in the model: it does not change the bytes.
         vLLM adds a block for a window that is not aligned (its NIXL scheduler's `blocks_per_sw`).
@@ -55,7 +55,7 @@ class Cache:
         return min(blocks, math.ceil(self.sliding_window / self.block_size) + 1)
 
     def transfer_bytes(self, blocks: int) -> int:
-        """Bytes of a transfer of `blocks` blocks, over all ranks and layers."""
+        """Return bytes of a transfer of `blocks` blocks, over all ranks and layers."""
         return sum(self.moved(layer, blocks) for layer in range(self.layers)) * self.heads * self.head_bytes
 
 
@@ -91,7 +91,7 @@ class Piece:
 
 
 def pieces(cache: Cache, prefill_tp: int, decode_tp: int, rank: int) -> list[Piece]:
-    """What decode rank `rank` reads of each block; as `compute_tp_mapping` of vLLM's NIXL connector maps ranks."""
+    """Return what decode rank `rank` reads of each block; as `compute_tp_mapping` of vLLM's NIXL connector maps ranks."""
     if decode_tp >= prefill_tp:  # a part of one prefill rank's heads
         length, ratio = cache.block_bytes(decode_tp), decode_tp // prefill_tp
         return [Piece(rank // ratio, rank % ratio * length, 0, length)]
@@ -107,13 +107,13 @@ class Request:
     local: tuple[int, ...]
 
     def of_layer(self, cache: Cache, layer: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Blocks (remote, local) that are moved of `layer`: the last ones, where it slides."""
+        """Return blocks (remote, local) that are moved of `layer`: the last ones, where it slides."""
         moved = cache.moved(layer, len(self.remote))
         return self.remote[len(self.remote) - moved :], self.local[len(self.local) - moved :]
 
 
 def requests(cache: Cache, blocks: int, concurrent: int, is_random: bool, seed: int) -> list[Request]:
-    """`concurrent` prompts of `blocks` blocks each, none of which shares a block with another.
+    """Return `concurrent` prompts of `blocks` blocks each, none of which shares a block with another.
 
     Args:
         is_random: source and destination blocks differ and are scattered, as after some time of serving;

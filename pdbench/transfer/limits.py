@@ -1,4 +1,4 @@
-"""What the same machine can do without NIXL: a copy in memory, a plain TCP stream, the line rate of a network card."""
+"""Measure what the machine can do without NIXL: a copy in memory, a plain TCP stream, the line rate of a network card."""
 
 import re
 import socket
@@ -21,7 +21,7 @@ BOUNDS = {
 
 
 def bound_of(transports: list[str]) -> str | None:
-    """Which limit holds for what UCX named (`cma/memory` -> `memory copy`); None if that is not known."""
+    """Return which limit holds for what UCX named (`cma/memory` -> `memory copy`); None if that is not known."""
     kinds = {kind for name in transports for kind, starts in BOUNDS.items() if name.startswith(starts)}
     return kinds.pop() if len(kinds) == 1 else None
 
@@ -35,7 +35,7 @@ class Scratch:
         self.source = self.target = None
 
     def copy_seconds(self, size: int) -> float:
-        """Seconds to copy `size` bytes with one thread, or on the GPU; both buffers were touched before."""
+        """Measure the seconds to copy `size` bytes with one thread, or on the GPU; both buffers were touched before."""
         if self.source is None or len(self.source) < size:
             self.source, self.target = (torch.ones(size, dtype=torch.uint8, device=device) for device in self.devices)
         synchronize = torch.cuda.synchronize if self.target.is_cuda else lambda: None
@@ -55,7 +55,7 @@ def listen(host: str) -> socket.socket:
 
 
 def send(listener: socket.socket, size: int) -> None:
-    """Send `size` bytes to the next that connects; nobody else can afterwards."""
+    """Send `size` bytes to the next peer that connects; no other can afterwards."""
     with listener:
         connection, _ = listener.accept()
     with connection:
@@ -65,7 +65,7 @@ def send(listener: socket.socket, size: int) -> None:
 
 
 def receive_seconds(host: str, port: int, size: int) -> float:
-    """Seconds from the first byte to the last of `size` bytes.
+    """Measure the seconds from the first byte to the last of `size` bytes.
 
     Raises:
         ConnectionError: the stream ends before.
@@ -82,7 +82,7 @@ def receive_seconds(host: str, port: int, size: int) -> float:
 
 
 def line_rate(transports: list[str], root: Path = INFINIBAND) -> float | None:
-    """GB/s of the network cards in UCX's names (`srd/rdmap85s0:1`), summed, as the kernel reports; None if it does not."""
+    """Return the summed GB/s of the network cards in UCX's names (`srd/rdmap85s0:1`) by the kernel; None if it reports none."""
     devices = {match.groups() for name in transports if (match := re.fullmatch(r"\w+/([^:]+):(\d+)", name))}
     total = 0.0
     for device, port in devices:

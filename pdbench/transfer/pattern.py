@@ -1,4 +1,4 @@
-"""Bytes that tell where they come from: each word of a cache depends on its layer, block, head and place.
+"""Fill caches with bytes that show where they come from: each word depends on its layer, block, head and place.
 
 A constant fill would hide reads from a wrong address; here any two places differ.
 """
@@ -13,10 +13,10 @@ _PLACE = 0xBF58476D1CE4E5B9 - 2**64
 
 
 def words(cache: Cache, layer: int, blocks: torch.Tensor, heads: range, generation: int) -> torch.Tensor:
-    """What `blocks` (1-D, any order) of `layer` hold for `heads`: int64 of [blocks, heads, words of a head].
+    """Return what `blocks` (1-D, any order) of `layer` hold for `heads`: int64 of [blocks, heads, words of a head].
 
     Args:
-        generation: tells contents of different transfers, and the two sides, apart.
+        generation: distinguishes contents of different transfers, and the two sides.
     """
     device = blocks.device
     head = torch.arange(heads.start, heads.stop, device=device, dtype=torch.int64)
@@ -39,7 +39,7 @@ def differing(
     cache: Cache, tensors: list[torch.Tensor], heads: range, generation: int,
     here: list[list[int]] | None = None, there: list[list[int]] | None = None,
 ) -> int:  # fmt: skip
-    """How many bytes of a rank's tensors are not what they should be; whole words of 8 count.
+    """Return how many bytes of a rank's tensors are not what they should be; whole words of 8 count.
 
     Args:
         here: blocks to look at, per layer; None looks at all.

@@ -1,4 +1,4 @@
-"""One rank of prefill or decode: a NIXL agent with a KV cache. Lives in a process of its own, as an engine's rank does."""
+"""Run one rank of prefill or decode: a NIXL agent with a KV cache, in a process of its own, as an engine's rank is."""
 
 import os
 import statistics
@@ -62,7 +62,7 @@ class Rank:
 
     def __init__(self, spec: Spec):
         self.spec = spec
-        # UCX tells which transport it chose on standard output; this process has one to itself.
+        # UCX prints which transport it chose to standard output; this process has one to itself.
         with tempfile.TemporaryFile() as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
@@ -101,12 +101,12 @@ class Rank:
         return agent
 
     def describe(self) -> dict:
-        """What the other side needs: NIXL's metadata, and where each layer's region begins."""
+        """Return what the other side needs: NIXL's metadata, and where each layer's region begins."""
         bases = [tensor.data_ptr() for tensor in self.tensors]
         return {"metadata": self.agent.get_agent_metadata(), "bases": bases, "device": self.spec.device}
 
     def connect(self, prefill: list[dict], prefill_tp: int, pieces: list[Piece]) -> float:
-        """Decode: load the prefill ranks' metadata and prepare a descriptor for each block and layer of each piece.
+        """Load, for decode, the prefill ranks' metadata and prepare a descriptor for each block and layer of each piece.
 
         Returns:
             Seconds that it took: what vLLM's handshake costs.
@@ -182,7 +182,7 @@ class Rank:
                 raise TransferError(f"a transfer was not done after {self.spec.timeout:.0f} s")
 
     def small_read(self) -> float:
-        """Median seconds of reading one block of one layer, the least that there is."""
+        """Measure the median seconds of reading one block of one layer, the least that there is."""
         _, local, remote = self.sources[0]
         one, seconds = np.zeros(1, dtype=np.int32), []
         for _ in range(SMALL_READS):
@@ -194,19 +194,19 @@ class Rank:
         return statistics.median(seconds)
 
     def notified(self, name: str, expected: int) -> int:
-        """Prefill: how many readers said that they have the blocks of transfer `name`; waits for `expected` of them."""
+        """Wait, for prefill, until `expected` readers have the blocks of transfer `name`; returns how many said so."""
         wanted, count, deadline = name.encode(), 0, time.monotonic() + 5
         while count < expected and time.monotonic() < deadline:
             count += sum(message == wanted for some in self.agent.get_new_notifs().values() for message in some)
         return count
 
     def wrong_bytes(self, requests: list[Request], generation: int) -> int:
-        """Decode: how many bytes of what was read are not what the prefill side holds in those blocks."""
+        """Return, for decode, how many bytes of what was read are not what the prefill side holds in those blocks."""
         here, there = self._blocks(requests, 1), self._blocks(requests, 0)
         return differing(self.spec.cache, self.tensors, self.spec.heads, generation, here, there)
 
     def touched_bytes(self, generation: int) -> int:
-        """How many bytes of the whole cache are not of `generation`, though no transfer had to change them."""
+        """Return how many bytes of the whole cache are not of `generation`, though no transfer had to change them."""
         return differing(self.spec.cache, self.tensors, self.spec.heads, generation)
 
     def _blocks(self, requests: list[Request], side: int) -> list[list[int]]:
@@ -222,7 +222,7 @@ class Rank:
         return [np.array(side, dtype=np.int32) for side in sides]
 
     def copy_seconds(self, size: int) -> float:
-        """Seconds that copying `size` bytes takes from prefill's memory to its own kind: the limit within a machine."""
+        """Measure the seconds to copy `size` bytes from prefill's memory to its own kind: the limit within a machine."""
         self.scratch = self.scratch or Scratch(self.source_device, self.device)
         return self.scratch.copy_seconds(size)
 
@@ -232,11 +232,11 @@ class Rank:
         return self.listener.getsockname()[1]
 
     def stream(self, size: int) -> None:
-        """Send `size` bytes over a plain TCP socket to whoever connects."""
+        """Send `size` bytes over a plain TCP socket to the peer that connects."""
         send(self.listener, size)
 
     def receive_seconds(self, host: str, port: int, size: int) -> float:
-        """Seconds that receiving `size` bytes over a plain TCP socket takes: the limit of TCP between these ranks."""
+        """Measure the seconds to receive `size` bytes over a plain TCP socket: the limit of TCP between these ranks."""
         return receive_seconds(host, port, size)
 
     def _synchronize(self) -> None:
@@ -244,7 +244,7 @@ class Rank:
             torch.cuda.synchronize(self.device)
 
     def log(self) -> list[str]:
-        """All that this process has printed so far, UCX's tables among it."""
+        """Return all that this process has printed so far, UCX's tables among it."""
         return Path("/proc/self/fd/1").read_text(errors="replace").splitlines()
 
     def _last_words(self) -> str:

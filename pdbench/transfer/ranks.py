@@ -1,4 +1,4 @@
-"""Ranks in processes of their own: plain ones on this machine, or Ray actors on the nodes of a cluster."""
+"""Start ranks in processes of their own: plain ones on this machine, or Ray actors on the nodes of a cluster."""
 
 import contextlib
 import multiprocessing

@@ -1,4 +1,4 @@
-"""The collocated arm for real: launch, checks, sweep, faults, stop. Saves the tokens that PD is held against."""
+"""The collocated arm for real: launch, checks, sweep, faults, stop. Saves the tokens that PD is compared with."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from pdbench.manifest import Deployment, Manifest
 from tests.helpers.commands import BIN, ROOT, URL, bench, deployment, environment, launch, level, module, run, wait_for
 
 FOLDER = "gpt-oss-tiny_itl300_otl16_mixed_{}"
-WORKLOAD = ("--itl", "300", "--otl", "16")
+WORKLOAD = ("--isl", "300", "--osl", "16")
 
 
 EXPERIMENT = """\
@@ -27,7 +27,7 @@ levels: {concurrency: [1, 2], num_prompts: 60}
 repeats: 1
 timeout_s: 600
 arms: [{layout: 1xtp1}]
-figures: [[--itl]]
+figures: [[--show-itl]]
 """
 
 
@@ -91,7 +91,7 @@ def test_save_tokens_and_equal_to_itself(running, shared):
 
 
 def test_the_kv_gate_fails_where_no_kv_cache_moved(running):
-    """A deployment that computes the prompts itself answers rightly and moves nothing."""
+    """A deployment that computes the prompts itself answers correctly and moves nothing."""
     import asyncio
 
     from pdbench import gates
@@ -159,7 +159,7 @@ def test_interrupted_sweep_leaves_no_process_and_no_part(running, tmp_path):
     folder = tmp_path / FOLDER.format("stopped")
     wait_for(lambda: "Starting main benchmark" in client_log(folder))
     os.killpg(sweep.pid, signal.SIGINT)
-    assert sweep.wait(60) == 130 and "goes on at this level" in sweep.stderr.read()
+    assert sweep.wait(60) == 130 and "continues at this level" in sweep.stderr.read()
     assert marked("interrupted") == []
     assert not [p.name for p in folder.glob("conc*")]
 
@@ -193,7 +193,7 @@ def test_the_killed_experiment_goes_on_where_it_ended(running, experiment):
     assert sorted(p.name for p in folder.glob("conc*")) == ["conc1.json"], "nothing is left of the level that was cut off"
     before, launched = (folder / "conc1.json").stat().st_mtime_ns, deployment()["launched"]
     done = run(*command)
-    assert "the last run was cut off: stopping what it left" in done.stdout and "1 of 2 levels to measure" in done.stdout
+    assert "the last run was interrupted: stopping what it left" in done.stdout and "1 of 2 levels to measure" in done.stdout
     assert (folder / "conc1.json").stat().st_mtime_ns == before
     first, second = Manifest.read(folder).levels
     assert (first.level, first.ok, first.launched) == ("conc1", True, launched)

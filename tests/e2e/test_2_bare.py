@@ -11,7 +11,7 @@ from pdbench.manifest import Manifest
 from tests.helpers.commands import BIN, ROOT, STACK, bench, deployment, environment, launch, level, module, wait_for
 
 FOLDER = "gpt-oss-tiny_itl300_otl16_mixed_{}"
-WORKLOAD = ("--itl", "300", "--otl", "16", "-c", "2,1")
+WORKLOAD = ("--isl", "300", "--osl", "16", "-c", "2,1")
 AROUND = {"same-replicas", "requests", "prefix-cache", "no-debug-logging", "no-compilation", "client", "readiness"}
 
 
@@ -41,7 +41,7 @@ def hold_against(tokens) -> str:
 def test_one_replica(deployed, tokens, tmp_path):
     deployed("--bare", "--layout", "1xtp1")
     found = deployment()
-    assert (found["mode"], found["serving_url"]) == ("bare", "http://127.0.0.3:8010"), "nothing stands before one server"
+    assert (found["mode"], found["serving_url"]) == ("bare", "http://127.0.0.3:8010"), "nothing runs in front of one server"
     (engine,) = found["replicas"]
     assert (engine["role"], engine["node_ip"]) == ("collocated", "127.0.0.3")
     assert list(found["servers"]) == ["collocated-0"] and " vllm serve " in found["servers"]["collocated-0"]

@@ -17,13 +17,13 @@ NODES = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
 
 
 def doctor(*options: str, check: bool = True, **env: str) -> tuple[int, dict[str, list[dict]], dict]:
-    """Exit code, findings by name, and all that it told as JSON."""
+    """Exit code, findings by name, and all that it reported as JSON."""
     done = run(str(BIN / "python"), "debug/doctor.py", "--json", "-", *options, check=check, **env)
-    told = json.loads(done.stdout)
+    reported = json.loads(done.stdout)
     findings: dict[str, list[dict]] = {}
-    for finding in told["findings"]:
+    for finding in reported["findings"]:
         findings.setdefault(finding["name"], []).append(finding)
-    return done.returncode, findings, told
+    return done.returncode, findings, reported
 
 
 @pytest.fixture
@@ -58,9 +58,9 @@ def odd_node(local_cluster, tmp_path):
 
 
 def test_a_healthy_cluster_is_green(local_cluster):
-    status, findings, told = doctor()
-    assert status == 0 and told["status"] == "ok"
-    assert sorted(told["nodes"]) == NODES and told["nodes"][NODES[0]]["is_head"]
+    status, findings, reported = doctor()
+    assert status == 0 and reported["status"] == "ok"
+    assert sorted(reported["nodes"]) == NODES and reported["nodes"][NODES[0]]["is_head"]
     assert [f["status"] for f in findings["NIXL UCX"]] == ["ok"] and findings["NIXL UCX"][0]["nodes"] == NODES
     assert findings["Ray"][0]["seen"].startswith("2.60.0 (")
     assert re.match(r"all \d+ of ", findings["pins"][0]["seen"])
@@ -69,7 +69,7 @@ def test_a_healthy_cluster_is_green(local_cluster):
     assert [f["nodes"] for f in findings["port 8404"]] == [f["nodes"] for f in findings["port 9101"]] == [NODES[:1]]
 
 
-def test_a_wrong_pin_and_a_loud_shell_are_told(local_cluster, tmp_path):
+def test_a_wrong_pin_and_a_loud_shell_are_reported(local_cluster, tmp_path):
     (tmp_path / "pins.txt").write_text("ray==2.51.0\nnixl==1.3.2\n")
     pins = ("--quick", "--requirements", str(tmp_path / "pins.txt"))
     status, findings, _ = doctor(*pins, check=False, NIXL_LOG_LEVEL="DEBUG")
@@ -82,10 +82,10 @@ def test_a_wrong_pin_and_a_loud_shell_are_told(local_cluster, tmp_path):
 
 def test_a_node_with_another_version_stops_the_launch(odd_node):
     odd_node, raylet = odd_node
-    status, findings, told = doctor("--quick", check=False)
-    assert status == 1 and sorted(told["nodes"]) == [*NODES, odd_node]
+    status, findings, reported = doctor("--quick", check=False)
+    assert status == 1 and sorted(reported["nodes"]) == [*NODES, odd_node]
     (nixl,) = findings["NIXL"]
-    assert nixl["seen"] == f"1.3.2 on {', '.join(NODES)}; 1.0.0 on {odd_node}" and odd_node in nixl["mend"]
+    assert nixl["seen"] == f"1.3.2 on {', '.join(NODES)}; 1.0.0 on {odd_node}" and odd_node in nixl["fix"]
     assert [f["nodes"] for f in findings["NIXL_LOG_LEVEL"] if f["status"] == "fail"] == [[odd_node]]
     done = launch("--collocated", "--verbose", check=False)
     assert done.returncode == 1 and "nothing was started: 1 of the doctor's checks failed" in done.stderr

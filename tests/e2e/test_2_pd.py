@@ -35,7 +35,7 @@ def test_pack_tp1_to_tp1(deployed, tokens, tmp_path):
     lines = gate_lines(tokens)
     assert "ok   token-equality: 36 of 36" in lines
     assert "ok   kv-transfer: 36 transfers" in lines
-    bench(tmp_path, "-e", "pack", "--itl", "300", "--otl", "16", "-c", "2,1", "--tokens", str(tokens))
+    bench(tmp_path, "-e", "pack", "--isl", "300", "--osl", "16", "-c", "2,1", "--tokens", str(tokens))
     folder = tmp_path / "gpt-oss-tiny_itl300_otl16_mixed_pack"
     assert level(folder, "conc2.json")["completed"] == 10
     gates = {g.name: g for g in Manifest.read(folder).deployment.gates}
@@ -53,7 +53,7 @@ def test_pack_tp1_to_tp1(deployed, tokens, tmp_path):
     assert all(gate["token-equality"].seen.startswith("4 of 4 continuations equal") for gate in (first, second))
     assert re.fullmatch(r"Prefill:gpt-oss-tiny: \w+; Decode:gpt-oss-tiny: \w+", first["readiness"].seen)
 
-    done = bench(tmp_path, "-e", "other", "--itl", "300", "--otl", "16", "-c", "1", "--transport", "srd", check=False)
+    done = bench(tmp_path, "-e", "other", "--isl", "300", "--osl", "16", "-c", "1", "--transport", "srd", check=False)
     assert done.returncode == 1 and "level conc1 does not count: transport: cma/memory; expected srd" in done.stderr
 
 
@@ -97,7 +97,7 @@ def test_a_wrong_kv_cache_and_debug_logging_are_noticed(local_cluster, shared, t
     """P with other weights fills D's blocks with another model's keys and values: the gate must fail."""
     with launch_with_other_prefill_weights(shared / "other-weights"):
         lines = gate_lines(tokens, check=False)
-        done = bench(tmp_path, "-e", "loud", "--itl", "300", "--otl", "16", "-c", "1", check=False)
+        done = bench(tmp_path, "-e", "loud", "--isl", "300", "--osl", "16", "-c", "1", check=False)
     assert done.returncode == 1 and "no-debug-logging: NIXL_LOG_LEVEL=DEBUG" in done.stderr
     assert "FAIL token-equality" in lines and "differs from token" in lines
     assert "ok   kv-transfer" in lines, "the transfer itself works: only its content is wrong"

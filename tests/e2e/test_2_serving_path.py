@@ -12,7 +12,7 @@ import requests
 from pdbench.manifest import Manifest
 from tests.helpers.commands import BIN, URL, bench, deployment, launch, level, module, run
 
-WORKLOAD = ("--itl", "300", "--otl", "16", "-c", "2")
+WORKLOAD = ("--isl", "300", "--osl", "16", "-c", "2")
 REPLICAS = range(30000, 31001)  # Ray's ports for replicas behind HAProxy
 
 
@@ -38,7 +38,7 @@ def test_requests_go_from_haproxy_to_decode(head_alone, tokens, tmp_path):
     )
     assert "launch: HAProxy takes 1536 connections at once instead of 4096" in launch(*ours).stderr
     found = deployment()
-    assert {replica["node_ip"] for replica in found["replicas"]} == {"127.0.0.2"}, "all stands on the head"
+    assert {replica["node_ip"] for replica in found["replicas"]} == {"127.0.0.2"}, "all runs on the head"
     path = found["serving_path"]
     assert path["direct_streaming"] and path["ingress_replicas"] == 0
     assert path["env"]["RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"] == "1"
@@ -46,7 +46,7 @@ def test_requests_go_from_haproxy_to_decode(head_alone, tokens, tmp_path):
     (ports,) = (gate for gate in found["gates"] if gate["name"] == "ports")
     assert ports["passed"] and re.fullmatch(r"\d{2,} ports of 3 engines, 0 below 1024; side channels 20000, 22000, 22001",
                                             ports["seen"])  # fmt: skip
-    beyond = bench(tmp_path, "-e", "beyond", "--itl", "300", "--otl", "16", "-c", "1537", check=False)
+    beyond = bench(tmp_path, "-e", "beyond", "--isl", "300", "--osl", "16", "-c", "1537", check=False)
     assert beyond.returncode == 2 and "1537 requests in flight, but HAProxy takes 1536 connections at once" in beyond.stderr
     listening = [c.laddr for c in psutil.net_connections("tcp") if c.status == "LISTEN"]
     replicas = {address.ip for address in listening if address.port in REPLICAS}

@@ -63,7 +63,7 @@ def test_a_write_outside_the_blocks_is_seen():
     assert not case["verified"] and (case["wrong_bytes"], case["touched_bytes"]) == (0, 3 * SMALL.block_bytes(1))
 
 
-def test_a_rank_that_dies_is_told_and_the_others_end():
+def test_a_rank_that_dies_is_reported_and_the_others_end():
     ranks = LocalRanks(Options(SMALL).specs(LOOPBACK, 0, 60))
     ranks.processes["prefill0"].kill()
     with pytest.raises(TransferError, match="prefill0 ended with exit code -9"):
@@ -72,7 +72,7 @@ def test_a_rank_that_dies_is_told_and_the_others_end():
     assert not any(process.is_alive() for process in ranks.processes.values())
 
 
-def test_a_backend_that_cannot_start_is_told():
+def test_a_backend_that_cannot_start_is_reported():
     with pytest.raises(TransferError, match="prefill0: NIXL has no backend NOSUCH here; it has .*UCX"):
         LocalRanks(Options(SMALL, backend="NOSUCH").specs(LOOPBACK, 0, 60))
 

@@ -48,7 +48,7 @@ class FlexibleArgumentParser:
         return arguments
 """,
 }
-NAMES = ["-e", "x", "--itl", "100", "--otl", "11"]
+NAMES = ["-e", "x", "--isl", "100", "--osl", "11"]
 
 
 class FakeServer(ThreadingHTTPServer):
@@ -89,8 +89,8 @@ class Handler(Answering):
             return self.answer(200, "{}")
         if self.path == "/pdbench/ready":
             self.server.finished += 2
-            told = {"counts": {"LLMServer:m": 2}, "answered": {"LLMServer:m": ["a", "b"]}, "requests": 2}
-            return self.answer(200, json.dumps(told))
+            reported = {"counts": {"LLMServer:m": 2}, "answered": {"LLMServer:m": ["a", "b"]}, "requests": 2}
+            return self.answer(200, json.dumps(reported))
         if self.path == "/pdbench/seeds":
             self.server.seeds += body
             return self.answer(200, "{}")
@@ -119,9 +119,9 @@ def sweeper(tmp_path, content):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def sweep(*options, start=False, **told):
+    def sweep(*options, start=False, **environment):
         command = [ROOT / "run_bm.sh", "--results-dir", tmp_path / "results", *options]
-        env = os.environ | {"PYTHON": sys.executable, "CONTENT": json.dumps(content)} | told
+        env = os.environ | {"PYTHON": sys.executable, "CONTENT": json.dumps(content)} | environment
         env["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{ROOT}"
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process = subprocess.Popen(list(map(str, command)), env=env, cwd=tmp_path, **pipes)

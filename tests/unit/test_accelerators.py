@@ -51,7 +51,7 @@ def test_the_kind_of_gpu_is_that_of_the_hardware_file(names, wanted, is_it):
     assert finding.status == ("ok" if is_it else "fail") and finding.seen == ", ".join(sorted(names))
     if not is_it:
         assert finding.reason == f"{wanted.name} is for {wanted.accelerator_type}"
-        assert finding.mend == "choose another --hardware"
+        assert finding.fix == "choose another --hardware"
 
 
 @pytest.mark.parametrize(("error", "seen"), [(None, "no GPU"), ("Driver/library version mismatch",) * 2])
@@ -84,7 +84,7 @@ def test_a_gpu_whose_memory_another_process_holds_is_named(used, busy):
 def test_the_stack_is_that_of_the_hardware(versions, wanted, status, seen, reason):
     finding = found(node(versions=versions), wanted)["stack"]
     assert (finding.status, finding.seen, finding.reason or "") == (status, seen, reason)
-    assert bool(finding.mend) == (status == "fail")
+    assert bool(finding.fix) == (status == "fail")
 
 
 # From here on for real: this machine, and an nvidia-smi that answers as on a machine with GPUs.
@@ -124,19 +124,19 @@ def test_a_busy_gpu_that_ray_does_not_see_is_in_nobodys_way(nvidia_smi, monkeypa
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     nvidia_smi(TWO)
-    told = Gpus(**hardware.gpus())
-    assert told.hidden == hidden and len(told.names) == 2
-    findings = check_accelerators("n", Facts(gpus=told, versions=GPU_STACK), P5)
+    reported = Gpus(**hardware.gpus())
+    assert reported.hidden == hidden and len(reported.names) == 2
+    findings = check_accelerators("n", Facts(gpus=reported, versions=GPU_STACK), P5)
     assert [f.name for f in findings] == kinds
     assert findings[0].status == ("fail" if len(hidden) == 2 else "ok")
 
 
 def test_gpus_are_read_as_nvidia_smi_lists_them(nvidia_smi):
     asked = nvidia_smi(TWO, "4242\n17\n17\n")
-    told = Gpus(**hardware.gpus())
-    assert (told.names, told.used, told.total, told.error) == ([HOPPER] * 2, [70123, 4], [81559] * 2, None)
-    assert told.holders == ["17", "4242"]
-    findings = check_accelerators("n", Facts(gpus=told, versions=GPU_STACK), P5)
+    reported = Gpus(**hardware.gpus())
+    assert (reported.names, reported.used, reported.total, reported.error) == ([HOPPER] * 2, [70123, 4], [81559] * 2, None)
+    assert reported.holders == ["17", "4242"]
+    findings = check_accelerators("n", Facts(gpus=reported, versions=GPU_STACK), P5)
     assert [(f.name, f.status) for f in findings] == [("accelerator", "ok"), ("GPU 0", "fail"), ("stack", "ok")]
     assert "--format=csv,noheader,nounits" in asked.read_text()
 
@@ -154,8 +154,8 @@ def test_gpus_are_read_as_nvidia_smi_lists_them(nvidia_smi):
 )  # fmt: skip
 def test_an_nvidia_smi_that_says_something_else_is_no_end_of_the_doctor(nvidia_smi, answer, names, used, error):
     nvidia_smi(**answer)
-    told = Gpus(**hardware.gpus())
-    assert (told.names, told.used, told.error, told.holders) == (names, used, error, [])
+    reported = Gpus(**hardware.gpus())
+    assert (reported.names, reported.used, reported.error, reported.holders) == (names, used, error, [])
 
 
 def test_what_nvidia_smi_reports_is_a_line_for_each_gpu_or_nothing(nvidia_smi, monkeypatch):
@@ -170,11 +170,11 @@ def test_what_nvidia_smi_reports_is_a_line_for_each_gpu_or_nothing(nvidia_smi, m
 
 def judged(wanted, engines_on):
     """Findings about accelerators of this machine, which has none and the CPU stack."""
-    told = examine(None, quick=True, hardware=wanted, engines_on=engines_on)
-    return {f.name: f.status for f in told.findings if f.name in ("accelerator", "stack")}
+    reported = examine(None, quick=True, hardware=wanted, engines_on=engines_on)
+    return {f.name: f.status for f in reported.findings if f.name in ("accelerator", "stack")}
 
 
-def test_only_nodes_of_engines_are_held_against_the_hardware_file():
+def test_only_nodes_of_engines_are_compared_with_the_hardware_file():
     assert judged(P5, {"this machine"}) == {"accelerator": "fail", "stack": "fail"}
     assert judged(CPU, {"this machine"}) == {"stack": "ok"}
     assert judged(P5, {"10.0.0.1"}) == judged(None, {"this machine"}) == {}

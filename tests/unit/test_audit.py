@@ -40,7 +40,7 @@ def found(*folders):
 def seen(kind, *folders):
     """What was seen in the only finding of `kind`."""
     (one,) = (f for f in audit(folders) if f.kind == kind)
-    assert (one.why, one.mend) == KINDS[kind]
+    assert (one.why, one.fix) == KINDS[kind]
     return one.seen
 
 
@@ -71,8 +71,8 @@ def test_copies_under_another_name_are_one_measurement(arm, spaced):
     first = arm("baseline_2xtp1")
     second = copied(first, "again_2xtp1", spaced)
     assert found(first, second, arm("1xtp2")) == [("same results", [first.name, second.name])]
-    told = "conc4, conc8 and conc16 are the same measurement, called baseline_2xtp1 and again_2xtp1"
-    assert seen("same results", first, second) == told
+    reported = "conc4, conc8 and conc16 are the same measurement, called baseline_2xtp1 and again_2xtp1"
+    assert seen("same results", first, second) == reported
 
 
 def test_copies_under_two_layouts_put_both_in_doubt_and_another_run_tells_which(arm):
@@ -82,9 +82,9 @@ def test_copies_under_two_layouts_put_both_in_doubt_and_another_run_tells_which(
     other = arm("true_p2xtp1-d1xtp1", median_tpot_ms=15.0)
     kinds = [kind for kind, _ in found(first, second, other)]
     assert kinds[0] == "two layouts" and "same results" not in kinds
-    told = seen("two layouts", first, second, other)
-    assert "called p2xtp1-d2xtp1 (4 GPUs) and p2xtp1-d1xtp1 (3 GPUs)" in told
-    assert f"another run of p2xtp1-d1xtp1, {other.name}, has 1.50 to 1.50 times their median TPOT" in told
+    reported = seen("two layouts", first, second, other)
+    assert "called p2xtp1-d2xtp1 (4 GPUs) and p2xtp1-d1xtp1 (3 GPUs)" in reported
+    assert f"another run of p2xtp1-d1xtp1, {other.name}, has 1.50 to 1.50 times their median TPOT" in reported
 
 
 def test_a_repeat_that_is_a_copy(arm):
@@ -98,8 +98,8 @@ def test_a_repeat_that_is_a_copy(arm):
 
 def test_the_name_against_the_manifest(arm, make_manifest):
     folder = arm("p2xtp1-d1xtp2", manifest=make_manifest("p2xtp1-d2xtp2", gpus=6))
-    told = "the name says p2xtp1-d1xtp2 (4 GPUs), the manifest p2xtp1-d2xtp2 (6 GPUs)"
-    assert seen("name and manifest", folder) == told
+    reported = "the name says p2xtp1-d1xtp2 (4 GPUs), the manifest p2xtp1-d2xtp2 (6 GPUs)"
+    assert seen("name and manifest", folder) == reported
 
 
 def test_a_name_without_layout_contradicts_nothing(arm, make_manifest):
@@ -151,7 +151,7 @@ def manifest_of(make_manifest, seeds, launched=("a", "a", "a"), **deployment):
     return manifest
 
 
-def test_a_server_launched_anew_has_seen_nothing(arm, make_manifest):
+def test_a_server_launched_again_has_seen_nothing(arm, make_manifest):
     folder = arm("2xtp1", seed="0", manifest=manifest_of(make_manifest, (0, 0, 0), launched=("a", "b", "b")))
     assert seen("replayed prompts", folder).endswith(": conc16 100%")
 
@@ -168,8 +168,8 @@ def test_prompts_shorter_than_a_cache_block_are_never_cached(arm):
 
 def test_a_cold_first_level(arm):
     folder = arm("2xtp1", mean_ttft_ms=[150.0, 80.0, 90.0], p99_ttft_ms=[1900.0, 200.0, 200.0])
-    told = "conc4, the first level measured: TTFT has a median of 50, a mean of 150 and a p99 of 1,900 ms"
-    assert seen("cold start", folder) == f"{told}; the mean of conc8 is 80"
+    reported = "conc4, the first level measured: TTFT has a median of 50, a mean of 150 and a p99 of 1,900 ms"
+    assert seen("cold start", folder) == f"{reported}; the mean of conc8 is 80"
 
 
 @pytest.mark.parametrize("means", [[70.0, 60.0, 60.0], [150.0, 160.0, 170.0]])
@@ -182,7 +182,7 @@ def test_few_requests_are_named_with_their_number(arm):
     assert seen("few requests", arm("2xtp1", requests=[20, 99, 100])) == "requests of a level: conc4 20, conc8 99"
 
 
-def test_what_is_alike_is_told_once(arm):
+def test_what_is_alike_is_reported_once(arm):
     first, second = arm("2xtp1", requests=20), arm("1xtp2", requests=20)
     assert found(first, second) == [("few requests", [first.name, second.name])]
 
@@ -197,8 +197,8 @@ def test_a_client_of_another_version(arm):
         del content["failed"]
         path.write_text(json.dumps(content))
     assert found(old, new, newer) == [("mixed versions", [old.name])]
-    told = "the client's key failed: present in 2 of 3 folders, absent in 1 of 3 folders"
-    assert seen("mixed versions", old, new, newer) == told
+    reported = "the client's key failed: present in 2 of 3 folders, absent in 1 of 3 folders"
+    assert seen("mixed versions", old, new, newer) == reported
 
 
 def test_engines_of_other_versions(arm, make_manifest):
@@ -225,13 +225,13 @@ def test_more_prompts_than_prefill_alone_can_compute(arm):
     """Prefill alone: 200 x 100 tokens in 2.5 s on one GPU, 8,000 tokens/s; with P and D: 10,000, and 9,524 in 2.1 s."""
     alone = arm("1xtp1", levels=(8,), osl=1, duration=2.5, prefix="tiny_itl100_otl11_prefill-only_")
     fast = arm("p1xtp1-d1xtp1", levels=(4, 8), duration=[3.0, 2.0])
-    told = seen("above prefill", alone, fast)
-    assert told == "conc8: up to 10,000 input tokens/s per prefill GPU; prefill alone at TP1 saturates at 8,000"
+    reported = seen("above prefill", alone, fast)
+    assert reported == "conc8: up to 10,000 input tokens/s per prefill GPU; prefill alone at TP1 saturates at 8,000"
     slower = arm("p2xtp1-d1xtp1", duration=2.0)  # 5,000 per prefill GPU
     assert "above prefill" not in [kind for kind, _ in found(alone, slower)]
 
 
-def test_a_control_is_not_held_against_prefill_behind_ray_serve(arm):
+def test_a_control_is_not_compared_with_prefill_behind_ray_serve(arm):
     alone = arm("1xtp1", levels=(8,), osl=1, duration=2.5, prefix="tiny_itl100_otl11_prefill-only_")
     control = arm("bare_p1xtp1-d1xtp1", levels=(4, 8), duration=[3.0, 2.0])
     assert "above prefill" not in [kind for kind, _ in found(alone, control)]
@@ -247,16 +247,16 @@ def gate(passed):
 
 
 @pytest.mark.parametrize(
-    ("gates", "told"),
+    ("gates", "reported"),
     [
         ([], "PD, and no transport gate in the manifest"),
         ([gate(False)], "the transport gate failed: it saw tcp/lo, expected srd"),
         ([gate(False), gate(True)], None),
     ],
 )
-def test_the_transport_is_proved_by_its_gate(arm, make_manifest, gates, told):
+def test_the_transport_is_proved_by_its_gate(arm, make_manifest, gates, reported):
     folder = arm("p1xtp2-d1xtp2", manifest=make_manifest(gates=gates))
-    assert [f.seen for f in audit([folder])] == ([told] if told else [])
+    assert [f.seen for f in audit([folder])] == ([reported] if reported else [])
 
 
 def test_pd_without_a_manifest_proves_no_transport(arm):

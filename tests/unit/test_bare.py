@@ -1,4 +1,4 @@
-"""The control arm: command lines from plans, where servers stand, and what stands before them."""
+"""The control arm: command lines from plans, where servers run, and what is in front of them."""
 
 import json
 import shlex

@@ -30,7 +30,7 @@ def test_counters_are_asked_until_all_requests_are_in_them(monkeypatch):
 def test_requests_of_others_are_an_error(monkeypatch):
     monkeypatch.setattr(serving_path, "answer_of", lambda what: {"collocated": {"requests": 7.0}})
     monkeypatch.setattr(serving_path.time, "monotonic", iter((0.0, 6.0)).__next__)
-    with pytest.raises(RuntimeError, match="4 requests were sent, and the engines counted 7: who else uses them"):
+    with pytest.raises(RuntimeError, match="4 requests were sent, and the engines counted 7: what else uses them"):
         counted_since({}, 4)
 
 

@@ -113,7 +113,7 @@ def held(prefix: Path) -> set[str]:
     (["--source-ucx", "/nowhere"], "no such folder"),
     (["--unpinned"], "--unpinned goes with"),
 ])  # fmt: skip
-def test_what_cannot_be_asked_for_is_told_in_one_line(options, said, tmp_path, tiny):
+def test_what_cannot_be_asked_for_is_reported_in_one_line(options, said, tmp_path, tiny):
     if "/proc/nixl" in options:  # everything else about it is right
         options = [*tiny, *options]
     done = build(*options, HOME=str(tmp_path))
@@ -178,7 +178,7 @@ def test_a_local_source_is_what_it_is_taken_for(case, tiny, tmp_path):
     done = build(*tiny)
     assert done.returncode == 2 and said in done.stderr and "--unpinned" in done.stderr
     assert not (tmp_path / "prefix").exists()
-    assert build(*tiny, "--unpinned").returncode == 0, "unless told so"
+    assert build(*tiny, "--unpinned").returncode == 0, "unless asked to"
 
 
 def test_a_failing_configure_shows_its_log_and_installs_nothing_then_all_goes_on(tiny, tmp_path):

@@ -370,7 +370,7 @@ def refusal(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    ("claim", "told"),
+    ("claim", "reported"),
     [
         ("{id: a, says: b, rule: order_by, arms: [1xtp1, 2xtp1], levles: all}", "unknown key 'claims.0.levles'"),
         ("{id: a, says: b, rule: best}", "claims.0.rule: Input should be 'order_by'"),
@@ -385,9 +385,9 @@ def refusal(tmp_path, text):
         ("{id: a, says: b, rule: best_of, arms: [1xtp1], metric: median_ttft_ms}", "throughputs are compared, not median_ttft"),
     ],
 )
-def test_a_wrong_claim_is_refused_in_one_line(tmp_path, claim, told):
+def test_a_wrong_claim_is_refused_in_one_line(tmp_path, claim, reported):
     message = refusal(tmp_path, f"claims:\n  - {claim}\n")
-    assert told in message and "\n" not in message
+    assert reported in message and "\n" not in message
 
 
 def test_ids_are_unique(tmp_path):
@@ -426,7 +426,7 @@ def test_needs_neither_ray_nor_vllm():
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "reported"),
     [
         (["{root}/none.yaml", "--results", "{root}"], "no such file: {root}/none.yaml (there are: configs/claims/study.yaml)"),
         (["{study}", "--results", "{root}/none"], "{root}/none: no such folder"),
@@ -435,10 +435,10 @@ def test_needs_neither_ray_nor_vllm():
         (["{study}"], "required: --results"),
     ],
 )
-def test_mistakes_are_told_in_one_line(tmp_path, capsys, argv, told):
+def test_mistakes_are_reported_in_one_line(tmp_path, capsys, argv, reported):
     fill = {"root": tmp_path, "study": STUDY}
     with pytest.raises(SystemExit) as caught:
         check_claims.main([word.format(**fill) for word in argv])
     assert caught.value.code == 2
     out, err = capsys.readouterr()
-    assert out == "" and told.format(**fill) in err and len(err.splitlines()) == 1
+    assert out == "" and reported.format(**fill) in err and len(err.splitlines()) == 1

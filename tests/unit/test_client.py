@@ -47,7 +47,7 @@ def test_a_stream_that_breaks_off_is_an_error(server, events, words):
         smoke(server, "m")
 
 
-def test_an_answer_other_than_200_is_told(server):
+def test_an_answer_other_than_200_is_reported(server):
     server.models = None
     with pytest.raises(ServerError, match=r'/v1/models answered 404: \{"error": "unknown"\}'):
         smoke(server)

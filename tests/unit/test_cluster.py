@@ -29,7 +29,7 @@ P5 = load_hardware(ROOT / "configs/hardware/p5.48xlarge.yaml")
 
 
 def cluster_of(*sizes):
-    """Nodes a, b, c, ... with so many accelerators each."""
+    """Nodes a, b, c, ... with this number of accelerators each."""
     return [Node("abcdefgh"[i], size) for i, size in enumerate(sizes)]
 
 
@@ -252,7 +252,7 @@ def ray(monkeypatch):
     return ray
 
 
-def test_a_driver_connects_where_it_is_told_else_to_the_local_cluster_else_to_any(ray, monkeypatch):
+def test_a_driver_connects_where_it_is_asked_to_else_to_the_local_cluster_else_to_any(ray, monkeypatch):
     assert connect() is ray and ray.asked == ["auto"] and "RAY_AUTH_MODE" not in os.environ
     local = {"address": "127.0.0.2:5", "token_path": "t"}
     monkeypatch.setattr(local_cluster, "state", lambda: local)
@@ -282,9 +282,9 @@ def test_what_a_plan_sets_for_ray_serve_reaches_all_that_the_driver_starts(ray):
     assert "runtime_env" not in ray.options
 
 
-def test_a_cluster_that_is_not_there_or_refuses_is_told_in_one_line(ray):
+def test_a_cluster_that_is_not_there_or_refuses_is_reported_in_one_line(ray):
     ray.refuses = "could not connect\nstack\ntrace"
-    hint = " (one that demands a token needs RAY_AUTH_MODE=token here too)"
+    hint = " (one that requires a token needs RAY_AUTH_MODE=token here too)"
     for address, where in (("10.0.0.1:1", "10.0.0.1:1"), (None, "this machine")):
         with pytest.raises(ConnectionError) as caught:
             connect(address)

@@ -16,7 +16,7 @@ from pdbench.warm_up import MAX_ROUNDS, warm_up
 from pdbench.workload import Level, level_seed
 from tests.helpers.sweeping import NAMES, FakeServer, serving, sweeper
 
-# vLLM's monitor needs no GPU to say its lines, and reports each compilation only if it is told to be verbose.
+# vLLM's monitor needs no GPU to say its lines, and reports each compilation only if it is asked to be verbose.
 MONITOR = """
 from vllm.utils import jit_monitor
 jit_monitor.activate(verbose=True)
@@ -109,7 +109,7 @@ def warmed(server, in_flight=3):
 
 @pytest.mark.parametrize(("kernels", "rounds"), [(0, 1), (3, 1), (4, 2), (9, 2), (10, 3)])
 def test_rounds_go_on_until_nothing_more_is_compiled(server, kernels, rounds):
-    """Three requests at once, then rounds of six; so many of them compile a kernel each, the first ones."""
+    """Three requests at once, then rounds of six; that number of them compile a kernel each, the first ones."""
     server.cold = [f"k{n}" for n in range(kernels)]
     found = warmed(server)
     assert len(server.requests) == 3 + 6 * rounds

@@ -68,7 +68,7 @@ def test_what_does_not_limit_is_said_too():
     assert decide(table(*TWO_LEVELS), parse("tpot=50")).iloc[0]["reason"] == "no higher load measured"
     falling = table(*TWO_LEVELS, (PD, 16, 14, 400, 1900))
     row = decide(falling, parse("tpot=50")).iloc[0]
-    assert (row["throughput"], row["level"], row["reason"]) == (2000, 8, "more load brings no more")
+    assert (row["throughput"], row["level"], row["reason"]) == (2000, 8, "more load gives no more throughput")
 
 
 def test_a_curve_that_folds_back_is_followed():
@@ -86,7 +86,7 @@ def test_why_an_arm_fails():
     assert broken["reason"] == "median TPOT is 8.0 ms at best, median TTFT is 100.0 ms at best"
     # TPOT <= 9 from 3/4 of the way on, TTFT <= 150 up to 1/4 of it.
     apart = decide(table((PD, 4, 12, 100, 1000), (PD, 8, 8, 300, 2000)), parse("tpot=9,ttft=150")).iloc[0]
-    assert apart["reason"] == "each bound holds somewhere, all of them nowhere"
+    assert apart["reason"] == "each bound is met at some level, all of them at none"
     lacking = decide(table((PD, 4, math.nan, 100, 1000)), parse("tpot=9,ttft=150")).iloc[0]
     assert lacking["reason"] == "its results lack median_tpot_ms"
 
@@ -120,7 +120,7 @@ def test_the_price_of_a_million_tokens():
     assert cost(3, 8, 10_000) == pytest.approx(24 / 36)
 
 
-def test_what_cannot_be_compared_is_told_apart():
+def test_what_cannot_be_compared_is_reported_apart():
     mixed = pd.concat([table(*TWO_LEVELS), table(*TWO_LEVELS).assign(isl=200), table(*TWO_LEVELS, kind="request-rate")])
     titles = [title for title, rows in workloads(mixed) if len(rows) == 2]
     assert titles[0] == "tiny · ISL 100 · OSL 11 · mixed · by concurrency" and len(titles) == 3

@@ -35,9 +35,9 @@ def ask(monkeypatch):
 
 
 def test_the_deployment_tells_its_replicas_as_they_are_now(ask):
-    status, told = ask("GET", "/pdbench/deployment")
-    assert status == 200 and told["layout"] == "2xtp1"
-    assert told["replicas"] == [{"role": "decode", "replica_id": "r1", "node_id": "n", "node_ip": "127.0.0.3", "pid": 7}]
+    status, reported = ask("GET", "/pdbench/deployment")
+    assert status == 200 and reported["layout"] == "2xtp1"
+    assert reported["replicas"] == [{"role": "decode", "replica_id": "r1", "node_id": "n", "node_ip": "127.0.0.3", "pid": 7}]
 
 
 def test_gates_and_seeds_are_kept(ask):
@@ -55,14 +55,14 @@ def test_every_replica_is_asked(ask, monkeypatch):
     monkeypatch.setattr(describe, "replica_counts", lambda details: {"D": 2})
     monkeypatch.setattr(describe, "ask_each", answer)
     ask.described.record["model_id"] = "m"
-    told = {"counts": {"D": 2}, "answered": {"D": ["m0", "m1"]}, "requests": 2}
-    assert ask("POST", "/pdbench/ready") == (200, told)
+    reported = {"counts": {"D": 2}, "answered": {"D": ["m0", "m1"]}, "requests": 2}
+    assert ask("POST", "/pdbench/ready") == (200, reported)
     monkeypatch.setattr(describe, "can_address_replicas", lambda: False)
-    assert ask("POST", "/pdbench/ready") == (200, told | {"answered": None})
+    assert ask("POST", "/pdbench/ready") == (200, reported | {"answered": None})
 
 
 def test_compilations_are_those_of_all_nodes_engines(ask, tmp_path, monkeypatch):
-    """Both nodes have the same log, which stands where the task's own output is."""
+    """Both nodes have the same log, which is where the task's own output is."""
     lines = ["INFO Kernel JIT monitor activated; it will use mode=warn.", "noise",
              "WARNING Triton kernel JIT compilation during inference: topk (key). This causes a latency spike."]  # fmt: skip
     (tmp_path / "worker-a.err").write_text("\n".join(lines))
@@ -73,5 +73,5 @@ def test_compilations_are_those_of_all_nodes_engines(ask, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "gates"), ("POST", "deployment"), ("GET", "x")])
 def test_anything_else_is_unknown(ask, method, path):
-    status, told = ask(method, f"/pdbench/{path}")
-    assert status == 404 and "compilations" in told["error"] and "seeds" in told["error"]
+    status, reported = ask(method, f"/pdbench/{path}")
+    assert status == 404 and "compilations" in reported["error"] and "seeds" in reported["error"]

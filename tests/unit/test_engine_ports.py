@@ -15,14 +15,14 @@ LISTENER = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.g
 def test_a_replicas_ports_are_those_of_its_processes(monkeypatch):
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "n1"))
     env = os.environ | {"VLLM_NIXL_SIDE_CHANNEL_PORT": "20001"}
-    shell = ["sh", "-c", f'"{sys.executable}" -c "{LISTENER}"; true']  # the engine stands below its replica
+    shell = ["sh", "-c", f'"{sys.executable}" -c "{LISTENER}"; true']  # the engine is a child of its replica
     with subprocess.Popen(shell, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as replica:
         port = int(replica.stdout.readline())
         here = {"replica_id": "here", "node_id": "n1", "pid": replica.pid}
         elsewhere = {"replica_id": "elsewhere", "node_id": "n2", "pid": replica.pid}
         found = listening([here, elsewhere])
         replica.communicate("\n")
-    assert [Engine(**told) for told in found] == [Engine(name="here", node="n1", ports=[port], side_channel=20001)]
+    assert [Engine(**reported) for reported in found] == [Engine(name="here", node="n1", ports=[port], side_channel=20001)]
 
 
 def test_engines_with_ports_of_their_own_pass():

@@ -1,4 +1,4 @@
-"""Experiment files, and the commands that they stand for."""
+"""Experiment files, and the commands that they mean."""
 
 import functools
 import subprocess
@@ -34,7 +34,7 @@ def test_the_study_is_there_whole(name):
     assert experiment.levels.concurrency == [4, 8, 16, 32, 48, 64]
 
 
-def test_the_network_is_told_apart():
+def test_the_network_is_reported_apart():
     arms = plan.load_experiment(ROOT / "configs/experiments/network.yaml").arms[1:]
     assert [(arm.mode, arm.transport) for arm in arms] == [
         ("pd-pack", ["cuda_ipc"]), ("pd-spread", ["srd"]), ("pd-spread", ["tcp"]),
@@ -80,7 +80,7 @@ def test_the_commands_of_a_small_experiment(write, tmp_path):
     assert first.steps[1].command == ["python", "-m", "pdbench.gates", "--save", tokens]
     assert second.steps[1].command == ["python", "-m", "pdbench.gates", "--against", tokens, "--transport", "cma,sysv"]
     assert " ".join(second.steps[2].command) == (
-        f"./run_bm.sh -e small_pack_p1xtp1-d1xtp1 --itl 100 --otl 11 -c 1,2 "
+        f"./run_bm.sh -e small_pack_p1xtp1-d1xtp1 --isl 100 --osl 11 -c 1,2 "
         f"--transport cma,sysv --tokens {tokens} --repeats 2 --results-dir {tmp_path}"
     )
     (figure,) = plan.figure_steps("small", experiment, tmp_path)
@@ -91,12 +91,12 @@ def test_the_commands_of_a_small_experiment(write, tmp_path):
 
 
 def test_of_one_kind_of_arms_no_stalls_are_compared(write, tmp_path):
-    experiment = plan.load_experiment(write(figures=[["--itl", "--show-stalls"]]))
+    experiment = plan.load_experiment(write(figures=[["--show-itl", "--show-stalls"]]))
     (both,) = plan.figure_steps("small", experiment, tmp_path)
     assert "--show-stalls" in both.command
     for left_out in ARMS:
         (one,) = plan.figure_steps("small", experiment, tmp_path, without=[left_out])
-        assert "--show-stalls" not in one.command and "--itl" in one.command
+        assert "--show-stalls" not in one.command and "--show-itl" in one.command
 
 
 def test_without_a_pd_arm_no_transfer_is_drawn(write, tmp_path):
@@ -113,7 +113,7 @@ def test_request_rates_phases_and_transports_reach_the_commands(write, tmp_path)
     one = plan.rounds("small", experiment, tmp_path)[1]
     assert one.steps[0].command[-2:] == ["--ucx-tls", "tcp"]
     text = " ".join(one.steps[2].command)
-    assert "-e small_spread_p1xtp1-d1xtp1_slow --itl 7 --otl 3 --mode prefill-only -t request-rate -r 0.5,2 -n 30" in text
+    assert "-e small_spread_p1xtp1-d1xtp1_slow --isl 7 --osl 3 --mode prefill-only -t request-rate -r 0.5,2 -n 30" in text
 
 
 def test_a_slow_link_lies_around_its_arm(write, tmp_path):
@@ -133,7 +133,7 @@ def test_phases_are_measured_and_drawn_apart(write, tmp_path):
     assert [step.what for step in prefill.steps] == ["launch", "sweep"], "no PD arm: no tokens to hold against"
     assert "--decode-bench" in decode.steps[0].command and "--decode-bench" not in prefill.steps[0].command
     assert " ".join(decode.steps[1].command).startswith(
-        "./run_bm.sh -e small_decode-only_2xtp1 --itl 100 --otl 11 --mode decode-only"
+        "./run_bm.sh -e small_decode-only_2xtp1 --isl 100 --osl 11 --mode decode-only"
     )
     first, second = (step.command for step in plan.figure_steps("small", experiment, tmp_path))
     assert first[3:] == [f"{tmp_path}/gpt-oss-tiny_itl100_otl11_prefill-only_small_prefill-only_2xtp1",
@@ -210,11 +210,11 @@ def test_interleaved_arms_take_turns(write, tmp_path):
         ({"local_workers": 2, "local_gpus": -1}, "local_gpus"),
     ],
 )
-def test_a_wrong_file_is_told_in_one_line(write, changes, words):
+def test_a_wrong_file_is_reported_in_one_line(write, changes, words):
     path = write(**changes)
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as reported:
         plan.load_experiment(path)
-    assert words in str(told.value) and str(path) in str(told.value) and "\n" not in str(told.value)
+    assert words in str(reported.value) and str(path) in str(reported.value) and "\n" not in str(reported.value)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_wrong_file_is_told_in_one_line(write, changes, words):
         (["--repeats", "x"], "argument --repeats: invalid int value: 'x'"),
     ],
 )
-def test_a_wrong_option_is_told_in_one_line(write, options, words):
+def test_a_wrong_option_is_reported_in_one_line(write, options, words):
     done = run_script(write(), *options)
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
     assert done.stderr.startswith("run_experiment.py: error: ") and words in done.stderr
@@ -240,8 +240,8 @@ def test_a_file_that_is_missing_names_those_that_are_there(tmp_path):
     assert done.returncode == 2 and "no such file" in done.stderr and "configs/experiments/network.yaml" in done.stderr
 
 
-def test_a_figure_that_cannot_be_drawn_is_told_before_anything_is_measured(write, tmp_path):
-    path = write(figures=[["--itl"], ["--log-levels"]])
+def test_a_figure_that_cannot_be_drawn_is_reported_before_anything_is_measured(write, tmp_path):
+    path = write(figures=[["--show-itl"], ["--log-levels"]])
     done = run_script(path, "--results-dir", tmp_path / "results")
     assert (done.returncode, done.stdout) == (2, "") and not (tmp_path / "results").exists()
     assert done.stderr == f"run_experiment.py: {path}: figures: error: unrecognized arguments: --log-levels\n"

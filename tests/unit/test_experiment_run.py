@@ -170,7 +170,7 @@ def test_somebody_elses_cluster_is_left_alone(run):
     assert run.ran == [(None, "cluster")] and not run.running.exists()
 
 
-def test_a_stop_that_fails_is_told(run):
+def test_a_stop_that_fails_is_reported(run):
     run.fails = {("2xtp1", "stop")}
     run.all()
     assert run.failed == {"2xtp1": "stop exited with 1"} and ("pack_p1xtp1-d1xtp1", "sweep") in run.ran
@@ -210,7 +210,7 @@ def test_times_add_up_over_runs(write, tmp_path, monkeypatch):
         run._step(plan.Step("sweep", ["false"], "2xtp1"), "title")
 
 
-def test_loading_engines_is_told_apart_from_the_rest_of_a_launch(write, tmp_path, capfd):
+def test_loading_engines_is_reported_apart_from_the_rest_of_a_launch(write, tmp_path, capfd):
     run = run_experiment.Run("small", plan.load_experiment(write()), tmp_path)
     run._step(plan.Step("launch", ["bash", "-c", "echo 'launch: engines loaded in 0.2 s'; sleep 0.3"], "2xtp1"), "title")
     run._count("2xtp1", "measuring", 1.0)

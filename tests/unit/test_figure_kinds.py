@@ -95,11 +95,11 @@ def test_heatmap_names_the_best_of_the_arms_that_share_a_cell(read, level_conten
 
 
 @pytest.mark.parametrize(
-    ("bounds", "told"),
+    ("bounds", "reported"),
     [((), "heatmap needs --sla, such as --sla tpot=10"), (sla.parse("tpot=1"), "no arm keeps median TPOT <= 1 ms")],
 )
-def test_a_heatmap_needs_bounds_that_hold_somewhere(heated, bounds, told):
-    with pytest.raises(ResultError, match=told):
+def test_a_heatmap_needs_bounds_that_hold_somewhere(heated, bounds, reported):
+    with pytest.raises(ResultError, match=reported):
         draw(heated, View(figure="heatmap", sla=bounds))
 
 
@@ -149,15 +149,15 @@ def test_network_writes_the_speed_of_kv_transfers_over_its_bars(
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "reported"),
     [
         (["2xtp4", "4xtp2"], "one PD layout, not of none"),
         (["p1xtp4-d1xtp4", "p1xtp2-d1xtp2"], "not of p1xtp2-d1xtp2, p1xtp4-d1xtp4"),
     ],
 )
-def test_network_is_of_one_pd_layout(read, level_content, names, told):
+def test_network_is_of_one_pd_layout(read, level_content, names, reported):
     table = read({COLLOCATED.format(name): {"conc4.json": level_content()} for name in names})
-    with pytest.raises(ResultError, match=told):
+    with pytest.raises(ResultError, match=reported):
         draw(table, View(figure="network"))
 
 
@@ -217,7 +217,7 @@ def test_timeline_counts_the_requests_in_flight(detailed):
 
 
 @pytest.mark.parametrize("figure", ["latencies", "timeline"])
-def test_a_level_that_an_arm_lacks_is_told(detailed, figure):
+def test_a_level_that_an_arm_lacks_is_reported(detailed, figure):
     with pytest.raises(ResultError, match=r"p1xtp1-d1xtp1 was not measured at concurrency 4: it has 2"):
         draw(detailed, View(figure=figure, level=4))
 

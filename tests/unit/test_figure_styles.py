@@ -1,4 +1,4 @@
-"""How arms look: colour by ratio, line by TP, collocated dashed black, whatever stands beside them."""
+"""How arms look: colour by ratio, line by TP, collocated dashed black, whatever else is in the figure."""
 
 import itertools
 
@@ -78,7 +78,7 @@ SEEN = {
 
 
 @pytest.mark.parametrize("eyes", SEEN)
-def test_ratios_are_told_apart_whichever_cones_a_reader_has(eyes):
+def test_ratios_are_reported_apart_whichever_cones_a_reader_has(eyes):
     colors = [lab(np.clip(np.array(SEEN[eyes]) @ linear(color), 0, 1)) for color in (*RATIO_COLORS.values(), COLLOCATED_COLOR)]
     # A difference of 2.3 in CIELAB is just noticeable, side by side.
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(colors, 2)) > 5 * 2.3

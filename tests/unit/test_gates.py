@@ -82,7 +82,7 @@ def test_a_margin_that_nobody_knows_is_no_decision():
 
 
 def parted(token_ids, at, second, behind):
-    """A continuation whose second best token at `at` is `second`, so many nats behind."""
+    """A continuation whose second best token at `at` is `second`, that many nats behind."""
     best = [{f"token_id:{t}": -0.1, "token_id:99": -5.0} for t in token_ids]
     best[at] = {f"token_id:{token_ids[at]}": -0.1, f"token_id:{second}": -0.1 - behind}
     return {"token_ids": token_ids, "logprobs": {"top_logprobs": best}}
@@ -95,8 +95,8 @@ SAME = parted(EXPECTED[0], 0, 99, 5.0)
 @pytest.mark.parametrize(
     ("choice", "passed", "seen"),
     [
-        (SAME | {"token_ids": EXPECTED[1]}, True, "100.0% of 40 leading tokens agree; at 0 partings"),
-        (parted([*range(20, 38), 77, 77], 18, 38, 0.4), True, "95.0% of 40 leading tokens agree; at 1 partings the "
+        (SAME | {"token_ids": EXPECTED[1]}, True, "100.0% of 40 leading tokens agree; at 0 divergences"),
+        (parted([*range(20, 38), 77, 77], 18, 38, 0.4), True, "95.0% of 40 leading tokens agree; at 1 divergences the "
          "expected token is at most 0.40 nats behind"),
         (parted([*range(20, 38), 77, 77], 18, 38, 0.6), False, "at most 0.60 nats behind"),
         (parted([*range(20, 38), 77, 77], 18, 66, 0.1), False, "at most inf nats behind"),
@@ -153,11 +153,11 @@ class FakeDeployment(ThreadingHTTPServer):
         return {"choices": [{"token_ids": ids, "logprobs": {"top_logprobs": best}}]}
 
     def deployment(self):
-        told = {
+        reported = {
             "model_id": "m", "accelerator": "CPU", "model_checksum": self.checksum, "mode": self.mode, "layout": "1xtp1",
             "transport": self.transport, "llm_configs": {"x": {"engine_kwargs": {"max_model_len": self.context}}},
         }  # fmt: skip
-        return self.manifest(**told).deployment.model_dump()
+        return self.manifest(**reported).deployment.model_dump()
 
     def counters_of_two_replicas(self):
         more = {"kv_failed": float(self.failing), "kv_expired": float(self.expiring)}
@@ -321,7 +321,7 @@ def test_a_model_that_says_the_same_to_all_proves_nothing(server, tmp_path):
 
 def test_a_model_whose_tokens_change_with_the_batch_proves_nothing(server, tmp_path):
     server.corrupts = lambda prompt: len(server.salts) > 7 * 3  # those of the second time, all at once
-    with pytest.raises(ServerError, match=r"rounding decides .*, 0\.0% of 168 leading tokens agree; at 21 partings"):
+    with pytest.raises(ServerError, match=r"rounding decides .*, 0\.0% of 168 leading tokens agree; at 21 divergences"):
         asyncio.run(gates.save(server.url, tmp_path / "tokens.json", seed=0))
     assert list(tmp_path.iterdir()) == []
 
@@ -356,8 +356,8 @@ def test_the_command_says_what_passed_and_exits_by_it(server, saved, monkeypatch
     server.transports = ["cma/memory"]
     status, said = run(monkeypatch, capsys, "--base-url", server.url, "--against", saved)
     assert status == 1
-    told, advice = said.out.splitlines()[-2:]
-    assert told == "FAIL transport: cma/memory (expected: within UCX_TLS=tcp)"
+    reported, advice = said.out.splitlines()[-2:]
+    assert reported == "FAIL transport: cma/memory (expected: within UCX_TLS=tcp)"
     assert advice == "     set --ucx-tls, and see what devices UCX finds: ucx_info -d"
 
 
@@ -373,7 +373,7 @@ def test_tokens_that_cannot_be_read_are_named(server, tmp_path, monkeypatch, cap
     assert status == 2 and said.err.count("\n") == 1 and said.err.startswith("gates: error: ")
 
 
-def test_a_dead_server_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+def test_a_dead_server_is_reported_in_one_line(tmp_path, monkeypatch, capsys):
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
         url = f"http://127.0.0.1:{closed.server_port}"
     status, said = run(monkeypatch, capsys, "--base-url", url, "--save", tmp_path / "tokens.json")

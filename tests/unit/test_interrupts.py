@@ -96,7 +96,7 @@ def test_an_experiment_whose_step_waits_ends_and_so_does_the_step(start, tmp_pat
         process.send_signal(number)
         out, errors = process.communicate(timeout=20)
     assert process.returncode == 130 and errors == ""
-    assert out.splitlines()[-1] == "small: interrupted; the same command goes on where this one ended"
+    assert out.splitlines()[-1] == "small: interrupted; the same command continues where this one ended"
     assert not Path(f"/proc/{step}").exists()
     assert not list((tmp_path / "results").glob(".*")), "nothing runs that the next run would have to stop"
 

@@ -65,9 +65,9 @@ WRONG = ["", "ttft", "ttft=x", "ttft=0", "ttft=-1", "ttft=nan", "ttft=inf", "ttf
 
 
 @pytest.mark.parametrize("text", [*WRONG, "e2el=5", "p50_ttft=5", "p99_chunk=5", "ttft=5,median_ttft=6"])
-def test_a_wrong_sla_is_told(text, capsys):
+def test_a_wrong_sla_is_reported(text, capsys):
     with pytest.raises(SystemExit):
         viz.main(["--exps", "x", "--sla", text])
-    told = capsys.readouterr().err
-    assert told.startswith(f"viz.py: error: argument --sla: {text!r} is not like tpot=10,p99_ttft=500 (ms): ")
-    assert told.count("\n") == 1
+    reported = capsys.readouterr().err
+    assert reported.startswith(f"viz.py: error: argument --sla: {text!r} is not like tpot=10,p99_ttft=500 (ms): ")
+    assert reported.count("\n") == 1

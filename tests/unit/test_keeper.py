@@ -1,4 +1,4 @@
-"""The process between Ray and a server, with real processes: whoever ends, none of the server's stays."""
+"""The process between Ray and a server, with real processes: when either ends, none of the server's stays."""
 
 import re
 import signal
@@ -19,7 +19,7 @@ child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.sig
 print(os.getpid(), child.pid, flush=True)
 sys.exit(7) if sys.argv[1:] else time.sleep(300)
 """
-# Whoever starts the keeper as an actor does: its text through a pipe, since the node may lack this repository.
+# As one starts the keeper as an actor: its text through a pipe, since the node may lack this repository.
 ACTOR = """
 import subprocess, sys, time
 process = subprocess.Popen([sys.executable, "-", sys.executable, "-c", sys.argv[2]], stdin=subprocess.PIPE)
@@ -52,7 +52,7 @@ def start(monkeypatch):
         process.wait()
 
 
-def test_a_server_that_ends_takes_its_children_along_and_its_status_is_told(start):
+def test_a_server_that_ends_takes_its_children_along_and_its_status_is_reported(start):
     process, pids = start(sys.executable, keeper.__file__, sys.executable, "-c", SERVER, "ends")
     assert process.wait(20) == 7
     wait_until_gone(pids)

@@ -84,7 +84,7 @@ def test_the_dry_run_of_the_study_prints_a_right_plan():
         (["--layout", "p2xtp2-d1xtp4", "--mode", "pd-pack"],
          ["--pd-pack", "--p-num", 2, "--p-tp", 2, "--d-num", 1, "--d-tp", 4]),
         (["--layout", "p2xtp2-d1xtp4", "--pd-spread"],
-         ["--mode", "pd-spread", "--p-num", 2, "--p-tp", 2, "--d-tp", 4]),  # one replica unless told otherwise
+         ["--mode", "pd-spread", "--p-num", 2, "--p-tp", 2, "--d-tp", 4]),  # one replica unless an option says otherwise
         (["--layout", "p1xtp1-d1xtp1", "--pd-pack"], ["--mode", "pd-pack"]),
         (["--layout", "4xtp2", "--mode", "collocated"], ["--collocated", "--num", 4, "--tp", 2]),
         (["--layout", "4xtp2"], ["--mode", "collocated", "--num", 4, "--tensor-parallel-size", 2]),
@@ -164,10 +164,10 @@ MISTAKES = [
     (["--layout", "p1xtp1-d1xtp1", "--bare"], "does not go with mode bare: use bare-pd or bare-pd-spread"),
     (["--bare", "--p-num", 2], "mode bare takes --tp and --num, not --p-num"),
     (["--bare-pd", "--tp", 2], "mode bare-pd takes --p-num, --p-tp, --d-num and --d-tp, not --tp"),
-    (["--bare", "--ingress-replicas", 2], "has nothing of Ray Serve before its engines: leave --ingress-replicas out"),
+    (["--bare", "--ingress-replicas", 2], "runs without Ray Serve: leave --ingress-replicas out"),
     (["--bare", "--llm-option", "pd_tokenize_once=true"], "leave --llm-option out"),
     (["--collocated", "--llm-option", "tokenize=1"], "--llm-option tokenize: Ray"),
-    (["--bare", "--direct-streaming"], "has nothing of Ray Serve before its engines: leave --direct-streaming out"),
+    (["--bare", "--direct-streaming"], "runs without Ray Serve: leave --direct-streaming out"),
     (["--collocated", "--serve-env", "UCX_TLS=tcp"], "--serve-env UCX_TLS: only RAY_SERVE_* and RAYLLM_*"),
     (["--collocated", "--serve-env", "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING=1"], "use --direct-streaming"),
     (["--collocated", "--direct-streaming", "--serve-env", "RAY_SERVE_ENABLE_HA_PROXY=0"], "--direct-streaming needs HAProxy"),
@@ -215,7 +215,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("options", "words"), MISTAKES, ids=lambda value: None)
-def test_a_mistake_is_told_in_one_line_before_anything_starts(monkeypatch, capsys, options, words):
+def test_a_mistake_is_reported_in_one_line_before_anything_starts(monkeypatch, capsys, options, words):
     for more in ([], ["--dry-run"]):
         status, said = run(monkeypatch, capsys, *more, *options)
         assert (status, said.out) == (2, "")
@@ -354,7 +354,7 @@ def consult(monkeypatch, found, *options, nodes=NODES, what=("--layout", "1xtp1"
 
     def examine(ray, **how):
         asked.update(how)
-        findings = [Finding(name=name, nodes=["n"], status=status, seen="s", mend="m") for name, status in found]
+        findings = [Finding(name=name, nodes=["n"], status=status, seen="s", fix="m") for name, status in found]
         return examination.Examination(status=worst(findings), nodes={}, findings=findings)
 
     monkeypatch.setattr(examination, "examine", examine)
@@ -367,8 +367,8 @@ def consult(monkeypatch, found, *options, nodes=NODES, what=("--layout", "1xtp1"
 def test_an_ill_node_ends_the_launch_with_a_line_for_each_fault(monkeypatch, capsys):
     with pytest.raises(deployment.LaunchError, match="nothing was started: 2 of the doctor's checks failed; --no-doctor"):
         consult(monkeypatch, [("a", "fail"), ("b", "warn"), ("c", "ok"), ("d", "fail")])
-    lines = ["launch: warning: b on n: s; to mend it: m", "launch: doctor: a on n: s; to mend it: m"]
-    assert capsys.readouterr().err.splitlines() == [*lines, "launch: doctor: d on n: s; to mend it: m"]
+    lines = ["launch: warning: b on n: s; fix: m", "launch: doctor: a on n: s; fix: m"]
+    assert capsys.readouterr().err.splitlines() == [*lines, "launch: doctor: d on n: s; fix: m"]
     consult(monkeypatch, [("b", "warn"), ("c", "ok")])
     assert capsys.readouterr().err.splitlines() == lines[:1]
 

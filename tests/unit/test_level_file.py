@@ -125,7 +125,7 @@ any_json = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=5,
 )
-# Each example writes the same file anew, so that one folder for all of them does no harm.
+# Each example writes the same file again, so that one folder for all of them does no harm.
 on_files = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
 
 

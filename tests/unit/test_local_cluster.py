@@ -195,7 +195,7 @@ def test_the_state_folder_can_be_moved(tmp_path):
 
 @pytest.fixture
 def gpus(monkeypatch, tmp_path):
-    """This machine has so many GPUs, by an nvidia-smi on PATH; CUDA_VISIBLE_DEVICES is not set."""
+    """This machine has this number of GPUs, by an nvidia-smi on PATH; CUDA_VISIBLE_DEVICES is not set."""
 
     def gpus(count):
         script = tmp_path / "bin" / "nvidia-smi"
@@ -234,7 +234,7 @@ def test_each_node_that_holds_engines_gets_a_share_of_its_own():
         (0, ("--gpus", "1"), "2 nodes of 1 GPUs need 2; this machine shows 0"),
     ],
 )
-def test_too_few_gpus_are_told_in_one_line_and_nothing_starts(state_dir, gpus, monkeypatch, capsys, there, options, words):
+def test_too_few_gpus_are_reported_in_one_line_and_nothing_starts(state_dir, gpus, monkeypatch, capsys, there, options, words):
     gpus(there)
     status, said = run(monkeypatch, capsys, "start", *options)
     assert (status, said.err) == (1, f"local_cluster: error: {words} (nvidia-smi, CUDA_VISIBLE_DEVICES)\n")
@@ -248,15 +248,15 @@ def test_the_command_refuses_fewer_gpus_than_none(monkeypatch, capsys, wrong):
 
 
 @pytest.mark.parametrize(
-    ("cpus", "names", "told"),
+    ("cpus", "names", "reported"),
     [
         (4, ["2", "3"], "--num-cpus=4 --num-gpus=2"),
         (1, ["2", "3"], "--num-cpus=4 --num-gpus=2"),
         (4, [], "--num-cpus=4 --num-gpus=0"),
     ],
 )
-def test_a_node_sees_its_gpus_alone_and_has_two_cpus_for_each(state_dir, tmp_path, monkeypatch, cpus, names, told):
-    """In place of Ray's command, which stands beside Python's: one that says how it was called."""
+def test_a_node_sees_its_gpus_alone_and_has_two_cpus_for_each(state_dir, tmp_path, monkeypatch, cpus, names, reported):
+    """In place of Ray's command, which is beside Python's: one that says how it was called."""
     ray = tmp_path / "ray"
     ray.write_text('#!/bin/sh\necho "sees [$CUDA_VISIBLE_DEVICES] $@"\n')
     ray.chmod(0o755)
@@ -264,4 +264,4 @@ def test_a_node_sees_its_gpus_alone_and_has_two_cpus_for_each(state_dir, tmp_pat
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     assert local_cluster._ray_start(write_state(state_dir), "worker1", "127.0.0.3", cpus, names, []).wait(30) == 0
     said = (state_dir / "worker1.log").read_text()
-    assert said.startswith(f"sees [{','.join(names)}] start ") and f"--node-ip-address=127.0.0.3 {told} " in said
+    assert said.startswith(f"sees [{','.join(names)}] start ") and f"--node-ip-address=127.0.0.3 {reported} " in said

@@ -1,4 +1,4 @@
-"""Folders of weights: made alike twice, checked, mended, with room for them; and given ones that are no whole model."""
+"""Folders of weights: reproducible, checked, fixed, with room for them; and given ones that are no whole model."""
 
 import json
 import shutil
@@ -83,7 +83,7 @@ def flip(path):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_folder_is_made_anew(made, name):
+def test_a_damaged_folder_is_made_again(made, name):
     folder, checksum = made
     whole = contents(folder)
     for damage in (flip, Path.unlink):
@@ -104,7 +104,7 @@ def test_a_list_that_lacks_a_file_vouches_for_nothing(made):
     assert verified_checksum(made[0]) is None, "a file that is not in it could be any"
 
 
-def test_a_folder_with_a_file_too_many_is_made_anew(made):
+def test_a_folder_with_a_file_too_many_is_made_again(made):
     folder, checksum = made
     (folder / "adapter.safetensors").write_bytes(b"")
     assert verified_checksum(folder) is None
@@ -112,13 +112,13 @@ def test_a_folder_with_a_file_too_many_is_made_anew(made):
 
 
 @pytest.mark.parametrize("spec", [Numbers(seed=1), Numbers(count=7), Others()])
-def test_a_folder_that_was_made_from_another_spec_is_made_anew(made, spec):
+def test_a_folder_that_was_made_from_another_spec_is_made_again(made, spec):
     folder, checksum = made
     assert ensure_model(folder, spec) != checksum
     assert json.loads((folder / spec.record).read_text()) == spec.model_dump() and len(names(folder)) == 4
 
 
-def test_too_little_room_is_told_in_one_line_and_leaves_what_was_there(made, tmp_path):
+def test_too_little_room_is_reported_in_one_line_and_leaves_what_was_there(made, tmp_path):
     folder, checksum = made
     huge = Numbers(count=10**15)
     for target, there in ((folder, folder.parent), (tmp_path / "none" / "m", tmp_path)):
@@ -185,7 +185,7 @@ def test_what_a_killed_run_left_is_removed_and_that_of_a_living_one_kept(tmp_pat
 
 
 def test_a_killed_run_may_have_had_our_number(tmp_path):
-    """Containers begin to count anew, and their folders of models stay."""
+    """Containers begin to count again, and their folders of models stay."""
     mine = tmp_path / f".m.{folders.os.getpid()}"
     mine.mkdir()
     (mine / "half").write_text("")
@@ -251,27 +251,27 @@ def cut(path):
     ("name", "damage", "words"),
     [
         ("config.json", Path.unlink, "{folder} is no model: it has no config.json"),
-        ("b.safetensors", Path.unlink, "{folder} is half a model: b.safetensors of its index is missing; copy the model anew"),
-        ("b.safetensors", cut, "{path} is half-written: {size} bytes instead of {whole}; copy the model anew"),
+        ("b.safetensors", Path.unlink, "{folder} is incomplete: b.safetensors of its index is missing; copy the model again"),
+        ("b.safetensors", cut, "{path} is half-written: {size} bytes instead of {whole}; copy the model again"),
         ("a.safetensors", lambda path: path.write_bytes(b""), "{path} is half-written: its header cannot be read; "),
         ("a.safetensors", lambda path: path.write_bytes(b"\x08" + bytes(7) + b'{"a": 1}'), "{path} is half-written: its"),
         ("a.safetensors", lambda path: path.write_bytes(path.read_bytes()[:30]), "{path} is half-written: its header"),
         ("a.safetensors", lambda path: path.write_bytes(b"version https://git-lfs"), "{path} is half-written: its header"),
         ("a.safetensors", lambda path: path.write_bytes(path.read_bytes() + b"x"), "{path} is half-written: {size} bytes"),
-        ("model.safetensors.index.json", cut, "{path} cannot be read: copy the model anew"),
-        ("model.safetensors.index.json", lambda path: path.write_text("[]"), "{path} cannot be read: copy the model anew"),
+        ("model.safetensors.index.json", cut, "{path} cannot be read: copy the model again"),
+        ("model.safetensors.index.json", lambda path: path.write_text("[]"), "{path} cannot be read: copy the model again"),
     ],
     ids=lambda value: None,
 )
-def test_half_a_model_is_told_in_one_line(given, name, damage, words):
+def test_half_a_model_is_reported_in_one_line(given, name, damage, words):
     path = given / name
     whole = path.stat().st_size
     damage(path)
     size = path.stat().st_size if path.exists() else 0
     with pytest.raises(ModelError) as caught:
         check_weights(given)
-    told = words.format(folder=given, path=path, size=size, whole=whole)
-    assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
+    reported = words.format(folder=given, path=path, size=size, whole=whole)
+    assert str(caught.value).startswith(reported) and "\n" not in str(caught.value)
 
 
 def model(source, **more):

@@ -23,7 +23,7 @@ def test_nodes_of_another_kind_hold_no_engine():
     assert [(node.accelerators, node.kind) for node in found] == [(0, "A100"), (4, "H100"), (0, None), (0, None)]
     assert [str(node) for node in found] == ["a: 0 (A100)", "b: 4", "c: 0", "d: 0"]
     none = [Node("d", 0, is_head=True)]
-    assert of_kind(none, "H100") == none, "what no node has is told by the placement"
+    assert of_kind(none, "H100") == none, "what no node has is reported by the placement"
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_nodes_of_another_kind_hold_no_engine():
         ([Node("a", 4, kind="A100"), Node("b", 0, kind="H100")], "there are a: 4 A100"),  # all of its GPUs are hidden
     ],
 )
-def test_without_a_node_of_the_kind_what_there_is_is_told(nodes, words):
+def test_without_a_node_of_the_kind_what_there_is_is_reported(nodes, words):
     with pytest.raises(PlacementError) as caught:
         of_kind(nodes, "H100")
     assert str(caught.value) == f"no node has the hardware file's H100; {words}: choose another --hardware"

@@ -167,11 +167,11 @@ def test_a_control_that_is_ahead_neither_leads_nor_fades_another(folders):
     assert set(band.get_xdata()) == {10.0}
     table = read_results(folders)
     looks = {arm: chart.looks(style) for arm, style in arm_styles(table).items()}
-    told = json.loads(chart.data(table, looks, chart.metrics(table, "concurrency", View()), ()))
-    assert {arm["name"]: arm["control"] for arm in told["arms"]} == {"1xtp1": False, "1xtp1 bare": True}
+    reported = json.loads(chart.data(table, looks, chart.metrics(table, "concurrency", View()), ()))
+    assert {arm["name"]: arm["control"] for arm in reported["arms"]} == {"1xtp1": False, "1xtp1 bare": True}
 
 
-def test_a_control_is_told_apart_and_decides_nothing(folders):
+def test_a_control_is_reported_apart_and_decides_nothing(folders):
     found = read_results(folders)
     assert list(zip(found["arm"], found["serving"])) == [("1xtp1 bare", "bare"), ("1xtp1", "ray")]
     styles = arm_styles(found)

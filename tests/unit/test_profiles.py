@@ -1,4 +1,4 @@
-"""Samples of py-spy, told by library."""
+"""Samples of py-spy, by library."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ def test_a_process_is_sampled_for_real(tmp_path):
     assert next(iter(found)) == "json" and sum(found.values()) == pytest.approx(1)
 
 
-def test_a_process_that_is_gone_is_told_before_anything_is_measured(tmp_path):
+def test_a_process_that_is_gone_is_reported_before_anything_is_measured(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     with pytest.raises(RuntimeError, match=f"py-spy could not sample frontend_{gone.pid}: .+"), \

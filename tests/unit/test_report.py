@@ -1,4 +1,4 @@
-"""The report as text: what stands in it, what is escaped, the numbers of its chart. See also test_report_page.py."""
+"""The report as text: what is in it, what is escaped, the numbers of its chart. See also test_report_page.py."""
 
 import html
 import json
@@ -109,11 +109,11 @@ def test_text_of_folders_is_escaped(tmp_path, write_folder, level_content, make_
 
 
 def test_an_arm_in_doubt_is_named_beside_the_decision(table):
-    finding = Finding("odd decode", (table["folder"].iloc[-1],), "seen", "why", "mend")
+    finding = Finding("odd decode", (table["folder"].iloc[-1],), "seen", "why", "fix")
     page = report.render(table, View(), findings=[finding])
     first = re.sub(r"<[^>]+>", "", page[page.index("Decision</h2>") : page.index('id="crossovers"')])
     assert "p1xtp1-d1xtp2 pack is what its name says is in doubt: odd decode" in " ".join(first.split())
-    assert "<dd>seen</dd>" in page and "why" in page and "mend" in page
+    assert "<dd>seen</dd>" in page and "why" in page and "fix" in page
 
 
 def test_provenance_tells_what_arms_share_and_where_they_differ(tmp_path, write_folder, level_content, make_manifest):

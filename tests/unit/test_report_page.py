@@ -37,7 +37,7 @@ def path(tmp_path_factory, write_folder, level_content, make_manifest):
     names = (f"{HOSTILE}_2xtp1", "b_2xtp1", f"pack_1xtp1-1xtp2_{'x' * 60}")
     folders = [write_folder(root, f"tiny_itl100_otl11_mixed_{name}", levels) for name in names]
     make_manifest(layout="p1xtp1-d1xtp2", mode="pd-pack", command=f"launch {HOSTILE} " + 100 * "y").write(folders[2])
-    finding = Finding("odd decode", (str(folders[1]),), HOSTILE, "why", "mend")
+    finding = Finding("odd decode", (str(folders[1]),), HOSTILE, "why", "fix")
     page = report.render(read_results(folders), View(sla=parse("tpot=15")), 5.0, [finding])
     (root / "report.html").write_text(page, encoding="utf-8")
     return root / "report.html"
@@ -124,9 +124,9 @@ def test_hovering_tells_arm_level_metrics_and_repeats(page):
     box = point.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_selector("#chart .hoverlayer .hovertext")
-    told = page.locator("#chart .hoverlayer").text_content()
+    reported = page.locator("#chart .hoverlayer").text_content()
     for words in ("p1xtp1-d1xtp2 pack", "Concurrency (requests in flight): 4", "Median TPOT (ms): 10.50", "2 repeats, medians"):
-        assert words in told
+        assert words in reported
 
 
 def test_tables_sort_by_mouse_and_keyboard(page):

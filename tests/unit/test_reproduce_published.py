@@ -59,7 +59,7 @@ def test_folders_that_cannot_be_read_are_named_and_left_out(write_folder, level_
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "reported"),
     [
         ((), "DIR is missing"),
         (("none",), "none: no such folder"),
@@ -67,10 +67,10 @@ def test_folders_that_cannot_be_read_are_named_and_left_out(write_folder, level_
         ((".", "out", "more"), "unexpected 'more'"),
     ],
 )
-def test_mistakes(run, tmp_path, argv, told):
+def test_mistakes(run, tmp_path, argv, reported):
     before = sorted(os.listdir(tmp_path))
     done = run(*argv)
-    assert done.returncode == 2 and told in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 2 and reported in done.stderr and len(done.stderr.splitlines()) == 1
     assert sorted(os.listdir(tmp_path)) == before
 
 

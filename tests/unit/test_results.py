@@ -125,7 +125,7 @@ def test_arm_labels_say_the_workload_where_it_differs(tmp_path, write_folder, le
     assert list(read_results([one, other])["arm"]) == ["2xtp1 100:11", "2xtp1 50:11"]
 
 
-def test_folders_of_one_name_are_told_apart_by_their_place(tmp_path, write_folder, level_content):
+def test_folders_of_one_name_are_reported_apart_by_their_place(tmp_path, write_folder, level_content):
     places = [write_folder(tmp_path / place, COLLOCATED, {"conc4.json": level_content()}) for place in "ab"]
     assert list(read_results(places)["arm"]) == [f"2xtp1 {COLLOCATED} {place}" for place in places]
 
@@ -258,8 +258,8 @@ def test_provenance_is_the_manifests(tmp_path, write_folder, level_content, make
     manifest.deployment.repository.commit, manifest.deployment.repository.dirty = "abc", True
     manifest.deployment.machines[0].versions.update(vllm="0.29.0", ray="2.60.0", nixl=None)
     row = read_results([with_manifest(tmp_path, write_folder, level_content, manifest)]).iloc[0]
-    told = row[["commit", "vllm", "ray", "nixl", "as_published", "date"]]
-    assert list(told) == ["abc-dirty", "0.29.0", "2.60.0", "", True, "20251021-000022"]
+    reported = row[["commit", "vllm", "ray", "nixl", "as_published", "date"]]
+    assert list(reported) == ["abc-dirty", "0.29.0", "2.60.0", "", True, "20251021-000022"]
 
 
 def test_types_are_fixed_whatever_the_folders_hold(tmp_path, write_folder, level_content):

@@ -41,8 +41,8 @@ def test_help_names_every_option(sweep, tmp_path):
     status, out, err = sweep("--help")
     assert (status, err) == (0, "") and out.startswith("usage: ./run_bm.sh -e NAME --isl N --osl N [options]")
     for option in (
-        "-e NAME, --exp-name", "--type", "-c LIST, --concurrency", "-r LIST, --request-rate", "--isl N, --itl",
-        "--osl N, --otl", "--mode",
+        "-e NAME, --exp-name", "--type", "-c LIST, --concurrency", "-r LIST, --request-rate", "--isl N",
+        "--osl N", "--mode",
         "-u URL, --base-url", "-m NAME, --served-model-name", "--tokenizer", "-n N, --num-prompts", "--repeats",
         "--seed", "--results-dir", "--force", "-s, --smoke", "--transport", "--tokens", "--max-hit-rate", "--as-published",
     ):  # fmt: skip
@@ -73,7 +73,7 @@ def test_a_mistake_is_reported_in_one_line_and_nothing_is_written(sweep, tmp_pat
     assert files(tmp_path) == ["vllm"]
 
 
-def test_a_dead_server_is_told_within_seconds(sweep, tmp_path, dead_url):
+def test_a_dead_server_is_reported_within_seconds(sweep, tmp_path, dead_url):
     start = time.monotonic()
     status, out, err = sweep(*NAMES, "-u", dead_url)
     assert (status, out) == (2, "") and time.monotonic() - start < 15
@@ -112,12 +112,12 @@ def test_a_sweep_measures_stops_at_a_bad_level_and_goes_on_later(sweep, server, 
     one, two = (Level("concurrency", float(c)) for c in (1, 2))
     assert seeds == {"conc1": level_seed(3, one), "conc2": level_seed(3, two, attempt=2)}, "level 2 was tried twice"
     arguments = json.loads((folder / "conc2.json").read_text())["arguments"]
-    told = dict(zip(arguments, arguments[1:]))
+    reported = dict(zip(arguments, arguments[1:]))
     assert "--ignore-eos" in arguments and "--save-detailed" in arguments
-    assert (told["--max-concurrency"], told["--seed"]) == ("2", str(seeds["conc2"]))
-    lengths = told["--random-prefix-len"], told["--random-input-len"], told["--random-output-len"]
+    assert (reported["--max-concurrency"], reported["--seed"]) == ("2", str(seeds["conc2"]))
+    lengths = reported["--random-prefix-len"], reported["--random-input-len"], reported["--random-output-len"]
     assert lengths == ("8", "92", "11"), "prompts of 100 tokens that no other level has"
-    assert (told["--base-url"], told["--model"], told["--tokenizer"]) == (server.url, "tiny", "tiny")
+    assert (reported["--base-url"], reported["--model"], reported["--tokenizer"]) == (server.url, "tiny", "tiny")
     assert f"seed={seeds['conc2']}" in arguments, "written to the result's metadata"
 
     status, out, err = sweep(*options)
@@ -180,12 +180,12 @@ def test_an_interrupted_sweep_leaves_no_process_and_no_part(sweep, server, tmp_p
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     arguments = json.loads((folder / "rr2.5.json.part").read_text())["arguments"]
-    told = dict(zip(arguments, arguments[1:]))
-    assert told["--request-rate"] == "2.5" and "--max-concurrency" not in told
-    assert (told["--random-input-len"], told["--random-output-len"]) == ("1", "11"), "decode-only is 1:OSL"
+    reported = dict(zip(arguments, arguments[1:]))
+    assert reported["--request-rate"] == "2.5" and "--max-concurrency" not in reported
+    assert (reported["--random-input-len"], reported["--random-output-len"]) == ("1", "11"), "decode-only is 1:OSL"
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and err.endswith("interrupted; the same command goes on at this level\n")
+    assert process.returncode == 130 and err.endswith("interrupted; the same command continues at this level\n")
     assert not psutil.pid_exists(int(pid_file.read_text()))
     assert not list(folder.glob("*.part")) and not list(folder.glob("rr*.json"))
 

@@ -61,7 +61,7 @@ def test_collocated_servers_are_asked_alone(start):
     assert len(a.asked) == len(b.asked) == 1 and "kv_transfer_params" not in a.asked[0]
 
 
-def test_a_server_that_fails_or_is_gone_is_told(start):
+def test_a_server_that_fails_or_is_gone_is_reported(start):
     (prefill, p), (decode, _) = start("prefill", "p0"), start("decode", "d0")
     p.status = 500
     with pytest.raises(ServerError, match="answered 500"):

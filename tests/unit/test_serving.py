@@ -225,7 +225,7 @@ def test_replicas_are_listed_with_role_and_place():
     assert replicas(None) == [] and replicas({"applications": {}}) == []
 
 
-def test_progress_and_failures_are_told_in_the_deployments_own_words():
+def test_progress_and_failures_are_reported_in_the_deployments_own_words():
     app = SimpleNamespace(message="app failed", deployments={
         "Prefill:m": SimpleNamespace(message="out of memory", replica_states={"STARTING": 2}),
         "Decode:m": SimpleNamespace(message="", replica_states={}),
@@ -257,12 +257,12 @@ def app(status, message="", **replicas):
 
 
 def wait(monkeypatch, *states, seconds=5.0):
-    """Wait for the app and one beside it; returns what was told meanwhile."""
-    told = []
+    """Wait for the app and one beside it; returns what was reported meanwhile."""
+    expected = []
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(serve=FakeServe(*states)))
     monkeypatch.setattr(serving.time, "sleep", lambda seconds: None)
-    serving._wait_until_running(["pdbench", "beside"], time.monotonic() + seconds, told.append)
-    return told
+    serving._wait_until_running(["pdbench", "beside"], time.monotonic() + seconds, expected.append)
+    return expected
 
 
 def test_a_launch_waits_until_every_app_runs_and_tells_each_change_once(monkeypatch):

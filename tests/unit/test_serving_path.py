@@ -89,7 +89,7 @@ def test_every_option_is_one_that_ray_reads():
         assert re.search(rf'experimental_configs\.get\(\s*"{name}"', source), name
 
 
-def test_direct_streaming_is_told_to_ray_and_keeps_the_router_of_all_arms():
+def test_direct_streaming_is_reported_to_ray_and_keeps_the_router_of_all_arms():
     path = choose(DEFAULT, {}, {}, True, "power-of-two", (2, 60, 0))
     assert path.env["RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"] == "1"
     assert path.router_options == {"request_router_config": {}}, "Ray's own default without direct streaming"
@@ -154,12 +154,12 @@ def test_haproxy_itself_starts_with_the_files_that_are_said_to_suffice(tmp_path,
 
 
 def test_a_level_of_more_requests_than_haproxy_takes_is_refused():
-    told = with_connections(1536).model_dump() | {"ingress_replicas": 1}
-    check_load(told, 1536)
+    reported = with_connections(1536).model_dump() | {"ingress_replicas": 1}
+    check_load(reported, 1536)
     check_load(None, 9999)
-    check_load(told | {"env": {}}, 9999)
+    check_load(reported | {"env": {}}, 9999)
     with pytest.raises(ValueError, match="1537 requests in flight, but HAProxy takes 1536 connections at once: launch with"):
-        check_load(told, 1537)
+        check_load(reported, 1537)
 
 
 def test_machines_with_other_limits_have_the_same_path():

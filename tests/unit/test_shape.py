@@ -111,11 +111,11 @@ def dequantized(built):
     """The model as transformers reads it: every tensor is found, and no other one is missed."""
     from transformers import GptOssForCausalLM, Mxfp4Config
 
-    model, told = GptOssForCausalLM.from_pretrained(
+    model, reported = GptOssForCausalLM.from_pretrained(
         built[0], quantization_config=Mxfp4Config(dequantize=True), output_loading_info=True, dtype="bfloat16",
         attn_implementation="eager",
     )  # fmt: skip
-    assert not any(told[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys")), told
+    assert not any(reported[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys")), reported
     return model.eval()
 
 
@@ -266,7 +266,7 @@ def test_the_command_makes_the_model_of_a_file(monkeypatch, capsys, tmp_path):
     ("configs/models/gpt-oss-20b.yaml", "its weights come from openai/gpt-oss-20b: there is nothing to make"),
     ("none.yaml", "no such file: none.yaml"),
 ])  # fmt: skip
-def test_a_file_of_which_nothing_is_made_is_told_in_one_line(monkeypatch, capsys, file, words):
+def test_a_file_of_which_nothing_is_made_is_reported_in_one_line(monkeypatch, capsys, file, words):
     monkeypatch.chdir(ROOT)
     status, said = run(monkeypatch, capsys, file)
     assert status == 2 and said.err.startswith("python -m pdbench.shape: error: ") and words in said.err

@@ -71,7 +71,7 @@ def test_without_tc_it_says_what_is_needed(monkeypatch):
 
 
 @pytest.mark.parametrize(("rate", "words"), [("0", "'0' is not a whole number of at least 1"), ("x", "'x' is not")])
-def test_a_wrong_rate_is_told_in_one_line(rate, words):
+def test_a_wrong_rate_is_reported_in_one_line(rate, words):
     command = [sys.executable, "-m", "pdbench.slow_link", "start", "--mbit", rate]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1

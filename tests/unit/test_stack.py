@@ -79,11 +79,11 @@ def test_until_ray_2_54_a_proxy_stands_before_the_engines():
 
 
 @pytest.mark.parametrize(
-    ("accelerator", "vllm", "told"),
+    ("accelerator", "vllm", "reported"),
     [("GPU", (0, 29, 0), True), ("GPU", (0, 30), True), ("GPU", (0, 28, 1), False), ("CPU", (0, 29, 0), False)],
 )
-def test_vllm_is_told_to_report_every_compilation_where_it_can(accelerator, vllm, told):
-    assert stack.Stack((2, 60, 0), vllm).jit_monitor(accelerator) == ({"jit_monitor_verbose": True} if told else {})
+def test_vllm_reports_every_compilation_where_it_can(accelerator, vllm, reported):
+    assert stack.Stack((2, 60, 0), vllm).jit_monitor(accelerator) == ({"jit_monitor_verbose": True} if reported else {})
 
 
 def test_without_vllm_the_pinned_version_is_assumed(monkeypatch):
@@ -106,11 +106,11 @@ def test_a_machine_describes_itself_as_the_manifest_wants_it(monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "x")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
     monkeypatch.setenv("HF_TOKEN", "x")
-    told = Machine(**stack.machine("10.0.0.1"))
-    assert told.node_ip == "10.0.0.1" and told.cores == len(os.sched_getaffinity(0)) and told.memory_gib > 0
-    assert told.environment["UCX_TLS"] == "tcp"
-    assert not {"SECRET_TOKEN", "RAY_AUTH_TOKEN", "HF_TOKEN"} & set(told.environment), "no secrets in a manifest"
-    assert told.versions["ray"] and re.fullmatch(r"3\.\d+\.\d+\S*", told.versions["python"])
+    reported = Machine(**stack.machine("10.0.0.1"))
+    assert reported.node_ip == "10.0.0.1" and reported.cores == len(os.sched_getaffinity(0)) and reported.memory_gib > 0
+    assert reported.environment["UCX_TLS"] == "tcp"
+    assert not {"SECRET_TOKEN", "RAY_AUTH_TOKEN", "HF_TOKEN"} & set(reported.environment), "no secrets in a manifest"
+    assert reported.versions["ray"] and re.fullmatch(r"3\.\d+\.\d+\S*", reported.versions["python"])
 
 
 def test_the_repository_tells_its_commit_and_whether_it_was_changed(tmp_path):

@@ -40,7 +40,7 @@ def lines_of(*folders):
         (100.0, 1000.0, "the worst stalls are 10.0 times longer with PD"),
     ],
 )
-def test_a_ratio_is_told_in_words(collocated, pd, words):
+def test_a_ratio_is_reported_in_words(collocated, pd, words):
     assert verdict(collocated, pd) == words
 
 

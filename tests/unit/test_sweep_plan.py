@@ -142,8 +142,7 @@ def test_another_deployment_is_refused_without_force(server, tmp_path, level_con
     server["deployment"] = change and server["deployment"].model_copy(update=change)
     with pytest.raises(SweepError) as caught:
         planned(tmp_path, "-m", "tiny")
-    advice = "choose another --exp-name, or --force to measure anew"
-    assert str(caught.value) == f"{folder} holds results of {message}: {advice}"
+    assert message in str(caught.value) and "--force" in str(caught.value)
     assert (folder / FILENAME).read_text() == before and files(folder) == ["conc4.json", FILENAME]
     assert list(planned(tmp_path, "-m", "tiny", "--force", levels="8")[1]) == ["conc8"]
     assert files(folder) == ["conc4.json.bad", FILENAME], "the other deployment's level is not plotted as this one's"
@@ -198,8 +197,8 @@ def test_a_dead_server_is_reported_within_seconds_and_nothing_is_written(tmp_pat
         ({"concurrency": "4,x"}, "concurrency 'x' is not allowed: give 'all' or whole numbers like 4,8,16"),
         ({"concurrency": "4,4"}, "concurrency '4,4' names a level twice"),
         ({"request-rate": "0", "type": "request-rate"}, "request-rate '0' is not allowed"),
-        ({"isl": "many"}, "argument --isl/--itl: 'many' is not a whole number of at least 1"),
-        ({"osl": 0}, "argument --osl/--otl: '0' is not a whole number of at least 1"),
+        ({"isl": "many"}, "argument --isl: 'many' is not a whole number of at least 1"),
+        ({"osl": 0}, "argument --osl: '0' is not a whole number of at least 1"),
         ({"num-prompts": -1}, "argument -n/--num-prompts: '-1' is not a whole number of at least 1"),
         ({"seed": "x"}, "argument --seed: invalid int value: 'x'"),
         ({"mode": "both"}, "argument --mode: invalid choice: 'both'"),

@@ -1,4 +1,4 @@
-"""The tiny gpt-oss: made alike twice, checked, mended, and with continuations that depend on the prompt."""
+"""The tiny gpt-oss: reproducible, checked, fixed, and with continuations that depend on the prompt."""
 
 import json
 import random
@@ -62,7 +62,7 @@ def copy(built, tmp_path):
 
 
 def no_build(*args):
-    raise AssertionError("built anew")
+    raise AssertionError("built again")
 
 
 def test_a_second_build_is_the_same_to_the_byte(built, tmp_path):
@@ -93,16 +93,16 @@ def test_damage_to_any_file_is_noticed(copy, name):
     assert verified_checksum(copy) is None
 
 
-def test_a_damaged_folder_is_built_anew(built, copy):
+def test_a_damaged_folder_is_built_again(built, copy):
     weights = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     assert ensure_model(copy, SMALL) == built[1]
     assert (copy / "model.safetensors").read_bytes() == weights
 
 
-def test_a_folder_of_other_sizes_is_built_anew(copy, monkeypatch):
+def test_a_folder_of_other_sizes_is_built_again(copy, monkeypatch):
     monkeypatch.setattr(tiny, "_save_weights", no_build)
-    with pytest.raises(AssertionError, match="built anew"):
+    with pytest.raises(AssertionError, match="built again"):
         ensure_model(copy, SMALL.model_copy(update={"seed": 1}))
     assert verified_checksum(copy), "a build that fails leaves what was there"
     assert [path.name for path in copy.parent.iterdir()] == ["copy"]

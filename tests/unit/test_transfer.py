@@ -21,7 +21,7 @@ SMALL = Cache(layers=3, blocks=16, block_size=4, heads=8, head_dim=16, value_byt
 
 @pytest.fixture(scope="module")
 def script():
-    """The script as a module: importing PyTorch anew for each of its options would take minutes."""
+    """The script as a module: importing PyTorch again for each of its options would take minutes."""
     spec = importlib.util.spec_from_file_location("transfer_script", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""The KV transfer: what engines are told, and what UCX says about it."""
+"""The KV transfer: what engines are given, and what UCX says about it."""
 
 import pytest
 from pydantic import ValidationError

@@ -110,7 +110,7 @@ def test_messages_and_writes_do_not_carry_the_cache(before, after):
     assert named(lines(WRITE, over_tcp, WRITE, before=before, after=after)) == ["tcp/lo"]
 
 
-def test_every_transport_is_told_once_and_in_order():
+def test_every_transport_is_reported_once_and_in_order():
     over_tcp = READ.replace("cma/memory", "tcp/lo    ")
     assert named(lines(over_tcp, READ, over_tcp)) == ["cma/memory", "tcp/lo"]
 
@@ -130,7 +130,7 @@ def test_all_rows_of_a_read_count_with_noise_between():
         ("rc_mlx5/mlx5_1:1/path0", ["rc_mlx5/mlx5_1:1/path0"]),
     ],
 )
-def test_several_rails_are_told_apart(column, transports):
+def test_several_rails_are_reported_apart(column, transports):
     assert named([READ_TITLE, f"| 65..inf | zero-copy | {column} |"]) == transports
 
 

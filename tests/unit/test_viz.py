@@ -92,7 +92,7 @@ def test_flags_reach_the_figure(folders, monkeypatch):
     monkeypatch.setattr(figures, "draw", lambda table, view: seen.append((table, view)))
     monkeypatch.setattr(figures, "save", lambda figure, path: None)
     values = ["--latency-mode", "chunk", "--chunk-size", "4", "--throughput-metric", "total"]
-    switches = ["--use-interactivity", "--no-use-normalized", "--log-latency", "--log-concurrency", "--itl"]
+    switches = ["--use-interactivity", "--no-use-normalized", "--log-latency", "--log-concurrency", "--show-itl"]
     viz.main([*values, *switches, "--exps", *folders])
     table, view = seen[0]
     assert view == figures.View("chunk", 4, True, False, "total", True, True, True)
@@ -139,8 +139,8 @@ def test_the_audit_alone_draws_nothing(folders, capsys):
     viz.main(["--audit", "--exps", *folders])
     assert os.listdir() == []
     out = capsys.readouterr().out
-    told = ("2xtp1 (2 GPUs) and p1xtp1-d1xtp2 (3 GPUs)", "conc8 100%", "conc4 20, conc8 20", "PD without a manifest")
-    assert all(words in " ".join(out.split()) for words in (*told, "to do: send more requests", "findings: 4, on 2 folders"))
+    shown = ("2xtp1 (2 GPUs) and p1xtp1-d1xtp2 (3 GPUs)", "conc8 100%", "conc4 20, conc8 20", "PD without a manifest")
+    assert all(words in " ".join(out.split()) for words in (*shown, "to do: send more requests", "findings: 4, on 2 folders"))
 
 
 # -- the decision --
@@ -285,7 +285,7 @@ def fails(capsys, *argv):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "reported"),
     [
         (["--chunk-size", "0"], "--chunk-size: '0' is not a whole number of at least 1"),
         (["--chunk-size", "1.5"], "'1.5' is not a whole number of at least 1"),
@@ -303,15 +303,15 @@ def fails(capsys, *argv):
         (["--plot-everything"], "unrecognized arguments: --plot-everything"),
     ],
 )
-def test_wrong_flags(folders, capsys, flags, told):
-    assert told in fails(capsys, "--exps", *folders, *flags)
+def test_wrong_flags(folders, capsys, flags, reported):
+    assert reported in fails(capsys, "--exps", *folders, *flags)
 
 
 @pytest.mark.parametrize(
     ("flag", "allowed"),
     [("--latency-mode", viz.LATENCY_MODES), ("--throughput-metric", viz.THROUGHPUT_METRICS), ("--figure", viz.FIGURES)],
 )
-def test_a_wrong_choice_is_told_the_right_ones(folders, capsys, flag, allowed):
+def test_a_wrong_choice_is_reported_the_right_ones(folders, capsys, flag, allowed):
     error = fails(capsys, "--exps", *folders, flag, "best")
     assert all(word in error for word in (flag, "'best'", *allowed))
 
@@ -327,7 +327,7 @@ def test_a_plot_path_that_is_a_folder(folders, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "levels", "told"),
+    ("name", "levels", "reported"),
     [
         ("tiny_itl100_otl11_mixed_1xtp1", None, "tiny_itl100_otl11_mixed_1xtp1: no such folder"),
         ("tiny_itl100_otl11_mixed_1xtp1", {}, "tiny_itl100_otl11_mixed_1xtp1: holds no level"),
@@ -336,10 +336,10 @@ def test_a_plot_path_that_is_a_folder(folders, capsys):
         ("mine", {"conc4.json": "{}"}, "'mine' is not a result folder"),
     ],
 )
-def test_a_folder_that_cannot_be_read_is_named(folders, capsys, write_folder, name, levels, told):
+def test_a_folder_that_cannot_be_read_is_named(folders, capsys, write_folder, name, levels, reported):
     if levels is not None:
         write_folder("..", name, levels)
-    assert told in fails(capsys, "--exps", *folders, f"../{name}")
+    assert reported in fails(capsys, "--exps", *folders, f"../{name}")
 
 
 def test_mixed_kinds_of_load(folders, capsys, write_folder, level_content):

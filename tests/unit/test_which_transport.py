@@ -35,7 +35,7 @@ def test_standard_input_is_read():
     assert "tcp/lo" in which("-", text=(CAPTURED / "tcp.log").read_text()).stdout
 
 
-def test_lines_that_ray_folded_are_told():
+def test_lines_that_ray_folded_are_reported():
     done = which(str(CAPTURED / "ray_cma_repeated.log"))
     assert done.returncode == 1 and "RAY_DEDUP_LOGS=0" in done.stdout
 
