@@ -86,13 +86,13 @@ def metrics(table: pd.DataFrame, kind: str, view: figures.View) -> dict[str, dic
     }
     known = with_metrics(table)
     measured = {name for name in known if known[name].notna().any()}
-    groups = {group: {name: label for name, label in of.items() if name in measured} for group, of in groups.items()}
-    return {group: of for group, of in groups.items() if of}
+    groups = {group: {name: label for name, label in names.items() if name in measured} for group, names in groups.items()}
+    return {group: names for group, names in groups.items() if names}
 
 
 def data(table: pd.DataFrame, arms: Mapping[str, Looks], groups: dict[str, dict[str, str]], bounds: Sequence[Bound]) -> Markup:
     """Return as JSON how each arm is drawn and, by level, the median, least and most of each metric over repeats."""
-    labels = {metric: label for of in groups.values() for metric, label in of.items()}
+    labels = {metric: label for names in groups.values() for metric, label in names.items()}
     levels = with_metrics(table).groupby(["arm", "level"])
     repeats = levels["repeat"].nunique()
     frames = {"middle": levels[list(labels)].median()}
@@ -105,7 +105,7 @@ def data(table: pd.DataFrame, arms: Mapping[str, Looks], groups: dict[str, dict[
         hover = [_hover(arm, labels, values, count) for values, count in rows]
         known = asdict(look) | {"name": arm, "control": arm not in ours, "hover": hover}
         curves.append(known | {name: _lists(frame) for name, frame in of_arm.items()})
-    better = {metric: {"Latency": -1, "Load": 0}.get(group, 1) for group, of in groups.items() for metric in of}
+    better = {metric: {"Latency": -1, "Load": 0}.get(group, 1) for group, names in groups.items() for metric in names}
     content = {"arms": curves, "labels": labels, "better": better, "bounds": {bound.column: bound.limit for bound in bounds}}
     return Markup(json.dumps(content, allow_nan=False).replace("<", "\\u003c"))  # so that no name ends the script
 

@@ -39,7 +39,7 @@ NO_TRANSFER = "see the engines' logs for NIXL's errors; a decode replica that co
 COUNTERS_TIMEOUT_S = 10.0
 
 
-async def decided_prompts(base_url: str, model: str, seed: int, longest: int, tell) -> tuple[list, list]:
+async def decided_prompts(base_url: str, model: str, seed: int, longest: int, report) -> tuple[list, list]:
     """Find prompts, and the greedy tokens on which the model is decided: what another arm must repeat exactly.
 
     A few dozen prompts with lengths around block boundaries, within the sliding window and far beyond
@@ -62,11 +62,11 @@ async def decided_prompts(base_url: str, model: str, seed: int, longest: int, te
                 raise ServerError(f"the model is undecided on {MAX_DRAWS} prompts of {length} tokens: nothing to compare")
             prompts.append(prompt)
             tokens.append(continuation)
-            tell(len(prompts), len(lengths))
+            report(len(prompts), len(lengths))
     return prompts, tokens
 
 
-async def greedy_choices(base_url: str, model: str, prompts: list[list[int]], lengths: list[int], tell) -> list[dict]:
+async def greedy_choices(base_url: str, model: str, prompts: list[list[int]], lengths: list[int], report) -> list[dict]:
     """Ask for greedy continuations of `lengths` tokens, one after another: another batch could round differently.
 
     Returns:
@@ -76,7 +76,7 @@ async def greedy_choices(base_url: str, model: str, prompts: list[list[int]], le
     async with session(base_url, total_s=3600) as opened:
         for prompt, length in zip(prompts, lengths, strict=True):
             found.append(await _greedy(opened, model, prompt, length))
-            tell(len(found), len(prompts))
+            report(len(found), len(prompts))
     return found
 
 
@@ -238,10 +238,10 @@ def read_tokens(path: Path, deployment: Deployment) -> Tokens:
     return saved
 
 
-async def equal_tokens(base_url: str, deployment: Deployment, saved: Tokens, tell=lambda done, total: None) -> Gate:
+async def equal_tokens(base_url: str, deployment: Deployment, saved: Tokens, report=lambda done, total: None) -> Gate:
     """Return gate `token-equality`, on GPUs `token-agreement`: the running deployment repeats what was saved."""
     url = deployment.takes_requests(base_url)
-    choices = await greedy_choices(url, saved.model, saved.prompts, list(map(len, saved.tokens)), tell)
+    choices = await greedy_choices(url, saved.model, saved.prompts, list(map(len, saved.tokens)), report)
     if deployment.accelerator == "CPU":
         return compare(saved.prompts, saved.tokens, [choice["token_ids"] for choice in choices])
     return agree(saved.tokens, choices)

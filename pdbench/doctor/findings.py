@@ -37,8 +37,8 @@ def merge(findings: Iterable[Finding]) -> list[Finding]:
         order.setdefault(finding.name, len(order))
         key = (finding.name, finding.status, finding.seen, finding.reason, finding.fix)
         nodes.setdefault(key, set()).update(finding.nodes)
-    rows = [Finding(name=key[0], nodes=sorted(of), status=key[1], seen=key[2], reason=key[3], fix=key[4])
-            for key, of in nodes.items()]  # fmt: skip
+    rows = [Finding(name=key[0], nodes=sorted(found_on), status=key[1], seen=key[2], reason=key[3], fix=key[4])
+            for key, found_on in nodes.items()]  # fmt: skip
     return sorted(rows, key=lambda row: (order[row.name], -STATUSES.index(row.status), row.nodes, row.seen))
 
 

@@ -90,7 +90,8 @@ class Bench:
         """One transfer, with what is wrong of it; the destination is as before afterwards."""
         start_at = time.time() + LEAD_S
         read = self.ranks.call([(rank, "read", (some, start_at, name)) for rank in self.decode])
-        sent = {rank: sum(p.source == i for of in self.pieces for p in of) * len(some) for i, rank in enumerate(self.prefill)}
+        sources = [piece.source for pieces in self.pieces for piece in pieces]
+        sent = {rank: sources.count(i) * len(some) for i, rank in enumerate(self.prefill)}
         heard = self.ranks.call([(rank, "notified", (name, count)) for rank, count in sent.items()])
         wrong = sum(self.ranks.call([(rank, "wrong_bytes", (some, self.generation)) for rank in self.decode]))
         self.ranks.call([(rank, "fill", (self.canary, some)) for rank in self.decode])

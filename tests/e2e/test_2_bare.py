@@ -86,7 +86,7 @@ def test_pd_behind_the_router_and_a_crash(deployed, tokens, tmp_path):
     # As behind Ray Serve: D was asked, then 4 prompts, a warm-up and 5 requests; each with a transfer.
     assert second["requests"].seen == "11 requests finished" and second["kv-transfer"].seen.startswith("11 transfers")
 
-    # The API server of decode, then the actor of prefill: neither can tell its engine, which must not stay all the same.
+    # The API server of decode, then the actor of prefill: neither can stop its engine, which must not stay all the same.
     psutil.Process(pids["decode"]).kill()
     wait_for(lambda: len([line for line in servers() if line.startswith("VLLM::EngineCore")]) == 1)
     assert "decode" not in {r["role"] for r in deployment()["replicas"]}

@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.commands import ROOT, run
 
-# Runs in that environment: builds the app of every arm, and tells what Serve would deploy.
+# Runs in that environment: builds the app of every arm, and prints what Serve would deploy.
 BUILD = """
 import contextlib, io, json, sys
 from pathlib import Path

@@ -11,7 +11,7 @@ from http.server import ThreadingHTTPServer
 from pdbench.configs import ROOT
 from tests.helpers.answering import Answering
 
-# In place of vLLM's modules: writes what the real client would. Its environment may tell it to fail at a
+# In place of vLLM's modules: writes what the real client would. Its environment may make it fail at a
 # level, to die, or to hang.
 STAND_IN = {
     "__init__.py": "",

@@ -143,7 +143,7 @@ def test_network(verdicts, levels):
 
 
 def test_the_published_figures_alone_hold_no_run_of_two_to_one(published):
-    """Without the archive the mislabelled folder is the only one of its name; its decode tells that it is not what it says."""
+    """Without the archive the mislabelled folder is the only one of its name; its decode shows that it is not what it says."""
     found = {v.claim.id: v for v in claims.check(claims.load(STUDY), claims.read_evidence([published / "bm_results"]))}
     verdict = found["wrong-ratios-lose"]
     assert (verdict.verdict, verdict.missing) == ("partly", ["p2xtp2-d1xtp2"])

@@ -241,7 +241,7 @@ def test_the_command_is_red_for_what_is_planted_and_says_so_in_json(tmp_path):
 @pytest.mark.parametrize(("options", "words"), [
     (["--port", "0"], "argument --port: '0' is not a port: a whole number from 1 to 65535"),
     (["--timeout", "nan"], "argument --timeout: 'nan' is not a number of seconds above 0"),
-    (["--local", "--address", "x:1"], "--local looks at this machine alone"),
+    (["--local", "--address", "x:1"], "--local checks this machine alone"),
     (["--json", "none/out.json"], "--json none/out.json: there is no folder none"),
     (["--local", "--requirements", "none.txt"], "none.txt: No such file or directory"),
     (["--surprise"], "unrecognized arguments: --surprise"),

@@ -17,7 +17,7 @@ from pdbench.local_cluster import MARK, end_marked, marked
 
 @pytest.fixture(autouse=True)
 def state_dir(monkeypatch, tmp_path):
-    """A state folder of the test's own: the real one may tell of a cluster that runs."""
+    """A state folder of the test's own: the real one may name a cluster that runs."""
     folder = tmp_path / "cluster"
     folder.mkdir()
     monkeypatch.setattr(local_cluster, "STATE_DIR", folder)

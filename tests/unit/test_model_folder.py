@@ -58,7 +58,7 @@ def contents(folder):
 
 
 def written(folder):
-    """What tells that its files are still the same ones."""
+    """What shows that its files are still the same ones."""
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
 
 

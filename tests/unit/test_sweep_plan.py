@@ -228,3 +228,10 @@ def test_a_results_folder_that_cannot_be_written_is_named(server, tmp_path, monk
     (tmp_path / "file").write_text("")
     status, line = run(monkeypatch, capsys, *words(tmp_path, **{"results-dir": tmp_path / "file"}))
     assert status == 2 and line.startswith("run_bm: error: ") and str(tmp_path / "file") in line
+
+
+def test_the_names_that_older_recipes_use_are_accepted_but_not_shown():
+    parser = sweep.build_parser()
+    args = parser.parse_args(["-e", "x", "--itl", "100", "--otl", "11"])
+    assert (args.isl, args.osl) == (100, 11)
+    assert "--isl" in parser.format_help() and "--itl" not in parser.format_help()

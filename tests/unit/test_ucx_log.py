@@ -52,7 +52,7 @@ def test_real_output_names_what_carried_the_reads(name, expected):
 
 
 def test_posix_shared_memory_carries_no_reads():
-    """UCX_TLS=posix,self,tcp: posix cannot tell that a peer is gone, so everything goes over tcp."""
+    """UCX_TLS=posix,self,tcp: posix cannot detect that a peer is gone, so everything goes over tcp."""
     (read,) = read_tables(captured("posix"))
     assert (read.transports, read.how) == (("tcp/lo",), "software emulation")
 

@@ -99,6 +99,12 @@ def test_flags_reach_the_figure(folders, monkeypatch):
     assert table["chunk_latency_ms"].iloc[0] == 50 + 3 * 10
 
 
+def test_the_name_that_older_recipes_use_is_accepted_but_not_shown():
+    parser = viz.build_parser()
+    assert parser.parse_args(["--exps", "x", "--itl"]).show_itl
+    assert "--show-itl" in parser.format_help() and " --itl" not in parser.format_help()
+
+
 def test_a_figure_asked_for_is_drawn_beside_tables(folders, capsys):
     viz.main(["--show-tables", "--figure", "heatmap", "--sla", "tpot=50", "--exps", *folders])
     assert os.listdir() == ["figure.png"]
