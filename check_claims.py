@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Check a study's claims against results: which hold, which do not, with the numbers and the rule. No Ray, no vLLM.
 
-    python check_claims.py configs/claims/study.yaml --results bm_results
-    python check_claims.py configs/claims/study.yaml --results study/bm_results study/archive --json claims.json
+python check_claims.py configs/claims/study.yaml --results bm_results
+python check_claims.py configs/claims/study.yaml --results study/bm_results study/archive --json claims.json
 """
 
 import argparse

@@ -53,9 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument(
         "--env", action="append", default=[], type=variable, metavar="NAME=VALUE", help="variable of the ranks, repeatable"
     )
-    how.add_argument(
-        "--num-threads", type=whole, default=0, help="NIXL's worker threads (default 0, as cpu.yaml; vLLM's is 4)"
-    )
+    how.add_argument("--num-threads", type=whole, default=0, help="NIXL's worker threads (default 0, as cpu.yaml; vLLM's is 4)")
     how.add_argument("--verbose", action="store_true", help="NIXL and UCX debug logs; distorts results")
     how.add_argument(
         "--timeout", type=positive, default=120, metavar="S", help="seconds that one transfer may take (default 120)"

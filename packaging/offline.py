@@ -42,6 +42,7 @@ def needed(pins: dict[str, str], image: dict[str, str], leave_out: set[str]) -> 
     Args:
         image: names and versions of what the machine's image has.
     """
+
     def has(name: str, version: str) -> bool:
         there = image.get(name)
         if there is None:

@@ -66,6 +66,7 @@ def _order_by(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
 
 def _in_order(values: list[float], tolerance: float) -> bool:
     """Whether values, higher is better, descend but for the tolerance, and the first is above the last beyond it."""
+
     def worse(a: float, b: float) -> bool:
         return b - a > tolerance * max(abs(a), abs(b))
 

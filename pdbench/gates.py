@@ -1,7 +1,7 @@
 """Check, before anything is measured, that PD says what collocated says, and moves the KV cache as expected.
 
-    python -m pdbench.gates --base-url URL --save tokens.json      (on the collocated arm)
-    python -m pdbench.gates --base-url URL --against tokens.json   (on each PD arm)
+python -m pdbench.gates --base-url URL --save tokens.json      (on the collocated arm)
+python -m pdbench.gates --base-url URL --against tokens.json   (on each PD arm)
 """
 
 import asyncio

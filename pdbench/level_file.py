@@ -126,9 +126,7 @@ def _check_tokens(content: dict[str, Any], completed: int, isl: int, osl: int, p
     """Tokens in, out and both; every request must have OSL tokens out and about ISL in."""
     tokens = {kind: _count(content, f"total_{kind}_tokens", positive=True) for kind in ("input", "output")}
     if tokens["output"] != completed * osl:
-        raise ValueError(
-            f"total_output_tokens is {tokens['output']}, not {completed * osl}: {completed} requests of {osl}"
-        )
+        raise ValueError(f"total_output_tokens is {tokens['output']}, not {completed * osl}: {completed} requests of {osl}")
     # Decode-only is 1:OSL here; the public study's decode-only folders hold prompts of ISL tokens.
     lengths = (isl, 1) if phase == "decode-only" else (isl,)
     # Random prompts change length a little when decoded and encoded again: near is enough.

@@ -62,9 +62,7 @@ class Decision:
     notes: Sequence[str]
 
 
-def render(
-    table: pd.DataFrame, view: figures.View, price: float | None = None, findings: Sequence[Finding] = ()
-) -> str:
+def render(table: pd.DataFrame, view: figures.View, price: float | None = None, findings: Sequence[Finding] = ()) -> str:
     """Render the page.
 
     Args:

@@ -160,8 +160,7 @@ def arm_labels(arms: Sequence[Arm]) -> list[str]:
     for extra in (remark, lambda a: a.folder.name, lambda a: str(a.folder)):
         count = Counter(labels)
         labels = [
-            f"{label} {extra(arm)}".strip() if count[label] > 1 else label
-            for label, arm in zip(labels, arms, strict=True)
+            f"{label} {extra(arm)}".strip() if count[label] > 1 else label for label, arm in zip(labels, arms, strict=True)
         ]
     return labels
 

@@ -69,7 +69,9 @@ def make_plan(
         transport=transport if layout.is_pd else None,
         core_per_rank=hardware.core_per_rank,
         path=path,
-        ingress=None if path.direct_streaming else {
+        ingress=None
+        if path.direct_streaming
+        else {
             "num_replicas": ingress_replicas,
             "max_ongoing_requests": MAX_ONGOING_REQUESTS,
             # Beside the HTTP proxy, in every arm, on the node that has no engines where there is such a one.
@@ -100,8 +102,14 @@ def with_decode_bench(plan: Plan) -> Plan:
 
 
 def _llm_config(
-    model: ModelConfig, hardware: HardwareConfig, role: str, pool: Pool, node_ip: str | None, transport: Transport,
-    path: ServingPath, port: int,
+    model: ModelConfig,
+    hardware: HardwareConfig,
+    role: str,
+    pool: Pool,
+    node_ip: str | None,
+    transport: Transport,
+    path: ServingPath,
+    port: int,
 ) -> dict[str, Any]:
     """Arguments of one `ray.serve.llm.LLMConfig`."""
     engine = {

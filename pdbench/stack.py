@@ -189,6 +189,7 @@ def _cpu_name() -> str:
 
 def repository(root: Path) -> Repository:
     """Return Git commit of this checkout and whether it has changes; None where there is no git."""
+
     def git(*args: str) -> str | None:
         try:
             run = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True)

@@ -45,9 +45,7 @@ def print_measurements(table: pd.DataFrame, chunk_size: int, normalized: bool) -
     print(f"input, output and total tokens/s {where}{how_counted(table, normalized)}")
 
 
-def measurement_rows(
-    table: pd.DataFrame, kind: str, chunk_size: int, normalized: bool
-) -> tuple[list[str], list[list[str]]]:
+def measurement_rows(table: pd.DataFrame, kind: str, chunk_size: int, normalized: bool) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows of `print_measurements`; `kind` is that of the levels."""
     columns = {"gpus": node_words(table).split()[-1], "level": KINDS[kind], "repeat": "rep.", "completed": "done"}
     columns |= {"median_ttft_ms": "TTFT\nmedian", "p99_ttft_ms": "TTFT\np99"}
@@ -120,9 +118,7 @@ def band_rows(
     return headers, lines[::-1] if interactivity else lines
 
 
-def print_decision(
-    answers: pd.DataFrame, bounds: Sequence[Bound], counted: str, kind: str, price: float | None
-) -> None:
+def print_decision(answers: pd.DataFrame, bounds: Sequence[Bound], counted: str, kind: str, price: float | None) -> None:
     """Print the best arm under an SLA, and why each other arm falls short.
 
     Args:

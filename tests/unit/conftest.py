@@ -15,9 +15,7 @@ settings.load_profile("shared")
 PUBLISHED = Path(__file__).resolve().parents[2].parent / "shared" / "published"
 
 
-def _level_content(
-    concurrency=4, rate=None, requests=20, isl=100, osl=11, duration=2.0, detailed=False, **more
-):
+def _level_content(concurrency=4, rate=None, requests=20, isl=100, osl=11, duration=2.0, detailed=False, **more):
     """What the client writes for one level; the defaults make 1000 tokens/s in and 110 tokens/s out."""
     content = {
         "date": "20251021-000022", "endpoint_type": "vllm", "backend": "vllm", "label": None,

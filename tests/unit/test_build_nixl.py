@@ -34,7 +34,7 @@ def nixl_agent(name, config):
     with open(os.environ["LD_LIBRARY_PATH"].split(":")[0] + "/libucp.so.0", "rb") as file:
         library = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 """
-BACKEND = '''import os, pathlib, shutil, zipfile
+BACKEND = """import os, pathlib, shutil, zipfile
 def wheel(folder, name, files):
     info = f"{name}-9.9.9.dist-info/"
     with zipfile.ZipFile(pathlib.Path(folder) / f"{name}-9.9.9-py3-none-any.whl", "w") as archive:
@@ -52,7 +52,7 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     assert "-Dbuild_tests=false" not in config_settings["setup-args"], "and not this"
     shutil.copytree(".", pathlib.Path(config_settings["build-dir"]) / "src/bindings/python/nixl-meta")
     return wheel(wheel_directory, "nixl_cu12", {".nixl_cu12.mesonpy.libs/plugins/libplugin_UCX.so": "tiny"})
-'''
+"""
 # No index has this torch: a build that asks for it fails.
 PYPROJECT = '[build-system]\nrequires = ["torch==0.0.*"]\nbuild-backend = "backend"\nbackend-path = ["."]\n'
 

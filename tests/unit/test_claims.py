@@ -238,9 +238,7 @@ def test_about_equal(tmp_path, arm, throughputs, verdict):
     assert judged(tmp_path, rule="about_equal", arms=arms, tolerance=0.05).verdict == verdict
 
 
-@pytest.mark.parametrize(
-    ("throughputs", "verdict"), [((500, 100), "holds"), ((500, 1100), "partly"), ((600, 1100), "fails")]
-)
+@pytest.mark.parametrize(("throughputs", "verdict"), [((500, 100), "holds"), ((500, 1100), "partly"), ((600, 1100), "fails")])
 def test_far_below(tmp_path, arm, throughputs, verdict):
     arm("spread_srd_p1xtp1-d1xtp1", flat(10, 10))
     arm("spread_tcp_p1xtp1-d1xtp1", {4: (10, throughputs[0]), 8: (10, throughputs[1])})

@@ -197,8 +197,10 @@ def test_interleaved_arms_take_turns(write, tmp_path):
         ({"arms": [{"layout": "p1xtp1-d1xtp1"}]}, "does not go with mode collocated"),
         ({"arms": [{"layout": "2xtp1", "ucx_tls": "tcp"}]}, "is collocated: it has no KV transfer"),
         ({"arms": [{"layout": "p1xtp1-d1xtp1", "mode": "pd-pack"}]}, "the first arm must be collocated"),
-        ({"arms": [{"layout": "2xtp1"}, {"layout": "p1xtp1-d1xtp1", "mode": "pd-pack", "phase": "decode-only"}]},
-         "arm p1xtp1-d1xtp1: decode alone is measured collocated"),
+        (
+            {"arms": [{"layout": "2xtp1"}, {"layout": "p1xtp1-d1xtp1", "mode": "pd-pack", "phase": "decode-only"}]},
+            "arm p1xtp1-d1xtp1: decode alone is measured collocated",
+        ),
         ({"arms": [{"layout": "2xtp1"}, SLOW | {"ucx_tls": None}]}, "link_mbit slows TCP down, so it needs ucx_tls: tcp"),
         ({"arms": [{"layout": "2xtp1", "link_mbit": 5}]}, "is collocated: it has no KV transfer"),
         ({"levels": {}}, "give either concurrency or request_rate"),

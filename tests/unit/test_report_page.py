@@ -67,9 +67,7 @@ def texts(page, selector):
 
 def background(page):
     """Of the page and of the chart."""
-    return page.evaluate(
-        "['body', '#chart .main-svg'].map(at => getComputedStyle(document.querySelector(at)).backgroundColor)"
-    )
+    return page.evaluate("['body', '#chart .main-svg'].map(at => getComputedStyle(document.querySelector(at)).backgroundColor)")
 
 
 @pytest.mark.parametrize("page", [(w, s) for w in (360, 1400) for s in ("light", "dark")], indirect=True, ids=str)

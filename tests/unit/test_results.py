@@ -176,9 +176,7 @@ def test_a_name_without_layout_needs_a_manifest(tmp_path, write_folder, level_co
         ({"gpus_per_node": 0}, "gpus_per_node is 0: give --gpus-per-node"),
     ],
 )
-def test_a_manifest_that_does_not_fit_is_refused(
-    tmp_path, write_folder, level_content, make_manifest, change, reason
-):
+def test_a_manifest_that_does_not_fit_is_refused(tmp_path, write_folder, level_content, make_manifest, change, reason):
     folder = with_manifest(tmp_path, write_folder, level_content, make_manifest(**change))
     with pytest.raises(ResultError, match=f"manifest.json: {reason}"):
         read_results([folder])

@@ -250,9 +250,7 @@ class FakeServe:
 
 
 def app(status, message="", **replicas):
-    deployments = {
-        name: SimpleNamespace(message=message, replica_states={state: 1}) for name, state in replicas.items()
-    }
+    deployments = {name: SimpleNamespace(message=message, replica_states={state: 1}) for name, state in replicas.items()}
     return SimpleNamespace(status=status, message=message, deployments=deployments)
 
 

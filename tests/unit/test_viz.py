@@ -365,9 +365,7 @@ def loaded_by(*argv):
     """Top-level modules that a run of viz.py loads."""
     code = "import sys, viz\ntry: viz.main(sys.argv[1:])\nexcept SystemExit: pass\nprint(*sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    run = subprocess.run(
-        [sys.executable, "-c", code, *argv], env=environment, capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", code, *argv], env=environment, capture_output=True, text=True, check=True)
     return set(run.stdout.splitlines()[-1].split())
 
 
