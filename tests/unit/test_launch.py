@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from packaging.version import Version
 
 import launch_gptoss
 from pdbench import cluster, deployment, local_cluster, stack
@@ -31,7 +32,7 @@ def no_cluster(monkeypatch):
     monkeypatch.setattr(local_cluster, "start", refuse)
     monkeypatch.setattr(local_cluster, "stop", refuse)
     monkeypatch.setattr(local_cluster, "state", lambda: None)
-    monkeypatch.setattr(stack, "vllm_version", lambda: (0, 29, 0))
+    monkeypatch.setattr(stack, "vllm_version", lambda: Version("0.29.0"))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
@@ -232,20 +233,20 @@ def test_decode_bench_fills_kv_caches_of_collocated_engines(monkeypatch, capsys)
 
 
 def test_an_old_vllm_has_no_decode_bench(monkeypatch, capsys):
-    monkeypatch.setattr(stack, "vllm_version", lambda: (0, 11, 0))
+    monkeypatch.setattr(stack, "vllm_version", lambda: Version("0.11.0"))
     status, said = run(monkeypatch, capsys, "--dry-run", "--layout", "2xtp4", "--decode-bench", *BIG)
     assert status == 2 and "--decode-bench needs vLLM >= 0.11.2, this is 0.11.0" in said.err and "approximation" in said.err
 
 
 def test_an_old_vllm_cannot_shrink_tp_from_prefill_to_decode(monkeypatch, capsys):
-    monkeypatch.setattr(stack, "vllm_version", lambda: (0, 11, 0))
+    monkeypatch.setattr(stack, "vllm_version", lambda: Version("0.11.0"))
     dry_run(monkeypatch, capsys, "--layout", "p2xtp2-d1xtp4", "--pd-pack", *BIG)
     status, said = run(monkeypatch, capsys, "--dry-run", "--layout", "p1xtp4-d2xtp2", "--pd-pack", *BIG)
     assert status == 2 and said.err == (
         "launch_gptoss.py: error: p1xtp4-d2xtp2: prefill TP 4 > decode TP 2 needs vLLM >= 0.14 (vllm PR #27274), "
         "this is 0.11.0\n"
     )
-    monkeypatch.setattr(stack, "vllm_version", lambda: (0, 14, 0))
+    monkeypatch.setattr(stack, "vllm_version", lambda: Version("0.14.0"))
     dry_run(monkeypatch, capsys, "--layout", "p1xtp4-d2xtp2", "--pd-pack", *BIG)
 
 

@@ -5,6 +5,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from packaging.version import Version
 from pydantic import ValidationError
 
 from pdbench import serving
@@ -22,7 +23,7 @@ P5 = load_hardware(ROOT / "configs/hardware/p5.48xlarge.yaml")
 TINY = load_model(ROOT / "configs/models/gpt-oss-tiny.yaml")
 CPU = load_hardware(ROOT / "configs/hardware/cpu.yaml")
 COUNTERS = {"PROMETHEUS_MULTIPROC_DIR": "/dev/shm/pdbench-counters-8000"}
-PATH = choose(load_serve(), {}, {}, False, "power-of-two", (2, 60, 0))
+PATH = choose(load_serve(), {}, {}, False, "power-of-two", Version("2.60.0"))
 ARMS = [("4xtp2", "collocated"), ("16xtp1", "collocated"), ("p2xtp2-d1xtp4", "pd-pack"), ("p1xtp8-d2xtp2", "pd-spread")]
 
 
@@ -167,7 +168,7 @@ def test_steps_are_padded_where_the_hardware_file_says_so_and_vllm_needs_it(monk
 
     assert "compilation_config" not in engine(P5.model_copy(update={"pad_steps_to": None}))
     assert 8192 in engine(P5)["compilation_config"]["cudagraph_capture_sizes"]
-    monkeypatch.setattr(Stack, "installed", lambda: Stack((2, 51, 0), (0, 11, 0)))
+    monkeypatch.setattr(Stack, "installed", lambda: Stack(Version("2.51.0"), Version("0.11.0")))
     assert "compilation_config" not in engine(P5)
 
 

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from pdbench import serving_path
 from pdbench.configs import LLMOptions, load_serve
@@ -39,24 +40,24 @@ http-other,SERVE_REPLICA_other-Describe-d4,0,1,UP 1/2,
 
 
 def test_the_default_is_rays_high_throughput_mode():
-    path = choose(DEFAULT, {}, {}, False, "power-of-two", (2, 60, 0))
+    path = choose(DEFAULT, {}, {}, False, "power-of-two", Version("2.60.0"))
     assert path.has_haproxy and path.env["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1" and path.router_options == {}
 
 
 def test_an_older_ray_gets_only_what_is_given():
-    assert choose(DEFAULT, {}, {}, False, "power-of-two", (2, 51, 0)).env == {}
-    assert choose(DEFAULT, {"RAY_SERVE_X": "1"}, {}, False, "power-of-two", (2, 51, 0)).env == {"RAY_SERVE_X": "1"}
+    assert choose(DEFAULT, {}, {}, False, "power-of-two", Version("2.51.0")).env == {}
+    assert choose(DEFAULT, {"RAY_SERVE_X": "1"}, {}, False, "power-of-two", Version("2.51.0")).env == {"RAY_SERVE_X": "1"}
     with pytest.raises(ValueError, match="--direct-streaming needs Ray >= 2.56, this is 2.51.0"):
-        choose(DEFAULT, {}, {}, True, "power-of-two", (2, 51, 0))
+        choose(DEFAULT, {}, {}, True, "power-of-two", Version("2.51.0"))
 
 
 def test_a_setting_can_be_taken_back():
-    assert not choose(DEFAULT, {"RAY_SERVE_ENABLE_HA_PROXY": "0"}, {}, False, "power-of-two", (2, 60, 0)).has_haproxy
+    assert not choose(DEFAULT, {"RAY_SERVE_ENABLE_HA_PROXY": "0"}, {}, False, "power-of-two", Version("2.60.0")).has_haproxy
 
 
 def test_options_of_ray_serve_llm_are_read_and_named_as_ray_names_them():
     given = {"pd_tokenize_once": "true", "stream_batching_interval_ms": "50", "prewarm_prefill_decode": "false"}
-    path = choose(DEFAULT, {}, given, False, "power-of-two", (2, 60, 0))
+    path = choose(DEFAULT, {}, given, False, "power-of-two", Version("2.60.0"))
     assert path.llm_options == {
         "stream_batching_interval_ms": 50, "pd_tokenize_once": True, "_prewarm_prefill_decode": False,
     }  # fmt: skip
@@ -65,19 +66,19 @@ def test_options_of_ray_serve_llm_are_read_and_named_as_ray_names_them():
 @pytest.mark.parametrize(
     ("given", "ray", "words"),
     [
-        ({"tokenize_once": "1"}, (2, 60, 0), "--llm-option tokenize_once: Ray 2.60.0 knows stream_batching_interval_ms, pd_"),
-        ({"pd_tokenize_once": "true"}, (2, 51, 0), "Ray 2.51.0 knows stream_batching_interval_ms$"),
-        ({"pd_tokenize_once": "perhaps"}, (2, 60, 0), "--llm-option pd_tokenize_once: "),
-        ({"stream_batching_interval_ms": "-1"}, (2, 60, 0), "--llm-option stream_batching_interval_ms: "),
+        ({"tokenize_once": "1"}, "2.60.0", "--llm-option tokenize_once: Ray 2.60.0 knows stream_batching_interval_ms, pd_"),
+        ({"pd_tokenize_once": "true"}, "2.51.0", "Ray 2.51.0 knows stream_batching_interval_ms$"),
+        ({"pd_tokenize_once": "perhaps"}, "2.60.0", "--llm-option pd_tokenize_once: "),
+        ({"stream_batching_interval_ms": "-1"}, "2.60.0", "--llm-option stream_batching_interval_ms: "),
     ],
 )
 def test_an_option_that_ray_does_not_know_is_refused(given, ray, words):
     with pytest.raises(ValueError, match=words):
-        choose(DEFAULT, {}, given, False, "power-of-two", ray)
+        choose(DEFAULT, {}, given, False, "power-of-two", Version(ray))
 
 
 def test_an_older_ray_gets_none_of_the_newer_options():
-    path = choose(DEFAULT, {}, {}, False, "power-of-two", (2, 51, 0))
+    path = choose(DEFAULT, {}, {}, False, "power-of-two", Version("2.51.0"))
     assert path.llm == LLMOptions(stream_batching_interval_ms=DEFAULT.llm.stream_batching_interval_ms)
 
 
@@ -90,7 +91,7 @@ def test_every_option_is_one_that_ray_reads():
 
 
 def test_direct_streaming_is_reported_to_ray_and_keeps_the_router_of_all_arms():
-    path = choose(DEFAULT, {}, {}, True, "power-of-two", (2, 60, 0))
+    path = choose(DEFAULT, {}, {}, True, "power-of-two", Version("2.60.0"))
     assert path.env["RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"] == "1"
     assert path.router_options == {"request_router_config": {}}, "Ray's own default without direct streaming"
 
@@ -102,7 +103,7 @@ def test_haproxy_needs_two_ports_of_its_own():
     assert numbers() == [8000] and numbers(**HAPROXY.env) == [8000, 8404, 9101]
     assert numbers(**HAPROXY.env, RAY_SERVE_HAPROXY_STATS_PORT="8405") == [8000, 8405, 9101]
     with pytest.raises(ValueError, match="--serve-env RAY_SERVE_HAPROXY_STATS_PORT=x: not a port"):
-        choose(DEFAULT, {"RAY_SERVE_HAPROXY_STATS_PORT": "x"}, {}, False, "power-of-two", (2, 60, 0))
+        choose(DEFAULT, {"RAY_SERVE_HAPROXY_STATS_PORT": "x"}, {}, False, "power-of-two", Version("2.60.0"))
 
 
 def with_connections(number: int, **more: str) -> ServingPath:
@@ -134,7 +135,7 @@ def test_a_number_of_the_users_is_kept_or_refused():
         fit_connections(with_connections(7898), True, 20000)
     for wrong in ("0", "-1", "many", "1e4", "99999999"):
         with pytest.raises(ValueError, match=f"--serve-env RAY_SERVE_HAPROXY_MAXCONN={wrong}: not a number of connections"):
-            choose(DEFAULT, {"RAY_SERVE_HAPROXY_MAXCONN": wrong}, {}, False, "power-of-two", (2, 60, 0))
+            choose(DEFAULT, {"RAY_SERVE_HAPROXY_MAXCONN": wrong}, {}, False, "power-of-two", Version("2.60.0"))
 
 
 @pytest.mark.parametrize("connections", [400, 1500])

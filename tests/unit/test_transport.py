@@ -1,6 +1,7 @@
 """The KV transfer: what engines are given, and what UCX says about it."""
 
 import pytest
+from packaging.version import Version
 from pydantic import ValidationError
 
 from pdbench.stack import Stack
@@ -9,7 +10,7 @@ from pdbench.ucx import VERBOSE_ENV
 
 
 def test_each_side_of_the_transfer_has_its_role():
-    ucx, stack = Transport(), Stack((2, 60, 0), (0, 29, 0))
+    ucx, stack = Transport(), Stack(Version("2.60.0"), Version("0.29.0"))
     assert ucx.kv_transfer_config("prefill", "cuda", {}, stack) == {
         "kv_connector": "NixlConnector", "kv_role": "kv_producer", "kv_buffer_device": "cuda",
         "kv_load_failure_policy": "fail", "kv_connector_extra_config": {"backends": ["UCX"]},
@@ -18,12 +19,14 @@ def test_each_side_of_the_transfer_has_its_role():
 
 
 def test_the_original_study_knew_one_role_and_no_policy():
-    config = Transport().kv_transfer_config("decode", "cuda", {}, Stack((2, 51, 0), (0, 11, 0)))
+    config = Transport().kv_transfer_config("decode", "cuda", {}, Stack(Version("2.51.0"), Version("0.11.0")))
     assert config["kv_role"] == "kv_both" and "kv_load_failure_policy" not in config
 
 
 def test_the_backend_and_further_options_reach_the_connector():
-    config = Transport(backend="LIBFABRIC").kv_transfer_config("decode", "cpu", {"num_threads": 0}, Stack((2, 60), (0, 29)))
+    config = Transport(backend="LIBFABRIC").kv_transfer_config(
+        "decode", "cpu", {"num_threads": 0}, Stack(Version("2.60"), Version("0.29"))
+    )
     assert config["kv_connector_extra_config"] == {"backends": ["LIBFABRIC"], "num_threads": 0}
     assert config["kv_buffer_device"] == "cpu"
 
