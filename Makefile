@@ -66,9 +66,10 @@ lint:
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache > /dev/null || $(BIN)/lint-imports --no-cache
 	@$(BIN)/shellcheck *.sh debug/*.sh packaging/*.sh .ci/run
 	@$(BIN)/codespell --dictionary - --dictionary .ci/style-words.txt
-	@echo "lint: ruff, mypy, shellcheck and codespell found nothing"
+	@echo "lint: ruff, mypy, import-linter, shellcheck and codespell found nothing"
 
 # Writes the constraint files. It does not need the set-up, which needs them.
 lock:
