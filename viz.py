@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pdbench import figures
+    from pdbench.audit import Finding
+    from pdbench.results import Study
 
 LATENCY_MODES = {"token": "tpot", "first_token": "ttft", "chunk": "chunk"}
 THROUGHPUT_METRICS = ("input", "output", "total")
 FIGURES = ("classic", "tradeoff", "heatmap", "network", "latencies", "timeline")
+OF_REQUESTS = ("latencies", "timeline")  # figures that need per-request details
 FORMATS = (".png", ".pdf", ".svg")
 TABLE_FORMATS = (".csv", ".json", ".parquet")
 DEFAULT_PATH = Path("figure.png")
@@ -43,16 +46,18 @@ def main(argv: list[str] | None = None) -> None:
     from pdbench.intervals import level_intervals
     from pdbench.level_file import ResultError
     from pdbench.overhead import overheads
-    from pdbench.results import read_results
+    from pdbench.results import read_study
     from pdbench.stalls import stall_lines
 
     goodput = per_request(args.sla or ())
-    details = bool(args.sla or args.export or args.report)
+    details = bool(args.sla or args.export or args.report or args.show_intervals or args.figure in OF_REQUESTS)
     decide = args.show_decision or args.sla or args.gpu_hour_price
     try:
-        table = read_results(
+        study = read_study(
             args.exps, gpus_per_node=args.gpus_per_node, chunk_size=args.chunk_size, sla=goodput, details=details
         )
+        table = study.table
+        findings = audit(study) if args.audit or decide or args.report else []
         if args.export:
             export(table, args.export)
             print(f"{args.export}: {len(table)} rows, {len(table.columns)} columns")
@@ -61,19 +66,19 @@ def main(argv: list[str] | None = None) -> None:
         if args.show_stalls:
             print(*stall_lines(table), sep="\n")
         if args.show_intervals:
-            tables.print_intervals(level_intervals(args.exps))
+            tables.print_intervals(level_intervals(study))
         if args.show_overhead:
             tables.print_overheads(overheads(table))
         if args.audit:
-            tables.print_findings(audit(args.exps))
+            tables.print_findings(findings)
         if decide:
-            show_decision(table, args)
+            show_decision(table, findings, args)
         if args.report:
-            write_report(table, args)
+            write_report(study, findings, args)
         shown = [args.show_tables, args.show_stalls, args.show_intervals, args.show_overhead, args.audit, decide]
         shown += [args.export, args.report]
         if args.plot or args.plot_path or args.figure or not any(shown):
-            plot(table, args, args.plot_path or DEFAULT_PATH)
+            plot(study, args, args.plot_path or DEFAULT_PATH)
     except ResultError as error:
         parser.error(str(error))
 
@@ -174,9 +179,9 @@ def output_path(text: str, formats: tuple[str, ...]) -> Path:
     return path
 
 
-def show_decision(table: "pd.DataFrame", args: argparse.Namespace) -> None:
+def show_decision(table: "pd.DataFrame", findings: "list[Finding]", args: argparse.Namespace) -> None:
     from pdbench import decision, tables
-    from pdbench.audit import audit, doubts
+    from pdbench.audit import doubts
     from pdbench.frontier import LATENCIES
 
     mode = LATENCY_MODES[args.latency_mode]
@@ -194,17 +199,17 @@ def show_decision(table: "pd.DataFrame", args: argparse.Namespace) -> None:
             answers = decision.decide(rows, args.sla, throughput)
             tables.print_decision(answers, args.sla, counted, rows["kind"].iloc[0], args.gpu_hour_price)
         print(*tables.uncertainty_words(rows), sep="\n")
-    for arm, kinds in doubts(audit(args.exps), dict(zip(table["folder"], table["arm"], strict=True))).items():
+    for arm, kinds in doubts(findings, dict(zip(table["folder"], table["arm"], strict=True))).items():
         print(f"whether {arm} is what its name says is in doubt: {', '.join(kinds)} (see --audit)")
     print(f"{args.throughput_metric} tokens/s{tables.how_counted(table, args.use_normalized)}")
 
 
-def plot(table: "pd.DataFrame", args: argparse.Namespace, path: Path) -> None:
+def plot(study: "Study", args: argparse.Namespace, path: Path) -> None:
     from pdbench import figures
     from pdbench.tables import how_counted
 
-    view = view_of(args)
-    figures.save(figures.draw(table, view), path)
+    table, view = study.table, view_of(args)
+    figures.save(figures.draw(table, view, study), path)
     print(f"{path}: {table['arm'].nunique()} arms, {len(table)} measurements")
     if view.figure not in ("latencies", "timeline"):
         print(f"  y: {figures.throughput_label(table, view)}{how_counted(table, args.use_normalized)}")
@@ -215,12 +220,12 @@ def plot(table: "pd.DataFrame", args: argparse.Namespace, path: Path) -> None:
         print(f"  one output token per request, so no TPOT: {', '.join(without)}")
 
 
-def write_report(table: "pd.DataFrame", args: argparse.Namespace) -> None:
-    from pdbench.audit import audit
+def write_report(study: "Study", findings: "list[Finding]", args: argparse.Namespace) -> None:
     from pdbench.files import write_atomically
     from pdbench.report import render
 
-    page = render(table, view_of(args), args.gpu_hour_price, audit(args.exps))
+    table = study.table
+    page = render(study, view_of(args), args.gpu_hour_price, findings)
     write_atomically(args.report, page)
     print(f"{args.report}: {table['arm'].nunique()} arms, {len(table)} measurements, {len(page.encode()) / 1e6:.1f} MB")
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdbench.audit_checks import MIN_SAMPLES, Source, checked, read_source
-from pdbench.results import read_results
+from pdbench.audit_checks import MIN_SAMPLES, Source, checked, source_of
+from pdbench.results import Study
 
 # Of every kind of finding: why it matters, and what to do.
 KINDS = {
@@ -94,15 +94,14 @@ def short(folder: str | os.PathLike[str]) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
-def audit(folders: Sequence[str | os.PathLike[str]]) -> list[Finding]:
+def audit(study: Study) -> list[Finding]:
     """Return all findings on these result folders, those that put a layout in doubt first; equal ones are merged.
 
     Raises:
         ResultError: a folder cannot be read.
     """
-    table = read_results(folders, details=False)
-    rows = dict(list(table.groupby("folder", sort=False)))
-    return findings([read_source(Path(folder), rows[str(Path(folder))]) for folder in folders])
+    rows = dict(list(study.table.groupby("folder", sort=False)))
+    return findings([source_of(folder, rows[name]) for name, folder in study.folders.items()])
 
 
 def findings(sources: list[Source]) -> list[Finding]:

@@ -6,15 +6,13 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from pdbench.layout import Layout, Pool
-from pdbench.level_file import load_level
 from pdbench.manifest import Machine, Manifest
-from pdbench.results import Arm, read_arm
+from pdbench.results import Arm, Folder
 from pdbench.workload import phase_lengths
 
 # A first level is cold where a few requests waited for what later ones found ready: their mean is far above their
@@ -69,17 +67,13 @@ class Source:
         return run.model, run.isl, run.osl, run.phase, self.levels["kind"].iloc[0]
 
 
-def read_source(folder: Path, rows: pd.DataFrame) -> Source:
+def source_of(folder: Folder, rows: pd.DataFrame) -> Source:
     """Read what a folder holds for the audit; `rows` are its rows of the tidy table."""
-    arm = read_arm(folder)
-    try:
-        manifest = Manifest.read(folder)
-    except FileNotFoundError:
-        manifest = None
+    arm, manifest = folder.arm, folder.manifest
     records = {record.level: record for record in manifest.levels} if manifest else {}
     files = defaultdict(list)
-    for level in sorted(arm.levels, key=lambda level: (level.value, level.repeat)):  # as the table has them
-        content, record = load_level(arm.levels[level], details=False), records.get(level.stem)
+    for level, file in folder.levels.items():  # as the table has them
+        content, record = file.summary, records.get(level.stem)
         files["stem"].append(level.stem)
         files["seed"].append(str(content.get("seed", record.seed if record else 0)))  # the client does not write its own 0
         files["launched"].append(str(record.launched) if record else "")

@@ -18,12 +18,12 @@ from pydantic import Field, field_validator, model_validator
 
 from pdbench import configs
 from pdbench.audit import Finding, findings
-from pdbench.audit_checks import Source, read_source
+from pdbench.audit_checks import Source, source_of
 from pdbench.claim_rules import RULES, Point, judge
 from pdbench.layout import Layout
 from pdbench.level_file import ResultError
 from pdbench.manifest import Strict
-from pdbench.results import read_results
+from pdbench.results import read_study
 from pdbench.workload import Level, RunName
 
 # A run with the first of these findings is not that of its layout; with the second it is used where there is no other.
@@ -221,7 +221,8 @@ def read_evidence(folders: Sequence[str | os.PathLike[str]], lengths: tuple[int,
     sources, unread = [], []
     for folder in {path.resolve(): path for given in folders for path in result_folders(Path(given))}.values():
         try:
-            sources.append(read_source(folder, read_results([folder], details=False)))
+            study = read_study([folder], details=False)
+            sources.append(source_of(study.folders[str(folder)], study.table))
         except ResultError as error:
             unread.append(str(error))
     by_workload = defaultdict(list)

@@ -1,22 +1,19 @@
 """Compute confidence intervals of every level, over its requests and repeats."""
 
-import os
 from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pdbench.level_file import ResultError
 from pdbench.requests import interval, interval_of_means
-from pdbench.results import read_requests, read_results
+from pdbench.results import Study
 
 # Metric and percentile of each interval.
 STATISTICS = {"median_ttft_ms": ("ttft", 50), "median_tpot_ms": ("tpot", 50), "p99_itl_ms": ("itl", 99)}
 
 
-def level_intervals(folders: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
+def level_intervals(study: Study) -> pd.DataFrame:
     """Return one row per arm, level and statistic: arm, kind, level, repeats, statistic, estimate, low, high.
 
     Latencies (ms) are pooled over the requests of all repeats; request_throughput (1/s) is the mean over
@@ -25,14 +22,13 @@ def level_intervals(folders: Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
     Raises:
         ResultError: a folder cannot be read or holds no per-request details.
     """
-    table = read_results(folders)
     rows = []
-    for folder, of_arm in table.groupby("folder", sort=False):
+    for folder, of_arm in study.table.groupby("folder", sort=False):
         by_level = defaultdict(list)
-        for level, requests in read_requests(Path(folder)).items():
-            if requests is None:
+        for level, file in study.folders[folder].levels.items():
+            if file.requests is None:
                 raise ResultError(f"{folder}: {level.filename} holds no per-request details: run_bm.sh saves them")
-            by_level[level.kind, level.value].append(requests)
+            by_level[level.kind, level.value].append(file.requests)
         for (kind, value), measured in of_arm.groupby(["kind", "level"]):
             repeats = by_level[kind, value]
             known = {"arm": measured["arm"].iloc[0], "kind": kind, "level": value, "repeats": len(repeats)}

@@ -7,7 +7,7 @@ import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pdbench.manifest import first_line
 from pdbench.requests import Requests, decode_steps, goodput, percentiles, steady
@@ -36,15 +36,26 @@ def naming(path: Path) -> Iterator[None]:
         raise ResultError(f"{path}: {first_line(error).removeprefix(f'{path}: ')}") from error
 
 
+class LevelFile(NamedTuple):
+    """What one level's file holds.
+
+    Attributes:
+        row: date, completed, duration (s), the latency statistics (ms), the throughputs (tokens/s, requests/s) and what
+            follows from per-request details.
+        summary: the client's file without its per-request lists, `errors` apart.
+        requests: None where the file has no per-request details, or they were not asked for.
+    """
+
+    row: dict[str, Any]
+    summary: dict[str, Any]
+    requests: Requests | None
+
+
 def read_level(
     path: Path, level: Level, run: RunName, sla: dict[str, float] | None = None, decode_bench: bool = False,
     details: bool = True,
-) -> dict[str, Any]:  # fmt: skip
+) -> LevelFile:  # fmt: skip
     """Read one level's file, checking that it is whole and that it is what its name says.
-
-    Returns:
-        date, completed, duration (s), the latency statistics (ms), the throughputs (tokens/s, requests/s) and
-        what follows from per-request details.
 
     Raises:
         ResultError: see the module's first line; the message names `path`.
@@ -66,7 +77,9 @@ def read_level(
         row |= {key: value for key, value in percentiles(requests).items() if math.isnan(latencies[key])} | steady(requests)
         if decode_bench:
             row |= _pure_decode(requests)
-        return row | ({"goodput": goodput(requests, duration, sla)} if sla else {})
+        row |= {"goodput": goodput(requests, duration, sla)} if sla else {}
+        summary = {key: value for key, value in content.items() if key not in DETAILS or key == "errors"}
+        return LevelFile(row, summary, requests if details else None)
 
 
 def _pure_decode(requests: Requests | None) -> dict[str, float]:

@@ -1,21 +1,19 @@
 """Put into words what the manifests say of where numbers come from."""
 
 from collections.abc import Iterable
-from pathlib import Path
-
-import pandas as pd
 
 from pdbench.layout import CONTROLS
 from pdbench.manifest import Machine, Manifest
+from pdbench.results import Study
 
 # Of a machine's versions, in this order; the rest follows. ray_commit goes beside ray.
 FIRST = ("ray", "vllm", "nixl", "ucx", "torch", "cuda", "driver")
 
 
-def manifests(table: pd.DataFrame) -> dict[str, Manifest | None]:
-    """Return the manifest of each arm of `read_results`, which has checked it; None where the folder has none."""
-    folders = table.drop_duplicates("arm").set_index("arm")["folder"].map(Path)
-    return {arm: Manifest.read(folder) if (folder / "manifest.json").is_file() else None for arm, folder in folders.items()}
+def manifests(study: Study) -> dict[str, Manifest | None]:
+    """Return the manifest of each arm; None where its folder has none."""
+    folders = study.table.drop_duplicates("arm").set_index("arm")["folder"]
+    return {arm: study.folders[folder].manifest for arm, folder in folders.items()}
 
 
 def facts(manifest: Manifest) -> dict[str, str]:

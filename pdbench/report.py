@@ -26,7 +26,7 @@ from pdbench.figures.view import LATENCIES
 from pdbench.level_file import ResultError
 from pdbench.overhead import overheads
 from pdbench.provenance import commands, facts, manifests
-from pdbench.results import node_words
+from pdbench.results import Study, node_words
 
 # As report.js sorts: 1,234 or +5.2% or "5.2 to 6.1", and no 2xtp4.
 NUMBER = re.compile(r"[-+]?[\d,.]+(?=$|[\s%])")
@@ -62,11 +62,10 @@ class Decision:
     notes: Sequence[str]
 
 
-def render(table: pd.DataFrame, view: figures.View, price: float | None = None, findings: Sequence[Finding] = ()) -> str:
+def render(study: Study, view: figures.View, price: float | None = None, findings: Sequence[Finding] = ()) -> str:
     """Render the page.
 
     Args:
-        table: of `results.read_results`.
         view: the target, without which the bands of latency are the decision, and latency, tokens and scale that the
             page opens with; the chart's can be changed there.
         price: of an hour of one GPU.
@@ -75,11 +74,12 @@ def render(table: pd.DataFrame, view: figures.View, price: float | None = None, 
     Raises:
         ResultError: concurrency and request-rate levels are mixed, or no arm has the latency or throughput of `view`.
     """
+    table = study.table
     kind = figures.one_kind(table)
     figures.with_axes(table, view)  # refuses what no arm has
     looks = {arm: chart.looks(style) for arm, style in figures.arm_styles(table).items()}
     metrics = chart.metrics(table, kind, view)
-    found = manifests(table)
+    found = manifests(study)
     folders = dict(zip(table["folder"], table["arm"], strict=True))
     script, (plotly, packed) = _read("report.js"), _plotly()
     return _template().render(

@@ -17,10 +17,9 @@ from typing import Any
 import pandas as pd
 
 from pdbench.layout import CONTROLS, Layout, placed_as
-from pdbench.level_file import TOKENS, ResultError, load_level, naming, read_level
+from pdbench.level_file import TOKENS, LevelFile, ResultError, naming, read_level
 from pdbench.manifest import FILENAME as MANIFEST
 from pdbench.manifest import Manifest
-from pdbench.requests import Requests
 from pdbench.workload import Level, RunName
 
 GPUS_PER_NODE = 8
@@ -49,6 +48,28 @@ class Arm:
     def is_control(self) -> bool:
         """Whether it ran without Ray Serve, to measure what that adds; such an arm takes part in no decision."""
         return self.serving == "bare"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """All that was read of one result folder, so that nothing has to open it again."""
+
+    arm: Arm
+    manifest: Manifest | None
+    levels: dict[Level, LevelFile]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Result folders, each of whose files was opened once.
+
+    Attributes:
+        table: see `read_results`.
+        folders: by the table's column `folder`.
+    """
+
+    table: pd.DataFrame
+    folders: dict[str, Folder]
 
 
 def read_results(
@@ -82,20 +103,30 @@ def read_results(
     Raises:
         ResultError: a folder or file is missing, truncated, malformed or has failed requests.
     """
+    return read_study(folders, gpus_per_node, chunk_size, sla, details).table
+
+
+def read_study(
+    folders: Sequence[str | os.PathLike[str]], gpus_per_node: int | None = None, chunk_size: int = CHUNK_SIZE,
+    sla: dict[str, float] | None = None, details: bool = True,
+) -> Study:  # fmt: skip
+    """Read result folders like `read_results`, and keep what was read beside the table."""
     paths = [Path(folder) for folder in folders]
     for real, count in Counter(path.resolve() for path in paths).items():
         if count > 1:
             raise ResultError(f"{real}: given {count} times")
-    arms = [read_arm(path, gpus_per_node) for path in paths]
-    rows = []
-    for arm, label in zip(arms, arm_labels(arms), strict=True):
+    arms = [_read_arm(path, gpus_per_node) for path in paths]
+    found, rows = {}, []
+    for (arm, manifest), label in zip(arms, arm_labels([arm for arm, _ in arms]), strict=True):
+        levels = {}
         for level, path in sorted(arm.levels.items(), key=lambda item: (item[0].value, item[0].repeat)):
-            measured = read_level(path, level, arm.run, sla, arm.decode_bench, details)
-            rows.append(_identity(arm, label, level) | measured)
-    return _typed(_with_derived(pd.DataFrame(rows), chunk_size))
+            levels[level] = read_level(path, level, arm.run, sla, arm.decode_bench, details)
+            rows.append(_identity(arm, label, level) | levels[level].row)
+        found[str(arm.folder)] = Folder(arm, manifest, levels)
+    return Study(_typed(_with_derived(pd.DataFrame(rows), chunk_size)), found)
 
 
-def read_arm(folder: Path, gpus_per_node: int | None = None) -> Arm:
+def _read_arm(folder: Path, gpus_per_node: int | None = None) -> tuple[Arm, Manifest | None]:
     """Read what a folder's name and manifest say, and find its level files, without opening these.
 
     The layout is the manifest's, and only without one the folder name's: a name is what somebody typed.
@@ -118,21 +149,12 @@ def read_arm(folder: Path, gpus_per_node: int | None = None) -> Arm:
         per_node = gpus_per_node or (deployment.gpus_per_node if deployment else GPUS_PER_NODE)
         if per_node < 1:
             raise ValueError(f"gpus_per_node is {per_node}: give --gpus-per-node")
-    return Arm(
+    arm = Arm(
         folder, run, layout, (placement or "") if layout.is_pd else "", serving, per_node,
         deployment.accelerator if deployment else "GPU", bool(deployment and deployment.decode_bench),
         _provenance(manifest), levels,
     )  # fmt: skip
-
-
-def read_requests(folder: Path) -> dict[Level, Requests | None]:
-    """Read the requests of every level and repeat of a result folder, for intervals; raises ResultError."""
-    arm = read_arm(folder)
-    found = {}
-    for level, path in arm.levels.items():
-        read_level(path, level, arm.run, decode_bench=arm.decode_bench)  # an incomplete file is reported
-        found[level] = Requests.of(load_level(path))
-    return found
+    return arm, manifest
 
 
 def node_words(table: pd.DataFrame) -> str:

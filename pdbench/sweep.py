@@ -161,7 +161,8 @@ def read_partial(partial: Path, level: Level, target: Target, num_prompts: int) 
         LevelError: it cannot be read, or holds another number of requests than `num_prompts`.
     """
     try:
-        row = read_level(partial, level, target.name, decode_bench=bool(target.deployment and target.deployment.decode_bench))
+        decode_bench = bool(target.deployment and target.deployment.decode_bench)
+        row = read_level(partial, level, target.name, decode_bench=decode_bench).row
     except ResultError as error:
         raise LevelError(str(error).removeprefix(f"{partial}: ")) from error
     if row["completed"] != num_prompts:

@@ -10,6 +10,8 @@
 In all of them colour is the P:D ratio and the line the TP sizes; collocated arms are dashed black (`styles.py`).
 """
 
+from collections.abc import Callable
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -17,10 +19,11 @@ from pdbench.figures import classic, distributions, heatmap, network, timeline
 from pdbench.figures.files import save
 from pdbench.figures.styles import Style, arm_styles
 from pdbench.figures.view import View, latency_label, one_kind, throughput_label, title, with_axes
+from pdbench.results import Study, read_study
 
 __all__ = ["Style", "View", "arm_styles", "draw", "latency_label", "one_kind", "save", "throughput_label", "title", "with_axes"]
 
-FIGURES = {
+FIGURES: dict[str, Callable[..., Figure]] = {
     "classic": classic.draw,
     "tradeoff": classic.draw_tradeoff,
     "heatmap": heatmap.draw,
@@ -28,15 +31,20 @@ FIGURES = {
     "latencies": distributions.draw,
     "timeline": timeline.draw,
 }
+# Drawn from more than the table: requests of a level, or gates of the manifests.
+OF_FOLDERS = ("network", "latencies", "timeline")
 
 
-def draw(table: pd.DataFrame, view: View) -> Figure:
+def draw(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:
     """Draw the figure that `view.figure` names.
 
     Args:
         table: of `results.read_results`.
+        study: of which it is the table; the folders are read again where it is not given.
 
     Raises:
         ResultError: the results do not hold what the figure shows; says what is needed.
     """
-    return FIGURES[view.figure](table, view)
+    if view.figure not in OF_FOLDERS:
+        return FIGURES[view.figure](table, view)
+    return FIGURES[view.figure](table, view, study or read_study(table["folder"].unique()))

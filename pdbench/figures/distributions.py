@@ -9,20 +9,21 @@ from pdbench.figures.level import chosen_level, requests_at
 from pdbench.figures.panels import from_zero, log_ticks, new_figure, plain, prepare
 from pdbench.figures.styles import arm_styles, legend, line_handles, style_key
 from pdbench.figures.view import View, level_words, one_kind, title
+from pdbench.results import Study
 
 PANELS = {"ttft": ("Time to first token (ms)", "Requests"), "itl": ("Time between tokens (ms)", "Times between tokens")}
 # A level may hold a hundred thousand times between tokens: every 0.1% of them makes the same picture.
 SHARES = np.linspace(0, 1, 1001)
 
 
-def draw(table: pd.DataFrame, view: View) -> Figure:
+def draw(table: pd.DataFrame, view: View, study: Study) -> Figure:
     """Draw empirical distribution functions of TTFT and inter-token times of every arm at one level, repeats together.
 
     Raises:
         ResultError: an arm lacks the level or per-request details; requests have one output token.
     """
     kind, styles, level = one_kind(table), arm_styles(table), chosen_level(table, view)
-    requests = requests_at(table, level)
+    requests = requests_at(table, level, study)
     figure = new_figure((13.5, 6.2))
     for axes, (metric, (label, unit)) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
         prepare(axes, metric)

@@ -1,13 +1,11 @@
 """Select the requests of one level of every arm, for the figures that show them one by one."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from pdbench.figures.view import View, level_words, one_kind
 from pdbench.level_file import ResultError
 from pdbench.requests import Requests
-from pdbench.results import read_requests
+from pdbench.results import Study
 
 
 def chosen_level(table: pd.DataFrame, view: View) -> float:
@@ -27,7 +25,7 @@ def chosen_level(table: pd.DataFrame, view: View) -> float:
     return view.level
 
 
-def requests_at(table: pd.DataFrame, level: float) -> dict[str, list[Requests]]:
+def requests_at(table: pd.DataFrame, level: float, study: Study) -> dict[str, list[Requests]]:
     """Return by arm, the requests of each repeat of a level.
 
     Raises:
@@ -35,9 +33,11 @@ def requests_at(table: pd.DataFrame, level: float) -> dict[str, list[Requests]]:
     """
     found = {}
     for (arm, folder), _ in table.groupby(["arm", "folder"], sort=False):
-        repeats = {at: requests for at, requests in read_requests(Path(folder)).items() if at.value == level}
-        for at, requests in repeats.items():
-            if requests is None:
+        found[arm] = []
+        for at, file in study.folders[folder].levels.items():
+            if at.value != level:
+                continue
+            if file.requests is None:
                 raise ResultError(f"{folder}: {at.filename} holds no per-request details: run_bm.sh saves them")
-        found[arm] = [repeats[at] for at in sorted(repeats, key=lambda at: at.repeat)]
+            found[arm].append(file.requests)
     return found

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import cycle
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,14 +15,14 @@ from pdbench.figures.styles import COLLOCATED_COLOR, Style, arm_styles, legend
 from pdbench.figures.view import View, one_kind, throughput_column, throughput_label, title
 from pdbench.layout import Layout
 from pdbench.level_file import ResultError
-from pdbench.manifest import Manifest
+from pdbench.results import Study
 from pdbench.workload import Level
 
 HATCHES = ("", "///", "xxx", "...")
 MOST_FLAT = 18  # bars that leave room for numbers written flat
 
 
-def draw(table: pd.DataFrame, view: View) -> Figure:
+def draw(table: pd.DataFrame, view: View, study: Study) -> Figure:
     """Draw bars of throughput by level, one for each arm of the PD layout, and dashed ones for collocated arms.
 
     With repeats a bar is their median, with a line from the least to the most. Above it is what its KV transfers
@@ -40,7 +39,7 @@ def draw(table: pd.DataFrame, view: View) -> Figure:
     data = table.assign(y=table[throughput_column(table, view)])
     levels = sorted(data["level"].unique())
     looks = _looks(styles)
-    speeds = kv_speeds(data)
+    speeds = kv_speeds(data, study)
     _draw_bars(axes, data, levels, looks, speeds)
     level_axis(axes, kind)
     axes.set_ylabel(throughput_label(table, view))
@@ -56,14 +55,12 @@ def draw(table: pd.DataFrame, view: View) -> Figure:
     return figure
 
 
-def kv_speeds(table: pd.DataFrame) -> dict[tuple[str, float], float]:
+def kv_speeds(table: pd.DataFrame, study: Study) -> dict[tuple[str, float], float]:
     """Return GB/s of the KV transfers by arm and level, the median of repeats, from the gates in the manifests."""
     found: dict[tuple[str, float], list[float]] = defaultdict(list)
     for folder, of_folder in table.groupby("folder", sort=False):
-        try:
-            records = {record.level: record for record in Manifest.read(Path(folder)).levels}
-        except FileNotFoundError:
-            continue
+        manifest = study.folders[folder].manifest
+        records = {record.level: record for record in manifest.levels} if manifest else {}
         for row in of_folder.itertuples():
             record = records.get(Level(row.kind, row.level, row.repeat).stem)
             gates = record.gates if record else []

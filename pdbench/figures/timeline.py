@@ -14,12 +14,13 @@ from pdbench.figures.styles import arm_styles, faded, legend
 from pdbench.figures.view import View, level_words, one_kind, title
 from pdbench.level_file import ResultError
 from pdbench.requests import Requests
+from pdbench.results import Study
 
 MOST_ARMS = 4
 ROWS_POINTS = 270  # height of the panel of bars
 
 
-def draw(table: pd.DataFrame, view: View) -> Figure:
+def draw(table: pd.DataFrame, view: View, study: Study) -> Figure:
     """Draw a column for each arm: requests in flight, and a bar for each request in the order in which they were sent.
 
     The bar is pale from the request's start to its first token (queue, prefill and, with PD, transfer) and full while it
@@ -31,7 +32,7 @@ def draw(table: pd.DataFrame, view: View) -> Figure:
     kind, styles, level = one_kind(table), arm_styles(table), chosen_level(table, view)
     if len(styles) > MOST_ARMS:
         raise ResultError(f"--figure timeline has room for {MOST_ARMS} arms, not {len(styles)}: give fewer folders")
-    requests = {arm: repeats[0] for arm, repeats in requests_at(table, level).items()}
+    requests = {arm: repeats[0] for arm, repeats in requests_at(table, level, study).items()}
     figure = new_figure((4.2 + 3.6 * len(styles), 7))
     rows = figure.subplots(2, len(styles), sharex=True, sharey="row", height_ratios=[1, 3], squeeze=False)
     for (flight, bars), (arm, style) in zip(rows.T, styles.items(), strict=True):

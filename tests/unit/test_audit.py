@@ -7,6 +7,7 @@ import pytest
 from pdbench.audit import KINDS, audit
 from pdbench.level_file import ResultError
 from pdbench.manifest import Gate, LevelRecord
+from pdbench.results import read_study
 
 MIXED = "tiny_itl100_otl11_mixed_"
 LEVELS = (4, 8, 16)
@@ -34,12 +35,12 @@ def arm(tmp_path, write_folder, level_content):
 
 def found(*folders):
     """(kind, folder names) of all findings."""
-    return [(f.kind, [name.rsplit("/", 1)[1] for name in f.folders]) for f in audit(folders)]
+    return [(f.kind, [name.rsplit("/", 1)[1] for name in f.folders]) for f in audit(read_study(folders, details=False))]
 
 
 def seen(kind, *folders):
     """What was seen in the only finding of `kind`."""
-    (one,) = (f for f in audit(folders) if f.kind == kind)
+    (one,) = (f for f in audit(read_study(folders, details=False)) if f.kind == kind)
     assert (one.why, one.fix) == KINDS[kind]
     return one.seen
 
@@ -50,7 +51,7 @@ def test_nothing_is_found_where_nothing_is_wrong(arm):
 
 def test_a_folder_that_cannot_be_read_is_an_error(arm, tmp_path):
     with pytest.raises(ResultError, match="no such folder"):
-        audit([arm("2xtp1"), tmp_path / f"{MIXED}1xtp1"])
+        audit(read_study([arm("2xtp1"), tmp_path / f"{MIXED}1xtp1"], details=False))
 
 
 # -- one measurement under several names --
@@ -256,7 +257,7 @@ def gate(passed):
 )
 def test_the_transport_is_proved_by_its_gate(arm, make_manifest, gates, reported):
     folder = arm("p1xtp2-d1xtp2", manifest=make_manifest(gates=gates))
-    assert [f.seen for f in audit([folder])] == ([reported] if reported else [])
+    assert [f.seen for f in audit(read_study([folder], details=False))] == ([reported] if reported else [])
 
 
 def test_pd_without_a_manifest_proves_no_transport(arm):
@@ -268,7 +269,7 @@ def test_pd_without_a_manifest_proves_no_transport(arm):
 
 def by_kind(folders):
     found = {}
-    for finding in audit(sorted(folders)):
+    for finding in audit(read_study(sorted(folders), details=False)):
         found.setdefault(finding.kind, []).append(finding)
     return found
 

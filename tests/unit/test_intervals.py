@@ -7,6 +7,7 @@ import pytest
 import viz
 from pdbench.intervals import level_intervals
 from pdbench.level_file import ResultError
+from pdbench.results import read_study
 
 
 @pytest.fixture
@@ -26,7 +27,9 @@ def arm(tmp_path, write_folder, level_content):
 
 
 def test_repeats_are_pooled_and_their_spread_widens_the_interval(arm):
-    table = level_intervals([arm("1xtp1", {"conc4": 1.0}), arm("2xtp1", {"conc4": 0.5, "conc4_rep2": 1.0, "conc4_rep3": 1.5})])
+    table = level_intervals(
+        read_study([arm("1xtp1", {"conc4": 1.0}), arm("2xtp1", {"conc4": 0.5, "conc4_rep2": 1.0, "conc4_rep3": 1.5})])
+    )
     ttft = table[table["statistic"] == "median_ttft_ms"].set_index("arm")
     assert ttft["repeats"].to_dict() == {"1xtp1": 1, "2xtp1": 3}
     # 20 requests at 0.90, 0.91 ... 1.09 of it.
@@ -38,14 +41,14 @@ def test_repeats_are_pooled_and_their_spread_widens_the_interval(arm):
 
 
 def test_a_single_output_token_has_no_tpot(arm):
-    table = level_intervals([arm("1xtp1", {"conc4": 1.0}, osl=1)])
+    table = level_intervals(read_study([arm("1xtp1", {"conc4": 1.0}, osl=1)]))
     assert set(table["statistic"]) == {"median_ttft_ms", "request_throughput"}
 
 
 def test_without_details_there_is_no_interval(tmp_path, write_folder, level_content):
     folder = write_folder(tmp_path, "tiny_itl100_otl11_mixed_1xtp1", {"conc4.json": level_content()})
     with pytest.raises(ResultError, match=r"conc4.json holds no per-request details"):
-        level_intervals([folder])
+        level_intervals(read_study([folder]))
 
 
 def test_viz_prints_intervals(arm, capsys):

@@ -15,14 +15,14 @@ from pdbench.audit import Finding
 from pdbench.figures import View
 from pdbench.figures.styles import OTHER_RATIOS, RATIO_COLORS
 from pdbench.level_file import ResultError
-from pdbench.results import read_results
+from pdbench.results import read_study
 from pdbench.sla import parse
 
 HOSTILE = "<!--<script><img src=x onerror=alert(1)>"  # <!--<script would hide the end of a script from a browser
 
 
 @pytest.fixture
-def table(tmp_path, write_folder, level_content):
+def study(tmp_path, write_folder, level_content):
     """A collocated arm of 2 GPUs, measured twice, and a PD arm of 3: twice the requests in the second repeat's 2 s."""
     once = {f"conc{k}.json": level_content(k) for k in (4, 8)}
     again = {f"conc{k}_rep2.json": level_content(k, requests=40) for k in (4, 8)}
@@ -30,7 +30,7 @@ def table(tmp_path, write_folder, level_content):
         write_folder(tmp_path, "tiny_itl100_otl11_mixed_2xtp1", once | again),
         write_folder(tmp_path, "tiny_itl100_otl11_mixed_pack_1xtp1-1xtp2", once),
     ]
-    return read_results(folders)
+    return read_study(folders)
 
 
 def tags(page):
@@ -46,16 +46,16 @@ def chart_data(page):
     return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
 
 
-def test_one_file_that_points_nowhere(table):
-    page = report.render(table, View())
+def test_one_file_that_points_nowhere(study):
+    page = report.render(study, View())
     assert len(page.encode()) < 6e6
     pointed = {value for _, attributes in tags(page) for name, value in attributes.items() if name in ("src", "href")}
     assert pointed <= {"#audit"}
     assert "default-src 'none'" in page and "@import" not in page and "url(" not in report._read("report.css")
 
 
-def test_the_decision_stands_first(table):
-    page = report.render(table, View(sla=parse("tpot=10")))
+def test_the_decision_stands_first(study):
+    page = report.render(study, View(sla=parse("tpot=10")))
     headings = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
     assert headings[0] == "Decision" and headings[-1] == "Provenance"
     # Both arms have a TPOT of 10 ms at every level and 1000 input tokens/s in a first repeat; in the second of the
@@ -66,15 +66,15 @@ def test_the_decision_stands_first(table):
     assert "+125.0% over the next best, p1xtp1-d1xtp2 pack" in first
 
 
-def test_without_a_target_the_bands_are_the_decision(table):
-    page = report.render(table, View(latency_mode="first_token"))
+def test_without_a_target_the_bands_are_the_decision(study):
+    page = report.render(study, View(latency_mode="first_token"))
     first, crossovers = page[page.index("Decision</h2>") : page.index('id="tradeoff"')].split('id="crossovers"')
     assert "No target was given" in first and "Best by median TTFT" in first
     assert "Best by median TTFT" not in crossovers and "Best by median TPOT" in crossovers
 
 
-def test_chart_data_by_hand(table):
-    content = chart_data(report.render(table, View(sla=parse("p99_ttft=120"))))
+def test_chart_data_by_hand(study):
+    content = chart_data(report.render(study, View(sla=parse("p99_ttft=120"))))
     collocated, pd = content["arms"]
     assert [arm["name"] for arm in (collocated, pd)] == ["2xtp1", "p1xtp1-d1xtp2 pack"]
     # Repeats of 20 and 40 requests of 100 tokens in 2 s are 1000 and 2000 tokens/s; x 8 / 2 GPUs.
@@ -97,20 +97,20 @@ def test_text_of_folders_is_escaped(tmp_path, write_folder, level_content, make_
     ]
     script = "</script><script>alert(2)</script>"
     make_manifest(command=f"launch {script}", model_source=script).write(folders[2])
-    table = read_results(folders)
+    study = read_study(folders)
     finding = Finding("odd decode", (str(folders[0]),), script, HOSTILE, HOSTILE)
-    page = report.render(table, View(), findings=[finding])
+    page = report.render(study, View(), findings=[finding])
     seen = tags(page)
-    assert any(HOSTILE in arm for arm in table["arm"])
+    assert any(HOSTILE in arm for arm in study.table["arm"])
     assert not [tag for tag, _ in seen if tag == "img"] and len([tag for tag, _ in seen if tag == "script"]) == 3
     assert "<" not in re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1]
     assert html.escape(f"launch {script}") in page and HOSTILE in chart_data(page)["arms"][0]["name"]
     assert HOSTILE not in chart_data(page)["arms"][0]["hover"][0]  # plotly reads it as HTML
 
 
-def test_an_arm_in_doubt_is_named_beside_the_decision(table):
-    finding = Finding("odd decode", (table["folder"].iloc[-1],), "seen", "why", "fix")
-    page = report.render(table, View(), findings=[finding])
+def test_an_arm_in_doubt_is_named_beside_the_decision(study):
+    finding = Finding("odd decode", (study.table["folder"].iloc[-1],), "seen", "why", "fix")
+    page = report.render(study, View(), findings=[finding])
     first = re.sub(r"<[^>]+>", "", page[page.index("Decision</h2>") : page.index('id="crossovers"')])
     assert "p1xtp1-d1xtp2 pack is what its name says is in doubt: odd decode" in " ".join(first.split())
     assert "<dd>seen</dd>" in page and "why" in page and "fix" in page
@@ -121,16 +121,16 @@ def test_provenance_tells_what_arms_share_and_where_they_differ(tmp_path, write_
     folders = [write_folder(tmp_path, f"tiny_itl100_otl11_mixed_{name}_1xtp2-1xtp2", level) for name in "ab"]
     for folder, launched in zip(folders, ("noon", "midnight"), strict=True):
         make_manifest(launched=launched).write(folder)
-    table = read_results(folders)
-    facts = {arm: provenance.facts(manifest) for arm, manifest in provenance.manifests(table).items()}
+    study = read_study(folders)
+    facts = {arm: provenance.facts(manifest) for arm, manifest in provenance.manifests(study).items()}
     shared, differing = report.provenance(facts)
     assert ("Accelerators", "4 CPU on 1 node") in shared.rows and ("Machines", "c, 2 cores, 8 GiB") in shared.rows
     assert list(differing.headers) == ["arm", "Launched"]
     assert [row[1] for row in differing.rows] == ["noon", "midnight"]
 
 
-def test_an_arm_without_a_manifest_is_named(table):
-    assert "not known: 2xtp1, p1xtp1-d1xtp2 pack." in report.render(table, View())
+def test_an_arm_without_a_manifest_is_named(study):
+    assert "not known: 2xtp1, p1xtp1-d1xtp2 pack." in report.render(study, View())
 
 
 def test_columns_of_numbers():
@@ -176,8 +176,8 @@ def test_a_wrong_path_writes_nothing(tmp_path, monkeypatch, capsys, path):
 def test_what_cannot_be_shown_is_refused(tmp_path, write_folder, level_content):
     folder = write_folder(tmp_path, "tiny_itl100_otl1_mixed_2xtp1", {"conc4.json": level_content(osl=1)})
     with pytest.raises(ResultError, match="use --latency-mode first_token"):
-        report.render(read_results([folder]), View())
-    assert "Best by median TTFT" in report.render(read_results([folder]), View(latency_mode="first_token"))
+        report.render(read_study([folder]), View())
+    assert "Best by median TTFT" in report.render(read_study([folder]), View(latency_mode="first_token"))
 
 
 def test_published_results(published, tmp_path, monkeypatch, capsys):

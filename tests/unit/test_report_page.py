@@ -7,7 +7,7 @@ import pytest
 from pdbench import report
 from pdbench.audit import Finding
 from pdbench.figures import View
-from pdbench.results import read_results
+from pdbench.results import read_study
 from pdbench.sla import parse
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -r requirements-test.txt")
@@ -38,7 +38,7 @@ def path(tmp_path_factory, write_folder, level_content, make_manifest):
     folders = [write_folder(root, f"tiny_itl100_otl11_mixed_{name}", levels) for name in names]
     make_manifest(layout="p1xtp1-d1xtp2", mode="pd-pack", command=f"launch {HOSTILE} " + 100 * "y").write(folders[2])
     finding = Finding("odd decode", (str(folders[1]),), HOSTILE, "why", "fix")
-    page = report.render(read_results(folders), View(sla=parse("tpot=15")), 5.0, [finding])
+    page = report.render(read_study(folders), View(sla=parse("tpot=15")), 5.0, [finding])
     (root / "report.html").write_text(page, encoding="utf-8")
     return root / "report.html"
 

@@ -89,7 +89,7 @@ def test_flags_reach_the_figure(folders, monkeypatch):
     seen = []
     from pdbench import figures
 
-    monkeypatch.setattr(figures, "draw", lambda table, view: seen.append((table, view)))
+    monkeypatch.setattr(figures, "draw", lambda table, view, study: seen.append((table, view)))
     monkeypatch.setattr(figures, "save", lambda figure, path: None)
     values = ["--latency-mode", "chunk", "--chunk-size", "4", "--throughput-metric", "total"]
     switches = ["--use-interactivity", "--no-use-normalized", "--log-latency", "--log-concurrency", "--show-itl"]
