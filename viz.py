@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pdbench import interrupts
-from pdbench.cli import Parser
+from pdbench.cli import Parser, positive
 from pdbench.sla import Bound, parse, per_request
 
 if TYPE_CHECKING:
@@ -128,12 +128,6 @@ def build_parser() -> Parser:
     add("--gpus-per-node", type=positive, metavar="N",
         help="GPUs per node (default: each manifest's number, or 8 without a manifest)")  # fmt: skip
     return parser
-
-
-def positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def above_zero(text: str) -> float:
