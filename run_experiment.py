@@ -10,11 +10,13 @@ again continues where the last run ended; nothing that was complete is measured 
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 import time
+from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
@@ -29,13 +31,14 @@ from pdbench.configs import ROOT
 from pdbench.files import write_atomically
 from pdbench.keeper import die_with_parent
 from pdbench.manifest import first_line, now, read_json
-from pdbench.stack import vllm_version
+from pdbench.stack import machine_id, vllm_version
 
 # What a step's time counts as. Of a launch, loading is what engines take from their start until they run. Of a sweep, the bench
 # client's own durations are measuring; the rest is waiting: for the client to load, for warm-ups, for checks of levels.
 COUNTS_AS = {"launch": "launching", "check": "checking", "sweep": "waiting", "stop": "stopping"}
 KINDS = ("loading", "measuring", "launching", "checking", "waiting", "stopping")
 USEFUL = ("loading", "measuring")
+LAUNCHES = "launches"  # beside them: how often an arm was launched in that time
 LOADED = re.compile(ENGINES_LOADED.format(r"([\d.]+)"))
 LEVEL = "run_bm: level "  # begins run_bm.sh's line on each level
 console = Console(highlight=False, soft_wrap=True)
@@ -48,6 +51,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--arms", metavar="A,B", help="only these, by their labels, such as 2xtp4,pack_p1xtp4-d1xtp4")
     parser.add_argument("--levels", metavar="4,8", help="only these of the file's levels")
     parser.add_argument("--repeats", type=int, metavar="N", help="measurements of each level, instead of the file's")
+    parser.add_argument("--blocks", type=int, metavar="N", help="blocks to have in the end, instead of the file's")
+    parser.add_argument("--minutes", type=float, metavar="M",
+                        help="begin no block that would end later, by the times of earlier launches")  # fmt: skip
     parser.add_argument("--as-published", action="store_true",
                         help="by the public study's procedure: one seed for all levels, no warm-up, one repeat")  # fmt: skip
     parser.add_argument("--no-doctor", action="store_true", help="measure although checks of debug/doctor.py fail")
@@ -65,8 +71,9 @@ def read(args: argparse.Namespace) -> plan.Experiment:
         levels = [float(text) for text in args.levels.split(",")] if args.levels is not None else None
     except ValueError:
         raise ValueError(f"--levels {args.levels!r} is not a list of numbers such as 4,8") from None
-    if args.repeats is not None and args.repeats < 1:
-        raise ValueError(f"--repeats must be at least 1, not {args.repeats}")
+    for option in ("repeats", "blocks", "minutes"):
+        if (value := getattr(args, option)) is not None and not value >= 1:
+            raise ValueError(f"--{option} must be at least 1, not {value:g}")
     experiment = plan.load_experiment(args.file)
     # What a figure lacks is reported now, not after hours of measuring.
     figures = viz.build_parser()
@@ -74,17 +81,19 @@ def read(args: argparse.Namespace) -> plan.Experiment:
     for options in experiment.figures:
         figures.parse_args(["--exps", "folder", *options])
     if args.as_published:
-        experiment = experiment.model_copy(update={"as_published": True, "repeats": 1, "interleave": False})
+        experiment = experiment.model_copy(update={"as_published": True, "repeats": 1, "blocks": None})
     if args.no_doctor:
         experiment = experiment.model_copy(update={"doctor": False})
-    return plan.select(experiment, args.arms.split(",") if args.arms is not None else None, levels, args.repeats)
+    return plan.select(experiment, args.arms.split(",") if args.arms is not None else None, levels, args.repeats,
+                       args.blocks)  # fmt: skip
 
 
 class Run:
     """One run of an experiment: its steps, their times and what failed."""
 
-    def __init__(self, name: str, experiment: plan.Experiment, results: Path):
+    def __init__(self, name: str, experiment: plan.Experiment, results: Path, minutes: float | None = None):
         self.name, self.experiment, self.results = name, experiment, results
+        self.until = time.monotonic() + 60 * minutes if minutes else math.inf
         self.failed: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
         self.times_file = results / f"{name}_times.json"
@@ -97,10 +106,10 @@ class Run:
         self.results.mkdir(parents=True, exist_ok=True)
         write_atomically(self.results / f"{self.name}.sh", plan.script(self.name, self.experiment, self.results))
         rounds = plan.rounds(self.name, self.experiment, self.results)
-        todo = [one for one in rounds if not plan.is_measured(self.name, one, self.experiment, self.results)]
+        todo = plan.to_measure(self.name, self.experiment, self.results, machine_id())
         console.print(f"{self.name}: {self.experiment.shows.strip()}")
         if len(todo) < len(rounds):
-            console.print(f"{self.name}: {len(rounds) - len(todo)} of {len(rounds)} arms are in {self.results} already")
+            console.print(f"{self.name}: {len(rounds) - len(todo)} of {len(rounds)} launches are in {self.results} already")
         if todo:
             start, stop = plan.cluster_steps(self.experiment)
             if self.running.exists():
@@ -130,10 +139,29 @@ class Run:
             self.running.unlink()
 
     def _rounds(self, todo: list[plan.Round]) -> None:
-        begun = time.monotonic()
-        for number, one in enumerate(todo):
-            left = f", about {(time.monotonic() - begun) / number * (len(todo) - number) / 60:.0f} min left" if number else ""
-            self._round(one, f"{self.name}: arm {number + 1} of {len(todo)}, {one.arm.label}{left}")
+        begun, number = time.monotonic(), 0
+        for block, group in groupby(todo, key=lambda one: one.block):
+            arms = list(group)
+            if block and not self._begins(block, [one.arm.label for one in arms]):
+                return
+            for one in arms:
+                left = (
+                    f", about {(time.monotonic() - begun) / number * (len(todo) - number) / 60:.0f} min left" if number else ""
+                )
+                number += 1
+                self._round(one, f"{self.name}: launch {number} of {len(todo)}, {one.arm.label}{left}")
+
+    def _begins(self, block: int, labels: list[str]) -> bool:
+        """Print what a block will take; return whether it ends before --minutes are over, as far as that is known."""
+        known = [spent for label in labels if (spent := self.times.get(label))]
+        seconds = sum(total(spent) / spent.get(LAUNCHES, 1) for spent in known)
+        took = f"about {seconds / 60:.0f} min, by their launches so far" if len(known) == len(labels) else "not known how long"
+        console.print(f"{self.name}: block {block} of {self.experiment.blocks}: {', '.join(labels)}: {took}")
+        if len(known) < len(labels) or time.monotonic() + seconds <= self.until:
+            return True
+        console.print(f"[yellow]{self.name}: block {block} is not begun: {(self.until - time.monotonic()) / 60:.0f} of the "
+                      "--minutes are left[/yellow]")  # fmt: skip
+        return False
 
     def _round(self, one: plan.Round, title: str) -> None:
         label = one.arm.label
@@ -149,6 +177,8 @@ class Run:
             return
         try:
             begun = now()
+            spent = self.times.setdefault(label, {})
+            spent[LAUNCHES] = spent.get(LAUNCHES, 0) + 1
             for step in one.steps:
                 self._step(step, f"{title}: {step.what}")
             measured = plan.measured_seconds(self.name, one.arm, self.experiment, self.results, begun)
@@ -221,9 +251,9 @@ class Run:
         for label, spent in self.times.items():
             table.add_row(label, *(f"{spent.get(kind, 0):.0f}" for kind in KINDS))
         console.print(table)
-        if total := sum(sum(spent.values()) for spent in self.times.values()):
+        if seconds := sum(map(total, self.times.values())):
             useful = sum(spent.get(kind, 0) for spent in self.times.values() for kind in USEFUL)
-            console.print(f"{self.name}: {useful / total:.0%} of the arms' time was loading engines or measuring")
+            console.print(f"{self.name}: {useful / seconds:.0%} of the arms' time was loading engines or measuring")
         for label, why in self.left_out.items():
             console.print(f"[yellow]{self.name}: left out: {label}: {why}[/yellow]")
         for label, why in self.failed.items():
@@ -232,16 +262,23 @@ class Run:
             console.print(self.experiment.cannot_show)
 
 
+def total(spent: dict[str, float]) -> float:
+    """Return the seconds of an arm."""
+    return sum(spent.get(kind, 0) for kind in KINDS)
+
+
 def main() -> int:
     args = parse_args()
     name = args.file.stem + ("_as-published" if args.as_published else "")
     try:
         experiment = read(args)
         script = plan.script(name, experiment, args.results_dir)
+        if args.minutes and not experiment.blocks:
+            raise ValueError("--minutes is for experiments with blocks")
         if args.dry_run:
             print(script, end="")
             return 0
-        run = Run(name, experiment, args.results_dir)
+        run = Run(name, experiment, args.results_dir, args.minutes)
         run.all()
     except (ValueError, OSError) as error:
         print(f"run_experiment.py: error: {first_line(error)}", file=sys.stderr)

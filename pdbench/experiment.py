@@ -1,8 +1,10 @@
 """Load experiments, `configs/experiments/*.yaml`, and build the commands that they mean."""
 
+import random
 import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -119,9 +121,10 @@ class Experiment(Strict):
     levels: Levels
     max_hit_rate: float | None = Field(default=None, ge=0, le=1, description="prefix cache; else run_bm.sh's default")
     as_published: bool = Field(default=False, description="by the public study's procedure: one seed, no warm-up")
-    repeats: int = Field(default=3, ge=1, description="measurements of each level")
+    repeats: int = Field(default=3, ge=1, description="measurements of each level, all in one launch of its arm")
+    blocks: int | None = Field(default=None, ge=1, description="instead of repeats: each block launches every arm once, in an "
+                               "order drawn for it, and measures every level once, all on one machine")  # fmt: skip
     doctor: bool = Field(default=True, description="check the nodes first, and before each launch; stop if a check fails")
-    interleave: bool = Field(default=False, description="A B C, A B C instead of A A, B B, C C: a launch per repeat")
     arms: list[Arm] = Field(min_length=1)
     figures: list[list[str]] = Field(default=[[]], min_length=1, description="further options of viz.py, a figure each")
     timeout_s: int = Field(default=1800, ge=1, description="for one launch")
@@ -136,6 +139,8 @@ class Experiment(Strict):
         labels = [arm.label for arm in self.arms]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"two arms are both {twice[0]}: give one a name")
+        if self.blocks and "repeats" in self.model_fields_set:
+            raise ValueError("give either repeats or blocks: a block measures each level once")
         if any(arm.is_pd for arm in self.arms) and self.arms[0].is_pd:
             raise ValueError("the first arm must be collocated: PD arms are compared with its tokens")
         return self
@@ -155,10 +160,15 @@ STOP = Step("stop", ["python", "launch_gptoss.py", "--stop"])
 
 @dataclass(frozen=True)
 class Round:
-    """Launch, check and sweep of one arm, up to its `repeats`-th measurement of each level; then what ends it."""
+    """Launch, check and sweep of one arm, then what ends it.
+
+    Attributes:
+        repeats: the measurements of each level, all of them or, in a block, the block's.
+    """
 
     arm: Arm
-    repeats: int
+    block: int | None
+    repeats: Collection[int]
     steps: list[Step]
     ends: list[Step]
 
@@ -168,12 +178,19 @@ def load_experiment(path: str | Path) -> Experiment:
     return load(Experiment, path, "configs/experiments")
 
 
-def select(experiment: Experiment, arms: list[str] | None, levels: list[float] | None, repeats: int | None) -> Experiment:
-    """Select the part of an experiment that --arms, --levels and --repeats name.
+def select(
+    experiment: Experiment, arms: list[str] | None, levels: list[float] | None, repeats: int | None = None,
+    blocks: int | None = None,
+) -> Experiment:  # fmt: skip
+    """Select the part of an experiment that --arms, --levels, --repeats and --blocks name.
 
     Raises:
-        ValueError: the experiment has no such arm or level.
+        ValueError: the experiment has no such arm or level, or no blocks, or no repeats but blocks.
     """
+    if repeats and experiment.blocks:
+        raise ValueError("this experiment has blocks, which measure each level once: give --blocks")
+    if blocks and not experiment.blocks:
+        raise ValueError("this experiment has no blocks: give --repeats")
     have = {"arm": [arm.label for arm in experiment.arms], "level": experiment.levels.values}
     for what, named in (("arm", arms or []), ("level", levels or [])):
         if unknown := [x for x in named if x not in have[what]]:
@@ -187,30 +204,42 @@ def select(experiment: Experiment, arms: list[str] | None, levels: list[float] |
         update["levels"] = experiment.levels.model_copy(update={experiment.levels.kind: kept})
     if repeats:
         update["repeats"] = repeats
+    if blocks:
+        update["blocks"] = blocks
     return experiment.model_copy(update=update)
 
 
 def rounds(name: str, experiment: Experiment, results: Path) -> list[Round]:
-    """List what is measured, in order; a round that raises `repeats` goes on where the arm's last one ended.
+    """List what is measured, in order.
 
     Args:
         name: of the experiment; begins the names of its result folders.
         results: folder that gets a result folder per arm.
     """
-    upto = range(1, experiment.repeats + 1) if experiment.interleave else [experiment.repeats]
+    blocks = range(1, experiment.blocks + 1) if experiment.blocks else [None]
     found = []
-    for repeats in upto:
-        for arm in experiment.arms:
+    for block in blocks:
+        repeats = [block] if block else range(1, experiment.repeats + 1)
+        for arm in drawn(name, experiment, block) if block else experiment.arms:
             commands = {
                 "link": _link("start", "--mbit", str(arm.link_mbit)) if arm.link_mbit else [],
                 "launch": _launch(arm, experiment),
                 "check": _check(arm, experiment, str(tokens_file(name, results))),
-                "sweep": _sweep(name, arm, experiment, results, repeats),
+                "sweep": _sweep(name, arm, experiment, results, block),
             }
             ends = {"stop": STOP.command, "link": _link("stop") if arm.link_mbit else []}
             steps = [[Step(what, command, arm.label) for what, command in some.items() if command] for some in (commands, ends)]
-            found.append(Round(arm, repeats, *steps))
+            found.append(Round(arm, block, repeats, *steps))
     return found
+
+
+def drawn(name: str, experiment: Experiment, block: int) -> list[Arm]:
+    """Return the arms in the order of a block, drawn from the experiment's name, so that the same command plans the same.
+
+    The first block begins with the arm whose tokens the others are compared with.
+    """
+    order = random.Random(f"{name} {block}").sample(experiment.arms, len(experiment.arms))
+    return sorted(order, key=lambda arm: arm is not experiment.arms[0]) if block == 1 else order
 
 
 def left_out(arm: Arm, vllm: Version) -> str | None:
@@ -280,21 +309,49 @@ def script(name: str, experiment: Experiment, results: Path) -> str:
     lines += [shlex.join(step.command) for step in (start, doctor_step(experiment)) if step]
     for number, one in enumerate(rounds(name, experiment, results), start=1):
         needs = f", needs vLLM >= {one.arm.needs_vllm}" if one.arm.needs_vllm else ""
-        lines += ["", f"# {number}: {one.arm.label}{needs}", *(shlex.join(step.command) for step in [*one.steps, *one.ends])]
+        block = f", block {one.block}" if one.block else ""
+        lines += [
+            "",
+            f"# {number}: {one.arm.label}{block}{needs}",
+            *(shlex.join(step.command) for step in [*one.steps, *one.ends]),
+        ]
     lines += ["", *(shlex.join(step.command) for step in [*([stop] if stop else []), *figure_steps(name, experiment, results)])]
     return "\n".join(lines) + "\n"
 
 
-def is_measured(name: str, one: Round, experiment: Experiment, results: Path) -> bool:
-    """Return whether every level of a round is there and counts, so that its arm need not be launched."""
+def to_measure(name: str, experiment: Experiment, results: Path, machine: str) -> list[Round]:
+    """List the rounds whose arms must be launched.
+
+    A block is of one machine: what another one has measured of a block that it did not end is measured again.
+
+    Args:
+        machine: id of this one.
+    """
+    every = rounds(name, experiment, results)
+    if not experiment.blocks:
+        return [one for one in every if machines(name, one, experiment, results) is None]
+    todo = []
+    for _, group in groupby(every, key=lambda one: one.block):
+        known = [(one, machines(name, one, experiment, results)) for one in group]
+        is_whole = all(where is not None for _, where in known) and len({tuple(where or ()) for _, where in known}) == 1
+        todo += [] if is_whole else [one for one, where in known if where is None or machine not in where]
+    return todo
+
+
+def machines(name: str, one: Round, experiment: Experiment, results: Path) -> list[str] | None:
+    """Return the ids of the machines with the engines of a round; None if a level of it is missing or does not count.
+
+    Machines without an id, of older manifests, are none of them.
+    """
     path = results / folder(name, one.arm, experiment)
     if not (path / FILENAME).is_file():
-        return False
+        return None
     manifest, levels = Manifest.read(path), experiment.levels
     kind = levels.kind.replace("_", "-")
-    wanted = [workload.Level(kind, float(v), r) for v in levels.values for r in range(1, one.repeats + 1)]
+    wanted = [workload.Level(kind, float(v), r) for v in levels.values for r in one.repeats]
     at_once = experiment.phase_of(one.arm) == "decode-only"
-    return all(manifest.has(path, level, levels.num_prompts or level.num_prompts(at_once)) for level in wanted)
+    records = [manifest.found(path, level, levels.num_prompts or level.num_prompts(at_once)) for level in wanted]
+    return None if None in records else sorted({machine for record in records if record for machine in record.machines})
 
 
 def measured_seconds(name: str, arm: Arm, experiment: Experiment, results: Path, since: str) -> float:
@@ -341,7 +398,7 @@ def _check(arm: Arm, experiment: Experiment, tokens: str) -> list[str]:
     return [*gates, "--save", tokens] if is_needed else []
 
 
-def _sweep(name: str, arm: Arm, experiment: Experiment, results: Path, repeats: int) -> list[str]:
+def _sweep(name: str, arm: Arm, experiment: Experiment, results: Path, block: int | None) -> list[str]:
     w, levels = experiment.workload, experiment.levels
     command = ["./run_bm.sh", "-e", f"{name}_{arm.label}", "--isl", str(w.isl), "--osl", str(w.osl)]
     phase = experiment.phase_of(arm)
@@ -353,4 +410,5 @@ def _sweep(name: str, arm: Arm, experiment: Experiment, results: Path, repeats: 
     command += ["--tokens", str(tokens_file(name, results))] if arm.is_pd else []
     command += ["--max-hit-rate", f"{experiment.max_hit_rate:g}"] if experiment.max_hit_rate is not None else []
     command += ["--as-published"] if experiment.as_published else []
-    return [*command, "--repeats", str(repeats), "--results-dir", str(results)]
+    command += ["--block", str(block)] if block else ["--repeats", str(experiment.repeats)]
+    return [*command, "--results-dir", str(results)]

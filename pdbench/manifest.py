@@ -52,11 +52,17 @@ class Repository(Strict):
     commit: str | None
     dirty: bool | None
 
+    @property
+    def words(self) -> str | None:
+        """The commit, with -dirty after it where files differ from it."""
+        return f"{self.commit}{'-dirty' if self.dirty else ''}" if self.commit else None
+
 
 class Machine(Strict):
     """Versions, hardware and the environment variables that matter of one node."""
 
     node_ip: str
+    id: str | None = Field(default=None, description="distinguishes this machine, since its start, from others")
     hostname: str
     cpu: str
     cores: int
@@ -100,6 +106,11 @@ class Deployment(Strict):
         config = self.llm_configs.get("prefill") or self.llm_configs.get("collocated") or {}
         return config.get("engine_kwargs", {}).get("enable_prefix_caching") is False
 
+    @property
+    def machine_ids(self) -> list[str]:
+        """Ids of the machines with the engines, sorted; empty where a manifest is older than they are."""
+        return sorted({machine.id for machine in self.machines if machine.id})
+
     def takes_requests(self, base_url: str) -> str:
         """Return where requests go; `base_url` is where the deployment describes itself."""
         return self.serving_url or base_url
@@ -110,8 +121,11 @@ class LevelRecord(Strict):
 
     level: str
     command: str
-    # When the deployment that was measured was launched: a resumed sweep may span two launches.
+    # When and where the deployment that was measured was launched: a resumed sweep may span two launches.
     launched: str | None
+    machines: list[str] = Field(default=[], description="ids of the machines with the engines")
+    commit: str | None = Field(default=None, description="of this repository; ends in -dirty with local changes")
+    block: int | None = Field(default=None, description="of the experiment: all arms, launched again in an order of its own")
     seed: int
     warmup_seed: int | None
     num_prompts: int
@@ -159,10 +173,11 @@ class Manifest(Strict):
         """Tokens (in, out) that each request really has."""
         return workload.phase_lengths(self.phase, self.isl, self.osl, bool(self.deployment and self.deployment.decode_bench))
 
-    def has(self, folder: Path, level: workload.Level, num_prompts: int) -> bool:
-        """Return whether `level` was measured with that number of requests, counts, and its file is in `folder`."""
+    def found(self, folder: Path, level: workload.Level, num_prompts: int) -> LevelRecord | None:
+        """Return the record of `level` if it was measured with that number of requests, counts, and its file is in `folder`."""
         record = next((r for r in self.levels if r.level == level.stem), None)
-        return bool(record and record.ok and record.num_prompts == num_prompts and (folder / level.filename).is_file())
+        counts = record and record.ok and record.num_prompts == num_prompts and (folder / level.filename).is_file()
+        return record if counts else None
 
     def write(self, folder: Path) -> None:
         """Write `folder/manifest.json` atomically."""

@@ -21,8 +21,8 @@ def facts(manifest: Manifest) -> dict[str, str]:
     machines = [manifest.client, *(manifest.deployment.machines if manifest.deployment else [])]
     known = _deployment(manifest) | {"Machines": _each(_hardware(machine) for machine in machines)} | _versions(machines)
     known["Environment"] = _each(f"{name}={value}" for m in machines for name, value in sorted(m.environment.items()))
-    repository = manifest.repository
-    known["Repository"] = f"{repository.commit or 'unknown'}{' with local changes' if repository.dirty else ''}"
+    commits = [level.commit for level in manifest.levels if level.commit] or [manifest.repository.words or "unknown"]
+    known["Repository"] = _each(commit.replace("-dirty", " with local changes") for commit in commits)
     known["Procedure"] = "as published: one seed, no warm-up" if manifest.as_published else f"base seed {manifest.base_seed}"
     levels = manifest.levels
     if levels:

@@ -1,5 +1,6 @@
 """Report what is installed, and what the installed versions can do."""
 
+import hashlib
 import os
 import platform
 import re
@@ -118,6 +119,7 @@ def machine(node_ip: str = "127.0.0.1") -> dict:
     """
     return {
         "node_ip": node_ip,
+        "id": machine_id(),
         "hostname": socket.gethostname(),
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
@@ -126,6 +128,12 @@ def machine(node_ip: str = "127.0.0.1") -> dict:
         "versions": versions(),
         "environment": {k: v for k, v in sorted(os.environ.items()) if ENVIRONMENT_THAT_MATTERS.match(k)},
     }
+
+
+def machine_id() -> str:
+    """Return what distinguishes this machine, since its start, from others: a hash of its boot's id and its GPUs' UUIDs."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    return hashlib.sha256("\n".join([boot, *nvidia_smi("uuid")]).encode()).hexdigest()[:12]
 
 
 def versions() -> dict[str, str | None]:

@@ -122,7 +122,7 @@ class Sweep:
         target.record(LevelRecord(
             level=level.stem, command=f"vllm bench serve {shlex.join(words)}", seed=seed, warmup_seed=task.warmup_seed,
             num_prompts=task.num_prompts, attempt=attempt, started=started, ended=now(), ok=not problems, problems=problems,
-            gates=gates, launched=target.deployment.launched if target.deployment else None,
+            gates=gates, block=self.args.block, commit=target.manifest.repository.words, **target.launch,
         ))  # fmt: skip
         if partial.exists():
             os.replace(partial, folder / (level.filename + (BAD if problems else "")))
@@ -205,7 +205,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("-m", "--served-model-name", dest="model", metavar="NAME", help="default: what the deployment reports")
     add("--tokenizer", metavar="NAME|DIR", help="default: the deployment's model source")
     add("-n", "--num-prompts", type=positive, metavar="N", help="default: 5 x concurrency; 500 at a request rate")
-    add("--repeats", type=positive, default=1, metavar="N", help="measurements of each level (default: 1)")
+    times = parser.add_mutually_exclusive_group()
+    times.add_argument("--repeats", type=positive, default=1, metavar="N", help="measurements of each level (default: 1)")
+    times.add_argument("--block", type=positive, metavar="K", help="one measurement of each level, all in one launch: the K-th")
     add("--seed", type=int, default=0, metavar="N", help="base seed (default: 0); each level derives its own")
     add("--results-dir", type=Path, default=Path("bm_results"), metavar="DIR", help="default: bm_results")
     add("--force", action="store_true", help="measure existing levels again")

@@ -15,6 +15,8 @@ from pdbench.configs import ROOT
 from pdbench.manifest import FILENAME, Deployment, LevelRecord, Machine, Manifest
 from pdbench.workload import Level, RunName
 
+# Levels that were measured with others of these are not put together.
+STACK = ("ray", "ray_commit", "vllm", "nixl", "ucx", "torch", "cuda")
 BAD = ".bad"  # ends the name of what no plot reads
 
 
@@ -55,6 +57,13 @@ class Target:
         """Tokens (in, out) that each request really has."""
         return self.manifest.lengths
 
+    @property
+    def launch(self) -> dict[str, Any]:
+        """When and where the deployment was launched: fields of `LevelRecord`."""
+        if not self.deployment:
+            return {"launched": None, "machines": []}
+        return {"launched": self.deployment.launched, "machines": self.deployment.machine_ids}
+
     def record(self, record: LevelRecord) -> None:
         """Write a level's record into the manifest; what there was of this level before goes only now."""
         level = Level.from_filename(f"{record.level}.json")
@@ -76,7 +85,8 @@ def plan(args: argparse.Namespace, warn: Callable[[str], None]) -> tuple[Target,
     """
     named = workload.parse_levels(args.type, args.concurrency if args.type == "concurrency" else args.request_rate)
     # All levels once, then again: drift of the machine does not pass for a difference between levels.
-    levels = [replace(level, repeat=repeat) for repeat in range(1, args.repeats + 1) for level in named]
+    repeats = [args.block] if args.block else range(1, args.repeats + 1)
+    levels = [replace(level, repeat=repeat) for repeat in repeats for level in named]
     deployment = describe_deployment(args.base_url)
     model, tokenizer = _model(args, deployment, warn)
     if deployment:
@@ -88,7 +98,9 @@ def plan(args: argparse.Namespace, warn: Callable[[str], None]) -> tuple[Target,
     decode_bench = _check_phase(args, deployment, warn)
     manifest = _manifest(folder, name, args, deployment)
     prompts = {level: args.num_prompts or level.num_prompts(decode_bench) for level in levels}
-    todo = [level for level in levels if args.force or not manifest.has(folder, level, prompts[level])]
+    todo = [
+        level for level in levels if args.force or not _has(manifest, folder, level, prompts[level], args.block, deployment)
+    ]
     serving_url = deployment.takes_requests(args.base_url) if deployment else args.base_url
     asyncio.run(client.smoke(serving_url, model, max_tokens=4))
     manifest.write(folder)
@@ -104,6 +116,15 @@ def plan(args: argparse.Namespace, warn: Callable[[str], None]) -> tuple[Target,
     warn(f"{folder}: {len(todo)} of {len(levels)} levels to measure")
     target = Target(deployment, model, tokenizer or model, serving_url, name, folder, manifest)
     return target, [Task(level, prompts[level], *seeds[level]) for level in todo]
+
+
+def _has(
+    manifest: Manifest, folder: Path, level: Level, num_prompts: int, block: int | None, deployment: Deployment | None
+) -> bool:
+    """Whether a level need not be measured; what another machine measured is no part of a block on this one."""
+    record = manifest.found(folder, level, num_prompts)
+    elsewhere = record and block and deployment and record.machines != deployment.machine_ids
+    return bool(record) and not elsewhere
 
 
 def describe_deployment(base_url: str) -> Deployment | None:
@@ -209,5 +230,18 @@ def _identity(
     yield "as_published", old.as_published, args.as_published
     for what in ("layout", "mode", "model_checksum", "transport"):
         yield what, getattr(old.deployment, what, None), getattr(deployment, what, None)
+    for what, of in (("accelerators", _accelerators), ("versions", _versions)):
+        yield what, of(old.deployment) or of(deployment), of(deployment)
     was, is_now = (serving_path.compared(getattr(which, "serving_path", None)) for which in (old.deployment, deployment))
     yield "serving_path", was, is_now
+
+
+def _accelerators(deployment: Deployment | None) -> list[str]:
+    """What the engines run on, each kind once: GPUs, and CPUs where there are none."""
+    machines = deployment.machines if deployment else []
+    return sorted({kind for machine in machines for kind in machine.gpus or [machine.cpu]})
+
+
+def _versions(deployment: Deployment | None) -> list[str]:
+    machines = deployment.machines if deployment else []
+    return sorted({f"{name} {machine.versions.get(name)}" for machine in machines for name in STACK})

@@ -67,8 +67,8 @@ def test_a_dry_run_prints_a_script_that_bash_reads(path, tmp_path):
     assert done.returncode == 0 and done.stderr == "" and not (tmp_path / "none").exists()
     assert subprocess.run(["bash", "-n"], input=done.stdout, text=True).returncode == 0
     experiment = plan.load_experiment(path)
-    assert done.stdout.count("launch_gptoss.py --mode") == len(experiment.arms)
-    assert done.stdout.count("launch_gptoss.py --stop") == len(experiment.arms)
+    assert done.stdout.count("launch_gptoss.py --mode") == len(experiment.arms) * (experiment.blocks or 1)
+    assert done.stdout.count("launch_gptoss.py --stop") == len(experiment.arms) * (experiment.blocks or 1)
 
 
 def test_the_commands_of_a_small_experiment(write, tmp_path):
@@ -179,10 +179,46 @@ def test_overhead_is_shown_where_an_arm_and_its_control_are_left(write, tmp_path
     assert shown("1xtp1", "bare_p1xtp1-d1xtp1") == set(), "controls are no arms to compare stalls with"
 
 
-def test_interleaved_arms_take_turns(write, tmp_path):
-    experiment = plan.load_experiment(write(interleave=True))
-    order = [(one.arm.layout, one.repeats) for one in plan.rounds("small", experiment, tmp_path)]
-    assert order == [("2xtp1", 1), ("p1xtp1-d1xtp1", 1), ("2xtp1", 2), ("p1xtp1-d1xtp1", 2)]
+def blocks_of(write, number):
+    experiment = small(write, blocks=number)
+    return experiment.model_copy(update={"arms": [*experiment.arms, plan.Arm(layout="1xtp2"), plan.Arm(layout="1xtp1")]})
+
+
+def small(write, **changes):
+    path = write(**changes)
+    path.write_text(path.read_text().replace("repeats: 2\n", ""))
+    return plan.load_experiment(path)
+
+
+def test_a_block_launches_every_arm_once_in_an_order_of_its_own(write, tmp_path):
+    experiment = blocks_of(write, 6)
+    rounds = plan.rounds("small", experiment, tmp_path)
+    orders = [[one.arm.layout for one in rounds if one.block == block] for block in range(1, 7)]
+    assert all(sorted(order) == sorted(arm.layout for arm in experiment.arms) for order in orders)
+    assert len({tuple(order) for order in orders}) > 3 and len({order[0] for order in orders}) > 1
+    assert orders[0][0] == "2xtp1", "its tokens are needed"
+    again = plan.rounds("small", blocks_of(write, 6), tmp_path)
+    assert [one.arm.layout for one in again] == [one.arm.layout for one in rounds], "the same command plans the same"
+    other = plan.rounds("other", experiment, tmp_path)
+    assert [one.arm.layout for one in other] != [one.arm.layout for one in rounds]
+
+
+def test_a_block_measures_each_level_once(write, tmp_path):
+    rounds = plan.rounds("small", small(write, blocks=2), tmp_path)
+    assert [(one.block, one.repeats) for one in rounds] == [(1, [1]), (1, [1]), (2, [2]), (2, [2])]
+    sweeps = [step.command for one in rounds for step in one.steps if step.what == "sweep"]
+    assert [command[command.index("--block") + 1] for command in sweeps] == ["1", "1", "2", "2"]
+    assert not any("--repeats" in command for command in sweeps)
+    assert ", block 2\n" in plan.script("small", small(write, blocks=2), tmp_path)
+
+
+def test_blocks_and_repeats_are_selected_by_their_own_options(write):
+    blocks, repeats = small(write, blocks=3), plan.load_experiment(write())
+    assert plan.select(blocks, None, None, None, 5).blocks == 5
+    with pytest.raises(ValueError, match="this experiment has blocks, which measure each level once: give --blocks"):
+        plan.select(blocks, None, None, 2)
+    with pytest.raises(ValueError, match="this experiment has no blocks: give --repeats"):
+        plan.select(repeats, None, None, None, 2)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +244,8 @@ def test_interleaved_arms_take_turns(write, tmp_path):
         ({"levels": {"concurrency": [0]}}, "levels.concurrency.0"),
         ({"levels": {"concurrency": [4, 8, 4]}}, "concurrency names a level twice"),
         ({"repeats": 0}, "repeats"),
+        ({"blocks": 2}, "give either repeats or blocks"),
+        ({"blocks": 0}, "blocks"),
         ({"local_gpus": 1}, "local_gpus is for a local cluster: give local_workers, too"),
         ({"local_workers": 2, "local_gpus": -1}, "local_gpus"),
     ],
@@ -228,6 +266,9 @@ def test_a_wrong_file_is_reported_in_one_line(write, changes, words):
         (["--arms", ""], "no arm  in this experiment: there are 2xtp1, pack_p1xtp1-d1xtp1"),
         (["--levels", "two"], "--levels 'two' is not a list of numbers such as 4,8"),
         (["--repeats", "0"], "--repeats must be at least 1, not 0"),
+        (["--blocks", "-1"], "--blocks must be at least 1, not -1"),
+        (["--minutes", "nan"], "--minutes must be at least 1, not nan"),
+        (["--minutes", "5"], "--minutes is for experiments with blocks"),
         (["--repeats", "x"], "argument --repeats: invalid int value: 'x'"),
     ],
 )

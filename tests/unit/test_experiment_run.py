@@ -3,6 +3,7 @@
 import functools
 import json
 import subprocess
+import time
 
 import pytest
 from packaging.version import Version
@@ -116,7 +117,7 @@ def test_a_link_that_cannot_be_slowed_leaves_its_arm_out(write, tmp_path, monkey
 def measure(run, make_manifest, arm, stems):
     """What run_bm.sh leaves of levels that count."""
     folder = run.results / plan.folder("small", arm, run.experiment)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     manifest = make_manifest()
     known = {"command": "vllm bench serve", "launched": "now", "seed": 1, "warmup_seed": 2}
     known |= {"started": "now", "ended": "now", "ok": True}
@@ -137,6 +138,80 @@ def test_what_was_measured_is_not_launched_again(run, make_manifest):
     again = Recorded(run.experiment, run.results)
     again.all()
     assert again.ran[1:5] == WHOLE[:4], "a level without its file is measured"
+
+
+BOTH = ["conc1", "conc2"]
+
+
+@pytest.fixture
+def blocks(run, make_manifest, monkeypatch):
+    """A run of two blocks, and what measures: its arms' levels, in a block, on a machine."""
+    run.experiment = run.experiment.model_copy(update={"blocks": 2})
+    monkeypatch.setattr(run_experiment, "machine_id", lambda: "here")
+    run.results.mkdir()
+    plan.tokens_file("small", run.results).write_text("{}")
+    records = {}
+
+    def measured(arm, block, where):
+        stems = [f"{stem}_rep{block}" if block > 1 else stem for stem in BOTH]
+        folder = measure(run, make_manifest, run.experiment.arms[arm], stems)
+        records.setdefault(arm, []).extend(
+            record.model_copy(update={"machines": [where], "block": block}) for record in Manifest.read(folder).levels
+        )
+        manifest = Manifest.read(folder)
+        manifest.levels = records[arm]
+        manifest.write(folder)
+
+    return run, measured
+
+
+def launched(run):
+    run.all()
+    return [arm for arm, what in run.ran if what == "launch"]
+
+
+def test_a_block_is_of_one_machine(blocks):
+    run, measured = blocks
+    measured(0, 1, "elsewhere")
+    measured(1, 1, "elsewhere")
+    measured(0, 2, "elsewhere")
+    assert sorted(launched(run)) == sorted(ARMS), "the first is whole; of the second nothing counts on this machine"
+
+
+def test_a_block_goes_on_where_it_ended_on_the_same_machine(blocks):
+    run, measured = blocks
+    measured(0, 1, "here")
+    measured(1, 1, "here")
+    measured(0, 2, "here")
+    assert launched(run) == [ARMS[1]]
+
+
+def test_a_block_that_two_machines_have_measured_is_none(blocks):
+    run, measured = blocks
+    for arm, where in ((0, "here"), (1, "elsewhere")):
+        measured(arm, 1, where)
+        measured(arm, 2, "here")
+    assert launched(run) == [ARMS[1]]
+
+
+def test_no_block_is_begun_that_cannot_end(blocks, capfd):
+    run, _ = blocks
+    run.times = {label: {"measuring": 600.0, "loading": 400.0, "launches": 2} for label in ARMS}
+    run.until = time.monotonic() + 900
+    assert launched(run) == [] and run.failed == {}
+    said = capfd.readouterr().out
+    assert "small: block 1 of 2: 2xtp1, pack_p1xtp1-d1xtp1: about 17 min, by their launches so far\n" in said
+    assert "small: block 1 is not begun: 15 of the --minutes are left\n" in said
+    again = Recorded(run.experiment, run.results)
+    again.times, again.until = run.times, time.monotonic() + 1100
+    assert len(launched(again)) == 4, "in this test a launch takes no time"
+    assert again.times[ARMS[0]]["launches"] == 4
+
+
+def test_a_block_of_which_nothing_is_known_is_begun(blocks, capfd):
+    run, _ = blocks
+    run.until = time.monotonic() + 1
+    assert len(launched(run)) == 4 and ": not known how long\n" in capfd.readouterr().out
 
 
 def test_what_a_killed_run_left_is_stopped_first(run):

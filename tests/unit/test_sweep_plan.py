@@ -102,13 +102,13 @@ def test_a_level_counts_as_measured_with_file_and_record_only(server, tmp_path, 
     folder = tmp_path / NAME
     measure(tmp_path, level_content())
     manifest = Manifest.read(folder)
-    assert manifest.has(folder, CONC4, 20)
-    assert not manifest.has(folder, CONC4, 19) and not manifest.has(folder, CONC8, 40)
+    assert manifest.found(folder, CONC4, 20)
+    assert not manifest.found(folder, CONC4, 19) and not manifest.found(folder, CONC8, 40)
     manifest.levels[0].ok = False
-    assert not manifest.has(folder, CONC4, 20)
+    assert not manifest.found(folder, CONC4, 20)
     manifest.levels[0].ok = True
     (folder / "conc4.json").unlink()
-    assert not manifest.has(folder, CONC4, 20)
+    assert not manifest.found(folder, CONC4, 20)
 
 
 def test_force_measures_again_and_keeps_the_record_of_the_rest(server, tmp_path, level_content):
@@ -235,3 +235,46 @@ def test_the_names_that_older_recipes_use_are_accepted_but_not_shown():
     args = parser.parse_args(["-e", "x", "--itl", "100", "--otl", "11"])
     assert (args.isl, args.osl) == (100, 11)
     assert "--isl" in parser.format_help() and "--itl" not in parser.format_help()
+
+
+def engines_on(server, **machine):
+    """Say that the engines run on this machine."""
+    deployment = server["deployment"]
+    changed = deployment.machines[0].model_copy(update=machine)
+    server["deployment"] = deployment.model_copy(update={"machines": [changed]})
+
+
+def test_a_block_is_the_nth_measurement_and_its_record_says_where(server, tmp_path, level_content):
+    engines_on(server, id="here")
+    measure(tmp_path, level_content(), "--block", "2")
+    (record,) = Manifest.read(tmp_path / NAME).levels
+    assert (record.level, record.block, record.machines, record.commit) == ("conc4_rep2", 2, ["here"], "c0ffee")
+    assert list(planned(tmp_path, "--block", "2")[1]) == ["conc8_rep2"]
+
+
+def test_what_another_machine_measured_is_no_part_of_a_block_here(server, tmp_path, level_content):
+    engines_on(server, id="there")
+    measure(tmp_path, level_content(), "--block", "1")
+    engines_on(server, id="here")
+    assert list(planned(tmp_path, "--block", "1", levels="4")[1]) == ["conc4"]
+    assert files(tmp_path / NAME) == ["conc4.json", FILENAME], "kept until it is measured"
+    assert list(planned(tmp_path, levels="4")[1]) == [], "outside blocks a level counts wherever it was measured"
+
+
+@pytest.mark.parametrize(
+    ("machine", "message"),
+    [
+        ({"gpus": ["H200"]}, "accelerators ['H100'], but this is accelerators ['H200']"),
+        ({"gpus": []}, "accelerators ['H100'], but this is accelerators ['c']"),
+        ({"versions": {"vllm": "0.30"}}, "versions"),
+    ],
+)
+def test_levels_of_other_accelerators_or_versions_are_not_put_together(server, tmp_path, level_content, machine, message):
+    engines_on(server, gpus=["H100", "H100"], versions={"vllm": "0.29", "driver": "1"})
+    measure(tmp_path, level_content())
+    engines_on(server, gpus=["H100"], versions={"vllm": "0.29", "driver": "2"})
+    assert list(planned(tmp_path)[1]) == ["conc8"], "fewer of the same, and another driver, are the same"
+    engines_on(server, **machine)
+    with pytest.raises(SweepError) as caught:
+        planned(tmp_path)
+    assert message in str(caught.value)
