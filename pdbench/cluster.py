@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pdbench import interrupts, local_cluster
@@ -233,8 +234,10 @@ def travel_by_value(ray) -> None:
         ray.cloudpickle.register_pickle_by_value(pdbench)
 
 
-def engine_lines(pattern: str, since: float) -> list[str]:
-    """Return lines that match `pattern` in the output of this node's Ray workers, engines among them.
+def engine_lines(pattern: str, since: float) -> dict[str, list[str]]:
+    """Return lines that match `pattern` in the output of this machine's Ray workers, engines among them, by the file's name.
+
+    Nodes of a local cluster share a machine, and find the same files: see `each_file_once`.
 
     Runs as a Ray task: its own standard output is a file in Ray's log folder, beside the engines'.
 
@@ -244,12 +247,18 @@ def engine_lines(pattern: str, since: float) -> list[str]:
     import pathlib
     import re
 
-    found = []
+    found = {}
     logs = pathlib.Path(os.readlink("/proc/self/fd/1")).parent
     for path in sorted(logs.glob("worker-*.[oe]*"), key=lambda p: p.stat().st_mtime):
         if path.stat().st_mtime >= since:
-            found += [line for line in path.read_text(errors="replace").splitlines() if re.search(pattern, line)]
+            lines = [line for line in path.read_text(errors="replace").splitlines() if re.search(pattern, line)]
+            found |= {path.name: lines} if lines else {}
     return found
+
+
+def each_file_once(of_nodes: Iterable[dict[str, list[str]]]) -> list[list[str]]:
+    """Return the lines of each file that nodes found with `engine_lines`; its name, which has the worker's id, is unique."""
+    return list({name: lines for of_node in of_nodes for name, lines in of_node.items()}.values())
 
 
 def pin_ranks(replicas: list[dict]) -> int:

@@ -53,8 +53,8 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
         if isinstance(plan, ControlPlan):
             servers.wait_until_up(ray, plan, deadline, say)
         say(ENGINES_LOADED.format(f"{(took := time.monotonic() - begun):.1f}"))
-        lines = cluster.on_every_node(ray, cluster.engine_lines, loading.LINES, started).values()
-        if stages := loading.stage_seconds(line for of_node in lines for line in of_node):
+        found = cluster.on_every_node(ray, cluster.engine_lines, loading.LINES, started).values()
+        if stages := loading.stage_seconds(line for lines in cluster.each_file_once(found) for line in lines):
             say(loading.summary(stages, took))
         checks = [answered(plan, base_url, deadline)]
         if plan.path and plan.path.has_haproxy:
@@ -230,8 +230,8 @@ def pin_ranks(ray, plan: Plan) -> Gate:
 def fail(ray, error: BaseException, started: float) -> None:
     """Take the half-started deployment down and report the engines' own errors."""
     say(f"launch failed ({type(error).__name__}); stopping what had started")
-    lines = cluster.on_every_node(ray, cluster.engine_lines, ENGINE_ERROR, started).values()
-    errors = (re.search(ENGINE_ERROR, line)[1][:500] for of_node in lines for line in of_node)
+    found = cluster.on_every_node(ray, cluster.engine_lines, ENGINE_ERROR, started).values()
+    errors = (re.search(ENGINE_ERROR, line)[1][:500] for lines in cluster.each_file_once(found) for line in lines)
     for error in list(dict.fromkeys(errors))[:5]:
         say(f"an engine said: {error}")
     servers.stop(ray)

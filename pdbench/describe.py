@@ -7,7 +7,7 @@ from what a caller claims. Idle while nobody asks.
 from typing import Any
 
 # Names, not modules: what the app uses travels to its node by value.
-from pdbench.cluster import NodeProcesses, engine_lines
+from pdbench.cluster import NodeProcesses, each_file_once, engine_lines
 from pdbench.compilations import LINES, read_compilations
 from pdbench.counters import ENV, by_role, of_node
 from pdbench.layout import CONTROLS
@@ -81,15 +81,15 @@ class Describe:
         """Kernels that engines have compiled since they started: the fields of `compilations.Compilations`."""
         import ray
 
-        lines = self.nodes.run(ray, engine_lines, LINES, self.started)
-        return read_compilations([line for of_node in lines for line in of_node])
+        files = each_file_once(self.nodes.run(ray, engine_lines, LINES, self.started))
+        return read_compilations([line for lines in files for line in lines])
 
     def _transports(self) -> list[str]:
         """What has carried KV reads so far, in the words that UCX printed on any node."""
         import ray
 
-        lines = self.nodes.run(ray, engine_lines, TABLE, self.started)
-        return transports_of([read for of_node in lines for read in read_tables(of_node)])
+        files = each_file_once(self.nodes.run(ray, engine_lines, TABLE, self.started))
+        return transports_of([read for lines in files for read in read_tables(lines)])
 
     def _counters(self) -> dict[str, dict[str, float]]:
         """Counters since the start, over the living replicas of each role: {role: {name: value}}."""

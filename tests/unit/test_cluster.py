@@ -16,6 +16,7 @@ from pdbench.cluster import (
     Placement,
     PlacementError,
     connect,
+    each_file_once,
     engine_lines,
     place,
     planned_nodes,
@@ -213,7 +214,11 @@ def test_engine_lines_are_those_that_match_in_logs_touched_since(tmp_path, monke
         (tmp_path / name).write_text(text, encoding="latin-1")
         os.utime(tmp_path / name, (time, time))
     monkeypatch.setattr(os, "readlink", lambda path: str(tmp_path / "worker-a.out"))
-    assert engine_lines(r"\|.*\|", since=100) == ["| first |", "| second |"]
+    found = engine_lines(r"\|.*\|", since=100)
+    assert found == {"worker-a.out": ["| first |"], "worker-b.err": ["| second |"]}
+    other = {"worker-c.out": ["| first |"]}
+    lines = [["| first |"], ["| second |"], ["| first |"]]
+    assert each_file_once([found, other, found]) == lines, "of a machine with two nodes, and of another one"
 
 
 def test_the_process_tree_holds_grandchildren_and_not_the_dead():
