@@ -12,6 +12,8 @@ SIDE_CHANNEL = "VLLM_NIXL_SIDE_CHANNEL_PORT"
 # With Ray's executor, vLLM's default on GPUs, ranks are Ray's workers and are not child processes of their replica.
 RAY_RANKS = ("ray::RayWorker", "VLLM::")
 PRIVILEGED = 1024
+# All processes of a machine that use NCCL share the port of its RAS service on purpose (NCCL_RAS_ADDR has another, if set).
+NCCL_RAS = 28028
 
 
 class Engine(Strict):
@@ -37,7 +39,12 @@ def listening(replicas: list[dict]) -> list[dict]:
     sockets = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
 
     def engine(name: str, pids: list[int], **more) -> dict:
-        return {"name": name, "node": here, "ports": sorted({c.laddr.port for c in sockets if c.pid in pids}), **more}
+        return {
+            "name": name,
+            "node": here,
+            "ports": sorted({c.laddr.port for c in sockets if c.pid in pids} - {NCCL_RAS}),
+            **more,
+        }
 
     found = []
     for replica in (r for r in replicas if r["node_id"] == here):

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import psutil
 import ray
 
-from pdbench.engine_ports import Engine, listening, ports_gate
+from pdbench import engine_ports
+from pdbench.engine_ports import NCCL_RAS, Engine, listening, ports_gate
 
 LISTENER = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
 
@@ -23,6 +25,19 @@ def test_a_replicas_ports_are_those_of_its_processes(monkeypatch):
         found = listening([here, elsewhere])
         replica.communicate("\n")
     assert [Engine(**reported) for reported in found] == [Engine(name="here", node="n1", ports=[port], side_channel=20001)]
+
+
+def test_ports_that_nccl_shares_on_purpose_are_no_engines_own(monkeypatch):
+    """Its RAS service listens at one port in every process: two ranks of 1xtp2, seen on two H200s."""
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "n1"))
+    listeners = [SimpleNamespace(status="LISTEN", pid=pid, laddr=SimpleNamespace(port=port))
+                 for pid, port in ((1, NCCL_RAS), (2, NCCL_RAS), (1, 40001), (2, 40002))]  # fmt: skip
+    monkeypatch.setattr(psutil, "net_connections", lambda kind: listeners)
+    monkeypatch.setattr(engine_ports, "process_tree", lambda pids: pids)
+    monkeypatch.setattr(engine_ports, "_side_channel", lambda pids: None)
+    ranks = [{"replica_id": f"r{pid}", "node_id": "n1", "pid": pid} for pid in (1, 2)]
+    found = [Engine(**reported) for reported in listening(ranks)]
+    assert [engine.ports for engine in found] == [[40001], [40002]] and ports_gate(found).passed
 
 
 def test_engines_with_ports_of_their_own_pass():
