@@ -232,6 +232,9 @@ def _identity(
         yield what, getattr(old.deployment, what, None), getattr(deployment, what, None)
     for what, of in (("accelerators", _accelerators), ("versions", _versions)):
         yield what, of(old.deployment) or of(deployment), of(deployment)
+    given, now_given = _engine_arguments(old.deployment), _engine_arguments(deployment)
+    for name in sorted(given.keys() | now_given.keys()):
+        yield name, given.get(name), now_given.get(name)
     was, is_now = (serving_path.compared(getattr(which, "serving_path", None)) for which in (old.deployment, deployment))
     yield "serving_path", was, is_now
 
@@ -245,3 +248,10 @@ def _accelerators(deployment: Deployment | None) -> list[str]:
 def _versions(deployment: Deployment | None) -> list[str]:
     machines = deployment.machines if deployment else []
     return sorted({f"{name} {machine.versions.get(name)}" for machine in machines for name in STACK})
+
+
+def _engine_arguments(deployment: Deployment | None) -> dict[str, Any]:
+    """What vLLM was started with: by role and argument."""
+    configs = deployment.llm_configs if deployment else {}
+    given = {role: config.get("engine_kwargs", {}) for role, config in configs.items()}
+    return {f"{role} {name}": value for role, arguments in given.items() for name, value in arguments.items()}

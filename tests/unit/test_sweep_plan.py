@@ -149,6 +149,20 @@ def test_another_deployment_is_refused_without_force(server, tmp_path, level_con
     assert Manifest.read(folder).levels == []
 
 
+def test_levels_of_other_engine_arguments_are_not_put_together(server, tmp_path):
+    def started_with(**arguments):
+        configs = {"decode": {"engine_kwargs": {"tensor_parallel_size": 1} | arguments}}
+        server["deployment"] = server["deployment"].model_copy(update={"llm_configs": configs})
+
+    started_with()
+    planned(tmp_path)
+    started_with(compilation_config={"level": 0})
+    with pytest.raises(
+        SweepError, match="of decode compilation_config None, but this is decode compilation_config {'level': 0}"
+    ):
+        planned(tmp_path)
+
+
 def test_another_base_seed_is_refused_and_another_launch_is_not(server, tmp_path):
     planned(tmp_path)
     with pytest.raises(SweepError, match="holds results of base seed 0, but this is base seed 1"):
