@@ -67,6 +67,10 @@ def main(argv: list[str] | None = None) -> None:
             print(*stall_lines(table), sep="\n")
         if args.show_intervals:
             tables.print_intervals(level_intervals(study))
+        if args.show_blocks:
+            from pdbench.blocks import paired  # SciPy takes a second
+
+            tables.print_blocks(paired(table))
         if args.show_overhead:
             tables.print_overheads(overheads(table))
         if args.audit:
@@ -76,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.report:
             write_report(study, findings, args)
         shown = [args.show_tables, args.show_stalls, args.show_intervals, args.show_overhead, args.audit, decide]
-        shown += [args.export, args.report]
+        shown += [args.export, args.report, args.show_blocks]
         if args.plot or args.plot_path or args.figure or not any(shown):
             plot(study, args, args.plot_path or DEFAULT_PATH)
     except ResultError as error:
@@ -105,6 +109,8 @@ def build_parser() -> Parser:
     add("--show-tables", action="store_true", help="print every measurement")
     add("--show-stalls", action="store_true", help="compare each PD arm's p99 inter-token latency with the collocated one")
     add("--show-intervals", action="store_true", help="95%% confidence intervals over requests and repeats, by bootstrap")
+    add("--show-blocks", action="store_true",
+        help="each arm over the first collocated one, within blocks, with 95%% intervals")  # fmt: skip
     add("--show-overhead", action="store_true",
         help="what Ray Serve adds to TTFT and TPOT, and takes from throughput, beside control arms without it")  # fmt: skip
     add("--audit", action="store_true", help="print what to know before believing these folders, and what to do about it")

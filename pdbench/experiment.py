@@ -284,6 +284,11 @@ def figure_steps(name: str, experiment: Experiment, results: Path, without: Coll
     kinds = {arm.is_pd for arm in arms if arm.mode not in CONTROLS}
     unfit = set() if len(kinds) == 2 else {"--show-stalls"}
     unfit |= set() if _has_pair(arms) else {"--show-overhead"}
+    unfit |= (
+        set()
+        if experiment.blocks and False in kinds and sum(arm.mode not in CONTROLS for arm in arms) > 1
+        else {"--show-blocks"}
+    )
     figures = [options for options in experiment.figures if True in kinds or "network" not in options]
     found = []
     for phase in phases:

@@ -25,8 +25,9 @@ from pdbench.workload import Level, RunName
 GPUS_PER_NODE = 8
 CHUNK_SIZE = 16
 VERSIONS = ("vllm", "ray", "nixl")
-TEXT = ("folder", "arm", "model", "layout", "placement", "serving", "kind", "accelerator", "phase", "commit", *VERSIONS, "date")
-WHOLE = ("repeat", "gpus", "gpus_per_node", "isl", "osl", "completed")
+TEXT = ("folder", "arm", "model", "layout", "placement", "serving", "kind", "accelerator", "phase", "commit", *VERSIONS, "date",
+        "machines")  # fmt: skip
+WHOLE = ("repeat", "block", "gpus", "gpus_per_node", "isl", "osl", "completed")
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,10 @@ def read_results(
         and, for as_published, a truth value. Identity: folder, arm (unique short label), model, layout,
         placement ("" when unknown or collocated), serving ("bare" of a control arm, without Ray Serve; else "ray", or ""
         where no manifest records it), kind (concurrency | request-rate), level, repeat,
-        accelerator, gpus, gpus_per_node, isl, osl, phase. Provenance, of the manifest, "" where unknown:
-        commit (with "-dirty"), vllm, ray, nixl (versions), as_published (false without a manifest, too: then
-        nothing is known), and date, the client's. Measures: completed, duration (s),
+        block (0 outside blocks), accelerator, gpus, gpus_per_node, isl, osl, phase. Provenance, of the
+        manifest, "" where unknown: commit (with "-dirty"), vllm, ray, nixl (versions), as_published (false
+        without a manifest, too: then nothing is known), machines (ids of those with the engines), and date, the
+        client's. Measures: completed, duration (s),
         {mean,median,p90,p95,p99,std}_{ttft,tpot,itl}_ms, {input,output,total}_throughput (tokens/s),
         request_throughput (1/s), the same with `_per_node` (times gpus_per_node / gpus), interactivity
         (1000 / median TPOT, tokens/s/user) and chunk_latency_ms; steady_duration (s),
@@ -121,7 +123,7 @@ def read_study(
         levels = {}
         for level, path in sorted(arm.levels.items(), key=lambda item: (item[0].value, item[0].repeat)):
             levels[level] = read_level(path, level, arm.run, sla, arm.decode_bench, details)
-            rows.append(_identity(arm, label, level) | levels[level].row)
+            rows.append(_identity(arm, label, level) | _block(manifest, level) | levels[level].row)
         found[str(arm.folder)] = Folder(arm, manifest, levels)
     return Study(_typed(_with_derived(pd.DataFrame(rows), chunk_size)), found)
 
@@ -240,6 +242,12 @@ def _provenance(manifest: Manifest | None) -> dict[str, Any]:
     commit = (measured.repository.commit or "") + "-dirty" * bool(measured.repository.dirty)
     versions = {name: machine.versions.get(name) or "" for name in VERSIONS}
     return {"commit": commit} | versions | {"as_published": manifest.as_published}
+
+
+def _block(manifest: Manifest | None, level: Level) -> dict[str, Any]:
+    """The block that a level belongs to, and where it was measured."""
+    record = next((record for record in manifest.levels if record.level == level.stem), None) if manifest else None
+    return {"block": (record.block or 0) if record else 0, "machines": ",".join(record.machines) if record else ""}
 
 
 def _identity(arm: Arm, label: str, level: Level) -> dict[str, Any]:

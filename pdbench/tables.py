@@ -218,6 +218,25 @@ def overhead_words(overheads: pd.DataFrame) -> Iterator[str]:
         yield "[95% interval]: bootstrap over the repeats of both arms; one that contains 0, or a ratio of 1, is noise"
 
 
+def print_blocks(ratios: pd.DataFrame) -> None:
+    """Print each arm against the collocated one, within blocks; `ratios` is of `blocks.paired`."""
+    names = {"request_throughput": "requests/s"} | {
+        name: words for name, words in INTERVALS.items() if name != "request_throughput"
+    }
+    headers = [words.removesuffix("\nms") for words in names.values()]
+    for (*known, base), rows in ratios.groupby([*WORKLOAD, "base"], sort=False):
+        lines = []
+        for row in rows.itertuples():
+            ends = ((getattr(row, name + end) for end in ("", "_from", "_to", "_noise")) for name in names)
+            cells = (_with_interval(at, low, high, "") + " noise" * noise for at, low, high, noise in ends)
+            lines.append([row.arm, number(row.level), number(row.blocks), *cells])
+        print(f"\n{workload_title(*known)}: over {base}, in the same block")
+        show(["arm", KINDS[rows["kind"].iloc[0]], "blocks", *headers], lines)
+    print("ratios, below 1: less than the collocated arm; the geometric mean over blocks [Student's 95% interval]")
+    if (ratios["blocks"] < MIN_REPEATS).any():
+        print(f"no interval with fewer than {MIN_REPEATS} blocks: a small difference may be noise")
+
+
 def _with_interval(value: float, low: float, high: float, sign: str) -> str:
     """`+5.62 [4.90, 6.13]`."""
     if math.isnan(value):

@@ -179,6 +179,17 @@ def test_overhead_is_shown_where_an_arm_and_its_control_are_left(write, tmp_path
     assert shown("1xtp1", "bare_p1xtp1-d1xtp1") == set(), "controls are no arms to compare stalls with"
 
 
+def test_blocks_are_compared_where_a_collocated_arm_and_another_are_left(write, tmp_path):
+    experiment = small(write, blocks=2, figures=[["--show-blocks"]])
+    (step,) = plan.figure_steps("small", experiment, tmp_path)
+    assert "--show-blocks" in step.command
+    for without in ARMS:
+        (step,) = plan.figure_steps("small", experiment, tmp_path, without=[without])
+        assert "--show-blocks" not in step.command
+    as_published = experiment.model_copy(update={"blocks": None})
+    assert "--show-blocks" not in plan.figure_steps("small", as_published, tmp_path)[0].command
+
+
 def blocks_of(write, number):
     experiment = small(write, blocks=number)
     return experiment.model_copy(update={"arms": [*experiment.arms, plan.Arm(layout="1xtp2"), plan.Arm(layout="1xtp1")]})
