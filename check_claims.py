@@ -17,11 +17,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     # Imported only now: --help and a wrong flag answer at once.
-    from pdbench import claims
-    from pdbench.claim_text import print_verdicts
+    from pdbench.analysis import claims
     from pdbench.configs import ConfigError
     from pdbench.files import write_atomically
-    from pdbench.level_file import ResultError
+    from pdbench.output.claim_text import print_verdicts
+    from pdbench.read.level_file import ResultError
 
     try:
         asked = claims.load(args.claims)

@@ -7,12 +7,15 @@ import os
 import sys
 import time
 
-from pdbench import bare, cluster, counters, interrupts, serving_path, slow_link, stack, transport, ucx
+from pdbench import interrupts
 from pdbench.cli import Parser, port, seconds, variable
 from pdbench.configs import ROOT, HardwareConfig, LLMOptions, ModelConfig, load_hardware, load_model, load_serve
-from pdbench.engine_ports import SIDE_CHANNEL
 from pdbench.layout import CONTROLS, MODES, Layout, Pool, placed_as
-from pdbench.serving import LaunchError, Plan, make_plan, with_decode_bench
+from pdbench.network import slow_link, transport, ucx
+from pdbench.nodes import cluster, stack
+from pdbench.serve import bare, counters, serving_path
+from pdbench.serve.engine_ports import SIDE_CHANNEL
+from pdbench.serve.serving import LaunchError, Plan, make_plan, with_decode_bench
 
 DEFAULT_MODEL = ROOT / "configs/models/gpt-oss-120b.yaml"
 DEFAULT_HARDWARE = ROOT / "configs/hardware/p5.48xlarge.yaml"
@@ -191,7 +194,7 @@ def connect(args: argparse.Namespace, plan: Plan):
 
 def launch(args: argparse.Namespace) -> None:
     """Start the deployment and return when every replica has answered a real request."""
-    from pdbench import deployment
+    from pdbench.serve import deployment
 
     deadline = time.monotonic() + args.timeout
     plan, _ = resolve(args, cluster.planned_nodes)  # mistakes that need no cluster to be seen
@@ -236,7 +239,7 @@ def consult_doctor(ray, args: argparse.Namespace, plan: Plan) -> None:
 
 def stop(args: argparse.Namespace) -> None:
     """Stop the deployment; returns when all is gone."""
-    from pdbench import deployment
+    from pdbench.serve import deployment
 
     try:
         ray = cluster.connect(args.address)
@@ -248,7 +251,7 @@ def stop(args: argparse.Namespace) -> None:
 
 def status(args: argparse.Namespace) -> int:
     """Print what is running as JSON; 3 if nothing is."""
-    from pdbench import deployment
+    from pdbench.serve import deployment
 
     try:
         cluster.connect(args.address)

@@ -33,7 +33,7 @@ mapfile -t all < <(find "$results" -type d -name 'gptoss_itl*_otl*_*' -not -path
 # What cannot be read is named and left out: layouts that this notation does not have, folders with figures only.
 mapfile -t all < <(PYTHONPATH="$here" "$python" - "${all[@]}" <<'EOF'
 import sys
-from pdbench.results import ResultError, read_results
+from pdbench.read.results import ResultError, read_results
 
 for folder in sys.argv[1:]:
     try:

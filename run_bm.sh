@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 python=python
 if [[ -x .venv/bin/python ]]; then python=.venv/bin/python; fi
-exec "${PYTHON:-$python}" -m pdbench.sweep "$@"
+exec "${PYTHON:-$python}" -m pdbench.measure.sweep "$@"

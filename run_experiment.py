@@ -24,14 +24,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import viz
-from pdbench import experiment as plan
 from pdbench import interrupts
 from pdbench.cli import ENGINES_LOADED, Parser
 from pdbench.configs import ROOT
 from pdbench.files import write_atomically
-from pdbench.keeper import die_with_parent
 from pdbench.manifest import first_line, now, read_json
-from pdbench.stack import machine_id, vllm_version
+from pdbench.measure import experiment as plan
+from pdbench.nodes.stack import machine_id, vllm_version
+from pdbench.serve.keeper import die_with_parent
 
 # What a step's time counts as. Of a launch, loading is what engines take from their start until they run. Of a sweep, the bench
 # client's own durations are measuring; the rest is waiting: for the client to load, for warm-ups, for checks of levels.

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pdbench import interrupts
+from pdbench.analysis.sla import Bound, parse, per_request
 from pdbench.cli import Parser, positive
-from pdbench.sla import Bound, parse, per_request
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pdbench import figures
-    from pdbench.audit import Finding
-    from pdbench.results import Study
+    from pdbench.analysis.audit import Finding
+    from pdbench.output import figures
+    from pdbench.read.results import Study
 
 LATENCY_MODES = {"token": "tpot", "first_token": "ttft", "chunk": "chunk"}
 THROUGHPUT_METRICS = ("input", "output", "total")
@@ -40,14 +40,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
     # Imported only now: --help and a wrong flag answer at once.
-    from pdbench import tables
-    from pdbench.audit import audit
-    from pdbench.export import export
-    from pdbench.intervals import level_intervals
-    from pdbench.level_file import ResultError
-    from pdbench.overhead import overheads
-    from pdbench.results import read_study
-    from pdbench.stalls import stall_lines
+    from pdbench.analysis.audit import audit
+    from pdbench.analysis.intervals import level_intervals
+    from pdbench.analysis.overhead import overheads
+    from pdbench.analysis.stalls import stall_lines
+    from pdbench.output import tables
+    from pdbench.read.export import export
+    from pdbench.read.level_file import ResultError
+    from pdbench.read.results import read_study
 
     goodput = per_request(args.sla or ())
     details = bool(args.sla or args.export or args.report or args.show_intervals or args.figure in OF_REQUESTS)
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.show_intervals:
             tables.print_intervals(level_intervals(study))
         if args.show_blocks:
-            from pdbench.blocks import paired  # SciPy takes a second
+            from pdbench.analysis.blocks import paired  # SciPy takes a second
 
             tables.print_blocks(paired(table))
         if args.show_overhead:
@@ -180,9 +180,10 @@ def output_path(text: str, formats: tuple[str, ...]) -> Path:
 
 
 def show_decision(table: "pd.DataFrame", findings: "list[Finding]", args: argparse.Namespace) -> None:
-    from pdbench import decision, tables
-    from pdbench.audit import doubts
-    from pdbench.frontier import LATENCIES
+    from pdbench.analysis import decision
+    from pdbench.analysis.audit import doubts
+    from pdbench.analysis.frontier import LATENCIES
+    from pdbench.output import tables
 
     mode = LATENCY_MODES[args.latency_mode]
     words = f"first {args.chunk_size}" if mode == "chunk" else f"median {mode.upper()}"
@@ -205,8 +206,8 @@ def show_decision(table: "pd.DataFrame", findings: "list[Finding]", args: argpar
 
 
 def plot(study: "Study", args: argparse.Namespace, path: Path) -> None:
-    from pdbench import figures
-    from pdbench.tables import how_counted
+    from pdbench.output import figures
+    from pdbench.output.tables import how_counted
 
     table, view = study.table, view_of(args)
     figures.save(figures.draw(table, view, study), path)
@@ -222,7 +223,7 @@ def plot(study: "Study", args: argparse.Namespace, path: Path) -> None:
 
 def write_report(study: "Study", findings: "list[Finding]", args: argparse.Namespace) -> None:
     from pdbench.files import write_atomically
-    from pdbench.report import render
+    from pdbench.output.report import render
 
     table = study.table
     page = render(study, view_of(args), args.gpu_hour_price, findings)
@@ -231,7 +232,7 @@ def write_report(study: "Study", findings: "list[Finding]", args: argparse.Names
 
 
 def view_of(args: argparse.Namespace) -> "figures.View":
-    from pdbench import figures
+    from pdbench.output import figures
 
     return figures.View(
         latency_mode=args.latency_mode,

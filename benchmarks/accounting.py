@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from pdbench import local_cluster
+from pdbench.nodes import local_cluster
 
 # As many as needed so that what is between client and engines has cores enough, too.
 MIN_CORES_TO_PIN = 8

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cluster import ROOT
-from pdbench.bench_client import BenchClient, arguments
+from pdbench.measure.bench_client import BenchClient, arguments
 from pdbench.workload import Level
 
 

@@ -44,9 +44,10 @@ def main() -> None:
 
 def measure(root: Path) -> None:
     """Print what the steps took, and of that on the CPU, which a busy machine does not lengthen; imports are not counted."""
-    from pdbench import decision, figures
-    from pdbench.results import read_results
-    from pdbench.sla import parse
+    from pdbench.analysis import decision
+    from pdbench.analysis.sla import parse
+    from pdbench.output import figures
+    from pdbench.read.results import read_results
 
     steps = {"start": (time.perf_counter(), time.process_time())}
     folders = sorted(root.iterdir())

@@ -36,8 +36,8 @@ from benchmarks.cluster import STACK, URL, cluster, run  # noqa: E402
 from benchmarks.profiles import recorded, shares  # noqa: E402
 from pdbench import interrupts  # noqa: E402
 from pdbench.cli import Parser, positive  # noqa: E402
-from pdbench.counters import finished, grown  # noqa: E402
 from pdbench.files import write_atomically  # noqa: E402
+from pdbench.serve.counters import finished, grown  # noqa: E402
 
 MODES = {"1xtp1": ("bare", "collocated"), "2xtp1": ("bare", "collocated"), "p1xtp1-d1xtp1": ("bare-pd", "pd-pack")}
 CONTROL, AGAIN = "bare", "bare, again"

@@ -19,14 +19,15 @@ from rich.console import Console  # noqa: E402
 from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from pdbench import cluster, interrupts  # noqa: E402
+from pdbench import interrupts  # noqa: E402
 from pdbench.cli import Parser, port, seconds  # noqa: E402
 from pdbench.configs import load_serve  # noqa: E402
 from pdbench.doctor.examination import LIMIT_S, Examination, examine  # noqa: E402
 from pdbench.doctor.findings import Finding  # noqa: E402
 from pdbench.doctor.versions import RequirementsError  # noqa: E402
 from pdbench.files import write_atomically  # noqa: E402
-from pdbench.serving_path import ServingPath, ports  # noqa: E402
+from pdbench.nodes import cluster  # noqa: E402
+from pdbench.serve.serving_path import ServingPath, ports  # noqa: E402
 
 COLOURS = {"ok": "green", "n/a": "dim", "warn": "yellow", "fail": "red"}
 WIDTH_IN_A_FILE = 160

@@ -23,11 +23,11 @@ sys.path.insert(0, str(ROOT))
 from pdbench import interrupts  # noqa: E402
 from pdbench.cli import Parser, positive, variable, whole  # noqa: E402
 from pdbench.files import write_atomically  # noqa: E402
+from pdbench.network.ucx import VERBOSE_ENV, VERBOSE_WARNING  # noqa: E402
 from pdbench.transfer.bench import Bench, Options  # noqa: E402
 from pdbench.transfer.cache import VALUE_BYTES, Cache, check  # noqa: E402
 from pdbench.transfer.rank import DECODE, PREFILL, TransferError  # noqa: E402
 from pdbench.transfer.ranks import LocalRanks, RayRanks  # noqa: E402
-from pdbench.ucx import VERBOSE_ENV, VERBOSE_WARNING  # noqa: E402
 
 BACKENDS = ("UCX", "LIBFABRIC")
 # gpt-oss-120b's shape, in blocks of 16 tokens, which is vLLM's default on GPUs.
@@ -142,8 +142,8 @@ def where(args: argparse.Namespace):
         if memory == "cuda" and not gpus:
             raise ValueError("--memory cuda: PyTorch sees no GPU on this machine")
         return memory, ["127.0.0.1"], LocalRanks, max(1, gpus)
-    from pdbench import cluster
     from pdbench.layout import Layout, Pool
+    from pdbench.nodes import cluster
 
     try:
         ray = cluster.connect(args.address)

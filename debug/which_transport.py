@@ -15,13 +15,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pdbench import cluster, interrupts  # noqa: E402
-from pdbench.api import deployed  # noqa: E402
+from pdbench import interrupts  # noqa: E402
 from pdbench.cli import Parser  # noqa: E402
 from pdbench.client import ServerError  # noqa: E402
 from pdbench.manifest import Deployment  # noqa: E402
-from pdbench.transport_pairs import pairs  # noqa: E402
-from pdbench.ucx_log import TABLE, Read, read_tables  # noqa: E402
+from pdbench.network.transport_pairs import pairs  # noqa: E402
+from pdbench.network.ucx_log import TABLE, Read, read_tables  # noqa: E402
+from pdbench.nodes import cluster  # noqa: E402
+from pdbench.serve.api import deployed  # noqa: E402
 
 REPEATED = "repeated"  # Ray's driver folds lines that look alike, and a table's rows do
 
@@ -89,7 +90,8 @@ def live(args: argparse.Namespace) -> bool:
         raise ServerError(f"the backend is {deployment.transport['backend']}: UCX is not used")
     ray = cluster.connect(args.address)
     since = datetime.datetime.fromisoformat(deployment.launched).timestamp()
-    lines = [line for of_node in cluster.on_every_node(ray, cluster.engine_lines, TABLE, since).values() for line in of_node]
+    found = cluster.on_every_node(ray, cluster.engine_lines, TABLE, since).values()
+    lines = [line for of_file in cluster.each_file_once(found) for line in of_file]
     decode = {r.pid: r.node_ip for r in deployment.replicas if r.role == "decode"}
     ranks = {pid: cluster.on_every_node(ray, cluster.process_tree, [pid])[ip] for pid, ip in decode.items()}
     found = pairs(deployment.replicas, ranks, read_tables(lines))

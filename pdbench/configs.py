@@ -7,10 +7,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from pdbench.kv_cache import KVCache
 from pdbench.manifest import Strict, first_line
-from pdbench.shape import ShapeSpec
-from pdbench.tiny import TinySpec
+from pdbench.model.kv_cache import KVCache
+from pdbench.model.shape import ShapeSpec
+from pdbench.model.tiny import TinySpec
 
 ROOT = Path(__file__).resolve().parent.parent
 

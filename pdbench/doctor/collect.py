@@ -14,12 +14,12 @@ import sys
 import psutil
 
 from pdbench.doctor.hardware import efa, gpudirect, gpus, nics, numa_nodes, rdma
-from pdbench.doctor.limits import free_processes, soft_and_hard
 from pdbench.doctor.loading import backends, libraries
 from pdbench.doctor.processes import leftovers, owner_of_port
 from pdbench.doctor.software import versions
-from pdbench.slow_link import is_slow
-from pdbench.stack import ENVIRONMENT_THAT_MATTERS, installed_version
+from pdbench.network.slow_link import is_slow
+from pdbench.nodes.limits import free_processes, soft_and_hard
+from pdbench.nodes.stack import ENVIRONMENT_THAT_MATTERS, installed_version
 
 
 def collect(quick: bool, distributions: list[str], ports: list[tuple[str, dict]], limit_s: float) -> dict:

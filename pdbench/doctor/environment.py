@@ -2,7 +2,7 @@
 
 from pdbench.doctor.facts import Facts
 from pdbench.doctor.findings import Finding
-from pdbench.ucx import LOCAL_WORDS, LOUD_LEVELS, REMOTE_WORDS, loud
+from pdbench.network.ucx import LOCAL_WORDS, LOUD_LEVELS, REMOTE_WORDS, loud
 
 DRIVER = "this shell"
 FIX = "unset it where Ray is started there, then restart Ray"

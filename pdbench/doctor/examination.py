@@ -4,14 +4,14 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from pdbench import cluster
 from pdbench.configs import ROOT, HardwareConfig
 from pdbench.doctor import collect, environment, host, network, versions
 from pdbench.doctor.accelerators import check_accelerators
 from pdbench.doctor.facts import Facts
 from pdbench.doctor.findings import Finding, merge, worst
 from pdbench.manifest import Strict
-from pdbench.stack import ENVIRONMENT_THAT_MATTERS
+from pdbench.nodes import cluster
+from pdbench.nodes.stack import ENVIRONMENT_THAT_MATTERS
 
 LIMIT_S = 120.0  # for a node to answer: importing NIXL alone takes seconds where cores are busy
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from pdbench.gpus import TIMEOUT_S, named, query
+from pdbench.nodes.gpus import TIMEOUT_S, named, query
 
 SYS = Path("/sys")
 NVIDIA, AMAZON = "0x10de", "0x1d0f"

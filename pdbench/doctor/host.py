@@ -5,7 +5,7 @@ import os
 
 from pdbench.doctor.facts import Facts, Port, Space
 from pdbench.doctor.findings import Finding
-from pdbench.serving_path import HA_PROXY, HAPROXY, LEAST_CONNECTIONS, files_for
+from pdbench.serve.serving_path import HA_PROXY, HAPROXY, LEAST_CONNECTIONS, files_for
 
 GIB = 2**30
 # Docker gives 64 MiB; Ray's object store and the ranks of an engine share more.

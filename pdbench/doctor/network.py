@@ -7,7 +7,7 @@ from packaging.version import Version
 
 from pdbench.doctor.facts import Backend, Facts
 from pdbench.doctor.findings import Finding
-from pdbench.stack import parse_version
+from pdbench.nodes.stack import parse_version
 
 SRD_SINCE = Version("1.20")  # UCX: srd reads and writes; before it, UCX on EFA falls to ud_verbs at 0.18 GB/s
 DMABUF_SINCE = Version("5.12")  # Linux: a card may map another one's memory

@@ -6,7 +6,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from pdbench.stack import versions as stack_versions
+from pdbench.nodes.stack import versions as stack_versions
 
 # As Debian and Ubuntu, and as Amazon Linux and Red Hat name them.
 PACKAGES = {"rdma-core": ("ibverbs-providers", "rdma-core"), "libfabric": ("libfabric-aws", "libfabric1", "libfabric")}

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pdbench.network.ucx_log import Read, read_tables, transports_of
 from pdbench.transfer import limits
 from pdbench.transfer.cache import Cache, Request, pieces, requests
 from pdbench.transfer.rank import DECODE, PREFILL, Spec
-from pdbench.ucx_log import Read, read_tables, transports_of
 
 # All ranks that read begin at the same moment, after the slowest call has arrived.
 LEAD_S = 0.02

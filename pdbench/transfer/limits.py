@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from pdbench.ucx import DEVICE, NETWORK, SHARED
+from pdbench.network.ucx import DEVICE, NETWORK, SHARED
 
 CHUNK = 2**20
 INFINIBAND = Path("/sys/class/infiniband")

@@ -107,7 +107,7 @@ class RayRanks:
         """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        from pdbench.cluster import travel_by_value
+        from pdbench.nodes.cluster import travel_by_value
 
         travel_by_value(ray)
         self.ray, self.specs, self.actors = ray, {spec.name: spec for spec in specs}, {}

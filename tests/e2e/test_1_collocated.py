@@ -9,9 +9,9 @@ import subprocess
 import psutil
 import pytest
 
-from pdbench import level_gates
-from pdbench.bench_client import Used
 from pdbench.manifest import Deployment, Manifest
+from pdbench.measure import level_gates
+from pdbench.measure.bench_client import Used
 from tests.helpers.commands import BIN, ROOT, URL, bench, deployment, environment, launch, level, module, run, wait_for
 
 FOLDER = "gpt-oss-tiny_itl300_otl16_mixed_{}"
@@ -94,7 +94,7 @@ def test_the_kv_gate_fails_where_no_kv_cache_moved(running):
     """A deployment that computes the prompts itself answers correctly and moves nothing."""
     import asyncio
 
-    from pdbench import gates
+    from pdbench.measure import gates
 
     async def check():
         before = await gates._kv_counters(URL)
@@ -200,7 +200,7 @@ def test_the_killed_experiment_goes_on_where_it_ended(running, experiment):
     assert (second.level, second.ok) == ("conc2", True) and second.launched > launched
     assert (results / "small.png").stat().st_size > 10_000 and (results / "small.sh").read_text().count("run_bm.sh") == 1
     times = json.loads((results / "small_times.json").read_text())["1xtp1"]
-    assert set(times) == {"loading", "launching", "measuring", "waiting", "stopping"}
+    assert set(times) == {"launches", "loading", "launching", "measuring", "waiting", "stopping"} and times["launches"] == 2
     assert all(seconds > 0 for seconds in times.values())
     assert launch("--status", check=False).returncode == 3, "what it launched is stopped"
 

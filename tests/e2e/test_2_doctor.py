@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from pdbench import local_cluster as cluster
+from pdbench.nodes import local_cluster as cluster
 from tests.helpers.commands import BIN, ROOT, launch, run
 
 NODES = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]

@@ -63,7 +63,7 @@ def test_stop_where_nothing_runs(local_cluster):
 
 
 def test_the_cluster_ends_with_all_its_processes(local_cluster):
-    from pdbench import local_cluster as cluster
+    from pdbench.nodes import local_cluster as cluster
 
     mark = cluster.state()["mark"]
     assert len(cluster.marked(mark)) > 5

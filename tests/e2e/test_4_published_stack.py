@@ -12,7 +12,9 @@ import contextlib, io, json, sys
 from pathlib import Path
 
 import launch_gptoss
-from pdbench import cluster, experiment, serving, stack
+from pdbench.nodes import cluster, stack
+from pdbench.measure import experiment
+from pdbench.serve import serving
 
 found = {"ray": str(stack.Stack.installed().ray), "vllm": str(stack.Stack.installed().vllm), "arms": {}, "refused": {}}
 for path in sys.argv[1:]:

@@ -11,8 +11,8 @@ from tests.helpers.commands import ROOT, STACK, environment, launch
 LAUNCHER = """
 import sys
 import launch_gptoss
-from pdbench import serving
-from pdbench.model_folder import ensure_model
+from pdbench.serve import serving
+from pdbench.model.model_folder import ensure_model
 from pathlib import Path
 
 weights = Path(sys.argv.pop(1))

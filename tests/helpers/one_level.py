@@ -1,6 +1,6 @@
 """A folder with one level, read: for the tests of folders and of a level's file."""
 
-from pdbench.results import read_results
+from pdbench.read.results import read_results
 
 COLLOCATED = "tiny_itl100_otl11_mixed_2xtp1"
 

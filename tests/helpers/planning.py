@@ -2,11 +2,11 @@
 
 import json
 
-from pdbench.bench_client import Used
-from pdbench.level_gates import Snapshot
 from pdbench.manifest import FILENAME
-from pdbench.sweep import Sweep, parse_args
-from pdbench.sweep_plan import plan
+from pdbench.measure.bench_client import Used
+from pdbench.measure.level_gates import Snapshot
+from pdbench.measure.sweep import Sweep, parse_args
+from pdbench.measure.sweep_plan import plan
 
 URL = "http://127.0.0.1:1"
 NAME = "tiny_itl100_otl11_mixed_x"

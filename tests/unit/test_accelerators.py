@@ -4,12 +4,12 @@ import os
 
 import pytest
 
-from pdbench import gpus
 from pdbench.configs import ROOT, load_hardware
 from pdbench.doctor import hardware
 from pdbench.doctor.accelerators import check_accelerators
 from pdbench.doctor.examination import examine
 from pdbench.doctor.facts import Facts, Gpus
+from pdbench.nodes import gpus
 
 P5, H200, CPU = (load_hardware(ROOT / f"configs/hardware/{name}.yaml") for name in ("p5.48xlarge", "h200-x1", "cpu"))
 GPU_STACK = {"torch": "2.13.0", "cuda": "13.0", "vllm": "0.29.0"}

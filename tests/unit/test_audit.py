@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from pdbench.audit import KINDS, audit
-from pdbench.level_file import ResultError
+from pdbench.analysis.audit import KINDS, audit
 from pdbench.manifest import Gate, LevelRecord
-from pdbench.results import read_study
+from pdbench.read.level_file import ResultError
+from pdbench.read.results import read_study
 
 MIXED = "tiny_itl100_otl11_mixed_"
 LEVELS = (4, 8, 16)

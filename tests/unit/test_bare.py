@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import launch_gptoss
-from pdbench import bare
-from pdbench.cluster import Node, planned_nodes
 from pdbench.configs import ROOT
 from pdbench.layout import CONTROLS, Layout
+from pdbench.nodes.cluster import Node, planned_nodes
+from pdbench.serve import bare
 
 TINY = ["--model", str(ROOT / "configs/models/gpt-oss-tiny.yaml"), "--hardware", str(ROOT / "configs/hardware/cpu.yaml")]
 ALL = {"bare": "2xtp4", "bare-pd": "p2xtp2-d1xtp4", "bare-pd-spread": "p1xtp4-d1xtp4"}

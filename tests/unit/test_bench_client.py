@@ -2,7 +2,7 @@
 
 import time
 
-from pdbench.bench_client import Clock
+from pdbench.measure.bench_client import Clock
 
 
 def test_the_time_of_measuring_is_cut_out():

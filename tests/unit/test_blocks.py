@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import viz
-from pdbench.blocks import MEASURES, interval, paired
-from pdbench.level_file import ResultError
+from pdbench.analysis.blocks import MEASURES, interval, paired
 from pdbench.manifest import LevelRecord
+from pdbench.read.level_file import ResultError
 
 
 def table(*rows):

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import check_claims
-from pdbench import claims
+from pdbench.analysis import claims
 from pdbench.configs import ROOT, ConfigError
 from pdbench.layout import Layout
 from pdbench.manifest import Gate
@@ -418,7 +418,7 @@ def test_the_verdicts_as_json_and_in_words(tmp_path, arm, capsys):
 
 
 def test_needs_neither_ray_nor_vllm():
-    code = "import sys, check_claims, pdbench.claims, pdbench.claim_text; print(*sys.modules)"
+    code = "import sys, check_claims, pdbench.analysis.claims, pdbench.output.claim_text; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {name.split(".")[0] for name in run.stdout.split()} & {"ray", "vllm", "torch", "matplotlib"}
 

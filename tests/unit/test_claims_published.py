@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pdbench import claims
+from pdbench.analysis import claims
 from pdbench.configs import ROOT
 
 STUDY = ROOT / "configs/claims/study.yaml"

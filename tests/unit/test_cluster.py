@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdbench import local_cluster
-from pdbench.cluster import (
+from pdbench.configs import ROOT, load_hardware
+from pdbench.layout import Layout, Pool
+from pdbench.nodes import local_cluster
+from pdbench.nodes.cluster import (
     Node,
     Placement,
     PlacementError,
@@ -23,8 +25,6 @@ from pdbench.cluster import (
     process_tree,
     read_nodes,
 )
-from pdbench.configs import ROOT, load_hardware
-from pdbench.layout import Layout, Pool
 
 P5 = load_hardware(ROOT / "configs/hardware/p5.48xlarge.yaml")
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pdbench import counters
+from pdbench.serve import counters
 
 # As vLLM counts, in a process of its own: prometheus_client reads its environment when it is imported.
 ENGINE = """

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdbench.decision import bands, cost, decide, highest, workloads
-from pdbench.frontier import attainable
-from pdbench.results import read_results
-from pdbench.sla import Bound, parse, per_request
+from pdbench.analysis.decision import bands, cost, decide, highest, workloads
+from pdbench.analysis.frontier import attainable
+from pdbench.analysis.sla import Bound, parse, per_request
+from pdbench.read.results import read_results
 
 # -- what is typed --
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pdbench import describe
+from pdbench.serve import describe
 
 
 class Client:

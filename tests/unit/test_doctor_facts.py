@@ -13,11 +13,12 @@ import psutil
 import pytest
 
 from pdbench.configs import ROOT
-from pdbench.doctor import hardware, limits, loading, processes
+from pdbench.doctor import hardware, loading, processes
 from pdbench.doctor.collect import collect
 from pdbench.doctor.examination import judge
 from pdbench.doctor.facts import Facts
-from pdbench.local_cluster import MARK
+from pdbench.nodes import limits
+from pdbench.nodes.local_cluster import MARK
 
 # Not a mock of an engine: what is found is a process by this title, whatever it runs.
 TITLED = "import setproctitle, time; setproctitle.setproctitle('{}'); print('ready', flush=True); time.sleep(300)"
@@ -91,7 +92,7 @@ def test_an_address_that_is_not_this_machines_is_reported_in_the_systems_words(h
 
 
 def test_a_limit_is_that_of_the_process():
-    code = "import resource; from pdbench.doctor.limits import soft_and_hard; print(soft_and_hard(resource.RLIMIT_NOFILE))"
+    code = "import resource; from pdbench.nodes.limits import soft_and_hard; print(soft_and_hard(resource.RLIMIT_NOFILE))"
     command = ["sh", "-c", 'ulimit -S -n 1000; ulimit -H -n 1500; exec "$0" -c "$1"', sys.executable, code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "(1000, 1500)\n", done.stderr

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import psutil
 import ray
 
-from pdbench import engine_ports
-from pdbench.engine_ports import NCCL_RAS, Engine, listening, ports_gate
+from pdbench.serve import engine_ports
+from pdbench.serve.engine_ports import NCCL_RAS, Engine, listening, ports_gate
 
 LISTENER = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from pdbench import experiment as plan
 from pdbench.configs import ROOT, ConfigError
+from pdbench.measure import experiment as plan
 from tests.helpers.small_experiment import ARMS, SLOW, small_experiment
 
 FILES = sorted((ROOT / "configs/experiments").glob("*.yaml"))
@@ -46,7 +46,7 @@ def test_the_network_is_reported_apart():
 def test_every_launch_of_every_experiment_has_a_plan(path):
     """Each arm's command is taken by launch_gptoss.py itself, without a cluster."""
     import launch_gptoss
-    from pdbench import cluster
+    from pdbench.nodes import cluster
 
     experiment = plan.load_experiment(path)
     for one in plan.rounds(path.stem, experiment, ROOT / "bm_results"):

@@ -9,8 +9,8 @@ import pytest
 from packaging.version import Version
 
 import run_experiment
-from pdbench import experiment as plan
 from pdbench.manifest import LevelRecord, Manifest
+from pdbench.measure import experiment as plan
 from pdbench.workload import Level
 from tests.helpers.small_experiment import ARMS, SLOW, small_experiment
 

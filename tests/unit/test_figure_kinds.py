@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 
-from pdbench import sla
-from pdbench.figures import View, draw
-from pdbench.figures.heatmap import FRAME
-from pdbench.figures.styles import RATIO_COLORS, faded
-from pdbench.level_file import ResultError
-from pdbench.results import read_results
+from pdbench.analysis import sla
+from pdbench.output.figures import View, draw
+from pdbench.output.figures.heatmap import FRAME
+from pdbench.output.figures.styles import RATIO_COLORS, faded
+from pdbench.read.level_file import ResultError
+from pdbench.read.results import read_results
 
 COLLOCATED = "tiny_itl100_otl11_mixed_{}"
 PACK = "tiny_itl100_otl11_mixed_pack_1xtp4-1xtp4"

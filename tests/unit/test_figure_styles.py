@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from pdbench.figures import View, arm_styles, draw
-from pdbench.figures.styles import COLLOCATED_COLOR, OTHER_RATIOS, RATIO_COLORS
-from pdbench.results import read_results
+from pdbench.output.figures import View, arm_styles, draw
+from pdbench.output.figures.styles import COLLOCATED_COLOR, OTHER_RATIOS, RATIO_COLORS
+from pdbench.read.results import read_results
 
 SPREAD = "tiny_itl100_otl11_mixed_spread_{}_1xtp4-1xtp4"
 

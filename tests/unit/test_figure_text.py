@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pdbench import sla
-from pdbench.figures import View, draw, save
-from pdbench.results import read_results
+from pdbench.analysis import sla
+from pdbench.output.figures import View, draw, save
+from pdbench.read.results import read_results
 
 OWN = Path(__file__).parents[2] / "bm_results"
 SLA = sla.parse("tpot=10,ttft=1000")

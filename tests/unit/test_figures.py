@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from pdbench.figures import View, draw, save
-from pdbench.figures.styles import RATIO_COLORS, faded
-from pdbench.level_file import ResultError
-from pdbench.results import read_results
+from pdbench.output.figures import View, draw, save
+from pdbench.output.figures.styles import RATIO_COLORS, faded
+from pdbench.read.level_file import ResultError
+from pdbench.read.results import read_results
 
 SPREAD = "tiny_itl100_otl11_mixed_spread_{}_1xtp4-1xtp4"
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from pdbench.frontier import Curve, attainable, crossovers, curves, frontier, pareto
+from pdbench.analysis.frontier import Curve, attainable, crossovers, curves, frontier, pareto
 
 # -- by hand --
 

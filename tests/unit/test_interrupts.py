@@ -29,7 +29,7 @@ sys.exit(interrupts.run(main, "waits"))
 # Commands that ask a server something.
 ASKS = {
     "gates": ["-m", "pdbench.gates", "--save", "tokens.json"],
-    "run_bm": ["-m", "pdbench.sweep", "--smoke"],
+    "run_bm": ["-m", "pdbench.measure.sweep", "--smoke"],
     "which_transport.py": ["debug/which_transport.py", "--live"],
 }
 SIGNALS = pytest.mark.parametrize("number", interrupts.SIGNALS, ids=lambda number: number.name)

@@ -5,9 +5,9 @@ import math
 import pytest
 
 import viz
-from pdbench.intervals import level_intervals
-from pdbench.level_file import ResultError
-from pdbench.results import read_study
+from pdbench.analysis.intervals import level_intervals
+from pdbench.read.level_file import ResultError
+from pdbench.read.results import read_study
 
 
 @pytest.fixture

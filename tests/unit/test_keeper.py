@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pdbench import keeper
+from pdbench.serve import keeper
 
 # A server with a child of its own that ignores SIGTERM, as an engine may that computes; it prints both pids.
 SERVER = """

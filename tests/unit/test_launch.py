@@ -11,10 +11,11 @@ import yaml
 from packaging.version import Version
 
 import launch_gptoss
-from pdbench import cluster, deployment, local_cluster, stack
 from pdbench.configs import ROOT
 from pdbench.doctor import examination
 from pdbench.doctor.findings import Finding, worst
+from pdbench.nodes import cluster, local_cluster, stack
+from pdbench.serve import deployment
 
 BIG = ["--model", "configs/models/gpt-oss-120b.yaml", "--hardware", "configs/hardware/p5.48xlarge.yaml"]
 TINY = ["--model", "configs/models/gpt-oss-tiny.yaml", "--hardware", "configs/hardware/cpu.yaml"]

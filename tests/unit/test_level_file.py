@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pdbench.level_file import ResultError
-from pdbench.results import read_results
+from pdbench.read.level_file import ResultError
+from pdbench.read.results import read_results
 from tests.helpers.one_level import COLLOCATED, read_one
 
 # -- levels that do not count --

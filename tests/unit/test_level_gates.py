@@ -2,13 +2,13 @@
 
 import pytest
 
-from pdbench import level_gates
-from pdbench.bench_client import Used
 from pdbench.doctor.environment import check_environment
 from pdbench.doctor.facts import Facts
-from pdbench.kv_cache import KVCache
-from pdbench.level_gates import Asked, Snapshot, client_gate, judge
-from pdbench.ucx import LOUD_LEVELS
+from pdbench.measure import level_gates
+from pdbench.measure.bench_client import Used
+from pdbench.measure.level_gates import Asked, Snapshot, client_gate, judge
+from pdbench.model.kv_cache import KVCache
+from pdbench.network.ucx import LOUD_LEVELS
 
 # 2 of 4 layers full, 2 with a window of 128; 256 bytes per token and layer.
 CACHE = KVCache(heads=2, head_dim=32, layers=4, sliding_layers=2, sliding_window=128)

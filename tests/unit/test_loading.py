@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pdbench.loading import LINES, STAGES, stage_seconds, summary
+from pdbench.serve.loading import LINES, STAGES, stage_seconds, summary
 
 ENGINE = "INFO 11-22 10:00:00 [c.py:362] init engine (profile, create kv cache, warmup model) took {} s (compilation: 3.00 s)"
 WEIGHTS = "INFO 11-22 10:00:00 [gpu_model_runner.py:5472] Model loading took 13.7 GiB memory and {} seconds"

@@ -10,9 +10,9 @@ import uuid
 import psutil
 import pytest
 
-from pdbench import local_cluster
 from pdbench.configs import ROOT
-from pdbench.local_cluster import MARK, end_marked, marked
+from pdbench.nodes import local_cluster
+from pdbench.nodes.local_cluster import MARK, end_marked, marked
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +126,7 @@ def test_an_unknown_mark_ends_nothing():
 def test_this_process_is_never_ended_by_its_own_mark(monkeypatch):
     mark = uuid.uuid4().hex
     code = (
-        "import os, sys; from pdbench.local_cluster import marked; "
+        "import os, sys; from pdbench.nodes.local_cluster import marked; "
         "assert os.environ['PDBENCH_CLUSTER'] == sys.argv[1]; print([p.pid for p in marked(sys.argv[1])])"
     )
     done = subprocess.run([sys.executable, "-c", code, mark], env=os.environ | {MARK: mark}, cwd=ROOT,
@@ -187,7 +187,7 @@ def test_the_command_refuses_fewer_workers_than_none_and_no_slots(monkeypatch, c
 
 
 def test_the_state_folder_can_be_moved(tmp_path):
-    code = "from pdbench import local_cluster; print(local_cluster.STATE_DIR)"
+    code = "from pdbench.nodes import local_cluster; print(local_cluster.STATE_DIR)"
     env = os.environ | {"PDBENCH_STATE_DIR": str(tmp_path / "else")}
     done = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout == f"{tmp_path / 'else'}\n", done.stderr

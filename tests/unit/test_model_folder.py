@@ -12,12 +12,12 @@ import numpy
 import pytest
 from safetensors.numpy import save_file
 
-from pdbench import deployment
-from pdbench import model_folder as folders
 from pdbench.configs import ROOT, ModelConfig
-from pdbench.kv_cache import KVCache
 from pdbench.manifest import Strict
-from pdbench.model_folder import CHECKSUM_FILE, ModelError, check_weights, ensure_model, verified_checksum
+from pdbench.model import model_folder as folders
+from pdbench.model.kv_cache import KVCache
+from pdbench.model.model_folder import CHECKSUM_FILE, ModelError, check_weights, ensure_model, verified_checksum
+from pdbench.serve import deployment
 
 
 class Numbers(Strict):
@@ -153,7 +153,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_model_folder import Numbers
-from pdbench.model_folder import ensure_model
+from pdbench.model.model_folder import ensure_model
 
 class Endless(Numbers):
     def write(self, folder):

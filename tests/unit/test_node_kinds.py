@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import launch_gptoss
-from pdbench.cluster import Node, PlacementError, of_kind, place
 from pdbench.layout import Layout, Pool
+from pdbench.nodes.cluster import Node, PlacementError, of_kind, place
 
 STUDY = ["--model", "configs/models/gpt-oss-120b.yaml", "--hardware", "configs/hardware/p5.48xlarge.yaml"]
 

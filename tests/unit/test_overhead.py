@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import viz
-from pdbench import chart, decision, tables
-from pdbench.figures import View, arm_styles, draw
-from pdbench.level_file import ResultError
-from pdbench.overhead import overheads
-from pdbench.results import read_results
+from pdbench.analysis import decision
+from pdbench.analysis.overhead import overheads
+from pdbench.output import chart, tables
+from pdbench.output.figures import View, arm_styles, draw
+from pdbench.read.level_file import ResultError
+from pdbench.read.results import read_results
 
 
 def table(*rows, **more):

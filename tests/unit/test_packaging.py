@@ -42,7 +42,7 @@ def test_the_wheel_holds_the_library_and_viz_alone(wheel):
     files = {str(path.relative_to(wheel)) for path in wheel.rglob("*") if path.is_file() and ".dist-info/" not in str(path)}
     library = {str(path.relative_to(ROOT)) for path in (ROOT / "pdbench").rglob("*") if path.is_file()}
     assert files == {"viz.py"} | {name for name in library if "__pycache__" not in name}
-    assert {"pdbench/py.typed", "pdbench/templates/report.html"} <= files
+    assert {"pdbench/py.typed", "pdbench/output/templates/report.html"} <= files
 
 
 @pytest.mark.parametrize(

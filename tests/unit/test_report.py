@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 import viz
-from pdbench import chart, figures, provenance, report
-from pdbench.audit import Finding
-from pdbench.figures import View
-from pdbench.figures.styles import OTHER_RATIOS, RATIO_COLORS
-from pdbench.level_file import ResultError
-from pdbench.results import read_study
-from pdbench.sla import parse
+from pdbench.analysis.audit import Finding
+from pdbench.analysis.sla import parse
+from pdbench.output import chart, figures, provenance, report
+from pdbench.output.figures import View
+from pdbench.output.figures.styles import OTHER_RATIOS, RATIO_COLORS
+from pdbench.read.level_file import ResultError
+from pdbench.read.results import read_study
 
 HOSTILE = "<!--<script><img src=x onerror=alert(1)>"  # <!--<script would hide the end of a script from a browser
 

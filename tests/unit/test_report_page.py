@@ -4,11 +4,11 @@ import shutil
 
 import pytest
 
-from pdbench import report
-from pdbench.audit import Finding
-from pdbench.figures import View
-from pdbench.results import read_study
-from pdbench.sla import parse
+from pdbench.analysis.audit import Finding
+from pdbench.analysis.sla import parse
+from pdbench.output import report
+from pdbench.output.figures import View
+from pdbench.read.results import read_study
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -r requirements-test.txt")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

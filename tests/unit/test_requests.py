@@ -5,7 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from pdbench.requests import Requests, decode_steps, goodput, interval, interval_of_means, percentiles, steady, steady_window
+from pdbench.read.requests import (
+    Requests,
+    decode_steps,
+    goodput,
+    interval,
+    interval_of_means,
+    percentiles,
+    steady,
+    steady_window,
+)
 
 # Two clients, one request after another each: 100 prompt tokens, 3 output tokens.
 # sent at    0    0    1    1.5   2

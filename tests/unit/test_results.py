@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from pdbench.level_file import ResultError
 from pdbench.manifest import LevelRecord
-from pdbench.results import read_results
+from pdbench.read.level_file import ResultError
+from pdbench.read.results import read_results
 from tests.helpers.one_level import COLLOCATED, read_one
 
 PD = "tiny_itl100_otl11_mixed_p1xtp1-d1xtp2"
@@ -327,7 +327,7 @@ def test_of_filled_kv_caches_only_decode_steps_count(decode_folder):
 
 
 def test_decode_alone_is_drawn_by_output_tokens(decode_folder):
-    from pdbench import figures
+    from pdbench.output import figures
 
     table = read_results([decode_folder])
     figures.draw(table, figures.View(throughput="output"))

@@ -8,15 +8,15 @@ import pytest
 from packaging.version import Version
 from pydantic import ValidationError
 
-from pdbench import serving
-from pdbench.cluster import Node, Placement, place, planned_nodes
-from pdbench.compilations import pad_steps
 from pdbench.configs import ROOT, load_hardware, load_model, load_serve
 from pdbench.layout import Layout
-from pdbench.serving import HEAD_RESOURCE, PIN, Plan, make_plan, replicas, role_of
-from pdbench.serving_path import choose
-from pdbench.stack import Stack
-from pdbench.transport import Transport
+from pdbench.network.transport import Transport
+from pdbench.nodes.cluster import Node, Placement, place, planned_nodes
+from pdbench.nodes.stack import Stack
+from pdbench.serve import serving
+from pdbench.serve.compilations import pad_steps
+from pdbench.serve.serving import HEAD_RESOURCE, PIN, Plan, make_plan, replicas, role_of
+from pdbench.serve.serving_path import choose
 
 BIG = load_model(ROOT / "configs/models/gpt-oss-120b.yaml")
 P5 = load_hardware(ROOT / "configs/hardware/p5.48xlarge.yaml")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from pdbench import serving_path
 from pdbench.configs import LLMOptions, load_serve
-from pdbench.serving_path import (
+from pdbench.serve import serving_path
+from pdbench.serve.serving_path import (
     ServingPath,
     check_host,
     check_load,

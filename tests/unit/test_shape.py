@@ -9,10 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from benchmarks import routing
-from pdbench import shape
 from pdbench.configs import ROOT, load_model
-from pdbench.model_folder import BESIDE_WEIGHTS, CHECKSUM_FILE, ensure_model, verified_checksum
-from pdbench.shape import SPECIALS, ShapeSpec
+from pdbench.model import shape
+from pdbench.model.model_folder import BESIDE_WEIGHTS, CHECKSUM_FILE, ensure_model, verified_checksum
+from pdbench.model.shape import SPECIALS, ShapeSpec
 
 # The whole vocabulary, and nothing else of size.
 SMALL = ShapeSpec(layers=3, experts=4, experts_per_token=2, hidden=64, intermediate=96, heads=4, kv_heads=2, head_dim=32,

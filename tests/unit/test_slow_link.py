@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from pdbench import slow_link
 from pdbench.configs import ROOT
+from pdbench.network import slow_link
 
 # The receiver's clock: from the first byte to the last.
 SCRIPT = """
 import socket, sys, threading, time
-from pdbench import slow_link
+from pdbench.network import slow_link
 
 def mbit(port, size):
     with socket.create_server(("127.0.0.1", port)) as server:

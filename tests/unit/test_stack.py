@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from pdbench import stack
 from pdbench.configs import ROOT
 from pdbench.layout import Layout
 from pdbench.manifest import Machine, Repository
+from pdbench.nodes import stack
 
 OLD = "p1xtp4-d1xtp2: prefill TP 4 > decode TP 2 needs vLLM >= 0.14 (vllm PR #27274), this is "
 HEADS = "p1xtp4-d1xtp2: prefill TP 4 > decode TP 2 needs prefill TP <= KV heads, the model has 2"

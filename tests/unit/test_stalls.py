@@ -3,9 +3,9 @@
 import pytest
 
 import viz
-from pdbench.level_file import ResultError
-from pdbench.results import read_results
-from pdbench.stalls import stall_lines, verdict
+from pdbench.analysis.stalls import stall_lines, verdict
+from pdbench.read.level_file import ResultError
+from pdbench.read.results import read_results
 
 
 @pytest.fixture

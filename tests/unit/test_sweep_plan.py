@@ -5,9 +5,10 @@ import time
 
 import pytest
 
-from pdbench import client, sweep, workload
+from pdbench import client, workload
 from pdbench.manifest import Manifest
-from pdbench.sweep_plan import SweepError
+from pdbench.measure import sweep
+from pdbench.measure.sweep_plan import SweepError
 from pdbench.workload import Level
 from tests.helpers.planning import FILENAME, NAME, URL, files, measure, options, planned
 

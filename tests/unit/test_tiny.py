@@ -7,11 +7,11 @@ import shutil
 import pytest
 from pydantic import ValidationError
 
-from pdbench import tiny
 from pdbench.configs import ROOT, load_model
-from pdbench.model_folder import ensure_model, verified_checksum
-from pdbench.tiny import MAX_VOCABULARY, SPECIAL_TOKENS, TinySpec
-from pdbench.tokenizer import save_tokenizer
+from pdbench.model import tiny
+from pdbench.model.model_folder import ensure_model, verified_checksum
+from pdbench.model.tiny import MAX_VOCABULARY, SPECIAL_TOKENS, TinySpec
+from pdbench.model.tokenizer import save_tokenizer
 
 SMALL = TinySpec(
     vocab_size=1024, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, num_experts=2, experts_per_token=1,

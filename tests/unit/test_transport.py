@@ -4,9 +4,9 @@ import pytest
 from packaging.version import Version
 from pydantic import ValidationError
 
-from pdbench.stack import Stack
-from pdbench.transport import Transport
-from pdbench.ucx import VERBOSE_ENV
+from pdbench.network.transport import Transport
+from pdbench.network.ucx import VERBOSE_ENV
+from pdbench.nodes.stack import Stack
 
 
 def test_each_side_of_the_transfer_has_its_role():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdbench.ucx_log import TABLE, read_tables, transports_of
+from pdbench.network.ucx_log import TABLE, read_tables, transports_of
 
 # Captured from two ranks of the transfer benchmark, and from Ray drivers with two actors.
 CAPTURED = Path(__file__).resolve().parents[1] / "data/ucx"

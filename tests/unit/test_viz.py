@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import viz
-from pdbench.results import read_results
+from pdbench.read.results import read_results
 
 ROOT = Path(viz.__file__).parent
 COLLOCATED = "tiny_itl100_otl11_mixed_2xtp1"
@@ -87,7 +87,7 @@ def test_every_choice_of_axes_draws(folders, capsys, mode, metric):
 
 def test_flags_reach_the_figure(folders, monkeypatch):
     seen = []
-    from pdbench import figures
+    from pdbench.output import figures
 
     monkeypatch.setattr(figures, "draw", lambda table, view, study: seen.append((table, view)))
     monkeypatch.setattr(figures, "save", lambda figure, path: None)
@@ -123,7 +123,7 @@ def test_the_level_reaches_the_figure(folders, capsys, write_folder, level_conte
 
 
 def test_figures_are_those_of_the_library():
-    from pdbench import figures
+    from pdbench.output import figures
 
     assert tuple(figures.FIGURES) == viz.FIGURES
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pdbench.manifest import Replica
-from pdbench.transport_pairs import pairs
-from pdbench.ucx_log import read_tables
+from pdbench.network.transport_pairs import pairs
+from pdbench.network.ucx_log import read_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 CAPTURED = ROOT / "tests/data/ucx"

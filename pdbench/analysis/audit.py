@@ -1,0 +1,127 @@
+"""Audit result folders: report, as data, what a reader has to know before believing them.
+
+A finding is no error: the folder was read, and every number in it is what its file says. It names where to look,
+what was seen there, why that matters and what to do. All that is compared is in the folders given.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pdbench.analysis.audit_checks import MIN_SAMPLES, Source, checked, source_of
+from pdbench.read.results import Study
+
+# Of every kind of finding: why it matters, and what to do.
+KINDS = {
+    "two layouts": (
+        "throughput per node divides by the GPUs of the layout: under one of the names it is wrong",
+        "find out what was deployed; until then leave it out, and take another run of the layout where there is one",
+    ),
+    "name and manifest": (
+        "the manifest says what ran, and the tables follow it; the folder's name is misleading",
+        "rename the folder, or measure the layout that its name says",
+    ),
+    "odd decode": (
+        "TPOT at a concurrency is the decode pool's: more of the same prefill replicas cannot both raise and lower it",
+        "check what was deployed; measure it again",
+    ),
+    "same results": (
+        "it is one measurement: that these arms agree shows nothing, and where their names differ one of them may be wrong",
+        "keep one of them, under the right name",
+    ),
+    "replayed prompts": (
+        "a server that stays up finds them in its prefix cache, on by default: TTFT is too low and input throughput too high",
+        "measure with a seed for each level, as run_bm.sh does, or with the prefix cache off",
+    ),
+    "above prefill": (
+        "prompts cannot be prefilled faster than by replicas that do nothing else: some were not computed, but cached",
+        "check whether prompts were replayed; measure both again with unseen prompts",
+    ),
+    "cold start": (
+        "the level's duration includes the server's start-up, so its throughput is too low and its mean latencies are too high",
+        "warm the server up with prompts of its own, then measure the level again",
+    ),
+    "mixed versions": (
+        "a difference between these arms may be one between their versions",
+        "measure them again on one stack; until then compare within one version only",
+    ),
+    "missing levels": (
+        "where a curve ends early its arm cannot win or lose: its maximum is that of the levels measured",
+        "measure them, or compare at common levels only",
+    ),
+    "few requests": (
+        f"p99 of fewer than {MIN_SAMPLES} requests lies between the two slowest: one request decides it",
+        "send more requests, or repeat the level; until then read the median",
+    ),
+    "transport not proved": (
+        "nothing records which transport moved the KV cache, and over TCP the same layout is many times slower",
+        "measure with run_experiment.py, or run python -m pdbench.gates before the sweep: it stores what UCX reports",
+    ),
+}  # fmt: skip
+# What puts an arm's layout, and with it its throughput per node, in doubt.
+IN_DOUBT = ("two layouts", "odd decode")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know of one or several result folders.
+
+    Attributes:
+        kind: one of `KINDS`.
+        folders: the result folders that it is about, as they were given.
+        seen: what was found there, in numbers.
+        why: why it matters.
+        fix: what to do.
+    """
+
+    kind: str
+    folders: tuple[str, ...]
+    seen: str
+    why: str
+    fix: str
+
+    @property
+    def where(self) -> str:
+        """The folders in words."""
+        return ", ".join(map(short, self.folders))
+
+
+def short(folder: str | os.PathLike[str]) -> str:
+    """Return a result folder's name, with that of the folder that it lies in."""
+    path = Path(os.path.abspath(folder))
+    return f"{path.parent.name}/{path.name}"
+
+
+def audit(study: Study) -> list[Finding]:
+    """Return all findings on these result folders, those that put a layout in doubt first; equal ones are merged.
+
+    Raises:
+        ResultError: a folder cannot be read.
+    """
+    rows = dict(list(study.table.groupby("folder", sort=False)))
+    return findings([source_of(folder, rows[name]) for name, folder in study.folders.items()])
+
+
+def findings(sources: list[Source]) -> list[Finding]:
+    """Return the findings as `audit` does, on folders that were read."""
+    alike: dict[tuple[str, str, tuple[str, ...]], list[str]] = defaultdict(list)
+    for kind, concerned, seen in checked(sources):
+        names = [source.name for source in concerned]
+        alike[kind, seen, tuple(names[1:])] += names  # a group of folders is a finding of its own
+    ordered = sorted(alike.items(), key=lambda item: list(KINDS).index(item[0][0]))
+    return [Finding(kind, tuple(names), seen, *KINDS[kind]) for (kind, seen, _), names in ordered]
+
+
+def doubts(findings: Sequence[Finding], arms: dict[str, str]) -> dict[str, list[str]]:
+    """Return arms of which the audit doubts that they are what their name says, with the kinds of findings.
+
+    Args:
+        arms: by folder, as in the tidy table.
+    """
+    found: dict[str, list[str]] = {}
+    for finding in findings:
+        for folder in finding.folders if finding.kind in IN_DOUBT else ():
+            found.setdefault(arms[folder], []).append(finding.kind)
+    return found

@@ -1,0 +1,299 @@
+"""Check result folders for the audit, one function each: what was seen in which folders. What it means is in `audit.py`."""
+
+import hashlib
+import itertools
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from pdbench.layout import Layout, Pool
+from pdbench.manifest import Machine, Manifest
+from pdbench.read.results import Arm, Folder
+from pdbench.workload import phase_lengths
+
+# A first level is cold where a few requests waited for what later ones found ready: their mean is far above their
+# median, and above that of the next level although that had more load.
+COLD = 1.5
+# A p99 of fewer than 100 samples lies between its two largest.
+MIN_SAMPLES = 100
+# Prompt tokens that vLLM caches or does not cache together; a shorter prompt is never found in the cache.
+CACHE_BLOCK = 16
+# Requests in flight per replica from which on a prefill-only level is taken to have kept every replica busy.
+SATURATING = 4
+# By how much a single run of a level may differ from another for no reason that matters here.
+NOISE = 0.05
+# By how much a TPOT may lie outside those of the arms with fewer and with more prefill replicas.
+ODD = 0.2
+# Keys that some versions of the bench client write and others do not (`failed`: from vLLM 0.11.1 on).
+CLIENT_KEYS = ("endpoint_type", "backend", "failed", "max_output_tokens_per_s", "max_concurrent_requests", "rtfx")
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A result folder as the audit sees it.
+
+    Attributes:
+        levels: its rows of the tidy table in the order measured, with stem, date, seed, launched, and, of the file,
+            keys (those of `CLIENT_KEYS` in it) and digest (of its summary: byte-identical files share it, and so do
+            files that differ in white space only).
+    """
+
+    arm: Arm
+    manifest: Manifest | None
+    levels: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        return str(self.arm.folder)
+
+    @property
+    def osl(self) -> int:
+        """Output tokens of a request."""
+        return phase_lengths(self.arm.run.phase, self.arm.run.isl, self.arm.run.osl)[1]
+
+    @property
+    def prefill(self) -> Pool:
+        """The replicas that compute prompts."""
+        return self.arm.layout.prefill or self.arm.layout.decode
+
+    @property
+    def workload(self) -> tuple:
+        """What arms that are compared have in common."""
+        run = self.arm.run
+        return run.model, run.isl, run.osl, run.phase, self.levels["kind"].iloc[0]
+
+
+def source_of(folder: Folder, rows: pd.DataFrame) -> Source:
+    """Read what a folder holds for the audit; `rows` are its rows of the tidy table."""
+    arm, manifest = folder.arm, folder.manifest
+    records = {record.level: record for record in manifest.levels} if manifest else {}
+    files = defaultdict(list)
+    for level, file in folder.levels.items():  # as the table has them
+        content, record = file.summary, records.get(level.stem)
+        files["stem"].append(level.stem)
+        files["seed"].append(str(content.get("seed", record.seed if record else 0)))  # the client does not write its own 0
+        files["launched"].append(str(record.launched) if record else "")
+        files["keys"].append(frozenset(CLIENT_KEYS) & content.keys())
+        files["digest"].append(_digest(content))
+    return Source(arm, manifest, rows.assign(**files).sort_values("date", kind="stable", ignore_index=True))
+
+
+def _digest(content: dict[str, Any]) -> bytes:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
+
+
+Seen = Iterator[tuple[str, Iterable[Source], str]]  # kind, folders, what
+
+
+def checked(sources: list[Source]) -> Seen:
+    """Yield all that the checks see: (kind of finding, the folders concerned, what was seen there)."""
+    yield from _same_results(sources)
+    yield from _above_prefill(sources)
+    for source in sources:
+        for check in (_name_and_manifest, _replayed, _cold, _few_requests, _transport):
+            yield from ((kind, [source], seen) for kind, seen in check(source))
+    by_workload = defaultdict(list)
+    for source in sources:
+        by_workload[source.workload].append(source)
+    for compared in by_workload.values():
+        for check in (_odd_decode, _mixed_versions, _missing_levels):
+            yield from check(compared)
+
+
+def _same_results(sources: list[Source]) -> Seen:
+    holders, stems = defaultdict(list), defaultdict(dict)
+    for source in sources:
+        for digest, stem in zip(source.levels["digest"], source.levels["stem"]):
+            holders[digest].append((source, stem))
+    for several in holders.values():
+        if len(several) > 1:
+            copies, of_copies = zip(*several)
+            stems[tuple(dict.fromkeys(copies))] |= dict.fromkeys(of_copies)
+    for copies, of_copies in stems.items():
+        seen = f"{_listed(of_copies)} are the same measurement"
+        layouts = dict.fromkeys(source.arm.layout for source in copies)
+        if len(layouts) > 1:
+            sizes = (f"{layout} ({layout.gpus} GPUs)" for layout in layouts)
+            yield "two layouts", copies, f"{seen}, called {_listed(sizes)}{_other_runs(sources, copies)}"
+        else:
+            yield "same results", copies, f"{seen}, called {_listed(dict.fromkeys(source.arm.run.name for source in copies))}"
+
+
+def _other_runs(sources: list[Source], copies: tuple[Source, ...]) -> str:
+    """How another run of one of the copies' layouts compares, which shows which name is right."""
+    layouts, ours = {source.arm.layout for source in copies}, _tpot(copies[0])
+    compared = ""
+    for other in sources:
+        if other in copies or other.arm.layout not in layouts or other.workload != copies[0].workload:
+            continue
+        if other.arm.serving != copies[0].arm.serving:
+            continue
+        times = (_tpot(other) / ours).dropna()
+        if len(times):
+            compared += f"; another run of {other.arm.layout}, {other.arm.folder.name}, has {times.min():.2f} to "
+            compared += f"{times.max():.2f} times their median TPOT"
+    return compared
+
+
+def _tpot(source: Source) -> pd.Series:
+    """Median TPOT (ms) by level."""
+    return source.levels.groupby("level")["median_tpot_ms"].median()
+
+
+def _name_and_manifest(source: Source) -> Iterator[tuple[str, str]]:
+    if not (source.manifest and source.manifest.deployment):
+        return
+    try:
+        named, _ = Layout.parse_published(source.arm.run.name)
+    except ValueError:  # the name says no layout
+        return
+    ran = source.manifest.deployment
+    if named != source.arm.layout or ran.gpus != named.gpus:
+        yield (
+            "name and manifest",
+            f"the name says {named} ({named.gpus} GPUs), the manifest {ran.layout} ({ran.gpus} GPUs)",
+        )
+
+
+def _replayed(source: Source) -> Iterator[tuple[str, str]]:
+    """With one seed the client's random prompts are the same from the first on, however many it sends."""
+    deployment = source.manifest and source.manifest.deployment
+    if source.arm.run.isl < CACHE_BLOCK or (deployment and deployment.prefix_caching_off):
+        return
+    sent, shares = defaultdict(int), []
+    columns = (source.levels[name] for name in ("stem", "launched", "seed", "completed"))
+    for stem, launched, seed, completed in zip(*columns):
+        if earlier := sent[launched, seed]:
+            shares.append(f"{stem} {min(earlier, completed) / completed:.0%}")
+        sent[launched, seed] = max(earlier, completed)
+    if shares:
+        yield "replayed prompts", f"prompts that an earlier level had sent: {', '.join(shares)}"
+
+
+def _cold(source: Source) -> Iterator[tuple[str, str]]:
+    if len(source.levels) < 2:
+        return
+    first, second = source.levels.iloc[0], source.levels.iloc[1]
+    mean, median = first["mean_ttft_ms"], first["median_ttft_ms"]
+    if mean >= COLD * median and second["level"] > first["level"] and mean > second["mean_ttft_ms"]:
+        slow = f"{first['stem']}, the first level measured: TTFT has a median of {median:,.0f}, a mean of {mean:,.0f} and"
+        p99, later = f"a p99 of {first['p99_ttft_ms']:,.0f} ms", f"{second['mean_ttft_ms']:,.0f}"
+        yield "cold start", f"{slow} {p99}; the mean of {second['stem']} is {later}"
+
+
+def _few_requests(source: Source) -> Iterator[tuple[str, str]]:
+    requests = zip(source.levels["stem"], source.levels["completed"])
+    if few := [f"{stem} {completed}" for stem, completed in requests if completed < MIN_SAMPLES]:
+        yield "few requests", f"requests of a level: {', '.join(few)}"
+
+
+def _transport(source: Source) -> Iterator[tuple[str, str]]:
+    if not source.arm.layout.is_pd:
+        return
+    deployment = source.manifest.deployment if source.manifest else None
+    gates = [gate for gate in deployment.gates if gate.name == "transport"] if deployment else []
+    if not deployment:
+        yield "transport not proved", "PD without a manifest"
+    elif not gates:
+        yield "transport not proved", "PD, and no transport gate in the manifest"
+    elif not gates[-1].passed:
+        yield "transport not proved", f"the transport gate failed: it saw {gates[-1].seen}, expected {gates[-1].expected}"
+
+
+def _above_prefill(sources: list[Source]) -> Seen:
+    """Input throughput per prefill GPU above that of prefill alone, of the same TP size, model and prompt length."""
+    bounds, mixed = defaultdict(float), []
+    for source in sources:
+        run, pool, levels = source.arm.run, source.prefill, source.levels
+        key = run.model, source.arm.accelerator, run.isl, pool.tp
+        if source.arm.is_control:  # the difference would be what Ray Serve adds
+            continue
+        if source.osl > 1:
+            mixed += [(key, source)] if run.phase == "mixed" else []
+        elif levels["kind"].iloc[0] == "concurrency" and not source.arm.layout.is_pd:
+            busy = levels.loc[levels["level"] >= SATURATING * pool.num, "input_throughput"]
+            bounds[key] = max([bounds[key], *(busy / pool.gpus)])
+    for key, source in mixed:
+        rate = source.levels["input_throughput"] / source.prefill.gpus
+        high = rate > (1 + NOISE) * bounds[key]
+        if bounds[key] and high.any():
+            rates = f"{_listed(source.levels['stem'][high])}: up to {rate.max():,.0f} input tokens/s per prefill GPU"
+            yield "above prefill", [source], f"{rates}; prefill alone at TP{key[-1]} saturates at {bounds[key]:,.0f}"
+
+
+def _odd_decode(compared: list[Source]) -> Seen:
+    """An arm whose TPOT lies outside those of the arms with fewer and with more of the same prefill replicas."""
+    groups = defaultdict(list)
+    for source in compared:
+        if source.arm.layout.is_pd and not source.arm.is_control:
+            groups[source.arm.layout.decode, source.arm.layout.prefill.tp].append(source)
+    for group in groups.values():
+        tpot = pd.DataFrame({s.name: _tpot(s) for s in group})
+        for source in group:
+            num = source.arm.layout.prefill.num
+            others = [s for s in group if s.arm.layout.prefill.num != num]
+            if {s.arm.layout.prefill.num > num for s in others} != {True, False}:
+                continue
+            around = tpot[[s.name for s in others]].dropna()
+            ours = tpot[source.name].reindex(around.index)
+            below, above = ours < (1 - ODD) * around.min(axis=1), ours > (1 + ODD) * around.max(axis=1)
+            odd = ours[below | above]
+            if 2 * len(odd) >= len(ours.dropna()) > 0:
+                times = ", ".join(
+                    f"{level:g}: {ours[level]:.1f} against {around.loc[level].min():.1f} to {around.loc[level].max():.1f}"
+                    for level in odd.index
+                )
+                yield "odd decode", [source], f"median TPOT (ms) by level, against arms with fewer and more prefill: {times}"
+
+
+def _mixed_versions(compared: list[Source]) -> Seen:
+    by_value = defaultdict(lambda: defaultdict(list))
+    for source in compared:
+        for what, value in _versions(source).items():
+            by_value[what][value].append(source)
+    for what, values in by_value.items():
+        if len(values) > 1:
+            rare = sorted(values.items(), key=lambda item: len(item[1]))
+            counts = ", ".join(f"{value} in {len(having)} of {len(compared)} folders" for value, having in reversed(rare))
+            yield "mixed versions", [source for _, having in rare[:-1] for source in having], f"{what}: {counts}"
+
+
+def _versions(source: Source) -> dict[str, str]:
+    """Return everything that a folder records of the stack."""
+    keys = set.intersection(*map(set, source.levels["keys"]))
+    found = {f"the client's key {key}": "present" if key in keys else "absent" for key in CLIENT_KEYS}
+    if source.manifest:
+        found |= _machines("client", [source.manifest.client])
+        if source.manifest.deployment:
+            found |= _machines("engines", source.manifest.deployment.machines)
+            found["weights"] = str(source.manifest.deployment.model_checksum)
+    return found
+
+
+def _machines(role: str, machines: list[Machine]) -> dict[str, str]:
+    seen = defaultdict(set)
+    for machine in machines:
+        of_machine = machine.versions | {"CPU": machine.cpu, "GPU": ", ".join(sorted(set(machine.gpus)))}
+        for name, version in of_machine.items():
+            seen[f"{role}' {name}" if role.endswith("s") else f"{role}'s {name}"].add(str(version))
+    return {name: " and ".join(sorted(versions)) for name, versions in seen.items()}
+
+
+def _missing_levels(compared: list[Source]) -> Seen:
+    """Levels that most of the other arms have."""
+    have = [set(source.levels["level"]) for source in compared]
+    count = Counter(itertools.chain(*have))
+    for source, levels in zip(compared, have):
+        missing = sorted(level for level in count.keys() - levels if 2 * count[level] > len(compared) - 1)
+        if missing:
+            listed = f"{', '.join(f'{level:g}' for level in missing)} ({source.levels['kind'].iloc[0]})"
+            yield "missing levels", [source], f"most of the other arms have {listed}"
+
+
+def _listed(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last

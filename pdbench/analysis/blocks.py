@@ -1,0 +1,67 @@
+"""Compare arms within blocks: what a block's machine and moment do to all of its arms cancels out.
+
+The ratio of two arms in a block is taken as a logarithm; the mean over the blocks has Student's interval. A block counts where
+both arms were measured on the same machines.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from pdbench.analysis.decision import MIN_REPEATS, WORKLOAD, collocated
+from pdbench.read.level_file import ResultError
+from pdbench.read.results import contenders
+
+MEASURES = ("request_throughput", "median_ttft_ms", "median_tpot_ms", "p99_itl_ms")
+CONFIDENCE = 0.95
+
+
+def paired(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for each arm, the first collocated arm of its workload, and level of both.
+
+    Args:
+        table: of `read_results`.
+
+    Returns:
+        `decision.WORKLOAD`, arm, base, level, blocks (that both have), and for each of MEASURES its ratio of arm to base: the
+        geometric mean over blocks, with `_from` and `_to` (95% interval, NaN with fewer than three blocks) and `_noise`
+        (whether that contains 1). NaN where a request has a single output token.
+
+    Raises:
+        ResultError: no collocated arm shares a block with another.
+    """
+    rows = []
+    for known, alike in contenders(table[table["block"] > 0]).groupby(WORKLOAD, sort=False):
+        bases = [arm for arm in alike["arm"].unique() if arm in collocated(alike)]
+        for base, arm in ((bases[0], arm) for arm in alike["arm"].unique() if bases and arm != bases[0]):
+            ours, theirs = (alike[alike["arm"] == which] for which in (arm, base))
+            both = ours.merge(theirs, on=["level", "block", "machines"], suffixes=("", "_base"))
+            for level, of_level in both.groupby("level"):
+                row = dict(zip(WORKLOAD, known, strict=True)) | {"arm": arm, "base": base, "level": level}
+                rows.append(row | {"blocks": len(of_level)} | _ratios(of_level))
+    if not rows:
+        raise ResultError(
+            "no block has a collocated arm and another of the same workload: experiments with `blocks` measure some"
+        )
+    return pd.DataFrame(rows)
+
+
+def _ratios(both: pd.DataFrame) -> dict[str, float | bool]:
+    """The ratios at one level; a row for each block."""
+    found: dict[str, float | bool] = {}
+    for name in MEASURES:
+        mean, low, high = interval(np.log(both[name] / both[f"{name}_base"]).to_numpy())
+        found |= {name: math.exp(mean), f"{name}_from": math.exp(low), f"{name}_to": math.exp(high)}
+        found[f"{name}_noise"] = bool(low <= 0 <= high)
+    return found
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Return mean and Student's 95% interval of values, shape (n,); the ends are NaN where n is below three."""
+    mean = float(np.mean(values))
+    if len(values) < MIN_REPEATS:
+        return mean, math.nan, math.nan
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
+    return mean, mean - half, mean + half

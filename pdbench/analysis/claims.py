@@ -1,0 +1,306 @@
+"""Check what a study says, as claims that results can contradict: a claims file against result folders.
+
+Arms are found by layout, placement and transport, never by a folder's name, so that the same file can be asked of
+one's own results. Verdicts: `holds` where every comparison is as claimed, `partly` where at least half are, or where
+an arm of the claim was not measured, `fails` where fewer are, `no-data` where none can be made.
+"""
+
+import math
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pdbench import configs
+from pdbench.analysis.audit import Finding, findings
+from pdbench.analysis.audit_checks import Source, source_of
+from pdbench.analysis.claim_rules import RULES, Point, judge
+from pdbench.layout import Layout
+from pdbench.manifest import Strict
+from pdbench.read.level_file import ResultError
+from pdbench.read.results import read_study
+from pdbench.workload import Level, RunName
+
+# A run with the first of these findings is not that of its layout; with the second it is used where there is no other.
+REFUTED, DOUBTFUL = "odd decode", "two layouts"
+COPIES = ("same results", "two layouts")
+# Findings that a verdict does not turn on: it rests on medians, at levels that all its arms have.
+ASIDE = ("same results", "few requests", "missing levels", "name and manifest")
+VERDICTS = ("holds", "partly", "fails", "no-data")
+# Columns of the tidy table that claims may be about.
+LATENCY = "((mean|median|p99)_(ttft|tpot|itl)|chunk_latency)_ms"
+THROUGHPUT = "(input|output|total|request)_throughput(_per_node)?"
+NEEDED = {"order_by": 2, "about_equal": 2, "dominated_by": 1, "far_below": 1, "best_of": 1, "best_by_regime": 0}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """An arm as claims name it: `p1xtp4-d1xtp4`, on one node; `... spread`, on two; `... spread tcp`."""
+
+    layout: Layout
+    spread: bool
+    tcp: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "Spec":
+        layout, *words = text.split()
+        if unknown := set(words) - {"spread", "tcp"}:
+            raise ValueError(f"{text!r}: {unknown.pop()!r} is not allowed after the layout: write spread, tcp or nothing")
+        return cls(Layout.parse(layout), "spread" in words, "tcp" in words)
+
+
+class Regime(Strict):
+    """A range of throughput and the arm that is best in it."""
+
+    best: str
+    since: float | None = Field(default=None, gt=0, description="tokens/s per node; where it overtakes, if absent")
+    reaches: float | None = Field(default=None, gt=0, description="most requests/s per node that the arm attains")
+
+
+class Claim(Strict):
+    """One thing that a study says."""
+
+    id: str = Field(pattern="^[a-z0-9-]+$")
+    says: str = Field(min_length=1)
+    rule: Literal["order_by", "dominated_by", "best_by_regime", "best_of", "about_equal", "far_below"]
+    arms: list[str] = Field(default=[], description="those that the claim is about; order_by: best first")
+    than: str | None = Field(default=None, description="the arm that they are compared with")
+    among: Literal["one node", "PD on one node"] | None = Field(default=None, description="best_of: all layouts such as")
+    regimes: list[Regime] = []
+    metric: str = Field(default="input_throughput_per_node", pattern=f"^({LATENCY}|{THROUGHPUT})$")
+    latency: str = Field(default="median_tpot_ms", pattern=f"^{LATENCY}$")
+    at: Literal["latencies", "levels", "low levels", "high levels"] = "levels"
+    above: float = Field(default=0, ge=0, description="dominated_by: only where an arm attains this throughput")
+    tolerance: float = Field(default=0.03, ge=0, lt=1, description="smaller differences, as a share, do not count")
+
+    @field_validator("arms", "than", mode="after")
+    @classmethod
+    def _arms_are_layouts(cls, value):
+        for text in [value] if isinstance(value, str) else value or []:
+            Spec.parse(text)
+        return value
+
+    @model_validator(mode="after")
+    def _a_rule_has_what_it_needs(self):
+        if len(self.arms) < NEEDED[self.rule] or (self.rule == "about_equal" and len(self.arms) > 2):
+            raise ValueError(f"{self.id}: {self.rule} needs {NEEDED[self.rule]} arms")
+        if (self.than is None) == (self.rule in ("dominated_by", "far_below")):
+            raise ValueError(f"{self.id}: `than` goes with dominated_by and far_below")
+        if bool(self.regimes) != (self.rule == "best_by_regime"):
+            raise ValueError(f"{self.id}: `regimes` goes with best_by_regime")
+        if self.by_latency and self.metric.endswith("_ms"):
+            raise ValueError(f"{self.id}: at equal latency throughputs are compared, not {self.metric}")
+        for regime in self.regimes:
+            Spec.parse(regime.best)
+        return self
+
+    @property
+    def by_latency(self) -> bool:
+        """Whether arms are compared at equal latency, not at equal load."""
+        return self.at == "latencies" or self.rule in ("dominated_by", "best_by_regime", "best_of")
+
+    @property
+    def named(self) -> list[str]:
+        """Every arm that the claim names."""
+        return list(dict.fromkeys([*self.arms, *([self.than] if self.than else []), *(r.best for r in self.regimes)]))
+
+
+class Claims(Strict):
+    """A claims file."""
+
+    claims: list[Claim] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ids_are_unique(self):
+        ids = [claim.id for claim in self.claims]
+        if double := {i for i in ids if ids.count(i) > 1}:
+            raise ValueError(f"several claims are called {double.pop()!r}")
+        return self
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the results say of a claim.
+
+    Attributes:
+        points: the comparisons made.
+        runs: the folder taken for each arm.
+        missing: arms of the claim without a run that could be taken.
+        others: (arm, folder, verdict) with another run of the arm in place of the one taken.
+        warnings: the audit's findings on the runs taken.
+        refused: why other runs of the arms were not even tried.
+    """
+
+    claim: Claim
+    verdict: str
+    points: list[Point] = field(default_factory=list)
+    runs: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    others: list[tuple[str, str, str]] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+    refused: list[Finding] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return `id`, `verdict` and `numbers`, and their evidence; what is not attained is null."""
+        numbers = [
+            {"at": point.at, "as_claimed": bool(point.true)}
+            | {"values": {arm: None if math.isnan(value) else float(value) for arm, value in point.values.items()}}
+            for point in self.points
+        ]  # fmt: skip
+        return {
+            "id": self.claim.id, "verdict": self.verdict, "numbers": numbers, "says": self.claim.says,
+            "rule": RULES[self.claim.rule], "tolerance": self.claim.tolerance, "runs": self.runs, "missing": self.missing,
+            "other_runs": [{"arm": arm, "folder": folder, "verdict": verdict} for arm, folder, verdict in self.others],
+            "warnings": _findings_as_json(self.warnings), "refused": _findings_as_json(self.refused),
+        }  # fmt: skip
+
+
+def _findings_as_json(found: list[Finding]) -> list[dict[str, Any]]:
+    return [{"kind": finding.kind, "seen": finding.seen, "folders": list(finding.folders)} for finding in found]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The result folders of one workload, and what the audit says of them.
+
+    Attributes:
+        workload: (model, ISL, OSL, phase, kind of load).
+        others: folders of other workloads.
+        unread: why a folder cannot be read.
+    """
+
+    workload: tuple
+    sources: list[Source]
+    found: list[Finding]
+    others: list[str]
+    unread: list[str]
+
+    def doubts(self, source: Source, *kinds: str) -> list[Finding]:
+        return [f for f in self.found if f.kind in kinds and source.name in f.folders]
+
+    def over_tcp(self, source: Source) -> bool:
+        """Return whether UCX, or without it the name of the folder or of a copy of it, says TCP."""
+        deployment = source.manifest.deployment if source.manifest else None
+        if gates := [gate for gate in deployment.gates if gate.name == "transport"] if deployment else []:
+            return gates[-1].seen.startswith("tcp")
+        names = {source.name}.union(*(f.folders for f in self.doubts(source, *COPIES)))
+        return any("tcp" in re.split("[-_]", Path(name).name) for name in names)
+
+    def candidates(self, text: str) -> list[Source]:
+        """Return runs of an arm, the one to take first: not in doubt, not in a folder called archive, the latest."""
+        spec = Spec.parse(text)
+        fitting = [
+            source for source in self.sources
+            if source.arm.layout == spec.layout and (source.arm.placement == "spread") == spec.spread
+            and not source.arm.is_control and self.over_tcp(source) == spec.tcp and not self.doubts(source, REFUTED)
+        ]  # fmt: skip
+        latest = sorted(fitting, key=lambda source: source.levels["date"].iloc[-1], reverse=True)
+        return sorted(latest, key=lambda source: (bool(self.doubts(source, DOUBTFUL)), "archive" in source.arm.folder.parts))
+
+    def among(self, words: str) -> list[str]:
+        """Return all layouts measured on one node."""
+        arms = [source.arm for source in self.sources if not source.arm.is_control]
+        fitting = (arm for arm in arms if arm.layout.gpus <= arm.gpus_per_node and arm.placement != "spread")
+        return list(dict.fromkeys(str(arm.layout) for arm in fitting if arm.layout.is_pd or words == "one node"))
+
+
+def read_evidence(folders: Sequence[str | os.PathLike[str]], lengths: tuple[int, int] | None = None) -> Evidence:
+    """Read all result folders in `folders`, at any depth, and keep one workload: that of most layouts.
+
+    Args:
+        lengths: (ISL, OSL) of the workload, where it is not to be that of most layouts.
+
+    Raises:
+        ResultError: a folder is missing, or no result folder in them can be read or is of `lengths`.
+    """
+    sources, unread = [], []
+    for folder in {path.resolve(): path for given in folders for path in result_folders(Path(given))}.values():
+        try:
+            study = read_study([folder], details=False)
+            sources.append(source_of(study.folders[str(folder)], study.table))
+        except ResultError as error:
+            unread.append(str(error))
+    by_workload = defaultdict(list)
+    for source in sources:
+        if lengths is None or (source.arm.run.isl, source.arm.run.osl) == lengths:
+            by_workload[source.workload].append(source)
+    if not by_workload:
+        asked = f" of {lengths[0]}:{lengths[1]}" if lengths else ""
+        reason = f": {unread[0]}" if unread else ""
+        raise ResultError(f"{', '.join(map(str, folders))}: no result folder{asked} that can be read{reason}")
+    workload, kept = max(by_workload.items(), key=lambda item: len({source.arm.layout for source in item[1]}))
+    others = [source.name for source in sources if source not in kept]
+    return Evidence(workload, kept, findings(sources), others, unread)
+
+
+def result_folders(folder: Path) -> Iterator[Path]:
+    """Yield the result folders at and below `folder`: by their name, or by a level's file in them.
+
+    Raises:
+        ResultError: it is no folder.
+    """
+    if not folder.is_dir():
+        raise ResultError(f"{folder}: {'is not a folder' if folder.exists() else 'no such folder'}")
+    for path, inside, files in os.walk(folder):
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        if _reads(RunName.parse, os.path.basename(os.path.abspath(path))) or any(_reads(Level.from_filename, f) for f in files):
+            yield Path(path)
+
+
+def _reads(parse, text: str) -> bool:
+    try:
+        parse(text)
+    except ValueError:
+        return False
+    return True
+
+
+def check(claims: Claims, evidence: Evidence) -> list[Verdict]:
+    """Return a verdict on each claim."""
+    return [_check(claim, evidence) for claim in claims.claims]
+
+
+def load(path: str | Path) -> Claims:
+    """Read a claims file; raises `configs.ConfigError`."""
+    return configs.load(Claims, path, "configs/claims")
+
+
+def _check(claim: Claim, evidence: Evidence) -> Verdict:
+    named = [*claim.named, *(evidence.among(claim.among) if claim.among else [])]
+    known = {arm: evidence.candidates(arm) for arm in dict.fromkeys(named)}
+    taken = {arm: runs[0] for arm, runs in known.items() if runs}
+    missing = [arm for arm in claim.named if arm not in taken]
+    verdict, points = _verdict(claim, taken, missing)
+    if not points:
+        taken = {}
+    others = [
+        (arm, run.name, _verdict(claim, taken | {arm: run}, missing)[0])
+        for arm in taken for run in known[arm][1:]
+        if not any(taken[arm].name in finding.folders for finding in evidence.doubts(run, *COPIES))
+    ]  # fmt: skip
+    runs = {arm: source.name for arm, source in taken.items()}
+    layouts = [Spec.parse(arm).layout for arm in known]
+    refused = {s.name for s in evidence.sources if s.arm.layout in layouts and evidence.doubts(s, REFUTED)}
+    of_refused = [finding for finding in _about(evidence.found, refused) if finding.kind in (REFUTED, DOUBTFUL)]
+    return Verdict(claim, verdict, points, runs, missing, others, _about(evidence.found, set(runs.values())), of_refused)
+
+
+def _about(found: list[Finding], names: set[str]) -> list[Finding]:
+    """The findings on these folders, and of their folders these only."""
+    cut = [replace(f, folders=tuple(name for name in f.folders if name in names)) for f in found if f.kind not in ASIDE]
+    return [finding for finding in cut if finding.folders]
+
+
+def _verdict(claim: Claim, taken: dict[str, Source], missing: list[str]) -> tuple[str, list[Point]]:
+    points = judge(claim, {arm: source.levels for arm, source in taken.items()})
+    true = sum(point.true for point in points)
+    if not points:
+        return "no-data", points
+    if true == len(points) and not missing:
+        return "holds", points
+    return ("partly" if 2 * true >= len(points) else "fails"), points

@@ -1,0 +1,220 @@
+"""Decide which layout suits which latency: bands of latency with their best arm, and the answer to a given SLA.
+
+Uncertainty comes from repeats: they are drawn with replacement within each level, 500 times, and what is asked is
+computed again from each draw; 95% intervals lie between its percentiles. An arm with fewer than three repeats of a
+level has none. A difference whose interval contains 0 is noise.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pdbench.analysis.frontier import crossovers, curves
+from pdbench.analysis.sla import Bound
+from pdbench.layout import Layout
+from pdbench.read.level_file import TOKENS
+from pdbench.read.requests import RESAMPLES, between
+from pdbench.read.results import contenders
+
+WORKLOAD = ["model", "isl", "osl", "phase", "kind"]
+MIN_REPEATS = 3
+RATES = [f"{kind}_throughput_per_node" for kind in (*TOKENS, "request")]
+
+
+@dataclass(frozen=True)
+class Points:
+    """Loads between the levels of an arm, one for each draw; shapes (...).
+
+    Attributes:
+        throughput: at that load; 0 where no load keeps every bound.
+        segment, share: between which neighbouring levels (from 0), and where between them, from 0 to 1.
+    """
+
+    throughput: np.ndarray
+    segment: np.ndarray
+    share: np.ndarray
+
+
+def workloads(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield rows that can be compared, with a title: one model, lengths, phase and kind of load; no controls."""
+    for known, rows in contenders(table).groupby(WORKLOAD, sort=False):
+        yield workload_title(*known), rows
+
+
+def workload_title(model: str, isl: int, osl: int, phase: str, kind: str) -> str:
+    """Return `WORKLOAD` in words."""
+    return f"{model} · ISL {isl} · OSL {osl} · {phase} · by {kind.replace('-', ' ')}"
+
+
+def collocated(table: pd.DataFrame) -> set[str]:
+    """Return the arms that do not separate prefill from decode."""
+    arms = table.drop_duplicates("arm")
+    return {arm for arm, layout in zip(arms["arm"], arms["layout"], strict=True) if not Layout.parse(layout).is_pd}
+
+
+def bands(table: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
+    """Compute `frontier.crossovers` of a table of one workload, with intervals of the margins in the middle of each band.
+
+    Returns:
+        its columns, and {next,collocated}_margin_from, _to: 95% intervals, NaN without three repeats of every level; and
+        gpus, those that the throughput is counted over: of a node for a column per node, else of the best layout.
+    """
+    found = curves(table, latency, throughput)
+    if not found:
+        return pd.DataFrame()
+    bands = crossovers(found, collocated(table))
+    counted = "gpus_per_node" if throughput.endswith("_per_node") else "gpus"
+    bands["gpus"] = bands["best"].map(table.drop_duplicates("arm").set_index("arm")[counted])
+    repeats = _repeats(table, [throughput, latency], [])
+    for row in bands.itertuples():
+        for name, margin in (("next_best", "next_margin"), ("collocated", "collocated_margin")):
+            ends = [f"{margin}_from", f"{margin}_to"]
+            bands.loc[row.Index, ends] = _margin_interval(repeats, row.best, getattr(row, name), row.middle)
+    return bands
+
+
+def _margin_interval(repeats: dict[str, list[np.ndarray]], best: str, other: str, at: float) -> tuple[float, float]:
+    if best == other or other not in repeats:
+        return np.nan, np.nan
+    ours, theirs = (_drawn(arm, repeats[arm], np.array([at])) for arm in (best, other))
+    if ours is None or theirs is None or not np.median(theirs):
+        return np.nan, np.nan
+    return _lead(ours, theirs, np.median(theirs))
+
+
+def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "input_throughput_per_node") -> pd.DataFrame:
+    """Find for each arm the highest throughput at which every bound holds.
+
+    Levels follow each other in order of load, and between neighbours every column is interpolated linearly.
+
+    Args:
+        table: of `read_results`, of one workload; repeats are reduced to their median.
+        throughput: the column that is to be high.
+
+    Returns:
+        One row per arm, the best first (of equal ones a collocated, then by name), those that keep no SLA last: arm,
+        layout, collocated, accelerator, gpus, gpus_per_node, repeats (of the level with fewest), holds, throughput,
+        throughput_from, throughput_to (95% interval), level (its load), concurrency_per_gpu (all GPUs of the layout; NaN
+        at request rates), {input,output,total,request}_throughput_per_node, the bounds' columns (ms), lead (by which
+        share the best exceeds this arm: 0.1 is 10%), lead_from, lead_to (95% interval), goodput_per_node (highest of its
+        levels, requests/s; NaN without per-request details), and reason (what ends its throughput, or why it fails).
+    """
+    columns, limits = [bound.column for bound in bounds], np.array([bound.limit for bound in bounds])
+    repeats = _repeats(table, [throughput, *columns], ["level", *RATES])
+    rows = [_answer(arm, repeats.get(arm.arm, []), bounds) for arm in _arms(table, [throughput, *columns]).itertuples()]
+    rows.sort(key=lambda row: (-np.nan_to_num(row["throughput"]), not row["collocated"], row["arm"]))
+    drawn = {row["arm"]: _drawn(row["arm"], repeats[row["arm"]], limits) for row in rows if row["holds"]}
+    best = rows[0]
+    for row in rows:
+        ours = drawn.get(row["arm"])
+        low, high = between(ours) if ours is not None else (np.nan, np.nan)
+        lead = _lead(drawn.get(best["arm"]), ours, row["throughput"]) if row is not best else (np.nan, np.nan)
+        row |= {"throughput_from": low, "throughput_to": high, "lead": best["throughput"] / row["throughput"] - 1}
+        row |= {"lead_from": lead[0], "lead_to": lead[1]}
+    return pd.DataFrame(rows)
+
+
+def highest(throughput: np.ndarray, latencies: np.ndarray, limits: np.ndarray) -> Points:
+    """Find the load between neighbouring levels that gives the highest throughput within all limits.
+
+    Args:
+        throughput: of the levels in order of load, any draws in front; shape (..., L).
+        latencies: shape (..., L, B); limits: shape (B,), in the same unit.
+    """
+    if throughput.shape[-1] == 1:  # one level is a segment without length
+        throughput, latencies = throughput.repeat(2, axis=-1), latencies.repeat(2, axis=-2)
+    start, rise = latencies[..., :-1, :], np.diff(latencies, axis=-2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cut = (limits - start) / rise
+    until = np.where(rise > 0, cut, np.where((rise == 0) & (start > limits), -np.inf, np.inf)).min(axis=-1).clip(max=1)
+    since = np.where(rise < 0, cut, -np.inf).max(axis=-1).clip(min=0)
+    gain = np.diff(throughput, axis=-1)
+    share = np.where(gain >= 0, until, since).clip(0, 1)
+    values = np.where(since <= until, throughput[..., :-1] + share * gain, 0.0)
+    segment = values.argmax(axis=-1)[..., None]
+    value, share = (np.take_along_axis(array, segment, axis=-1)[..., 0] for array in (values, share))
+    return Points(value, segment[..., 0], share)
+
+
+def cost(price: float, gpus: float, tokens_per_second: float) -> float:
+    """Return the price of a million tokens, in the currency of `price`, which is of an hour of one GPU.
+
+    Args:
+        gpus: number of GPUs that produce `tokens_per_second`: the layout's, or a node's for throughput per node.
+    """
+    return price * gpus / (tokens_per_second * 3600) * 1e6
+
+
+def _arms(table: pd.DataFrame, needed: list[str]) -> pd.DataFrame:
+    """A row per arm: its layout, the fewest repeats and the highest goodput of its levels, and what it lacks of `needed`."""
+    arms = table.drop_duplicates("arm")[["arm", "layout", "accelerator", "gpus", "gpus_per_node", "kind"]].set_index("arm")
+    levels = table.assign(goodput=table.get("goodput", np.nan)).groupby(["arm", "level"])["goodput"]
+    goodput = levels.median().groupby("arm").max() * arms["gpus_per_node"] / arms["gpus"]
+    known = table[needed].notna().groupby(table["arm"]).any()
+    lacks = known.apply(lambda has: [name for name in needed if not has[name]], axis=1)
+    return arms.assign(repeats=levels.size().groupby("arm").min(), goodput_per_node=goodput, lacks=lacks).reset_index()
+
+
+def _repeats(table: pd.DataFrame, needed: list[str], others: list[str]) -> dict[str, list[np.ndarray]]:
+    """By arm its levels in order of load, each of shape (repeats, needed + others); rows that lack what is needed are out."""
+    known = table.dropna(subset=needed)
+    values, found = known[[*needed, *others]].to_numpy(dtype=float), defaultdict(list)
+    for (arm, _), at in sorted(known.groupby(["arm", "level"]).indices.items(), key=lambda item: item[0]):
+        found[arm].append(values[at])
+    return found
+
+
+def _answer(arm: Any, repeats: list[np.ndarray], bounds: Sequence[Bound]) -> dict[str, Any]:
+    """An arm's row; `arm` is of `_arms`, `repeats` of `_repeats`: throughput, bounds, level and rates."""
+    columns = [bound.column for bound in bounds]
+    row = {name: getattr(arm, name) for name in ("arm", "layout", "accelerator", "gpus", "gpus_per_node", "repeats")}
+    row |= {"goodput_per_node": arm.goodput_per_node, "collocated": not Layout.parse(arm.layout).is_pd, "holds": False}
+    row |= dict.fromkeys(["throughput", *columns, "level", *RATES, "concurrency_per_gpu"], np.nan)
+    if not repeats:
+        return row | {"reason": f"its results lack {' and '.join(arm.lacks)}"}
+    levels = np.array([np.median(rows, axis=0) for rows in repeats])
+    latencies = levels[:, 1 : 1 + len(bounds)]
+    found = highest(levels[:, 0], latencies, np.array([bound.limit for bound in bounds]))
+    if not found.throughput:
+        return row | {"reason": _failure(latencies, bounds)}
+    at, to = levels[found.segment], levels[min(found.segment + 1, len(levels) - 1)]
+    row |= dict(zip(["throughput", *columns, "level", *RATES], map(float, at + found.share * (to - at)), strict=True))
+    if arm.kind == "concurrency":
+        row["concurrency_per_gpu"] = row["level"] / arm.gpus
+    return row | {"holds": True, "reason": _limit(row, bounds, repeats[-1][0, 1 + len(bounds)])}
+
+
+def _limit(row: dict[str, Any], bounds: Sequence[Bound], last_level: float) -> str:
+    """What keeps the throughput from being higher."""
+    tight = [bound.words for bound in bounds if np.isclose(row[bound.column], bound.limit)]
+    if tight:
+        return f"limited by {' and '.join(tight)}"
+    return "no higher load measured" if row["level"] == last_level else "more load gives no more throughput"
+
+
+def _failure(latencies: np.ndarray, bounds: Sequence[Bound]) -> str:
+    least = zip(bounds, latencies.min(axis=0), strict=True)
+    broken = [f"{bound.words} is {value:,.1f} ms at best" for bound, value in least if value > bound.limit]
+    return ", ".join(broken) or "each bound is met at some level, all of them at none"
+
+
+def _drawn(arm: str, repeats: list[np.ndarray], limits: np.ndarray) -> np.ndarray | None:
+    """Throughput within the limits for each draw of repeats, shape (500,); None without three repeats of every level."""
+    if min(map(len, repeats)) < MIN_REPEATS:
+        return None
+    rng = np.random.default_rng(list(arm.encode()))  # independent of other arms and of their order
+    needed = [rows[:, : 1 + len(limits)] for rows in repeats]
+    medians = [np.median(rows[rng.integers(len(rows), size=(RESAMPLES, len(rows)))], axis=1) for rows in needed]
+    values = np.stack(medians, axis=1)  # (draws, levels, throughput and bounds)
+    return highest(values[..., 0], values[..., 1:], limits).throughput
+
+
+def _lead(ours: np.ndarray | None, theirs: np.ndarray | None, estimate: float) -> tuple[float, float]:
+    """95% interval of how much more is ours than theirs, as a share of the estimate of theirs."""
+    if ours is None or theirs is None:
+        return np.nan, np.nan
+    return between((ours - theirs) / estimate)

@@ -1,0 +1,53 @@
+"""Compare what a neighbour's prefill does to decoding requests: p99 inter-token latency, collocated against PD."""
+
+import pandas as pd
+
+from pdbench.layout import Layout
+from pdbench.read.level_file import ResultError
+from pdbench.read.results import contenders
+
+# Of the two arms' p99; a single run of a level cannot show smaller differences.
+NOTEWORTHY = 1.25
+
+
+def stall_lines(table: pd.DataFrame) -> list[str]:
+    """Write one line per level and PD arm: stalls (p99 / median inter-token latency) beside collocated ones.
+
+    Args:
+        table: of `read_results`, with at least one collocated and one PD arm; control arms are left out.
+
+    Raises:
+        ResultError: there is no arm of one of the two kinds, or nothing that both can be compared in.
+    """
+    if len(table[["model", "isl", "osl", "phase"]].drop_duplicates()) > 1:
+        raise ResultError("stalls compare arms of one model and one workload")
+    if table["p99_itl_ms"].isna().any():
+        raise ResultError("a single output token has no inter-token latency")
+    table = contenders(table)
+    is_pd = table["layout"].map(lambda text: Layout.parse(text).is_pd)
+    collocated, pd_arms = table[~is_pd], table[is_pd]
+    if collocated.empty or pd_arms.empty:
+        raise ResultError("stalls compare a collocated arm with PD arms: give folders of both")
+    base = collocated.groupby(["kind", "level"])[["median_itl_ms", "p99_itl_ms"]].median()
+    lines = []
+    for (arm, kind, level), rows in pd_arms.groupby(["arm", "kind", "level"], sort=False):
+        if (kind, level) not in base.index:
+            continue
+        c, p = base.loc[(kind, level)], rows[["median_itl_ms", "p99_itl_ms"]].median()
+        lines.append(
+            f"level {level:g}: inter-token median/p99 {c.median_itl_ms:.0f}/{c.p99_itl_ms:.0f} ms collocated, "
+            f"{p.median_itl_ms:.0f}/{p.p99_itl_ms:.0f} ms {arm}: {verdict(c.p99_itl_ms, p.p99_itl_ms)}"
+        )
+    if not lines:
+        raise ResultError("no level was measured both collocated and with PD")
+    return lines
+
+
+def verdict(collocated_p99: float, pd_p99: float) -> str:
+    """Say in words, with the ratio, whether PD took the stalls away, did not matter, or made them worse."""
+    ratio = collocated_p99 / pd_p99
+    if ratio >= NOTEWORTHY:
+        return f"the worst stalls are {ratio:.1f} times shorter with PD"
+    if ratio <= 1 / NOTEWORTHY:
+        return f"the worst stalls are {1 / ratio:.1f} times longer with PD"
+    return "no difference that one run could show"

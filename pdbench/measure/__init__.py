@@ -1,0 +1,1 @@
+"""From running engines to a result folder: gates, sweeps, experiments."""

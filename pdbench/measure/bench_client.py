@@ -1,0 +1,157 @@
+"""Run vLLM's bench client: its arguments, and its process, which loads it once for all levels of a sweep.
+
+Loading takes 10 s of CPU, more than a short level. Run as a program (`python -m pdbench.measure.bench_client LOG`) it is that
+process: it reads the arguments of one run per line, quoted as a shell quotes them, and answers with the exit status and what
+its main thread did while it measured. What the client itself prints goes to LOG, the latest run's only.
+"""
+
+import collections
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+from pdbench.serve.keeper import die_with_parent
+from pdbench.workload import Level
+
+SAMPLE_S = 0.2
+LOG_LINES = 5  # of the client's log, shown where it fails
+
+
+class Used(NamedTuple):
+    """What the client's main thread did while it measured, in seconds."""
+
+    cpu: float
+    waited: float
+    wall: float
+
+
+def arguments(
+    level: Level, result: Path, *, url: str, model: str, tokenizer: str, lengths: tuple[int, int], num_prompts: int, seed: int,
+    prefix: int = 8, metadata: tuple[str, ...] = (),
+) -> list[str]:  # fmt: skip
+    """Build the options of `vllm bench serve` for one level of random prompts, greedy, whose result goes to the file `result`.
+
+    Args:
+        lengths: tokens of each prompt and of each answer.
+        prefix: random tokens in front of a level's prompts. vLLM's random prompts are runs of consecutive tokens, as many
+            different ones as the vocabulary has words, so that levels meet by chance; a few tokens, fewer than a block,
+            distinguish them.
+    """
+    prompt, answer = lengths
+    prefix = prefix if prompt > 2 * prefix else 0
+    load = ["--max-concurrency"] if level.kind == "concurrency" else ["--request-rate"]
+    return [
+        "--backend", "vllm", "--base-url", url, "--endpoint", "/v1/completions", "--model", model, "--tokenizer", tokenizer,
+        "--dataset-name", "random", "--random-prefix-len", str(prefix), "--random-input-len", str(prompt - prefix),
+        "--random-output-len", str(answer), "--ignore-eos", "--temperature", "0", "--num-prompts", str(num_prompts),
+        *load, f"{level.value:g}", "--seed", str(seed),
+        "--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,90,95,99",
+        "--save-result", "--save-detailed", "--result-dir", str(result.parent), "--result-filename", result.name,
+        *(["--metadata", *metadata] if metadata else []),
+    ]  # fmt: skip
+
+
+class BenchClient:
+    """The client's process; loading goes on while other things are done. Use as a context manager: it ends with the block."""
+
+    def __init__(self, log: Path):
+        self.log = log
+        command = [sys.executable, "-m", "pdbench.measure.bench_client", str(log)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent
+        )  # fmt: skip
+        assert self.process.stdin and self.process.stdout  # both are pipes
+        self._questions, self._answers = self.process.stdin, self.process.stdout
+
+    def __enter__(self) -> "BenchClient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for pipe in (self._questions, self._answers):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+    def run(self, words: list[str]) -> tuple[int, Used]:
+        """Measure one level; returns the client's exit status, 1 where its process died, and what it used."""
+        with contextlib.suppress(BrokenPipeError):
+            self._questions.write(shlex.join(words) + "\n")
+            self._questions.flush()
+        status, *used = self._answers.readline().split() or ["1", "0", "0", "0"]
+        return int(status), Used(*map(float, used))
+
+    def last_words(self) -> str:
+        """Return the end of the client's log."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return "\n".join(lines[-LOG_LINES:])
+
+
+class Clock:
+    """Samples the main thread's CPU time, so that the time of measuring can be cut out afterwards."""
+
+    def __init__(self) -> None:
+        self.samples: collections.deque[tuple[float, float, float]] = collections.deque(maxlen=100_000)
+        self.sample()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def sample(self) -> None:
+        # /proc/PID/schedstat: ns on a core, ns runnable but waiting (kernel: scheduler/sched-stats).
+        with open("/proc/self/schedstat") as file:
+            cpu, waited, _ = file.read().split()
+        self.samples.append((time.monotonic(), int(cpu) / 1e9, int(waited) / 1e9))
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(SAMPLE_S)
+            self.sample()
+
+    def last(self, seconds: float) -> Used:
+        """Return what was used over about the last `seconds`."""
+        self.sample()
+        end = self.samples[-1]
+        start = next((s for s in reversed(self.samples) if s[0] <= end[0] - seconds), self.samples[0])
+        return Used(end[1] - start[1], end[2] - start[2], end[0] - start[0])
+
+
+def main() -> int:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    # What the command `vllm bench serve` calls: https://docs.vllm.ai/en/latest/cli/bench/serve.html
+    from vllm.benchmarks.serve import add_cli_args
+    from vllm.benchmarks.serve import main as bench
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser(prog="vllm bench serve")
+    add_cli_args(parser)
+    clock = Clock()
+    for line in sys.stdin:
+        os.ftruncate(log, 0)
+        status, duration = 0, 0.0
+        try:
+            duration = bench(parser.parse_args(shlex.split(line)))["duration"]
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 1
+        except Exception:
+            traceback.print_exc()
+            status = 1
+        sys.stdout.flush()
+        print(status, *(f"{seconds:.3f}" for seconds in clock.last(duration)), file=answers)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Warm up a running deployment for a level, until its engines compile nothing more."""
+
+import asyncio
+
+from pdbench import client
+from pdbench.measure.level_gates import Snapshot, compilations_now
+
+MAX_ROUNDS = 4  # while kernels are still compiled
+
+
+def warm_up(base_url: str, load: client.Load, before: Snapshot) -> Snapshot:
+    """Send prompts of the level's shape until the engines compile nothing more.
+
+    Args:
+        load: as many requests in flight as the level has, with prompts of their own.
+        before: the snapshot before the level.
+
+    Returns:
+        That snapshot, with the requests that were sent and with what is compiled now.
+
+    Raises:
+        ServerError: a request was not answered.
+    """
+    return asyncio.run(_send(base_url, load, before))
+
+
+async def _send(base_url: str, load: client.Load, before: Snapshot) -> Snapshot:
+    sent = await client.warm_up(load)
+    seen = await compilations_now(base_url)
+    for _ in range(MAX_ROUNDS if seen.monitored else 0):
+        compiled = len(seen.kernels)
+        # One request after the other ends and the next one comes, as in the level: prefills of all sizes among decodes.
+        sent += await client.warm_up(load, staggered=True)
+        seen = await compilations_now(base_url)
+        if len(seen.kernels) == compiled:
+            break
+    return before.model_copy(update={"since": before.since + [load.isl] * sent, "compiled": seen})

@@ -1,0 +1,1 @@
+"""Models: their folders, weights and shapes."""

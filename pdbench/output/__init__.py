@@ -1,0 +1,1 @@
+"""From answers to figures, tables and pages."""

@@ -1,0 +1,50 @@
+"""Draw the study's figures from the tidy table of `results.read_results`.
+
+    classic    TPOT and TTFT against the load, throughput against latency; p99 inter-token latency on request
+    tradeoff   throughput against latency alone, large
+    heatmap    the best throughput under an SLA, by P:D ratio and TP sizes
+    network    throughput of one PD layout by placement and transport, with the speed of its KV transfers
+    latencies  the distributions of TTFT and inter-token times at one level
+    timeline   every request of one level: when it waited for its first token, when it decoded
+
+In all of them colour is the P:D ratio and the line the TP sizes; collocated arms are dashed black (`styles.py`).
+"""
+
+from collections.abc import Callable
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from pdbench.output.figures import classic, distributions, heatmap, network, timeline
+from pdbench.output.figures.files import save
+from pdbench.output.figures.styles import Style, arm_styles
+from pdbench.output.figures.view import View, latency_label, one_kind, throughput_label, title, with_axes
+from pdbench.read.results import Study, read_study
+
+__all__ = ["Style", "View", "arm_styles", "draw", "latency_label", "one_kind", "save", "throughput_label", "title", "with_axes"]
+
+FIGURES: dict[str, Callable[..., Figure]] = {
+    "classic": classic.draw,
+    "tradeoff": classic.draw_tradeoff,
+    "heatmap": heatmap.draw,
+    "network": network.draw,
+    "latencies": distributions.draw,
+    "timeline": timeline.draw,
+}
+# Drawn from more than the table: requests of a level, or gates of the manifests.
+OF_FOLDERS = ("network", "latencies", "timeline")
+
+
+def draw(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:
+    """Draw the figure that `view.figure` names.
+
+    Args:
+        table: of `results.read_results`.
+        study: of which it is the table; the folders are read again where it is not given.
+
+    Raises:
+        ResultError: the results do not hold what the figure shows; says what is needed.
+    """
+    if view.figure not in OF_FOLDERS:
+        return FIGURES[view.figure](table, view)
+    return FIGURES[view.figure](table, view, study or read_study(table["folder"].unique()))

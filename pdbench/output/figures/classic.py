@@ -1,0 +1,158 @@
+"""Draw latency against load and throughput against latency: the study's three panels, and the trade-off alone, large.
+
+With repeats a line goes through their medians and a bar goes from the least to the most of them. The trade-off shows
+what the best arm attains at each latency (`frontier.py`) as a grey band; points that another point beats in both
+latency and throughput are pale.
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from pdbench.analysis.frontier import curves, frontier, pareto
+from pdbench.output.figures.labels import ARM, RANGE, annotate
+from pdbench.output.figures.panels import from_zero, level_axis, level_ticks, log_ticks, new_figure, plain, prepare, settle
+from pdbench.output.figures.styles import Style, arm_styles, faded, legend, line_handles, style_key
+from pdbench.output.figures.view import View, latency_label, one_kind, one_workload, throughput_label, title, with_axes
+from pdbench.read.results import contenders
+
+NO_TTFT = "no time to first token:\nprompts' KV caches are filled, not computed"
+NO_TPOT = "no time per output token:\nevery request has one output token"
+LEVEL_PANELS = {
+    "tpot": ("median_tpot_ms", "Median TPOT (ms)"),
+    "ttft": ("median_ttft_ms", "Median TTFT (ms)"),
+    "itl": ("p99_itl_ms", "p99 inter-token latency (ms)"),
+}
+
+
+def draw(table: pd.DataFrame, view: View) -> Figure:
+    """Draw TPOT and TTFT against the level, throughput against latency; `view.itl` adds p99 inter-token latency.
+
+    Raises:
+        ResultError: concurrency and request-rate levels are mixed, or no arm has the chosen latency.
+    """
+    figure = new_figure((13.5, 10.5) if view.itl else (16, 6.4))
+    if view.itl:
+        panels = figure.subplot_mosaic([["tpot", "ttft"], ["itl", "tradeoff"]], height_ratios=[1, 1.3])
+    else:
+        panels = figure.subplot_mosaic([["tpot", "ttft", "tradeoff"]], width_ratios=[1, 1, 1.7])
+    return _filled(figure, panels, table, view)
+
+
+def draw_tradeoff(table: pd.DataFrame, view: View) -> Figure:
+    """Draw throughput against latency alone, large; raises as `draw`."""
+    figure = new_figure((11.5, 9))
+    return _filled(figure, {"tradeoff": figure.subplots()}, table, view)
+
+
+def _filled(figure: Figure, panels: dict[str, Axes], table: pd.DataFrame, view: View) -> Figure:
+    kind, styles, data = one_kind(table), arm_styles(table), with_axes(table, view)
+    for name, axes in panels.items():
+        prepare(axes, name)
+        if name in LEVEL_PANELS:
+            _level_panel(axes, data, *LEVEL_PANELS[name], styles, kind, view)
+    _tradeoff_panel(panels["tradeoff"], data, styles, view)
+    figure.suptitle(title(table), fontsize=13)
+    legend(figure, line_handles(styles), style_key(table, styles) + _key(data, kind))
+    settle(figure)
+    annotate(panels["tradeoff"], _points(data), styles, _load_words(data, kind))
+    return figure
+
+
+def _key(data: pd.DataFrame, kind: str) -> list[str]:
+    unit = "core" if set(data["accelerator"]) == {"CPU"} else "GPU"
+    key = [{"concurrency": f"number: concurrency per {unit}", "request-rate": "number: requests/s"}[kind]]
+    key += ["grey band: Pareto frontier", "pale: dominated"] * one_workload(data)
+    return key + ["line: median of repeats, bar: least to most of them"] * bool((data["repeat"] > 1).any())
+
+
+def _points(data: pd.DataFrame) -> pd.DataFrame:
+    """Each arm's levels as the trade-off draws them: medians of repeats, and whether none beats them; controls beat none."""
+    columns = ["latency", "x", "y", "gpus"]
+    points = data.groupby(["arm", "level"], sort=False, as_index=False)[columns].median().dropna()
+    ours = points[points["arm"].isin(contenders(data)["arm"])]
+    dominated = points.index.isin(ours.index[~pareto(ours, "latency", "y")])
+    return points.assign(efficient=~dominated | (not one_workload(data)))
+
+
+def _load_words(data: pd.DataFrame, kind: str) -> dict[tuple[str, float], str]:
+    """By arm and level, the number beside its point: concurrency per GPU of the layout, or the request rate."""
+    known = data.drop_duplicates(["arm", "level"])
+    per = known["gpus"] if kind == "concurrency" else 1
+    return {(arm, level): f"{load:.3g}" for arm, level, load in zip(known["arm"], known["level"], known["level"] / per)}
+
+
+def _lines(axes: Axes, data: pd.DataFrame, x: str, y: str, styles: dict[str, Style]) -> None:
+    """One line for each arm in order of load, through the median of each level's repeats, with their range."""
+    for arm, style in styles.items():
+        rows = data[data["arm"] == arm].dropna(subset=[x, y])
+        levels = rows.assign(at=rows[x], up=rows[y]).groupby("level")[["at", "up"]]
+        middle = levels.median()
+        axes.plot(
+            middle["at"], middle["up"], label=arm, gid=ARM, color=style.color, linestyle=style.line, marker=style.marker,
+            markersize=5.5, linewidth=1.6, markerfacecolor=style.color if style.filled else "white",
+        )  # fmt: skip
+        if (rows["repeat"] > 1).any():
+            xerr, yerr = np.stack([middle - levels.min(), levels.max() - middle]).T.swapaxes(1, 2)
+            thin = {"fmt": "none", "ecolor": style.color, "elinewidth": 0.9, "capsize": 2}
+            drawn = axes.errorbar(middle["at"], middle["up"], yerr, xerr if x != "level" else None, **thin)
+            for bar in drawn.lines[2]:
+                bar.set_gid(RANGE)
+
+
+def _level_panel(
+    axes: Axes, data: pd.DataFrame, column: str, label: str, styles: dict[str, Style], kind: str, view: View
+) -> None:
+    _lines(axes, data, "level", column, styles)
+    level_axis(axes, kind)
+    axes.set_ylabel(label)
+    if data[column].isna().all():
+        why = NO_TTFT if column == "median_ttft_ms" else NO_TPOT
+        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color="#555555")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        return
+    if view.log_latency:
+        log_ticks(axes, "y")
+    else:
+        from_zero(axes, "y")
+    level_ticks(axes, sorted(data["level"].unique()), view.log_levels)
+
+
+def _tradeoff_panel(axes: Axes, data: pd.DataFrame, styles: dict[str, Style], view: View) -> None:
+    if one_workload(data):
+        _frontier_band(axes, data, view)
+    _lines(axes, data, "x", "y", styles)
+    _fade(axes, _points(data), styles)
+    axes.set_xlabel(latency_label(view))
+    axes.set_ylabel(throughput_label(data, view))
+    axes.margins(0.06)
+    axes.xaxis.set_major_formatter(FuncFormatter(plain))
+    from_zero(axes, "y")
+    if view.log_latency:
+        log_ticks(axes, "x")
+
+
+def _frontier_band(axes: Axes, data: pd.DataFrame, view: View) -> None:
+    best = frontier(curves(contenders(data), "latency", "y"))
+    # Straight in latency is bent in interactivity.
+    share = np.linspace(0, 1, 20)
+    corners = np.arange(len(best.latency) - 1)[:, None]
+    at = np.append(corners + share, len(best.latency) - 1)
+    latency, throughput = (np.interp(at, np.arange(len(best.latency)), each) for each in (best.latency, best.throughput))
+    axes.plot(
+        1000 / latency if view.interactivity else latency, throughput, label="Pareto frontier", color="#DADADA",
+        linewidth=9, solid_capstyle="round", solid_joinstyle="round", zorder=1.2,
+    )  # fmt: skip
+
+
+def _fade(axes: Axes, points: pd.DataFrame, styles: dict[str, Style]) -> None:
+    """Paler markers over those of dominated points."""
+    for arm, of_arm in points[~points["efficient"]].groupby("arm", sort=False):
+        style, pale = styles[arm], faded(styles[arm].color)
+        axes.plot(
+            of_arm["x"], of_arm["y"], label="_dominated", linestyle="", marker=style.marker, markersize=5.5,
+            color=pale, markerfacecolor=pale if style.filled else "white", zorder=2.1,
+        )  # fmt: skip

@@ -1,0 +1,104 @@
+"""Describe what a figure shows, and the words on its axes."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from pdbench.analysis.sla import Bound
+from pdbench.read.level_file import ResultError
+from pdbench.read.results import CHUNK_SIZE, node_words
+
+LATENCIES = {"token": "median_tpot_ms", "first_token": "median_ttft_ms", "chunk": "chunk_latency_ms"}
+
+
+@dataclass(frozen=True)
+class View:
+    """Which figure, the axes of its trade-off and the scales; `level` and `sla` where a figure is of one."""
+
+    latency_mode: str = "token"
+    chunk_size: int = CHUNK_SIZE
+    interactivity: bool = False
+    normalized: bool = True
+    throughput: str = "input"
+    log_latency: bool = False
+    log_levels: bool = False
+    itl: bool = False
+    figure: str = "classic"
+    level: float | None = None
+    sla: tuple[Bound, ...] = ()
+
+
+def with_axes(table: pd.DataFrame, view: View) -> pd.DataFrame:
+    """Return the table with the trade-off's `latency` (ms), `x`, that or interactivity (1/s), and `y`, tokens/s."""
+    latency = table[LATENCIES[view.latency_mode]]
+    if latency.isna().all():
+        raise ResultError(
+            f"--latency-mode {view.latency_mode} needs a TPOT, and requests with one output token have none: "
+            "use --latency-mode first_token"
+        )
+    x = 1000 / latency if view.interactivity else latency
+    return table.assign(latency=latency, x=x, y=table[throughput_column(table, view)])
+
+
+def throughput_column(table: pd.DataFrame, view: View) -> str:
+    """Return the column of the throughput asked for."""
+    column = f"{view.throughput}_throughput" + ("_per_node" if view.normalized else "")
+    if table[column].isna().all():
+        raise ResultError(f"decode alone has no {view.throughput} throughput: use --throughput-metric output")
+    return column
+
+
+def latency_label(view: View) -> str:
+    """Return what the trade-off panel's x is, with its unit and the statistic it rests on."""
+    chunk = f"TTFT + {view.chunk_size - 1} x TPOT"
+    if view.interactivity:
+        rate = {
+            "token": "1000 / median TPOT (tokens/s/user)",
+            "first_token": "1000 / median TTFT (first tokens/s/user)",
+            "chunk": f"1000 / ({chunk}), medians (chunks/s/user)",
+        }
+        return f"Interactivity: {rate[view.latency_mode]}"
+    return {
+        "token": "Median TPOT (ms)",
+        "first_token": "Median TTFT (ms)",
+        "chunk": f"Latency of the first {view.chunk_size} tokens: {chunk}, medians (ms)",
+    }[view.latency_mode]
+
+
+def throughput_label(table: pd.DataFrame, view: View) -> str:
+    """Return which tokens are counted, over what: `Input tokens/s per node of 8 GPUs`."""
+    words = f"{view.throughput.capitalize()} tokens/s"
+    return f"{words} per node of {node_words(table)}" if view.normalized else f"{words} of the whole layout"
+
+
+def title(table: pd.DataFrame) -> str:
+    """Return the workload, where the arms share one; otherwise each arm's label says its own."""
+    words = []
+    for column, form in (("model", "{}"), ("isl", "ISL {}"), ("osl", "OSL {}"), ("phase", "{}")):
+        values = table[column].unique()
+        if len(values) == 1:
+            words.append(form.format(values[0]))
+    return " · ".join(words)
+
+
+def one_workload(table: pd.DataFrame) -> bool:
+    """Return whether all arms did the same work, so that one can be better than another."""
+    return len(table[["model", "isl", "osl", "phase"]].drop_duplicates()) == 1
+
+
+def one_kind(table: pd.DataFrame) -> str:
+    """Return the kind of load that all rows share.
+
+    Raises:
+        ResultError: some were measured at a concurrency and some at a request rate.
+    """
+    first = table.drop_duplicates("kind").set_index("kind")["folder"]
+    if len(first) > 1:
+        where = " and ".join(f"{kind} levels ({folder})" for kind, folder in first.items())
+        raise ResultError(f"{where} cannot share one figure: plot them apart")
+    return first.index[0]
+
+
+def level_words(kind: str, level: float) -> str:
+    """Return a level in words: `concurrency 8`, `2 requests/s`."""
+    return {"concurrency": f"concurrency {level:g}", "request-rate": f"{level:g} requests/s"}[kind]

@@ -1,0 +1,302 @@
+"""Print tables in a terminal."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from textwrap import fill
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Column, Table
+from rich.text import Text
+
+from pdbench.analysis.audit import Finding
+from pdbench.analysis.decision import MIN_REPEATS, WORKLOAD, cost, workload_title
+from pdbench.analysis.sla import Bound
+from pdbench.read.level_file import TOKENS
+from pdbench.read.results import node_words
+
+KINDS = {"concurrency": "conc.", "request-rate": "rate"}
+INTERVALS = {
+    "median_ttft_ms": "TTFT median\nms", "median_tpot_ms": "TPOT median\nms", "p99_itl_ms": "ITL p99\nms",
+    "request_throughput": "requests/s",
+}  # fmt: skip
+BANDS_READ = (
+    "an arm attains at a latency what it reaches at that latency or a lower one, linearly between its levels;",
+    "over: in the middle of the band, the last up to the last level; alone: the other attains nothing there",
+)
+
+
+def print_measurements(table: pd.DataFrame, chunk_size: int, normalized: bool) -> None:
+    """Print every measurement, one table for each kind of load.
+
+    Args:
+        table: of `read_results`.
+        chunk_size: that `table` was read with.
+        normalized: throughput per node.
+    """
+    for kind, rows in table.groupby("kind"):
+        show(*measurement_rows(rows, kind, chunk_size, normalized))
+    where = f"per node of {node_words(table)}" if normalized else "of the layout"
+    print(f"ms over the requests of a level; from medians: first {chunk_size} = TTFT +", end=" ")
+    print(f"{chunk_size - 1} x TPOT, tokens/s/user = 1000 / TPOT")
+    print(f"input, output and total tokens/s {where}{how_counted(table, normalized)}")
+
+
+def measurement_rows(table: pd.DataFrame, kind: str, chunk_size: int, normalized: bool) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of `print_measurements`; `kind` is that of the levels."""
+    columns = {"gpus": node_words(table).split()[-1], "level": KINDS[kind], "repeat": "rep.", "completed": "done"}
+    columns |= {"median_ttft_ms": "TTFT\nmedian", "p99_ttft_ms": "TTFT\np99"}
+    columns |= {"median_tpot_ms": "TPOT\nmedian", "p99_tpot_ms": "TPOT\np99", "p99_itl_ms": "ITL\np99"}
+    columns |= {"chunk_latency_ms": f"first\n{chunk_size}", "interactivity": "tokens/s\n/user"}
+    suffix, per = ("_per_node", "node") if normalized else ("", "layout")
+    columns |= {f"{tokens}_throughput{suffix}": f"{tokens}/s\n/{per}" for tokens in TOKENS}
+    columns |= {"goodput": "goodput\nreq./s"} if "goodput" in table else {}
+    rows = [[row["arm"], *(number(row[name]) for name in columns)] for _, row in table.iterrows()]
+    return ["arm", *columns.values()], rows
+
+
+def print_intervals(intervals: pd.DataFrame) -> None:
+    """Print estimates with their 95% confidence intervals; `intervals` is of `level_intervals`."""
+    for kind, rows in intervals.groupby("kind"):
+        names = [name for name in INTERVALS if name in set(rows["statistic"])]
+        lines = []
+        for (arm, level, repeats), of_level in rows.groupby(["arm", "level", "repeats"], sort=False):
+            by_name = of_level.set_index("statistic").reindex(names)
+            cells = (f"{number(r.estimate)} [{number(r.low)}, {number(r.high)}]" for r in by_name.itertuples())
+            lines.append([arm, number(level), number(repeats), *cells])
+        show(["arm", KINDS[kind], "rep.", *(INTERVALS[name] for name in names)], lines)
+    print("estimate [95% interval]: bootstrap over repeats, then requests; with one repeat it includes no drift between runs")
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print what the audit found, by kind; `findings` is of `audit`."""
+    for kind, of_kind in groupby(findings, key=lambda finding: finding.kind):
+        several = list(of_kind)
+        print(f"{kind}: {several[0].why}", f"  to do: {several[0].fix}", sep="\n")
+        for finding in several:
+            print(wrapped("  - ", finding.where), wrapped("    ", finding.seen), sep="\n")
+        print()
+    folders = {folder for finding in findings for folder in finding.folders}
+    print(f"findings: {len(findings)}, on {len(folders)} folders")
+
+
+def wrapped(indent: str, text: str) -> str:
+    """Wrap to lines of at most 118 characters, the later ones indented by 4 more than none; names are not cut."""
+    return fill(text, 118, initial_indent=indent, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+
+
+def print_bands(bands: pd.DataFrame, latency: str, counted: str, interactivity: bool, price: float | None) -> None:
+    """Print which arm is best in which band; `bands` is of `decision.bands`, the words say what its numbers are."""
+    show(*band_rows(bands, latency, counted, interactivity, price))
+    print(*BANDS_READ, sep="\n")
+
+
+def band_rows(
+    bands: pd.DataFrame, latency: str, counted: str, interactivity: bool, price: float | None
+) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of `print_bands`."""
+    unit = "per s\nand user" if interactivity else "ms"
+    headers = [f"{latency}\n{unit}", "best", counted, "over the\nnext best", "least to\nmost", "next best"]
+    headers += ["over\ncollocated", "least to\nmost", "collocated"] + ["price\nof 1M"] * bool(price)
+    lines = []
+    for row in bands.itertuples():
+        line = [_band(row.low, row.high, interactivity), row.best]
+        line += [f"{number(row.throughput_low)} to {number(row.throughput_high)}"]
+        for name, margin in (("next_best", "next_margin"), ("collocated", "collocated_margin")):
+            other, at, *ends = (getattr(row, column) for column in (name, margin, f"{margin}_low", f"{margin}_high"))
+            interval = (getattr(row, f"{margin}_{end}") for end in ("from", "to"))
+            if other == row.best:
+                line += ["-", "-", "is the best"]
+            else:
+                line += [_share(at, *interval), " to ".join(map(_share, ends)) if ends[0] >= 0 else "-", other or "-"]
+        if price:
+            line += [" to ".join(f"{cost(price, row.gpus, rate):.3f}" for rate in (row.throughput_low, row.throughput_high))]
+        lines.append(line)
+    return headers, lines[::-1] if interactivity else lines
+
+
+def print_decision(answers: pd.DataFrame, bounds: Sequence[Bound], counted: str, kind: str, price: float | None) -> None:
+    """Print the best arm under an SLA, and why each other arm falls short.
+
+    Args:
+        answers: of `decision.decide`, of one workload.
+        counted: the words of its throughput.
+        kind: of its load.
+        price: of an hour of one GPU.
+    """
+    print(f"SLA: {', '.join(map(str, bounds))}")
+    print(*answer_words(answers, bounds, counted), sep="\n")
+    show(*decision_rows(answers, bounds, counted, kind, price))
+    if answers["goodput_per_node"].notna().any():
+        print("goodput: requests/s that each keep to the bounds on TTFT and TPOT, of the level where they are most")
+    if price:
+        print(f"price: {price:g} per GPU and hour, for all GPUs of the layout; each kind of token is charged the whole price")
+
+
+def decision_rows(
+    answers: pd.DataFrame, bounds: Sequence[Bound], counted: str, kind: str, price: float | None
+) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of `print_decision`: each arm under the SLA."""
+    answers = answers.assign(
+        interval=[_interval(row.throughput_from, row.throughput_to) for row in answers.itertuples()],
+        lead=["-"] + [_share(row.lead, row.lead_from, row.lead_to) for row in answers[1:].itertuples()],
+    )
+    columns = {"gpus": node_words(answers).split()[-1], "throughput": counted}
+    columns |= {"interval": "95%\ninterval"} if answers["interval"].any() else {}
+    columns |= {"lead": "best is\nbetter by", "request_throughput_per_node": "requests/s\n/node", "level": KINDS[kind]}
+    columns |= {"concurrency_per_gpu": "conc.\n/GPU"} if kind == "concurrency" else {}
+    columns |= {bound.column: f"{bound.words}\nms".replace(" ", "\n", 1) for bound in bounds}
+    columns |= {"goodput_per_node": "goodput\n/node"} if answers["goodput_per_node"].notna().any() else {}
+    for tokens in TOKENS if price else ():
+        columns[f"price_{tokens}"] = f"price of 1M\n{tokens}"
+        rates = answers[f"{tokens}_throughput_per_node"].where(lambda rate: rate > 0)
+        answers[f"price_{tokens}"] = [f"{p:.3f}" if p > 0 else "-" for p in cost(price, answers["gpus_per_node"], rates)]
+    columns["reason"] = "why not more"
+    cells = answers.reindex(columns=columns).map(lambda cell: cell if isinstance(cell, str) else number(cell))
+    return ["arm", *columns.values()], [[arm, *row] for arm, row in zip(answers["arm"], cells.to_numpy(), strict=True)]
+
+
+def answer_words(answers: pd.DataFrame, bounds: Sequence[Bound], counted: str) -> Iterator[str]:
+    """Describe the best arm in words: what it does, its margins, and by how much it is ahead."""
+    best, others = answers.iloc[0], answers[1:]
+    if not best["holds"]:
+        yield "no arm keeps it"
+        return
+    load = f", {number(best['concurrency_per_gpu'])} requests in flight per GPU" if best["concurrency_per_gpu"] > 0 else ""
+    rates = f"{number(best['throughput'])} {''.join(counted.split())}"
+    rates += f", {number(best['request_throughput_per_node'])} requests/s/node"
+    yield f"best: {best['arm']}, {rates}{load}; {best['reason']}"
+    yield "  " + "; ".join(f"{b.words} {number(best[b.column])} ms, {1 - best[b.column] / b.limit:.0%} under" for b in bounds)
+    second, base = others[others["holds"]], others[others["holds"] & others["collocated"]]
+    for what, rows in (("the next best", second), ("the best collocated", base)):
+        if what.endswith("collocated") and best["collocated"]:
+            yield "  it is collocated itself"
+        elif rows.empty:
+            yield f"  {what}: none keeps it"
+        else:
+            row = rows.iloc[0]
+            yield f"  {_share(row['lead'], row['lead_from'], row['lead_to'])} over {what}, {row['arm']}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"[{number(low)}, {number(high)}]"
+
+
+def print_overheads(overheads: pd.DataFrame) -> None:
+    """Print what Ray Serve adds; `overheads` is of `overhead.overheads`."""
+    for title, headers, lines in overhead_grids(overheads):
+        print(f"\n{title}")
+        show(headers, lines)
+    print(*overhead_words(overheads), sep="\n")
+
+
+def overhead_grids(overheads: pd.DataFrame) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Yield title, headings and rows of `print_overheads`, by workload."""
+    headers = ["behind Ray Serve", "control", "", "rep.", "TTFT, ms\nbare", "added", "TPOT, ms\nbare", "added"]
+    headers += ["requests/s\nbare", "Ray / bare"]
+    for known, rows in overheads.groupby(WORKLOAD, sort=False):
+        lines = []
+        for row in rows.itertuples():
+            line = [row.arm, row.control, number(row.level), number(row.repeats)]
+            for column, name, sign in (("median_ttft_ms", "added_ttft_ms", "+"), ("median_tpot_ms", "added_tpot_ms", "+"),
+                                       ("request_throughput", "throughput_ratio", "")):  # fmt: skip
+                at, low, high, noise = (getattr(row, name + end) for end in ("", "_from", "_to", "_noise"))
+                line += [number(getattr(row, f"{column}_bare")), _with_interval(at, low, high, sign) + " noise" * noise]
+            lines.append(line)
+        yield workload_title(*known), [*headers[:2], KINDS[rows["kind"].iloc[0]], *headers[3:]], lines
+
+
+def overhead_words(overheads: pd.DataFrame) -> Iterator[str]:
+    """Explain how to read `print_overheads`."""
+    yield "of medians: added = behind Ray Serve less bare, the same engines under plain vllm serve; ratio of requests/s"
+    if (overheads["repeats"] < MIN_REPEATS).any():
+        yield f"no interval with fewer than {MIN_REPEATS} repeats of a level in both arms: a small difference may be noise"
+    if (overheads["repeats"] >= MIN_REPEATS).any():
+        yield "[95% interval]: bootstrap over the repeats of both arms; one that contains 0, or a ratio of 1, is noise"
+
+
+def print_blocks(ratios: pd.DataFrame) -> None:
+    """Print each arm against the collocated one, within blocks; `ratios` is of `blocks.paired`."""
+    names = {"request_throughput": "requests/s"} | {
+        name: words for name, words in INTERVALS.items() if name != "request_throughput"
+    }
+    headers = [words.removesuffix("\nms") for words in names.values()]
+    for (*known, base), rows in ratios.groupby([*WORKLOAD, "base"], sort=False):
+        lines = []
+        for row in rows.itertuples():
+            ends = ((getattr(row, name + end) for end in ("", "_from", "_to", "_noise")) for name in names)
+            cells = (_with_interval(at, low, high, "") + " noise" * noise for at, low, high, noise in ends)
+            lines.append([row.arm, number(row.level), number(row.blocks), *cells])
+        print(f"\n{workload_title(*known)}: over {base}, in the same block")
+        show(["arm", KINDS[rows["kind"].iloc[0]], "blocks", *headers], lines)
+    print("ratios, below 1: less than the collocated arm; the geometric mean over blocks [Student's 95% interval]")
+    if (ratios["blocks"] < MIN_REPEATS).any():
+        print(f"no interval with fewer than {MIN_REPEATS} blocks: a small difference may be noise")
+
+
+def _with_interval(value: float, low: float, high: float, sign: str) -> str:
+    """`+5.62 [4.90, 6.13]`."""
+    if math.isnan(value):
+        return "-"
+    ends = "" if math.isnan(low) else f" [{_signed(low, sign)}, {_signed(high, sign)}]"
+    return _signed(value, sign) + ends
+
+
+def _signed(value: float, sign: str) -> str:
+    decimals = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2
+    return f"{value:{sign},.{decimals}f}"
+
+
+def uncertainty_words(table: pd.DataFrame) -> Iterator[str]:
+    """Explain where intervals come from, or why there is none."""
+    fewest = table.groupby(["arm", "kind", "level"]).size().groupby("arm").min()
+    if (without := fewest[fewest < MIN_REPEATS]).size:
+        which = "every arm" if without.size == fewest.size else ", ".join(without.index)
+        yield f"no interval for {which}: fewer than {MIN_REPEATS} repeats of a level, so a small difference may be noise"
+    if without.size < fewest.size:
+        yield "[95% interval]: bootstrap over the repeats of every level; a difference whose interval contains 0 is noise"
+
+
+def _band(low: float, high: float, interactivity: bool) -> str:
+    if interactivity:
+        return f"{number(1000 / high)} to {number(1000 / low)}" if math.isfinite(high) else f"up to {number(1000 / low)}"
+    return f"{number(low)} to {number(high)}" if math.isfinite(high) else f"from {number(low)}"
+
+
+def _share(value: float, low: float = math.nan, high: float = math.nan) -> str:
+    """`+12% [3, 20]`, and whether that is noise."""
+    if not math.isfinite(value):
+        return "-" if math.isnan(value) else "alone"
+    interval = "" if math.isnan(low) else f" [{100 * low:.0f}, {100 * high:.0f}]"
+    return f"{100 * value:+.1f}%{interval}{' noise' if low <= 0 <= high else ''}"
+
+
+def show(headers: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+    """Print a table as wide as it is: a number cut off to fit a narrow terminal or a pipe would be a wrong number."""
+    first, *others = headers
+    columns = (Column(name, justify="right", no_wrap=True) for name in others)
+    grid = Table(Column(first, no_wrap=True), *columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for line in lines:
+        grid.add_row(*map(Text, line))
+    console = Console()
+    console.width = max(console.width, Measurement.get(console, console.options.update(width=1000), grid).maximum)
+    console.print(grid)
+
+
+def how_counted(table: pd.DataFrame, normalized: bool) -> str:
+    """Explain how throughput is computed, with the GPUs that it is divided by."""
+    sizes = " or ".join(map(str, sorted(table["gpus"].unique())))
+    if not normalized:
+        return f" = tokens / duration, not divided by its size ({sizes})"
+    return f" = tokens / duration x {node_words(table)} / those of the layout ({sizes})"
+
+
+def number(value: float) -> str:
+    """Format four digits or so; a dash where there is no such value."""
+    if math.isnan(value):
+        return "-"
+    decimals = 0 if value == int(value) or value >= 1000 else 1 if value >= 100 else 2
+    return f"{value:,.{decimals}f}"

@@ -1,0 +1,1 @@
+"""From result folders to one table."""

@@ -1,0 +1,222 @@
+"""Read one level's file, as the bench client wrote it. What is not whole or not what its name says is an error."""
+
+import json
+import math
+import os
+import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pdbench.manifest import first_line
+from pdbench.read.requests import Requests, decode_steps, goodput, percentiles, steady
+from pdbench.workload import Level, RunName, phase_lengths
+
+METRICS = ("ttft", "tpot", "itl")
+STATISTICS = ("mean", "median", "p99", "std")
+TOKENS = ("input", "output", "total")
+DETAILS = ("input_lens", "output_lens", "ttfts", "itls", "start_times", "generated_texts", "errors")  # in the client's order
+# Bytes at the beginning and at the end of a level's file that hold all that is not a detail.
+EDGE = 1 << 14
+
+
+class ResultError(ValueError):
+    """Results that cannot be read or compared; one line that names the file and the reason."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn any complaint into a ResultError of one line that begins with `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise ResultError(f"{path}: {error.strerror or first_line(error)}") from error
+    except ValueError as error:
+        raise ResultError(f"{path}: {first_line(error).removeprefix(f'{path}: ')}") from error
+
+
+class LevelFile(NamedTuple):
+    """What one level's file holds.
+
+    Attributes:
+        row: date, completed, duration (s), the latency statistics (ms), the throughputs (tokens/s, requests/s) and what
+            follows from per-request details.
+        summary: the client's file without its per-request lists, `errors` apart.
+        requests: None where the file has no per-request details, or they were not asked for.
+    """
+
+    row: dict[str, Any]
+    summary: dict[str, Any]
+    requests: Requests | None
+
+
+def read_level(
+    path: Path, level: Level, run: RunName, sla: dict[str, float] | None = None, decode_bench: bool = False,
+    details: bool = True,
+) -> LevelFile:  # fmt: skip
+    """Read one level's file, checking that it is whole and that it is what its name says.
+
+    Raises:
+        ResultError: see the module's first line; the message names `path`.
+    """
+    with naming(path):
+        content = load_level(path, details or decode_bench)
+        isl, osl = run.isl, phase_lengths(run.phase, run.isl, run.osl)[1]
+        completed = _check_requests(content, level)
+        duration = _number(content, "duration", positive=True)
+        tokens = _check_tokens(content, completed, isl, osl, run.phase)
+        _check_details(content, completed, osl)
+        row = {"date": str(content.get("date", "")), "completed": completed, "duration": duration}
+        row |= (latencies := _latencies(content, osl))
+        for kind in TOKENS:
+            row[f"{kind}_throughput"] = tokens[kind] / duration
+        row["request_throughput"] = completed / duration
+        _check_throughput(content, row)
+        requests = Requests.of(content)
+        row |= {key: value for key, value in percentiles(requests).items() if math.isnan(latencies[key])} | steady(requests)
+        if decode_bench:
+            row |= _pure_decode(requests)
+        row |= {"goodput": goodput(requests, duration, sla)} if sla else {}
+        summary = {key: value for key, value in content.items() if key not in DETAILS or key == "errors"}
+        return LevelFile(row, summary, requests if details else None)
+
+
+def _pure_decode(requests: Requests | None) -> dict[str, float]:
+    """Return the row of a deployment that fills KV caches: decode steps only, and nothing of prompts."""
+    if requests is None:
+        raise ValueError("decode steps need per-request details")
+    nothing = [f"{statistic}_ttft_ms" for statistic in (*STATISTICS, "p90", "p95")]
+    nothing += ["input_throughput", "total_throughput", "request_throughput"]
+    return dict.fromkeys(nothing, math.nan) | decode_steps(requests)
+
+
+def load_level(path: Path, details: bool = True) -> dict[str, Any]:
+    """Load a level's file as the client wrote it, or all of it but per-request details; ValueError if it is not whole."""
+    data = path.read_bytes() if details else _without_details(path)
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not whole JSON: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"must hold a JSON object, not {reprlib.repr(content)}")
+    return content
+
+
+def _without_details(path: Path) -> bytes:
+    """A level's file less its per-request lists but `errors`; whole where these are not as the client writes them.
+
+    A quote within a text is escaped in JSON, so no text can hold what the lists are found by.
+    """
+    with path.open("rb") as file:
+        head = file.read(EDGE)
+        begin = head.find(b'"input_lens": [')
+        if begin < 0:
+            return head + file.read()
+        file.seek(max(begin, os.fstat(file.fileno()).st_size - EDGE))
+        tail = file.read()
+    end = tail.rfind(b'"errors": [')
+    return path.read_bytes() if end < 0 else head[:begin] + tail[end:]
+
+
+def _check_requests(content: dict[str, Any], level: Level) -> int:
+    """Requests completed: all that were asked, at the load that the file's name says."""
+    asked, completed = _count(content, "num_prompts", positive=True), _count(content, "completed")
+    # Clients before vLLM 0.11.1 do not count failures; `completed` shows them all the same.
+    failed = _count(content, "failed") if "failed" in content else 0
+    if failed or completed != asked:
+        errors = content.get("errors")
+        reason = next(filter(None, errors), "") if isinstance(errors, list) else ""
+        first = f": {' '.join(str(reason).split())[-300:]}" if reason else ""
+        raise ValueError(f"{completed} of {asked} requests completed, {failed} counted as failed{first}")
+    key = {"concurrency": "max_concurrency", "request-rate": "request_rate"}[level.kind]
+    if _number(content, key, positive=True) != level.value:
+        raise ValueError(f"{key} is {content[key]}, but the file's name says {level.value:g}")
+    return completed
+
+
+def _check_tokens(content: dict[str, Any], completed: int, isl: int, osl: int, phase: str) -> dict[str, int]:
+    """Tokens in, out and both; every request must have OSL tokens out and about ISL in."""
+    tokens = {kind: _count(content, f"total_{kind}_tokens", positive=True) for kind in ("input", "output")}
+    if tokens["output"] != completed * osl:
+        raise ValueError(f"total_output_tokens is {tokens['output']}, not {completed * osl}: {completed} requests of {osl}")
+    # Decode-only is 1:OSL here; the public study's decode-only folders hold prompts of ISL tokens.
+    lengths = (isl, 1) if phase == "decode-only" else (isl,)
+    # Random prompts change length a little when decoded and encoded again: near is enough.
+    if not any(abs(tokens["input"] - completed * n) <= completed * (0.1 * n + 8) for n in lengths):
+        mean = tokens["input"] / completed
+        raise ValueError(f"prompts have {mean:g} tokens on average, but the folder's name says {isl}")
+    return tokens | {"total": tokens["input"] + tokens["output"]}
+
+
+def _check_throughput(content: dict[str, Any], row: dict[str, float]) -> None:
+    """The client's own throughputs must follow from its counts: else the file was edited or mixed up."""
+    for key, kind in (("output_throughput", "output"), ("total_token_throughput", "total")):
+        stated, counted = _number(content, key), row[f"{kind}_throughput"]
+        if not math.isclose(stated, counted, rel_tol=1e-3):
+            raise ValueError(f"{key} is {stated:g}, but tokens / duration is {counted:g}")
+
+
+def _check_details(content: dict[str, Any], completed: int, osl: int) -> None:
+    """Per-request lists, which only `--save-detailed` writes."""
+    details = {key: content[key] for key in DETAILS if key in content}
+    for key, values in details.items():
+        if not isinstance(values, list) or len(values) != completed:
+            raise ValueError(f"{key} must be a list of {completed} entries, not {reprlib.repr(values)}")
+    for error in details.get("errors", []):
+        if error:
+            raise ValueError(f"a request failed: {reprlib.repr(error)}")
+    for length in details.get("output_lens", []):
+        if _value("an entry of output_lens", length) != osl:
+            raise ValueError(f"a request has {length} output tokens, not {osl}")
+    for key in ("input_lens", "ttfts", "start_times"):
+        for value in details.get(key, []):
+            _value(f"an entry of {key}", value, positive=key == "input_lens")
+    for gaps in details.get("itls", []):
+        if not isinstance(gaps, list):
+            raise ValueError(f"an entry of itls must be a list, not {reprlib.repr(gaps)}")
+        for gap in gaps:
+            _value("an entry of itls", gap)
+    if "input_lens" in details and sum(details["input_lens"]) != content["total_input_tokens"]:
+        raise ValueError(f"input_lens add up to {sum(details['input_lens'])}, not to total_input_tokens")
+
+
+def _latencies(content: dict[str, Any], osl: int) -> dict[str, float]:
+    """Every statistic of every metric, in ms; the client writes 0 where there was no second token."""
+    latencies = {}
+    for metric in METRICS:
+        for statistic in STATISTICS:
+            key = f"{statistic}_{metric}_ms"
+            defined = osl > 1 or metric == "ttft"
+            number = _number(content, key, positive=defined and statistic == "median" and metric != "itl")
+            latencies[key] = number if defined else math.nan
+        for key in (f"p90_{metric}_ms", f"p95_{metric}_ms"):  # there only if the client was asked for them
+            latencies[key] = _number(content, key) if defined and key in content else math.nan
+    return latencies
+
+
+def _number(content: dict[str, Any], key: str, positive: bool = False) -> float:
+    if key not in content:
+        raise ValueError(f"{key} is missing")
+    return _value(key, content[key], positive)
+
+
+def _count(content: dict[str, Any], key: str, positive: bool = False) -> int:
+    _number(content, key, positive)
+    if not isinstance(content[key], int):
+        raise ValueError(f"{key} must be a whole number, not {content[key]!r}")
+    return content[key]
+
+
+def _value(name: str, value: Any, positive: bool = False) -> float:
+    """A finite number that is not negative, or above 0 if `positive`; true and "1" are no numbers."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} must be a number, not {reprlib.repr(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or number < 0 or (positive and number == 0):
+        allowed = "above 0" if positive else "at least 0"
+        raise ValueError(f"{name} must be finite and {allowed}, not {reprlib.repr(value)}")
+    return number

@@ -1,0 +1,278 @@
+"""Read result folders into one tidy table, a row per arm, level and repeat. What is not whole is an error.
+
+Latency figures are the bench client's own: TTFT, TPOT and inter-token latency over the requests of a
+level, in milliseconds. Interactivity and chunk latency are derived from the *medians* of TTFT and TPOT.
+Throughput is tokens / duration of the whole level, in tokens per second; beside it is that of the
+steady state, without ramp and drain, where per-request details exist (`pdbench/read/requests.py`). These are most
+of a file and most of the time that reading takes, so callers that do not need them skip them.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pdbench.layout import CONTROLS, Layout, placed_as
+from pdbench.manifest import FILENAME as MANIFEST
+from pdbench.manifest import Manifest
+from pdbench.read.level_file import TOKENS, LevelFile, ResultError, naming, read_level
+from pdbench.workload import Level, RunName
+
+GPUS_PER_NODE = 8
+CHUNK_SIZE = 16
+VERSIONS = ("vllm", "ray", "nixl")
+TEXT = ("folder", "arm", "model", "layout", "placement", "serving", "kind", "accelerator", "phase", "commit", *VERSIONS, "date",
+        "machines")  # fmt: skip
+WHOLE = ("repeat", "block", "gpus", "gpus_per_node", "isl", "osl", "completed")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One result folder: what was deployed, what was asked of it, and its level files."""
+
+    folder: Path
+    run: RunName
+    layout: Layout
+    placement: str
+    serving: str
+    gpus_per_node: int
+    accelerator: str
+    decode_bench: bool
+    provenance: dict[str, Any]
+    levels: dict[Level, Path]
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it ran without Ray Serve, to measure what that adds; such an arm takes part in no decision."""
+        return self.serving == "bare"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """All that was read of one result folder, so that nothing has to open it again."""
+
+    arm: Arm
+    manifest: Manifest | None
+    levels: dict[Level, LevelFile]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Result folders, each of whose files was opened once.
+
+    Attributes:
+        table: see `read_results`.
+        folders: by the table's column `folder`.
+    """
+
+    table: pd.DataFrame
+    folders: dict[str, Folder]
+
+
+def read_results(
+    folders: Sequence[str | os.PathLike[str]], gpus_per_node: int | None = None, chunk_size: int = CHUNK_SIZE,
+    sla: dict[str, float] | None = None, details: bool = True,
+) -> pd.DataFrame:  # fmt: skip
+    """Read result folders into one table, in the order given, levels ascending.
+
+    Args:
+        folders: result folders, each `{model}_itl{ISL}_otl{OSL}_{phase}_{name}`.
+        gpus_per_node: accelerators of a node; None takes each folder's manifest, else 8.
+        chunk_size: tokens of the first chunk, for `chunk_latency_ms` = TTFT + (chunk_size - 1) * TPOT.
+        sla: upper bounds in ms by `ttft` and `tpot`, for `goodput`.
+        details: read and check per-request details; else what rests on them is NaN, except p90 and p95
+            where the client's summary has them, and except pure decode, which is made of nothing else.
+
+    Returns:
+        One row per (folder, level, repeat), columns always of the same types: text, whole numbers, numbers
+        and, for as_published, a truth value. Identity: folder, arm (unique short label), model, layout,
+        placement ("" when unknown or collocated), serving ("bare" of a control arm, without Ray Serve; else "ray", or ""
+        where no manifest records it), kind (concurrency | request-rate), level, repeat,
+        block (0 outside blocks), accelerator, gpus, gpus_per_node, isl, osl, phase. Provenance, of the
+        manifest, "" where unknown: commit (with "-dirty"), vllm, ray, nixl (versions), as_published (false
+        without a manifest, too: then nothing is known), machines (ids of those with the engines), and date, the
+        client's. Measures: completed, duration (s),
+        {mean,median,p90,p95,p99,std}_{ttft,tpot,itl}_ms, {input,output,total}_throughput (tokens/s),
+        request_throughput (1/s), the same with `_per_node` (times gpus_per_node / gpus), interactivity
+        (1000 / median TPOT, tokens/s/user) and chunk_latency_ms; steady_duration (s),
+        steady_{request,input,output}_throughput and, with `sla`, goodput (requests/s). What rests on TPOT is
+        NaN where requests have a single output token; what rests on per-request details is NaN without them.
+
+    Raises:
+        ResultError: a folder or file is missing, truncated, malformed or has failed requests.
+    """
+    return read_study(folders, gpus_per_node, chunk_size, sla, details).table
+
+
+def read_study(
+    folders: Sequence[str | os.PathLike[str]], gpus_per_node: int | None = None, chunk_size: int = CHUNK_SIZE,
+    sla: dict[str, float] | None = None, details: bool = True,
+) -> Study:  # fmt: skip
+    """Read result folders like `read_results`, and keep what was read beside the table."""
+    paths = [Path(folder) for folder in folders]
+    for real, count in Counter(path.resolve() for path in paths).items():
+        if count > 1:
+            raise ResultError(f"{real}: given {count} times")
+    arms = [_read_arm(path, gpus_per_node) for path in paths]
+    found, rows = {}, []
+    for (arm, manifest), label in zip(arms, arm_labels([arm for arm, _ in arms]), strict=True):
+        levels = {}
+        for level, path in sorted(arm.levels.items(), key=lambda item: (item[0].value, item[0].repeat)):
+            levels[level] = read_level(path, level, arm.run, sla, arm.decode_bench, details)
+            rows.append(_identity(arm, label, level) | _block(manifest, level) | levels[level].row)
+        found[str(arm.folder)] = Folder(arm, manifest, levels)
+    return Study(_typed(_with_derived(pd.DataFrame(rows), chunk_size)), found)
+
+
+def _read_arm(folder: Path, gpus_per_node: int | None = None) -> tuple[Arm, Manifest | None]:
+    """Read what a folder's name and manifest say, and find its level files, without opening these.
+
+    The layout is the manifest's, and only without one the folder name's: a name is what somebody typed.
+    """
+    with naming(folder):
+        if not folder.is_dir():
+            raise ValueError("is not a folder" if folder.exists() else "no such folder")
+        run = RunName.parse(Path(os.path.abspath(folder)).name)
+        levels = _find_levels(folder)
+    manifest = _read_manifest(folder, run, {level.stem for level in levels})
+    deployment = manifest.deployment if manifest else None
+    placement: str | None
+    with naming(folder / MANIFEST if deployment else folder):
+        if deployment:
+            layout, placement = Layout.parse(deployment.layout), placed_as(deployment.mode).removeprefix("pd-")
+            serving = "bare" if deployment.mode in CONTROLS else "ray"
+        else:
+            layout, placement = Layout.parse_published(run.name)
+            serving = "bare" if "bare" in run.name.replace("_", "-").split("-") else ""
+        per_node = gpus_per_node or (deployment.gpus_per_node if deployment else GPUS_PER_NODE)
+        if per_node < 1:
+            raise ValueError(f"gpus_per_node is {per_node}: give --gpus-per-node")
+    arm = Arm(
+        folder, run, layout, (placement or "") if layout.is_pd else "", serving, per_node,
+        deployment.accelerator if deployment else "GPU", bool(deployment and deployment.decode_bench),
+        _provenance(manifest), levels,
+    )  # fmt: skip
+    return arm, manifest
+
+
+def node_words(table: pd.DataFrame) -> str:
+    """Return the node of per-node throughput: `8 GPUs`, `4 CPU cores`, or `4 or 8 GPUs` where folders differ."""
+    units = sorted({"CPU cores" if name == "CPU" else "GPUs" for name in table["accelerator"]})
+    return f"{' or '.join(map(str, sorted(table['gpus_per_node'].unique())))} {' or '.join(units)}"
+
+
+def contenders(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that a decision is about: without control arms, unless there is nothing else."""
+    others = table[table["serving"] != "bare"]
+    return table if others.empty else others
+
+
+def arm_labels(arms: Sequence[Arm]) -> list[str]:
+    """Return short names, unique among these arms: layout and placement, then whatever else distinguishes them."""
+    labels = [" ".join(filter(None, (str(arm.layout), arm.placement, "bare" * arm.is_control))) for arm in arms]
+    # A workload that differs anywhere is in every label: no title could say it for all.
+    for extra in (lambda a: a.run.model, lambda a: f"{a.run.isl}:{a.run.osl}", lambda a: a.run.phase):
+        if len({extra(arm) for arm in arms}) > 1:
+            labels = [f"{label} {extra(arm)}" for label, arm in zip(labels, arms, strict=True)]
+    # The words that all folders share, such as an experiment's name, distinguish nothing.
+    shared = set.intersection(*(set(_remarks(arm.run.name)) for arm in arms))
+    remark = lambda a: "-".join(word for word in _remarks(a.run.name) if word not in shared)  # noqa: E731
+    for extra in (remark, lambda a: a.folder.name, lambda a: str(a.folder)):
+        count = Counter(labels)
+        labels = [
+            f"{label} {extra(arm)}".strip() if count[label] > 1 else label for label, arm in zip(labels, arms, strict=True)
+        ]
+    return labels
+
+
+def _remarks(name: str) -> list[str]:
+    """What a folder's name says besides layout and placement: `spread_srd_1xtp4-1xtp4` -> `srd`."""
+    words = name.replace("_", "-").split("-")
+    return [word for word in words if word not in ("pack", "packed", "spread", "bare") and not _is_pool(word)]
+
+
+def _is_pool(word: str) -> bool:
+    try:
+        Layout.parse(word.replace("ptp", "xtp").replace("dtp", "xtp").lstrip("pd"))
+    except ValueError:
+        return False
+    return True
+
+
+def _find_levels(folder: Path) -> dict[Level, Path]:
+    """The level files of a folder; other kinds of file are not looked at."""
+    levels: dict[Level, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix != ".json" or path.name == MANIFEST or path.name.startswith("."):
+            continue
+        level = Level.from_filename(path.name)
+        if level in levels:
+            raise ValueError(f"{levels[level].name} and {path.name} are the same level")
+        levels[level] = path
+    if not levels:
+        raise ValueError("holds no level: expected conc<K>.json or rr<R>.json")
+    return levels
+
+
+def _read_manifest(folder: Path, run: RunName, levels: set[str]) -> Manifest | None:
+    with naming(folder / MANIFEST):
+        try:
+            manifest = Manifest.read(folder)
+        except FileNotFoundError:
+            return None
+        recorded, named = (manifest.isl, manifest.osl, manifest.phase), (run.isl, run.osl, run.phase)
+        if recorded != named:
+            raise ValueError(f"is of {recorded}, but the folder's name says {named}")
+        for record in manifest.levels:
+            if record.level in levels and not record.ok:
+                raise ValueError(f"{record.level} does not count: {'; '.join(record.problems)}")
+        return manifest
+
+
+def _provenance(manifest: Manifest | None) -> dict[str, Any]:
+    """What was running, as far as a manifest says so; see `read_results`."""
+    if manifest is None:
+        return dict.fromkeys(("commit", *VERSIONS), "") | {"as_published": False}
+    measured = manifest.deployment or manifest
+    machine = manifest.deployment.machines[0] if manifest.deployment else manifest.client
+    commit = (measured.repository.commit or "") + "-dirty" * bool(measured.repository.dirty)
+    versions = {name: machine.versions.get(name) or "" for name in VERSIONS}
+    return {"commit": commit} | versions | {"as_published": manifest.as_published}
+
+
+def _block(manifest: Manifest | None, level: Level) -> dict[str, Any]:
+    """The block that a level belongs to, and where it was measured."""
+    record = next((record for record in manifest.levels if record.level == level.stem), None) if manifest else None
+    return {"block": (record.block or 0) if record else 0, "machines": ",".join(record.machines) if record else ""}
+
+
+def _identity(arm: Arm, label: str, level: Level) -> dict[str, Any]:
+    run, layout = arm.run, arm.layout
+    return (
+        {"folder": str(arm.folder), "arm": label, "model": run.model, "layout": str(layout)}
+        | {"placement": arm.placement, "serving": arm.serving, "kind": level.kind, "level": level.value, "repeat": level.repeat}
+        | {"accelerator": arm.accelerator, "gpus": layout.gpus, "gpus_per_node": arm.gpus_per_node}
+        | {"isl": run.isl, "osl": run.osl, "phase": run.phase}
+        | arm.provenance
+    )
+
+
+def _with_derived(table: pd.DataFrame, chunk_size: int) -> pd.DataFrame:
+    nodes = table["gpus"] / table["gpus_per_node"]
+    for kind in (*TOKENS, "request"):
+        table[f"{kind}_throughput_per_node"] = table[f"{kind}_throughput"] / nodes
+    table["interactivity"] = 1000 / table["median_tpot_ms"]
+    table["chunk_latency_ms"] = table["median_ttft_ms"]
+    if chunk_size > 1:  # a chunk of one token is there at TTFT, whether or not there is a TPOT
+        table["chunk_latency_ms"] += (chunk_size - 1) * table["median_tpot_ms"]
+    return table
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns of the same types whatever the folders hold, so that exported tables can be put together."""
+    kinds = dict.fromkeys(TEXT, "str") | dict.fromkeys(WHOLE, "int64") | {"as_published": "bool"}
+    return table.astype({name: kinds.get(name, "float64") for name in table.columns})

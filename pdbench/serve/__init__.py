@@ -1,0 +1,1 @@
+"""From a layout to running engines, and what these say of themselves."""
