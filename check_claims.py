@@ -8,8 +8,10 @@ python check_claims.py configs/claims/study.yaml --results study/bm_results stud
 import argparse
 import json
 import re
+import sys
 from pathlib import Path
 
+from pdbench import interrupts
 from pdbench.cli import Parser
 
 
@@ -57,4 +59,4 @@ def lengths(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interrupts.run(main, "check_claims.py"))

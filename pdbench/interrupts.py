@@ -5,12 +5,15 @@ then installs no handler of its own, and bash cannot trap the signal.
 """
 
 import contextlib
+import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STATUS = 130  # as shells report a command that SIGINT ended
+UNREAD = 141  # and one that SIGPIPE did
 
 
 def interruptible() -> None:
@@ -21,13 +24,32 @@ def interruptible() -> None:
 
 
 def run(main: Callable[[], int | None], name: str) -> int | None:
-    """Run a script's `main` and return its status; when a signal ends it, say so in one line that begins with `name`."""
+    """Run a script's `main` and return its status; when a signal ends it, say so in one line that begins with `name`.
+
+    Where nobody reads its output any more, as after `| head`, it ends without a word.
+    """
     interruptible()
     try:
-        return main()
+        status = main()
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return STATUS
+    except BrokenPipeError:
+        if not _is_unread():
+            raise  # another pipe
+        return UNREAD
+
+
+def _is_unread() -> bool:
+    """Whether the reader of our output is gone; then what is left of it goes nowhere."""
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in asked.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 @contextlib.contextmanager

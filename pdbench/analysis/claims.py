@@ -23,7 +23,7 @@ from pdbench.analysis.claim_rules import RULES, Point, judge
 from pdbench.layout import Layout
 from pdbench.manifest import Strict
 from pdbench.read.level_file import ResultError
-from pdbench.read.results import read_study
+from pdbench.read.results import per_node_of, read_study
 from pdbench.workload import Level, RunName
 
 # A run with the first of these findings is not that of its layout; with the second it is used where there is no other.
@@ -235,7 +235,10 @@ def read_evidence(folders: Sequence[str | os.PathLike[str]], lengths: tuple[int,
         raise ResultError(f"{', '.join(map(str, folders))}: no result folder{asked} that can be read{reason}")
     workload, kept = max(by_workload.items(), key=lambda item: len({source.arm.layout for source in item[1]}))
     others = [source.name for source in sources if source not in kept]
-    return Evidence(workload, kept, findings(sources), others, unread)
+    found = findings(sources)
+    node = max(source.arm.gpus_per_node for source in kept)  # else arms of smaller nodes would seem to do less
+    kept = [replace(source, levels=per_node_of(source.levels, node)) for source in kept]
+    return Evidence(workload, kept, found, others, unread)
 
 
 def result_folders(folder: Path) -> Iterator[Path]:

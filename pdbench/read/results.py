@@ -81,7 +81,8 @@ def read_results(
 
     Args:
         folders: result folders, each `{model}_itl{ISL}_otl{OSL}_{phase}_{name}`.
-        gpus_per_node: accelerators of a node; None takes each folder's manifest, else 8.
+        gpus_per_node: accelerators of a node; None takes the most that a folder's manifest says, without one 8, so that
+            all throughput per node is of nodes of one size.
         chunk_size: tokens of the first chunk, for `chunk_latency_ms` = TTFT + (chunk_size - 1) * TPOT.
         sla: upper bounds in ms by `ttft` and `tpot`, for `goodput`.
         details: read and check per-request details; else what rests on them is NaN, except p90 and p95
@@ -125,7 +126,9 @@ def read_study(
             levels[level] = read_level(path, level, arm.run, sla, arm.decode_bench, details)
             rows.append(_identity(arm, label, level) | _block(manifest, level) | levels[level].row)
         found[str(arm.folder)] = Folder(arm, manifest, levels)
-    return Study(_typed(_with_derived(pd.DataFrame(rows), chunk_size)), found)
+    table = pd.DataFrame(rows)
+    table["gpus_per_node"] = table.groupby("accelerator")["gpus_per_node"].transform("max")
+    return Study(_typed(_with_derived(table, chunk_size)), found)
 
 
 def _read_arm(folder: Path, gpus_per_node: int | None = None) -> tuple[Arm, Manifest | None]:
@@ -163,6 +166,13 @@ def node_words(table: pd.DataFrame) -> str:
     """Return the node of per-node throughput: `8 GPUs`, `4 CPU cores`, or `4 or 8 GPUs` where folders differ."""
     units = sorted({"CPU cores" if name == "CPU" else "GPUs" for name in table["accelerator"]})
     return f"{' or '.join(map(str, sorted(table['gpus_per_node'].unique())))} {' or '.join(units)}"
+
+
+def per_node_of(table: pd.DataFrame, gpus: int) -> pd.DataFrame:
+    """Return the table with throughput per node of so many GPUs."""
+    columns = [f"{kind}_throughput_per_node" for kind in (*TOKENS, "request")]
+    scaled = {name: table[name] * gpus / table["gpus_per_node"] for name in columns}
+    return table.assign(**scaled, gpus_per_node=gpus)
 
 
 def contenders(table: pd.DataFrame) -> pd.DataFrame:

@@ -246,6 +246,14 @@ def test_far_below(tmp_path, arm, throughputs, verdict):
     assert judged(tmp_path, **claim).verdict == verdict
 
 
+def test_arms_on_nodes_of_other_sizes_are_compared_per_node_of_one(tmp_path, arm, make_manifest):
+    """The same throughput, of two nodes with a GPU each and of one with two."""
+    arm("2xtp1", flat(10, 10), manifest=make_manifest(layout="2xtp1", mode="collocated", gpus_per_node=1))
+    arm("p1xtp1-d1xtp1", flat(10, 10), manifest=make_manifest(layout="p1xtp1-d1xtp1", mode="pd-pack", gpus_per_node=2))
+    verdict = judged(tmp_path, rule="about_equal", arms=["2xtp1", "p1xtp1-d1xtp1"])
+    assert verdict.verdict == "holds" and [set(point.values.values()) for point in verdict.points] == [{250}, {500}]
+
+
 # -- arms that are not there, and which run is taken --
 
 
@@ -426,7 +434,10 @@ def test_needs_neither_ray_nor_vllm():
 @pytest.mark.parametrize(
     ("argv", "reported"),
     [
-        (["{root}/none.yaml", "--results", "{root}"], "no such file: {root}/none.yaml (there are: configs/claims/study.yaml)"),
+        (
+            ["{root}/none.yaml", "--results", "{root}"],
+            "no such file: {root}/none.yaml (there are: configs/claims/h200x2.yaml, configs/claims/study.yaml)",
+        ),
         (["{study}", "--results", "{root}/none"], "{root}/none: no such folder"),
         (["{study}", "--results", "{root}"], "{root}: no result folder that can be read"),
         (["{study}", "--results", "{root}", "--workload", "5000"], "--workload: '5000' is not like 5000:250"),
@@ -440,3 +451,18 @@ def test_mistakes_are_reported_in_one_line(tmp_path, capsys, argv, reported):
     assert caught.value.code == 2
     out, err = capsys.readouterr()
     assert out == "" and reported.format(**fill) in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("experiment", "verdicts"),
+    [
+        ("first", ["holds", "partly", "partly", "fails", "no-data"]),
+        ("120b", ["holds", "partly", "partly", "partly", "no-data"]),
+        ("network", ["no-data", "no-data", "no-data", "no-data", "holds"]),
+    ],
+)
+def test_the_claims_of_our_own_results(experiment, verdicts):
+    """What docs/GPU.md says of them."""
+    folders = sorted((ROOT / "bm_results").glob(f"*_h200x2_{experiment}_*"))
+    found = claims.check(claims.load(ROOT / "configs/claims/h200x2.yaml"), claims.read_evidence(folders))
+    assert [verdict.verdict for verdict in found] == verdicts

@@ -120,3 +120,19 @@ def test_handlers_that_a_library_replaces_come_back():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise RuntimeError
     assert [signal.getsignal(number) for number in interrupts.SIGNALS] == before
+
+
+@pytest.mark.parametrize("lines", [1, 100_000], ids=["in the buffer", "while it writes"])
+def test_a_reader_that_goes_away_is_no_error(lines):
+    code = f"import sys; from pdbench import interrupts; sys.exit(interrupts.run(lambda: print('x\\n' * {lines}), 'x'))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()  # before it prints: Python takes longer to start
+    assert (process.stderr.read(), process.wait()) == (b"", interrupts.UNREAD)
+
+
+def test_another_pipe_that_breaks_is_an_error():
+    def main():
+        raise BrokenPipeError("an engine's")
+
+    with pytest.raises(BrokenPipeError, match="an engine's"):
+        interrupts.run(main, "x")

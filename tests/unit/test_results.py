@@ -333,3 +333,17 @@ def test_decode_alone_is_drawn_by_output_tokens(decode_folder):
     figures.draw(table, figures.View(throughput="output"))
     with pytest.raises(ResultError, match="decode alone has no input throughput: use --throughput-metric output"):
         figures.draw(table, figures.View(throughput="input"))
+
+
+def test_throughput_per_node_is_of_nodes_of_one_size(tmp_path, write_folder, level_content, make_manifest):
+    """Two Ray nodes of one GPU each, and one of two: the same throughput is the same."""
+    paths = []
+    for name, per_node in (("2xtp1", 1), ("2xtp1-b", 2)):
+        folder = write_folder(tmp_path, f"tiny_itl100_otl11_mixed_{name}", {"conc4.json": level_content()})
+        make_manifest(layout="2xtp1", mode="collocated", gpus_per_node=per_node).write(folder)
+        paths.append(folder)
+    table = read_results(paths)
+    assert table["gpus_per_node"].to_list() == [2, 2] and table["input_throughput_per_node"].nunique() == 1
+    assert table["input_throughput_per_node"][0] == table["input_throughput"][0], "a node holds the layout"
+    assert read_results(paths, gpus_per_node=4)["gpus_per_node"].to_list() == [4, 4]
+    assert read_results(paths[:1])["gpus_per_node"].to_list() == [1]
