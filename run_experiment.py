@@ -106,7 +106,7 @@ class Run:
         self.results.mkdir(parents=True, exist_ok=True)
         write_atomically(self.results / f"{self.name}.sh", plan.script(self.name, self.experiment, self.results))
         rounds = plan.rounds(self.name, self.experiment, self.results)
-        todo = plan.to_measure(self.name, self.experiment, self.results, machine_id())
+        todo = plan.to_measure(self.name, self.experiment, self.results, machine_id(), vllm_version())
         console.print(f"{self.name}: {self.experiment.shows.strip()}")
         if len(todo) < len(rounds):
             console.print(f"{self.name}: {len(rounds) - len(todo)} of {len(rounds)} launches are in {self.results} already")
@@ -145,9 +145,8 @@ class Run:
             if block and not self._begins(block, [one.arm.label for one in arms]):
                 return
             for one in arms:
-                left = (
-                    f", about {(time.monotonic() - begun) / number * (len(todo) - number) / 60:.0f} min left" if number else ""
-                )
+                minutes = (time.monotonic() - begun) / 60
+                left = f", about {minutes / number * (len(todo) - number):.0f} min left" if number else ""
                 number += 1
                 self._round(one, f"{self.name}: launch {number} of {len(todo)}, {one.arm.label}{left}")
 

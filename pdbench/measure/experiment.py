@@ -283,13 +283,12 @@ def figure_steps(name: str, experiment: Experiment, results: Path, without: Coll
     phases = list(dict.fromkeys(experiment.phase_of(arm) for arm in arms))
     # A selection of arms may have nothing to compare stalls with, no control, or no KV transfer to draw.
     kinds = {arm.is_pd for arm in arms if arm.mode not in CONTROLS}
-    unfit = set() if len(kinds) == 2 else {"--show-stalls"}
-    unfit |= set() if _has_pair(arms) else {"--show-overhead"}
-    unfit |= (
-        set()
-        if experiment.blocks and False in kinds and sum(arm.mode not in CONTROLS for arm in arms) > 1
-        else {"--show-blocks"}
-    )
+    contenders = sum(arm.mode not in CONTROLS for arm in arms)
+    fits = {
+        "--show-stalls": len(kinds) == 2, "--show-overhead": _has_pair(arms),
+        "--show-blocks": bool(experiment.blocks) and False in kinds and contenders > 1,
+    }  # fmt: skip
+    unfit = {option for option, fit in fits.items() if not fit}
     figures = [options for options in experiment.figures if True in kinds or "network" not in options]
     found = []
     for phase in phases:
@@ -325,8 +324,8 @@ def script(name: str, experiment: Experiment, results: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_measure(name: str, experiment: Experiment, results: Path, machine: str) -> list[Round]:
-    """List the rounds whose arms must be launched.
+def to_measure(name: str, experiment: Experiment, results: Path, machine: str, vllm: Version) -> list[Round]:
+    """List the rounds whose arms must be launched, and those of arms that are left out here.
 
     A block is of one machine: what another one has measured of a block that it did not end is measured again.
 
@@ -339,8 +338,9 @@ def to_measure(name: str, experiment: Experiment, results: Path, machine: str) -
     todo = []
     for _, group in groupby(every, key=lambda one: one.block):
         known = [(one, machines(name, one, experiment, results)) for one in group]
-        is_whole = all(where is not None for _, where in known) and len({tuple(where or ()) for _, where in known}) == 1
-        todo += [] if is_whole else [one for one, where in known if where is None or machine not in where]
+        needed = [where for one, where in known if where is not None or not left_out(one.arm, vllm)]
+        is_whole = None not in needed and len({tuple(where or ()) for where in needed}) == 1
+        todo += [one for one, where in known if where is None or not (is_whole or machine in where)]
     return todo
 
 

@@ -194,6 +194,15 @@ def test_a_block_that_two_machines_have_measured_is_none(blocks):
     assert launched(run) == [ARMS[1]]
 
 
+def test_a_block_is_whole_without_an_arm_that_is_left_out_here(blocks, monkeypatch):
+    run, measured = blocks
+    monkeypatch.setattr(run_experiment, "vllm_version", lambda: Version("0.13.0"))
+    run.experiment.arms[1] = run.experiment.arms[1].model_copy(update={"needs_vllm": "0.14"})
+    measured(0, 1, "elsewhere")
+    measured(0, 2, "elsewhere")
+    assert launched(run) == [] and list(run.left_out) == [ARMS[1]]
+
+
 def test_no_block_is_begun_that_cannot_end(blocks, capfd):
     run, _ = blocks
     run.times = {label: {"measuring": 600.0, "loading": 400.0, "launches": 2} for label in ARMS}
