@@ -195,7 +195,10 @@ def _cpu_name() -> str:
 
 
 def repository(root: Path) -> Repository:
-    """Return Git commit of this checkout and whether it has changes; None where there is no git."""
+    """Return Git commit of this checkout and whether it has changes; None where there is no git.
+
+    Results are no changes: further blocks are added to folders that are committed.
+    """
 
     def git(*args: str) -> str | None:
         try:
@@ -204,5 +207,5 @@ def repository(root: Path) -> Repository:
             return None
         return run.stdout.strip() if run.returncode == 0 else None
 
-    status = git("status", "--porcelain", "--untracked-files=no")  # results may lie about in it
+    status = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)bm_results")
     return Repository(commit=git("rev-parse", "HEAD"), dirty=None if status is None else bool(status))
