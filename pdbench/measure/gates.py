@@ -18,7 +18,7 @@ from pdbench.files import write_atomically
 from pdbench.layout import placed_as
 from pdbench.manifest import Deployment, Gate, Strict, first_line, now, read_json
 from pdbench.network.transport import transport_gate
-from pdbench.serve.api import deployed, record
+from pdbench.serve.api import deployed, record_gate
 
 PROMPT_LENGTHS = (1, 2, 15, 16, 17, 63, 128, 250, 511, 512, 1000, 2047)
 PROMPTS_PER_LENGTH = 3
@@ -272,7 +272,7 @@ async def check(base_url: str, path: Path, wanted: list[str] | None = None) -> l
         if deployment.transport["backend"] == "UCX":
             gates.append(transport_gate(await transports_named(base_url), deployment.transport["ucx_tls"], wanted))
     for gate in gates:
-        await record(base_url, gate)
+        await record_gate(base_url, gate)
     return gates
 
 

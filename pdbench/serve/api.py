@@ -81,7 +81,7 @@ async def deployed(base_url: str, timeout_s: float | None = TIMEOUT_S) -> AsyncI
         yield Deployed(opened)
 
 
-async def record(base_url: str, gate: Gate) -> None:
+async def record_gate(base_url: str, gate: Gate) -> None:
     """Add a gate to the description of the deployment at `base_url`."""
     async with deployed(base_url) as running:
         await running.add_gate(gate)

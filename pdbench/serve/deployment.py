@@ -71,7 +71,7 @@ def start(ray, plan: Plan, model: ModelConfig, deadline: float) -> None:
             raise LaunchError(str(error).strip().splitlines()[-1]) from None
         raise
     for gate in checks:
-        asyncio.run(record(base_url, gate))
+        asyncio.run(record_gate(base_url, gate))
     at = f"{base_url}, requests to {plan.serving_url}" if isinstance(plan, ControlPlan) else base_url
     say(f"ready after {time.time() - started:.0f} s at {at}: every replica has answered a request")
 
