@@ -19,7 +19,7 @@ from pdbench.model.model_folder import ModelError, check_weights, ensure_model, 
 from pdbench.nodes import cluster, stack
 from pdbench.nodes.limits import soft_and_hard
 from pdbench.serve import counters, describe, loading, readiness, servers, serving, serving_path
-from pdbench.serve.api import deployed
+from pdbench.serve.api import deployed, record_gate
 from pdbench.serve.bare import ControlPlan
 from pdbench.serve.engine_ports import Engine, listening, ports_gate
 from pdbench.serve.serving import APP, LaunchError, Plan
