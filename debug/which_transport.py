@@ -90,11 +90,11 @@ def live(args: argparse.Namespace) -> bool:
         raise ServerError(f"the backend is {deployment.transport['backend']}: UCX is not used")
     ray = cluster.connect(args.address)
     since = datetime.datetime.fromisoformat(deployment.launched).timestamp()
-    found = cluster.on_every_node(ray, cluster.engine_lines, TABLE, since).values()
-    lines = [line for of_file in cluster.each_file_once(found) for line in of_file]
+    files = cluster.each_file_once(cluster.on_every_node(ray, cluster.engine_lines, TABLE, since).values())
+    reads = [read for lines in files for read in read_tables(lines)]
     decode = {r.pid: r.node_ip for r in deployment.replicas if r.role == "decode"}
     ranks = {pid: cluster.on_every_node(ray, cluster.process_tree, [pid])[ip] for pid, ip in decode.items()}
-    found = pairs(deployment.replicas, ranks, read_tables(lines))
+    found = pairs(deployment.replicas, ranks, reads)
     print(f"{deployment.layout} {deployment.mode}, UCX_TLS={deployment.transport['ucx_tls'] or 'unset'}")
     for pair in found:
         p, d = pair.prefill, pair.decode

@@ -249,9 +249,8 @@ def _provenance(manifest: Manifest | None) -> dict[str, Any]:
         return dict.fromkeys(("commit", *VERSIONS), "") | {"as_published": False}
     measured = manifest.deployment or manifest
     machine = manifest.deployment.machines[0] if manifest.deployment else manifest.client
-    commit = (measured.repository.commit or "") + "-dirty" * bool(measured.repository.dirty)
     versions = {name: machine.versions.get(name) or "" for name in VERSIONS}
-    return {"commit": commit} | versions | {"as_published": manifest.as_published}
+    return {"commit": measured.repository.words or ""} | versions | {"as_published": manifest.as_published}
 
 
 def _block(manifest: Manifest | None, level: Level) -> dict[str, Any]:
