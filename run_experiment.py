@@ -52,6 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--levels", metavar="4,8", help="only these of the file's levels")
     parser.add_argument("--repeats", type=int, metavar="N", help="measurements of each level, instead of the file's")
     parser.add_argument("--blocks", type=int, metavar="N", help="blocks to have in the end, instead of the file's")
+    parser.add_argument("--block", type=int, metavar="K", help="only the K-th: others run elsewhere, at the same time")
     parser.add_argument("--minutes", type=float, metavar="M",
                         help="begin no block that would end later, by the times of earlier launches")  # fmt: skip
     parser.add_argument("--as-published", action="store_true",
@@ -71,7 +72,7 @@ def read(args: argparse.Namespace) -> plan.Experiment:
         levels = [float(text) for text in args.levels.split(",")] if args.levels is not None else None
     except ValueError:
         raise ValueError(f"--levels {args.levels!r} is not a list of numbers such as 4,8") from None
-    for option in ("repeats", "blocks", "minutes"):
+    for option in ("repeats", "blocks", "block", "minutes"):
         if (value := getattr(args, option)) is not None and not value >= 1:
             raise ValueError(f"--{option} must be at least 1, not {value:g}")
     experiment = plan.load_experiment(args.file)
@@ -91,8 +92,9 @@ def read(args: argparse.Namespace) -> plan.Experiment:
 class Run:
     """One run of an experiment: its steps, their times and what failed."""
 
-    def __init__(self, name: str, experiment: plan.Experiment, results: Path, minutes: float | None = None):
-        self.name, self.experiment, self.results = name, experiment, results
+    def __init__(self, name: str, experiment: plan.Experiment, results: Path, minutes: float | None = None,
+                 only: int | None = None):  # fmt: skip
+        self.name, self.experiment, self.results, self.only = name, experiment, results, only
         self.until = time.monotonic() + 60 * minutes if minutes else math.inf
         self.failed: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
@@ -105,8 +107,8 @@ class Run:
         """Run every round, whatever becomes of the others, then the figures."""
         self.results.mkdir(parents=True, exist_ok=True)
         write_atomically(self.results / f"{self.name}.sh", plan.script(self.name, self.experiment, self.results))
-        rounds = plan.rounds(self.name, self.experiment, self.results)
-        todo = plan.to_measure(self.name, self.experiment, self.results, machine_id(), vllm_version())
+        rounds = plan.rounds(self.name, self.experiment, self.results, self.only)
+        todo = plan.to_measure(self.name, self.experiment, self.results, machine_id(), vllm_version(), self.only)
         console.print(f"{self.name}: {self.experiment.shows.strip()}")
         if len(todo) < len(rounds):
             console.print(f"{self.name}: {len(rounds) - len(todo)} of {len(rounds)} launches are in {self.results} already")
@@ -271,13 +273,14 @@ def main() -> int:
     name = args.file.stem + ("_as-published" if args.as_published else "")
     try:
         experiment = read(args)
-        script = plan.script(name, experiment, args.results_dir)
         if args.minutes and not experiment.blocks:
             raise ValueError("--minutes is for experiments with blocks")
+        if args.block and args.block > (experiment.blocks or 0):
+            raise ValueError(f"--block {args.block}: this experiment has {experiment.blocks or 'no'} blocks")
         if args.dry_run:
-            print(script, end="")
+            print(plan.script(name, experiment, args.results_dir, args.block), end="")
             return 0
-        run = Run(name, experiment, args.results_dir, args.minutes)
+        run = Run(name, experiment, args.results_dir, args.minutes, args.block)
         run.all()
     except (ValueError, OSError) as error:
         print(f"run_experiment.py: error: {first_line(error)}", file=sys.stderr)

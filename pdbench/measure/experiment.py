@@ -210,14 +210,15 @@ def select(
     return experiment.model_copy(update=update)
 
 
-def rounds(name: str, experiment: Experiment, results: Path) -> list[Round]:
+def rounds(name: str, experiment: Experiment, results: Path, only: int | None = None) -> list[Round]:
     """List what is measured, in order.
 
     Args:
         name: of the experiment; begins the names of its result folders.
         results: folder that gets a result folder per arm.
+        only: one block, instead of all.
     """
-    blocks = range(1, experiment.blocks + 1) if experiment.blocks else [None]
+    blocks = [only] if only else range(1, experiment.blocks + 1) if experiment.blocks else [None]
     found = []
     for block in blocks:
         repeats = [block] if block else range(1, experiment.repeats + 1)
@@ -307,12 +308,12 @@ def _has_pair(arms: list[Arm]) -> bool:
     return any((arm.layout, placed_as(arm.mode)) in known for arm in arms if arm.mode in CONTROLS)
 
 
-def script(name: str, experiment: Experiment, results: Path) -> str:
-    """Write the whole experiment as a shell script: the reproduction recipe."""
+def script(name: str, experiment: Experiment, results: Path, only: int | None = None) -> str:
+    """Write the whole experiment, or one block of it, as a shell script: the reproduction recipe."""
     start, stop = cluster_steps(experiment)
     lines = ["#!/usr/bin/env bash", f"# {name}: {experiment.shows}", "set -euo pipefail"]
     lines += [shlex.join(step.command) for step in (start, doctor_step(experiment)) if step]
-    for number, one in enumerate(rounds(name, experiment, results), start=1):
+    for number, one in enumerate(rounds(name, experiment, results, only), start=1):
         needs = f", needs vLLM >= {one.arm.needs_vllm}" if one.arm.needs_vllm else ""
         block = f", block {one.block}" if one.block else ""
         lines += [
@@ -324,15 +325,18 @@ def script(name: str, experiment: Experiment, results: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_measure(name: str, experiment: Experiment, results: Path, machine: str, vllm: Version) -> list[Round]:
+def to_measure(
+    name: str, experiment: Experiment, results: Path, machine: str, vllm: Version, only: int | None = None
+) -> list[Round]:  # fmt: skip
     """List the rounds whose arms must be launched, and those of arms that are left out here.
 
     A block is of one machine: what another one has measured of a block that it did not end is measured again.
 
     Args:
         machine: id of this one.
+        only: one block, instead of all.
     """
-    every = rounds(name, experiment, results)
+    every = rounds(name, experiment, results, only)
     if not experiment.blocks:
         return [one for one in every if machines(name, one, experiment, results) is None]
     todo = []

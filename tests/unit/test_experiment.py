@@ -223,6 +223,21 @@ def test_a_block_measures_each_level_once(write, tmp_path):
     assert ", block 2\n" in plan.script("small", small(write, blocks=2), tmp_path)
 
 
+def test_one_block_alone_has_the_order_that_it_has_among_all(write, tmp_path):
+    experiment = blocks_of(write, 3)
+    among_all = [one for one in plan.rounds("small", experiment, tmp_path) if one.block == 3]
+    assert plan.rounds("small", experiment, tmp_path, only=3) == among_all
+    recipe = plan.script("small", experiment, tmp_path, only=3)
+    assert recipe.count("--block 3 ") == len(experiment.arms) and "--block 2 " not in recipe
+
+
+def test_a_block_beyond_the_last_is_reported(write):
+    path = write(blocks=2)
+    path.write_text(path.read_text().replace("repeats: 2\n", ""))
+    done = run_script(path, "--block", "3")
+    assert (done.returncode, done.stderr) == (2, "run_experiment.py: error: --block 3: this experiment has 2 blocks\n")
+
+
 def test_blocks_and_repeats_are_selected_by_their_own_options(write):
     blocks, repeats = small(write, blocks=3), plan.load_experiment(write())
     assert plan.select(blocks, None, None, None, 5).blocks == 5
@@ -279,6 +294,8 @@ def test_a_wrong_file_is_reported_in_one_line(write, changes, words):
         (["--repeats", "0"], "--repeats must be at least 1, not 0"),
         (["--blocks", "-1"], "--blocks must be at least 1, not -1"),
         (["--minutes", "nan"], "--minutes must be at least 1, not nan"),
+        (["--block", "0"], "--block must be at least 1, not 0"),
+        (["--block", "1"], "--block 1: this experiment has no blocks"),
         (["--minutes", "5"], "--minutes is for experiments with blocks"),
         (["--repeats", "x"], "argument --repeats: invalid int value: 'x'"),
     ],

@@ -186,6 +186,13 @@ def test_a_block_goes_on_where_it_ended_on_the_same_machine(blocks):
     assert launched(run) == [ARMS[1]]
 
 
+def test_one_block_alone_is_measured_whatever_the_others_are(blocks):
+    run, measured = blocks
+    run.only = 2
+    measured(0, 2, "here")
+    assert launched(run) == [ARMS[1]]
+
+
 def test_a_block_that_two_machines_have_measured_is_none(blocks):
     run, measured = blocks
     for arm, where in ((0, "here"), (1, "elsewhere")):
