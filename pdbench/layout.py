@@ -2,10 +2,12 @@
 
 import re
 from dataclasses import dataclass
+from typing import Literal, get_args
 
+Mode = Literal["collocated", "pd-pack", "pd-spread", "bare", "bare-pd", "bare-pd-spread"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 # Plain `vllm serve` without Ray Serve, and the mode of which it is the control.
 CONTROLS = {"bare": "collocated", "bare-pd": "pd-pack", "bare-pd-spread": "pd-spread"}
-MODES = ("collocated", "pd-pack", "pd-spread", *CONTROLS)
 FORMAT = "write 4xtp2 (4 collocated replicas of TP2) or p2xtp2-d1xtp4 (2 prefill of TP2, 1 decode of TP4)"
 
 _POOL = r"([1-9]\d*)xtp([1-9]\d*)"

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pdbench import workload
 from pdbench.files import write_atomically
-from pdbench.layout import MODES
+from pdbench.layout import Mode
 
 SCHEMA_VERSION = 1
 FILENAME = "manifest.json"
@@ -76,7 +76,7 @@ class Deployment(Strict):
     """What is running, as the deployment itself says (never as the bench's caller claims)."""
 
     layout: str
-    mode: Literal[MODES]
+    mode: Mode
     gpus: int
     gpus_per_node: int
     accelerator: str

@@ -4,8 +4,10 @@ import hashlib
 import re
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Literal, get_args
 
-PHASES = ("mixed", "prefill-only", "decode-only")
+Phase = Literal["mixed", "prefill-only", "decode-only"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 CONCURRENCIES = (4, 8, 16, 32, 48, 64)
 REQUEST_RATES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
 REQUESTS_PER_CONCURRENCY = 5

@@ -13,10 +13,10 @@ from pydantic import Field, field_validator, model_validator
 
 from pdbench import workload
 from pdbench.configs import ROOT, load, load_model
-from pdbench.layout import CONTROLS, MODES, Layout, placed_as
+from pdbench.layout import CONTROLS, Layout, Mode, placed_as
 from pdbench.manifest import FILENAME, Manifest, Strict, read_json
 from pdbench.network import slow_link
-from pdbench.serve.serving_path import ROUTERS
+from pdbench.serve.serving_path import Router
 
 # What a phase's figures need: there is no TPOT of a single token, and no throughput of prompts in decode.
 PHASE_OPTIONS = {
@@ -29,7 +29,7 @@ class Workload(Strict):
 
     isl: int = Field(ge=1)
     osl: int = Field(ge=1)
-    phase: Literal[workload.PHASES] = "mixed"
+    phase: workload.Phase = "mixed"
 
 
 class Levels(Strict):
@@ -61,9 +61,9 @@ class Arm(Strict):
     """One layout of an experiment, its placement, and what carries its KV cache."""
 
     layout: str
-    mode: Literal[MODES] = Field(default="collocated", description="bare, bare-pd: a control without Ray Serve")
+    mode: Mode = Field(default="collocated", description="bare, bare-pd: a control without Ray Serve")
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.-]+$", description="if others have its layout")
-    phase: Literal[workload.PHASES] | None = Field(default=None, description="instead of the workload's")
+    phase: workload.Phase | None = Field(default=None, description="instead of the workload's")
     backend: Literal["UCX", "LIBFABRIC"] = "UCX"
     ucx_tls: str | None = Field(default=None, description="UCX_TLS of the engines")
     transport: list[str] | None = Field(default=None, min_length=1, description="of these UCX must name one, and no other")
@@ -71,7 +71,7 @@ class Arm(Strict):
     serve_env: dict[str, str] = Field(default={}, description="of Ray Serve, instead of those of configs/serve.yaml")
     llm_options: dict[str, str] = Field(default={}, description="options of Ray Serve LLM, over configs/serve.yaml's")
     direct_streaming: bool = Field(default=False, description="no ingress; binds every address, unless local_workers is 0")
-    router: Literal[tuple(ROUTERS)] | None = Field(default=None, description="request routing policy")
+    router: Router | None = Field(default=None, description="request routing policy")
     link_mbit: int | None = Field(default=None, ge=1, description="slow UCX over TCP on one machine down to N Mbit/s")
     needs_vllm: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$", description="the oldest vLLM that can")
 

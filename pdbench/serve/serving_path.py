@@ -23,10 +23,11 @@ HA_PROXY, DIRECT_STREAMING = "RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_LLM_ENABLE_
 # Older ones lack HAProxy, or had it on trial.
 SINCE_RAY = Version("2.56")
 LOOPBACK, EVERY_ADDRESS = ("127.0.0.1", "localhost"), ("0.0.0.0", "::")
+Router = Literal["power-of-two", "round-robin"]
 # Of several replicas, who takes the next request; the first is Ray's default without direct streaming. Ray's router by prefix
 # is left out: no two prompts of a level share one, and with token ids as a prompt, as the gates send them, it waits for ever
 # (2.60 takes them for an empty text, and divides by its length).
-ROUTERS = {
+ROUTERS: dict[Router, dict[str, str]] = {
     "power-of-two": {},
     "round-robin": {"request_router_class": "ray.serve.experimental.round_robin_router:RoundRobinRouter"},
 }
@@ -46,7 +47,7 @@ class ServingPath(Strict):
 
     env: dict[str, str] = Field(default={}, description="environment of all of Ray Serve's processes")
     direct_streaming: bool = False
-    router: Literal[tuple(ROUTERS)] = "power-of-two"
+    router: Router = "power-of-two"
     llm: LLMOptions = LLMOptions()
 
     @property
