@@ -29,7 +29,10 @@ from pdbench.cli import ENGINES_LOADED, Parser
 from pdbench.configs import ROOT
 from pdbench.files import write_atomically
 from pdbench.manifest import first_line, now, read_json
-from pdbench.measure import experiment as plan
+from pdbench.measure import experiment_plan as plan
+from pdbench.measure.experiment import Experiment, load_experiment, select
+from pdbench.measure.experiment_steps import Step, cluster_steps, doctor_step, ends_of_all, figure_steps
+from pdbench.measure.experiment_times import measured_seconds
 from pdbench.nodes.stack import machine_id, vllm_version
 from pdbench.serve.keeper import die_with_parent
 
@@ -62,7 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read(args: argparse.Namespace) -> plan.Experiment:
+def read(args: argparse.Namespace) -> Experiment:
     """Read the part of the experiment that the options select.
 
     Raises:
@@ -75,7 +78,7 @@ def read(args: argparse.Namespace) -> plan.Experiment:
     for option in ("repeats", "blocks", "block", "minutes"):
         if (value := getattr(args, option)) is not None and not value >= 1:
             raise ValueError(f"--{option} must be at least 1, not {value:g}")
-    experiment = plan.load_experiment(args.file)
+    experiment = load_experiment(args.file)
     # What a figure lacks is reported now, not after hours of measuring.
     figures = viz.build_parser()
     figures.prog = f"run_experiment.py: {args.file}: figures"
@@ -85,14 +88,14 @@ def read(args: argparse.Namespace) -> plan.Experiment:
         experiment = experiment.model_copy(update={"as_published": True, "repeats": 1, "blocks": None})
     if args.no_doctor:
         experiment = experiment.model_copy(update={"doctor": False})
-    return plan.select(experiment, args.arms.split(",") if args.arms is not None else None, levels, args.repeats,
+    return select(experiment, args.arms.split(",") if args.arms is not None else None, levels, args.repeats,
                        args.blocks)  # fmt: skip
 
 
 class Run:
     """One run of an experiment: its steps, their times and what failed."""
 
-    def __init__(self, name: str, experiment: plan.Experiment, results: Path, minutes: float | None = None,
+    def __init__(self, name: str, experiment: Experiment, results: Path, minutes: float | None = None,
                  only: int | None = None):  # fmt: skip
         self.name, self.experiment, self.results, self.only = name, experiment, results, only
         self.until = time.monotonic() + 60 * minutes if minutes else math.inf
@@ -113,18 +116,18 @@ class Run:
         if len(todo) < len(rounds):
             console.print(f"{self.name}: {len(rounds) - len(todo)} of {len(rounds)} launches are in {self.results} already")
         if todo:
-            start, stop = plan.cluster_steps(self.experiment)
+            start, stop = cluster_steps(self.experiment)
             if self.running.exists():
                 console.print(f"{self.name}: the last run was interrupted: stopping what it left")
-                for step in plan.ends_of_all(self.experiment):
+                for step in ends_of_all(self.experiment):
                     self._step(step, f"{self.name}: stop")
             self.running.touch()
             self._on_cluster(start, stop, todo)
         if not self.failed:
-            for step in plan.figure_steps(self.name, self.experiment, self.results, self.left_out):
+            for step in figure_steps(self.name, self.experiment, self.results, self.left_out):
                 self._step(step, f"{self.name}: figure")
 
-    def _on_cluster(self, start: plan.Step | None, stop: plan.Step | None, todo: list[plan.Round]) -> None:
+    def _on_cluster(self, start: Step | None, stop: Step | None, todo: list[plan.Round]) -> None:
         if start:
             try:
                 self._step(start, f"{self.name}: local cluster")
@@ -132,7 +135,7 @@ class Run:
                 self.running.unlink()  # what runs, if anything, is somebody else's
                 raise
         try:
-            if doctor := plan.doctor_step(self.experiment):
+            if doctor := doctor_step(self.experiment):
                 self._step(doctor, f"{self.name}: doctor")
             self._rounds(todo)
         finally:
@@ -182,7 +185,7 @@ class Run:
             spent[LAUNCHES] = spent.get(LAUNCHES, 0) + 1
             for step in one.steps:
                 self._step(step, f"{title}: {step.what}")
-            measured = plan.measured_seconds(self.name, one.arm, self.experiment, self.results, begun)
+            measured = measured_seconds(self.name, one.arm, self.experiment, self.results, begun)
             self._count(label, "measuring", measured, out_of="waiting")
         except subprocess.CalledProcessError as error:
             self._fails(label, f"{step.what} exited with {error.returncode}")
@@ -197,7 +200,7 @@ class Run:
         self.failed.setdefault(label, why)
         console.print(f"[red]{self.name}: {label} failed: {why}[/red]")
 
-    def _step(self, step: plan.Step, title: str) -> None:
+    def _step(self, step: Step, title: str) -> None:
         command = [sys.executable if word == "python" else word for word in step.command]
         started = time.monotonic()
         console.print(f"[bold]{time.strftime('%H:%M:%S')} {title}[/bold]")

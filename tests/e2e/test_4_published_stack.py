@@ -13,14 +13,14 @@ from pathlib import Path
 
 import launch_gptoss
 from pdbench.nodes import cluster, stack
-from pdbench.measure import experiment
+from pdbench.measure.experiment import load_experiment
+from pdbench.measure.experiment_plan import rounds
 from pdbench.serve import serving
 
 found = {"ray": str(stack.Stack.installed().ray), "vllm": str(stack.Stack.installed().vllm), "arms": {}, "refused": {}}
 for path in sys.argv[1:]:
     name = Path(path).stem
-    plan = experiment.load_experiment(path)
-    for one in experiment.rounds(name, plan, Path("bm_results")):
+    for one in rounds(name, load_experiment(path), Path("bm_results")):
         label = f"{name} {one.arm.label}"
         args = launch_gptoss.parse_args(one.steps[0].command[2:])
         try:

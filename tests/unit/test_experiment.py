@@ -7,7 +7,9 @@ import sys
 import pytest
 
 from pdbench.configs import ROOT, ConfigError
-from pdbench.measure import experiment as plan
+from pdbench.measure import experiment_plan as plan
+from pdbench.measure.experiment import Arm, load_experiment, select
+from pdbench.measure.experiment_steps import cluster_steps, ends_of_all, figure_steps
 from tests.helpers.small_experiment import ARMS, SLOW, small_experiment
 
 FILES = sorted((ROOT / "configs/experiments").glob("*.yaml"))
@@ -28,14 +30,14 @@ def write(tmp_path):
 
 @pytest.mark.parametrize("name", STUDY)
 def test_the_study_is_there_whole(name):
-    experiment = plan.load_experiment(ROOT / f"configs/experiments/{name}.yaml")
+    experiment = load_experiment(ROOT / f"configs/experiments/{name}.yaml")
     assert [arm.layout for arm in experiment.arms] == STUDY[name].split()
     assert (experiment.workload.isl, experiment.workload.osl, experiment.repeats) == (5000, 250, 3)
     assert experiment.levels.concurrency == [4, 8, 16, 32, 48, 64]
 
 
 def test_the_network_is_reported_apart():
-    arms = plan.load_experiment(ROOT / "configs/experiments/network.yaml").arms[1:]
+    arms = load_experiment(ROOT / "configs/experiments/network.yaml").arms[1:]
     assert [(arm.mode, arm.transport) for arm in arms] == [
         ("pd-pack", ["cuda_ipc"]), ("pd-spread", ["srd"]), ("pd-spread", ["tcp"]),
     ]  # fmt: skip
@@ -48,7 +50,7 @@ def test_every_launch_of_every_experiment_has_a_plan(path):
     import launch_gptoss
     from pdbench.nodes import cluster
 
-    experiment = plan.load_experiment(path)
+    experiment = load_experiment(path)
     for one in plan.rounds(path.stem, experiment, ROOT / "bm_results"):
         (launch,) = (step for step in one.steps if step.what == "launch")
         args = launch_gptoss.parse_args(launch.command[2:])
@@ -66,13 +68,13 @@ def test_a_dry_run_prints_a_script_that_bash_reads(path, tmp_path):
     done = run_script(path, "--dry-run", "--results-dir", tmp_path / "none")
     assert done.returncode == 0 and done.stderr == "" and not (tmp_path / "none").exists()
     assert subprocess.run(["bash", "-n"], input=done.stdout, text=True).returncode == 0
-    experiment = plan.load_experiment(path)
+    experiment = load_experiment(path)
     assert done.stdout.count("launch_gptoss.py --mode") == len(experiment.arms) * (experiment.blocks or 1)
     assert done.stdout.count("launch_gptoss.py --stop") == len(experiment.arms) * (experiment.blocks or 1)
 
 
 def test_the_commands_of_a_small_experiment(write, tmp_path):
-    experiment = plan.load_experiment(write())
+    experiment = load_experiment(write())
     first, second = plan.rounds("small", experiment, tmp_path)
     assert [step.what for step in first.steps] == ["launch", "check", "sweep"]
     assert [step.what for step in first.ends] == ["stop"]
@@ -83,7 +85,7 @@ def test_the_commands_of_a_small_experiment(write, tmp_path):
         f"./run_bm.sh -e small_pack_p1xtp1-d1xtp1 --isl 100 --osl 11 -c 1,2 "
         f"--transport cma,sysv --tokens {tokens} --repeats 2 --results-dir {tmp_path}"
     )
-    (figure,) = plan.figure_steps("small", experiment, tmp_path)
+    (figure,) = figure_steps("small", experiment, tmp_path)
     prefix = f"{tmp_path}/gpt-oss-tiny_itl100_otl11_mixed_small"
     assert figure.command == [
         "python", "viz.py", "--exps", f"{prefix}_2xtp1", f"{prefix}_pack_p1xtp1-d1xtp1", "--plot-path", f"{tmp_path}/small.png",
@@ -91,25 +93,25 @@ def test_the_commands_of_a_small_experiment(write, tmp_path):
 
 
 def test_of_one_kind_of_arms_no_stalls_are_compared(write, tmp_path):
-    experiment = plan.load_experiment(write(figures=[["--show-itl", "--show-stalls"]]))
-    (both,) = plan.figure_steps("small", experiment, tmp_path)
+    experiment = load_experiment(write(figures=[["--show-itl", "--show-stalls"]]))
+    (both,) = figure_steps("small", experiment, tmp_path)
     assert "--show-stalls" in both.command
     for left_out in ARMS:
-        (one,) = plan.figure_steps("small", experiment, tmp_path, without=[left_out])
+        (one,) = figure_steps("small", experiment, tmp_path, without=[left_out])
         assert "--show-stalls" not in one.command and "--show-itl" in one.command
 
 
 def test_without_a_pd_arm_no_transfer_is_drawn(write, tmp_path):
-    experiment = plan.load_experiment(write(figures=[[], ["--figure", "network"]]))
-    assert len(plan.figure_steps("small", experiment, tmp_path)) == 2
-    (one,) = plan.figure_steps("small", experiment, tmp_path, without=[ARMS[1]])
+    experiment = load_experiment(write(figures=[[], ["--figure", "network"]]))
+    assert len(figure_steps("small", experiment, tmp_path)) == 2
+    (one,) = figure_steps("small", experiment, tmp_path, without=[ARMS[1]])
     assert "network" not in one.command and one.command[-1] == f"{tmp_path}/small.png"
 
 
 def test_request_rates_phases_and_transports_reach_the_commands(write, tmp_path):
     arms = [{"layout": "1xtp2"}, {"layout": "p1xtp1-d1xtp1", "mode": "pd-spread", "ucx_tls": "tcp", "name": "slow"}]
     changes = {"levels": {"request_rate": [0.5, 2], "num_prompts": 30}, "arms": arms}
-    experiment = plan.load_experiment(write(**changes, workload={"isl": 7, "osl": 3, "phase": "prefill-only"}))
+    experiment = load_experiment(write(**changes, workload={"isl": 7, "osl": 3, "phase": "prefill-only"}))
     one = plan.rounds("small", experiment, tmp_path)[1]
     assert one.steps[0].command[-2:] == ["--ucx-tls", "tcp"]
     text = " ".join(one.steps[2].command)
@@ -117,25 +119,25 @@ def test_request_rates_phases_and_transports_reach_the_commands(write, tmp_path)
 
 
 def test_a_slow_link_lies_around_its_arm(write, tmp_path):
-    experiment = plan.load_experiment(write(arms=[{"layout": "2xtp1"}, SLOW | {"env": {"A": "b c"}}]))
+    experiment = load_experiment(write(arms=[{"layout": "2xtp1"}, SLOW | {"env": {"A": "b c"}}]))
     one = plan.rounds("small", experiment, tmp_path)[1]
     assert [step.what for step in one.steps] == ["link", "launch", "check", "sweep"]
     assert [step.what for step in one.ends] == ["stop", "link"]
     assert one.steps[0].command == ["python", "-m", "pdbench.slow_link", "start", "--mbit", "50"]
     assert one.steps[1].command[-4:] == ["--env", "A=b c", "--env", "UCX_TCP_PORT_RANGE=31744-32767"]
-    assert plan.ends_of_all(experiment)[-1].command == ["python", "-m", "pdbench.slow_link", "stop"]
+    assert ends_of_all(experiment)[-1].command == ["python", "-m", "pdbench.slow_link", "stop"]
 
 
 def test_phases_are_measured_and_drawn_apart(write, tmp_path):
     arms = [{"layout": "2xtp1", "phase": "prefill-only"}, {"layout": "2xtp1", "phase": "decode-only"}]
-    experiment = plan.load_experiment(write(arms=arms))
+    experiment = load_experiment(write(arms=arms))
     prefill, decode = plan.rounds("small", experiment, tmp_path)
     assert [step.what for step in prefill.steps] == ["launch", "sweep"], "no PD arm: no tokens to hold against"
     assert "--decode-bench" in decode.steps[0].command and "--decode-bench" not in prefill.steps[0].command
     assert " ".join(decode.steps[1].command).startswith(
         "./run_bm.sh -e small_decode-only_2xtp1 --isl 100 --osl 11 --mode decode-only"
     )
-    first, second = (step.command for step in plan.figure_steps("small", experiment, tmp_path))
+    first, second = (step.command for step in figure_steps("small", experiment, tmp_path))
     assert first[3:] == [f"{tmp_path}/gpt-oss-tiny_itl100_otl11_prefill-only_small_prefill-only_2xtp1",
                          "--latency-mode", "first_token", "--plot-path", f"{tmp_path}/small_prefill-only.png"]  # fmt: skip
     assert second[-1] == f"{tmp_path}/small_decode-only.png" and "--throughput-metric" in second
@@ -156,7 +158,7 @@ CONTROL = [
 
 
 def test_control_arms_are_measured_like_any_other(write, tmp_path):
-    experiment = plan.load_experiment(write(arms=CONTROL))
+    experiment = load_experiment(write(arms=CONTROL))
     labels = ["bare_1xtp1", "1xtp1", "bare_p1xtp1-d1xtp1", "pack_p1xtp1-d1xtp1", "bare-spread_p1xtp1-d1xtp1"]
     assert [arm.label for arm in experiment.arms] == labels
     first, second, *pd_arms = plan.rounds("small", experiment, tmp_path)
@@ -168,10 +170,10 @@ def test_control_arms_are_measured_like_any_other(write, tmp_path):
 
 
 def test_overhead_is_shown_where_an_arm_and_its_control_are_left(write, tmp_path):
-    experiment = plan.load_experiment(write(arms=CONTROL, figures=[["--show-overhead", "--show-stalls"]]))
+    experiment = load_experiment(write(arms=CONTROL, figures=[["--show-overhead", "--show-stalls"]]))
 
     def shown(*without):
-        (step,) = plan.figure_steps("small", experiment, tmp_path, without=without)
+        (step,) = figure_steps("small", experiment, tmp_path, without=without)
         return {word for word in step.command if word.startswith("--show")}
 
     assert shown() == {"--show-overhead", "--show-stalls"}
@@ -181,24 +183,24 @@ def test_overhead_is_shown_where_an_arm_and_its_control_are_left(write, tmp_path
 
 def test_blocks_are_compared_where_a_collocated_arm_and_another_are_left(write, tmp_path):
     experiment = small(write, blocks=2, figures=[["--show-blocks"]])
-    (step,) = plan.figure_steps("small", experiment, tmp_path)
+    (step,) = figure_steps("small", experiment, tmp_path)
     assert "--show-blocks" in step.command
     for without in ARMS:
-        (step,) = plan.figure_steps("small", experiment, tmp_path, without=[without])
+        (step,) = figure_steps("small", experiment, tmp_path, without=[without])
         assert "--show-blocks" not in step.command
     as_published = experiment.model_copy(update={"blocks": None})
-    assert "--show-blocks" not in plan.figure_steps("small", as_published, tmp_path)[0].command
+    assert "--show-blocks" not in figure_steps("small", as_published, tmp_path)[0].command
 
 
 def blocks_of(write, number):
     experiment = small(write, blocks=number)
-    return experiment.model_copy(update={"arms": [*experiment.arms, plan.Arm(layout="1xtp2"), plan.Arm(layout="1xtp1")]})
+    return experiment.model_copy(update={"arms": [*experiment.arms, Arm(layout="1xtp2"), Arm(layout="1xtp1")]})
 
 
 def small(write, **changes):
     path = write(**changes)
     path.write_text(path.read_text().replace("repeats: 2\n", ""))
-    return plan.load_experiment(path)
+    return load_experiment(path)
 
 
 def test_a_block_launches_every_arm_once_in_an_order_of_its_own(write, tmp_path):
@@ -239,12 +241,12 @@ def test_a_block_beyond_the_last_is_reported(write):
 
 
 def test_blocks_and_repeats_are_selected_by_their_own_options(write):
-    blocks, repeats = small(write, blocks=3), plan.load_experiment(write())
-    assert plan.select(blocks, None, None, None, 5).blocks == 5
+    blocks, repeats = small(write, blocks=3), load_experiment(write())
+    assert select(blocks, None, None, None, 5).blocks == 5
     with pytest.raises(ValueError, match="this experiment has blocks, which measure each level once: give --blocks"):
-        plan.select(blocks, None, None, 2)
+        select(blocks, None, None, 2)
     with pytest.raises(ValueError, match="this experiment has no blocks: give --repeats"):
-        plan.select(repeats, None, None, None, 2)
+        select(repeats, None, None, None, 2)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +281,7 @@ def test_blocks_and_repeats_are_selected_by_their_own_options(write):
 def test_a_wrong_file_is_reported_in_one_line(write, changes, words):
     path = write(**changes)
     with pytest.raises(ConfigError) as reported:
-        plan.load_experiment(path)
+        load_experiment(path)
     assert words in str(reported.value) and str(path) in str(reported.value) and "\n" not in str(reported.value)
 
 
@@ -334,7 +336,7 @@ def test_what_cannot_be_read_or_written_is_one_line(write, tmp_path):
 
 
 def test_a_selection_keeps_the_order_of_the_file(write):
-    experiment = plan.select(plan.load_experiment(write()), ["pack_p1xtp1-d1xtp1", "2xtp1"], [2.0], 5)
+    experiment = select(load_experiment(write()), ["pack_p1xtp1-d1xtp1", "2xtp1"], [2.0], 5)
     assert [arm.layout for arm in experiment.arms] == ["2xtp1", "p1xtp1-d1xtp1"]
     assert experiment.levels.concurrency == [2] and experiment.repeats == 5
 
@@ -342,7 +344,7 @@ def test_a_selection_keeps_the_order_of_the_file(write):
 def test_the_serving_path_reaches_the_launch(write, tmp_path):
     arm = {"layout": "2xtp1", "serve_env": {"RAY_SERVE_X": "1"}, "llm_options": {"stream_batching_interval_ms": "50"},
            "router": "round-robin", "direct_streaming": True}  # fmt: skip
-    (one,) = plan.rounds("small", plan.load_experiment(write(arms=[arm])), tmp_path)
+    (one,) = plan.rounds("small", load_experiment(write(arms=[arm])), tmp_path)
     text = " ".join(one.steps[0].command)
     for words in ("--serve-env RAY_SERVE_X=1", "--llm-option stream_batching_interval_ms=50", "--router round-robin",
                   "--direct-streaming --host 0.0.0.0"):  # fmt: skip
@@ -351,13 +353,13 @@ def test_the_serving_path_reaches_the_launch(write, tmp_path):
 
 def test_direct_streaming_stays_on_loopback_where_engines_stand_on_the_head(write, tmp_path):
     arm = {"layout": "2xtp1", "direct_streaming": True}
-    experiment = plan.load_experiment(write(arms=[arm], local_workers=0))
+    experiment = load_experiment(write(arms=[arm], local_workers=0))
     (one,) = plan.rounds("small", experiment, tmp_path)
     assert "--direct-streaming" in one.steps[0].command and "--host" not in one.steps[0].command
-    start, stop = plan.cluster_steps(experiment)
+    start, stop = cluster_steps(experiment)
     assert start.command[-2:] == ["--workers", "0"] and stop.command[-1] == "stop"
 
 
 def test_nodes_of_a_local_cluster_get_gpus_of_their_own(write):
-    start, stop = plan.cluster_steps(plan.load_experiment(write(local_workers=2, local_gpus=1)))
+    start, stop = cluster_steps(load_experiment(write(local_workers=2, local_gpus=1)))
     assert start.command[-4:] == ["--workers", "2", "--gpus", "1"] and stop.command[-1] == "stop"

@@ -10,7 +10,11 @@ from packaging.version import Version
 
 import run_experiment
 from pdbench.manifest import LevelRecord, Manifest
-from pdbench.measure import experiment as plan
+from pdbench.measure import experiment_plan as plan
+from pdbench.measure import experiment_steps as steps
+from pdbench.measure.experiment import Arm, load_experiment
+from pdbench.measure.experiment_steps import Step, tokens_file
+from pdbench.measure.experiment_times import measured_seconds
 from pdbench.workload import Level
 from tests.helpers.small_experiment import ARMS, SLOW, small_experiment
 
@@ -35,7 +39,7 @@ class Recorded(run_experiment.Run):
         if (step.arm, step.what) in self.fails:
             raise subprocess.CalledProcessError(1, step.command)
         elif "--save" in step.command:
-            plan.tokens_file(self.name, self.results).write_text("{}")
+            tokens_file(self.name, self.results).write_text("{}")
 
 
 DOCTOR = (None, "doctor")
@@ -44,8 +48,8 @@ WHOLE = [(arm, what) for arm in ARMS for what in ("launch", "check", "sweep", "s
 
 @pytest.fixture
 def run(write, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "measured_seconds", lambda *args: 0.0)  # nothing is measured
-    return Recorded(plan.load_experiment(write()), tmp_path / "results")
+    monkeypatch.setattr(run_experiment, "measured_seconds", lambda *args: 0.0)  # nothing is measured
+    return Recorded(load_experiment(write()), tmp_path / "results")
 
 
 def test_a_run_measures_every_arm_then_draws(run):
@@ -75,7 +79,7 @@ def test_without_the_doctor_neither_the_run_nor_a_launch_asks_it(run):
 
 def test_one_arms_failure_does_not_lose_the_others(run):
     run.fails = {("pack_p1xtp1-d1xtp1", "check")}
-    run.experiment.arms.append(plan.Arm(layout="1xtp1"))
+    run.experiment.arms.append(Arm(layout="1xtp1"))
     run.all()
     assert run.failed == {"pack_p1xtp1-d1xtp1": "check exited with 1"}
     assert run.ran[5:8] == [(ARMS[1], "launch"), (ARMS[1], "check"), (ARMS[1], "stop")], "stopped, and not measured"
@@ -102,8 +106,8 @@ def test_an_arm_that_cannot_be_measured_here_is_left_out_and_named(run, monkeypa
 
 
 def test_a_link_that_cannot_be_slowed_leaves_its_arm_out(write, tmp_path, monkeypatch):
-    run = Recorded(plan.load_experiment(write(arms=[{"layout": "2xtp1"}, SLOW])), tmp_path / "results")
-    monkeypatch.setattr(plan, "measured_seconds", lambda *args: 0.0)
+    run = Recorded(load_experiment(write(arms=[{"layout": "2xtp1"}, SLOW])), tmp_path / "results")
+    monkeypatch.setattr(run_experiment, "measured_seconds", lambda *args: 0.0)
     monkeypatch.setattr(plan.slow_link, "is_slow", lambda: False)
     monkeypatch.setattr(plan.slow_link, "why_not", lambda: "no tc here")
     run.all()
@@ -116,7 +120,7 @@ def test_a_link_that_cannot_be_slowed_leaves_its_arm_out(write, tmp_path, monkey
 
 def measure(run, make_manifest, arm, stems):
     """What run_bm.sh leaves of levels that count."""
-    folder = run.results / plan.folder("small", arm, run.experiment)
+    folder = run.results / steps.folder("small", arm, run.experiment)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = make_manifest()
     known = {"command": "vllm bench serve", "launched": "now", "seed": 1, "warmup_seed": 2}
@@ -131,7 +135,7 @@ def measure(run, make_manifest, arm, stems):
 
 def test_what_was_measured_is_not_launched_again(run, make_manifest):
     folder = measure(run, make_manifest, run.experiment.arms[0], ["conc1", "conc2", "conc1_rep2", "conc2_rep2"])
-    plan.tokens_file("small", run.results).write_text("{}")
+    tokens_file("small", run.results).write_text("{}")
     run.all()
     assert run.ran == [DOCTOR, *WHOLE[4:], (None, "figure")]
     (folder / "conc2_rep2.json").unlink()
@@ -149,7 +153,7 @@ def blocks(run, make_manifest, monkeypatch):
     run.experiment = run.experiment.model_copy(update={"blocks": 2})
     monkeypatch.setattr(run_experiment, "machine_id", lambda: "here")
     run.results.mkdir()
-    plan.tokens_file("small", run.results).write_text("{}")
+    tokens_file("small", run.results).write_text("{}")
     records = {}
 
     def measured(arm, block, where):
@@ -269,8 +273,8 @@ def test_a_stop_that_fails_is_reported(run):
 
 
 def test_lines_of_a_command_are_passed_on(write, tmp_path, capfd):
-    run = run_experiment.Run("small", plan.load_experiment(write()), tmp_path)
-    run._step(plan.Step("sweep", ["bash", "-c", "echo '[a] run_bm: level conc1'; echo wrong >&2"], "2xtp1"), "title")
+    run = run_experiment.Run("small", load_experiment(write()), tmp_path)
+    run._step(Step("sweep", ["bash", "-c", "echo '[a] run_bm: level conc1'; echo wrong >&2"], "2xtp1"), "title")
     assert capfd.readouterr().out.splitlines()[1:] == ["[a] run_bm: level conc1", "wrong"]
 
 
@@ -285,26 +289,26 @@ def test_after_an_interruption_nothing_is_left_to_stop(run):
 
 
 def test_what_must_not_be_concluded_ends_the_report(write, tmp_path, capfd):
-    run = run_experiment.Run("small", plan.load_experiment(write(cannot_show="nothing about GPUs")), tmp_path)
+    run = run_experiment.Run("small", load_experiment(write(cannot_show="nothing about GPUs")), tmp_path)
     run.report()
     assert capfd.readouterr().out.splitlines()[-1] == "nothing about GPUs"
 
 
 def test_times_add_up_over_runs(write, tmp_path, monkeypatch):
-    run = run_experiment.Run("small", plan.load_experiment(write()), tmp_path)
-    step = plan.Step("sweep", ["true"], "2xtp1")
+    run = run_experiment.Run("small", load_experiment(write()), tmp_path)
+    step = Step("sweep", ["true"], "2xtp1")
     run.times = {"2xtp1": {"measuring": 5.0, "waiting": 100.0}}
     run._step(step, "title")
     assert json.loads(run.times_file.read_text())["2xtp1"]["waiting"] >= 100.0
     run._count("2xtp1", "measuring", 20.0, out_of="waiting")
     assert run.times["2xtp1"]["measuring"] == 25.0 and 80.0 <= run.times["2xtp1"]["waiting"] < 90.0, "of a sweep's time"
     with pytest.raises(subprocess.CalledProcessError):
-        run._step(plan.Step("sweep", ["false"], "2xtp1"), "title")
+        run._step(Step("sweep", ["false"], "2xtp1"), "title")
 
 
 def test_loading_engines_is_reported_apart_from_the_rest_of_a_launch(write, tmp_path, capfd):
-    run = run_experiment.Run("small", plan.load_experiment(write()), tmp_path)
-    run._step(plan.Step("launch", ["bash", "-c", "echo 'launch: engines loaded in 0.2 s'; sleep 0.3"], "2xtp1"), "title")
+    run = run_experiment.Run("small", load_experiment(write()), tmp_path)
+    run._step(Step("launch", ["bash", "-c", "echo 'launch: engines loaded in 0.2 s'; sleep 0.3"], "2xtp1"), "title")
     run._count("2xtp1", "measuring", 1.0)
     spent = run.times["2xtp1"]
     assert spent["loading"] == 0.2 and 0.1 <= spent["launching"] < 5
@@ -315,12 +319,12 @@ def test_loading_engines_is_reported_apart_from_the_rest_of_a_launch(write, tmp_
 
 def test_measuring_is_what_the_bench_client_took(write, tmp_path, make_manifest):
     """Of three levels one was measured before, and one does not count: 7 s are left."""
-    run = Recorded(plan.load_experiment(write()), tmp_path)
+    run = Recorded(load_experiment(write()), tmp_path)
     folder = measure(run, make_manifest, run.experiment.arms[0], ["conc1", "conc2", "conc1_rep2"])
     manifest = Manifest.read(folder)
     for record, started, ok, seconds in zip(manifest.levels, ("2", "3", "4"), (True, True, False), (3, 7, 11)):
         record.started, record.ok = f"2026-01-01T00:00:0{started}.000+00:00", ok
         (folder / f"{record.level}.json").write_text(json.dumps({"duration": seconds}))
     manifest.write(folder)
-    found = plan.measured_seconds("small", run.experiment.arms[0], run.experiment, tmp_path, "2026-01-01T00:00:02.500+00:00")
+    found = measured_seconds("small", run.experiment.arms[0], run.experiment, tmp_path, "2026-01-01T00:00:02.500+00:00")
     assert found == 7

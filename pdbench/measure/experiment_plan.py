@@ -1,0 +1,126 @@
+"""Plan an experiment: its rounds in their order, which of them are still to be measured, and all of it as a script."""
+
+import random
+import shlex
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from packaging.version import Version
+
+from pdbench.manifest import FILENAME, Manifest
+from pdbench.measure.experiment import Arm, Experiment
+from pdbench.measure.experiment_steps import Step, cluster_steps, doctor_step, ends_of, figure_steps, folder, steps_of
+from pdbench.network import slow_link
+from pdbench.workload import Level
+
+
+@dataclass(frozen=True)
+class Round:
+    """Holds one launch of an arm: what launches, checks and measures it, then what ends it.
+
+    Attributes:
+        block: from 1; None in an experiment without blocks.
+        repeats: the measurements of each level, from 1: all of them or, in a block, the block's.
+    """
+
+    arm: Arm
+    block: int | None
+    repeats: Collection[int]
+    steps: list[Step]
+    ends: list[Step]
+
+
+def rounds(name: str, experiment: Experiment, results: Path, only: int | None = None) -> list[Round]:
+    """List what is measured, in order.
+
+    Args:
+        name: of the experiment; begins the names of its result folders.
+        results: folder that gets a result folder per arm.
+        only: one block, instead of all.
+    """
+
+    def one(arm: Arm, block: int | None, repeats: Collection[int]) -> Round:
+        return Round(arm, block, repeats, steps_of(arm, name, experiment, results, block), ends_of(arm))
+
+    if not experiment.blocks:
+        return [one(arm, None, range(1, experiment.repeats + 1)) for arm in experiment.arms]
+    blocks = [only] if only else range(1, experiment.blocks + 1)
+    return [one(arm, block, [block]) for block in blocks for arm in drawn(name, experiment, block)]
+
+
+def drawn(name: str, experiment: Experiment, block: int) -> list[Arm]:
+    """Return the arms in the order of a block, drawn from the experiment's name, so that the same command plans the same.
+
+    The first block begins with the arm whose tokens the others are compared with.
+    """
+    order = random.Random(f"{name} {block}").sample(experiment.arms, len(experiment.arms))
+    return sorted(order, key=lambda arm: arm is not experiment.arms[0]) if block == 1 else order
+
+
+def left_out(arm: Arm, vllm: Version) -> str | None:
+    """Return why an arm cannot be measured here; None if it can."""
+    if arm.needs_vllm and vllm < Version(arm.needs_vllm):
+        return f"needs vLLM {arm.needs_vllm}, here is {vllm}"
+    if arm.link_mbit and not slow_link.is_slow():
+        return slow_link.why_not()
+    return None
+
+
+def script(name: str, experiment: Experiment, results: Path, only: int | None = None) -> str:
+    """Write the whole experiment, or one block of it, as a shell script: the reproduction recipe."""
+    start, stop = cluster_steps(experiment)
+    lines = ["#!/usr/bin/env bash", f"# {name}: {experiment.shows}", "set -euo pipefail"]
+    lines += _lines([start, doctor_step(experiment)])
+    for number, one in enumerate(rounds(name, experiment, results, only), start=1):
+        needs = f", needs vLLM >= {one.arm.needs_vllm}" if one.arm.needs_vllm else ""
+        block = f", block {one.block}" if one.block else ""
+        lines += ["", f"# {number}: {one.arm.label}{block}{needs}", *_lines([*one.steps, *one.ends])]
+    lines += ["", *_lines([stop, *figure_steps(name, experiment, results)])]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(steps: Iterable[Step | None]) -> list[str]:
+    return [shlex.join(step.command) for step in steps if step]
+
+
+def to_measure(
+    name: str, experiment: Experiment, results: Path, machine: str, vllm: Version, only: int | None = None
+) -> list[Round]:
+    """List the rounds whose arms must be launched, and those of arms that are left out here.
+
+    A block is of one machine: what another one has measured of a block that it did not end is measured again.
+
+    Args:
+        machine: id of this one.
+        only: one block, instead of all.
+    """
+    every = rounds(name, experiment, results, only)
+    if not experiment.blocks:
+        return [one for one in every if machines(name, one, experiment, results) is None]
+    todo = []
+    for _, group in groupby(every, key=lambda one: one.block):
+        known = [(one, machines(name, one, experiment, results)) for one in group]
+        needed = [where for one, where in known if where is not None or not left_out(one.arm, vllm)]
+        is_whole = None not in needed and len({tuple(where or ()) for where in needed}) == 1
+        todo += [one for one, where in known if where is None or not (is_whole or machine in where)]
+    return todo
+
+
+def machines(name: str, one: Round, experiment: Experiment, results: Path) -> list[str] | None:
+    """Return the ids of the machines with the engines of a round; None if a level of it is missing or does not count.
+
+    Machines without an id, of older manifests, are none of them.
+    """
+    path = results / folder(name, one.arm, experiment)
+    if not (path / FILENAME).is_file():
+        return None
+    manifest, levels = Manifest.read(path), experiment.levels
+    kind = levels.kind.replace("_", "-")
+    wanted = [Level(kind, float(v), r) for v in levels.values for r in one.repeats]
+    at_once = experiment.phase_of(one.arm) == "decode-only"
+    records = [manifest.found(path, level, levels.num_prompts or level.num_prompts(at_once)) for level in wanted]
+    if None in records:
+        return None
+    return sorted({machine for record in records if record for machine in record.machines})
