@@ -8,13 +8,15 @@ import time
 import pytest
 from packaging.version import Version
 
-import run_experiment
 from pdbench.manifest import LevelRecord, Manifest
 from pdbench.measure import experiment_plan as plan
+from pdbench.measure import experiment_run
 from pdbench.measure import experiment_steps as steps
 from pdbench.measure.experiment import Arm, load_experiment
+from pdbench.measure.experiment_run import Run
 from pdbench.measure.experiment_steps import Step, tokens_file
 from pdbench.measure.experiment_times import measured_seconds
+from pdbench.network import slow_link
 from pdbench.workload import Level
 from tests.helpers.small_experiment import ARMS, SLOW, small_experiment
 
@@ -24,7 +26,7 @@ def write(tmp_path):
     return functools.partial(small_experiment, tmp_path)
 
 
-class Recorded(run_experiment.Run):
+class Recorded(Run):
     """Notes each command; those of `fails` exit with 1. Gates save their tokens."""
 
     fails: set = set()
@@ -48,7 +50,7 @@ WHOLE = [(arm, what) for arm in ARMS for what in ("launch", "check", "sweep", "s
 
 @pytest.fixture
 def run(write, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_experiment, "measured_seconds", lambda *args: 0.0)  # nothing is measured
+    monkeypatch.setattr(experiment_run, "measured_seconds", lambda *args: 0.0)  # nothing is measured
     return Recorded(load_experiment(write()), tmp_path / "results")
 
 
@@ -95,7 +97,7 @@ def test_without_the_collocated_tokens_no_pd_arm_is_launched(run):
 
 
 def test_an_arm_that_cannot_be_measured_here_is_left_out_and_named(run, monkeypatch, capfd):
-    monkeypatch.setattr(run_experiment, "vllm_version", lambda: Version("0.13.0"))
+    monkeypatch.setattr(experiment_run, "vllm_version", lambda: Version("0.13.0"))
     run.experiment.arms[1] = run.experiment.arms[1].model_copy(update={"needs_vllm": "0.14"})
     run.all()
     assert run.left_out == {ARMS[1]: "needs vLLM 0.14, here is 0.13.0"} and run.failed == {}
@@ -107,12 +109,12 @@ def test_an_arm_that_cannot_be_measured_here_is_left_out_and_named(run, monkeypa
 
 def test_a_link_that_cannot_be_slowed_leaves_its_arm_out(write, tmp_path, monkeypatch):
     run = Recorded(load_experiment(write(arms=[{"layout": "2xtp1"}, SLOW])), tmp_path / "results")
-    monkeypatch.setattr(run_experiment, "measured_seconds", lambda *args: 0.0)
-    monkeypatch.setattr(plan.slow_link, "is_slow", lambda: False)
-    monkeypatch.setattr(plan.slow_link, "why_not", lambda: "no tc here")
+    monkeypatch.setattr(experiment_run, "measured_seconds", lambda *args: 0.0)
+    monkeypatch.setattr(slow_link, "is_slow", lambda: False)
+    monkeypatch.setattr(slow_link, "why_not", lambda: "no tc here")
     run.all()
     assert run.left_out == {"spread_p1xtp1-d1xtp1_slow": "no tc here"} and (None, "figure") in run.ran
-    monkeypatch.setattr(plan.slow_link, "why_not", lambda: None)
+    monkeypatch.setattr(slow_link, "why_not", lambda: None)
     again = Recorded(run.experiment, tmp_path / "other")
     again.all()
     assert [what for _, what in again.ran[5:]] == ["link", "launch", "check", "sweep", "stop", "link", "figure"]
@@ -151,7 +153,7 @@ BOTH = ["conc1", "conc2"]
 def blocks(run, make_manifest, monkeypatch):
     """A run of two blocks, and what measures: its arms' levels, in a block, on a machine."""
     run.experiment = run.experiment.model_copy(update={"blocks": 2})
-    monkeypatch.setattr(run_experiment, "machine_id", lambda: "here")
+    monkeypatch.setattr(experiment_run, "machine_id", lambda: "here")
     run.results.mkdir()
     tokens_file("small", run.results).write_text("{}")
     records = {}
@@ -207,7 +209,7 @@ def test_a_block_that_two_machines_have_measured_is_none(blocks):
 
 def test_a_block_is_whole_without_an_arm_that_is_left_out_here(blocks, monkeypatch):
     run, measured = blocks
-    monkeypatch.setattr(run_experiment, "vllm_version", lambda: Version("0.13.0"))
+    monkeypatch.setattr(experiment_run, "vllm_version", lambda: Version("0.13.0"))
     run.experiment.arms[1] = run.experiment.arms[1].model_copy(update={"needs_vllm": "0.14"})
     measured(0, 1, "elsewhere")
     measured(0, 2, "elsewhere")
@@ -216,7 +218,7 @@ def test_a_block_is_whole_without_an_arm_that_is_left_out_here(blocks, monkeypat
 
 def test_no_block_is_begun_that_cannot_end(blocks, capfd):
     run, _ = blocks
-    run.times = {label: {"measuring": 600.0, "loading": 400.0, "launches": 2} for label in ARMS}
+    run.times.spent = {label: {"measuring": 600.0, "loading": 400.0, "launches": 2} for label in ARMS}
     run.until = time.monotonic() + 900
     assert launched(run) == [] and run.failed == {}
     said = capfd.readouterr().out
@@ -225,7 +227,7 @@ def test_no_block_is_begun_that_cannot_end(blocks, capfd):
     again = Recorded(run.experiment, run.results)
     again.times, again.until = run.times, time.monotonic() + 1100
     assert len(launched(again)) == 4, "in this test a launch takes no time"
-    assert again.times[ARMS[0]]["launches"] == 4
+    assert again.times.spent[ARMS[0]]["launches"] == 4
 
 
 def test_a_block_of_which_nothing_is_known_is_begun(blocks, capfd):
@@ -273,7 +275,7 @@ def test_a_stop_that_fails_is_reported(run):
 
 
 def test_lines_of_a_command_are_passed_on(write, tmp_path, capfd):
-    run = run_experiment.Run("small", load_experiment(write()), tmp_path)
+    run = Run("small", load_experiment(write()), tmp_path)
     run._step(Step("sweep", ["bash", "-c", "echo '[a] run_bm: level conc1'; echo wrong >&2"], "2xtp1"), "title")
     assert capfd.readouterr().out.splitlines()[1:] == ["[a] run_bm: level conc1", "wrong"]
 
@@ -289,28 +291,29 @@ def test_after_an_interruption_nothing_is_left_to_stop(run):
 
 
 def test_what_must_not_be_concluded_ends_the_report(write, tmp_path, capfd):
-    run = run_experiment.Run("small", load_experiment(write(cannot_show="nothing about GPUs")), tmp_path)
+    run = Run("small", load_experiment(write(cannot_show="nothing about GPUs")), tmp_path)
     run.report()
     assert capfd.readouterr().out.splitlines()[-1] == "nothing about GPUs"
 
 
 def test_times_add_up_over_runs(write, tmp_path, monkeypatch):
-    run = run_experiment.Run("small", load_experiment(write()), tmp_path)
+    run = Run("small", load_experiment(write()), tmp_path)
     step = Step("sweep", ["true"], "2xtp1")
-    run.times = {"2xtp1": {"measuring": 5.0, "waiting": 100.0}}
+    run.times.spent = {"2xtp1": {"measuring": 5.0, "waiting": 100.0}}
     run._step(step, "title")
-    assert json.loads(run.times_file.read_text())["2xtp1"]["waiting"] >= 100.0
-    run._count("2xtp1", "measuring", 20.0, out_of="waiting")
-    assert run.times["2xtp1"]["measuring"] == 25.0 and 80.0 <= run.times["2xtp1"]["waiting"] < 90.0, "of a sweep's time"
+    assert json.loads(run.times.file.read_text())["2xtp1"]["waiting"] >= 100.0
+    run.times.count("2xtp1", "measuring", 20.0, out_of="waiting")
+    spent = run.times.spent["2xtp1"]
+    assert spent["measuring"] == 25.0 and 80.0 <= spent["waiting"] < 90.0, "of a sweep's time"
     with pytest.raises(subprocess.CalledProcessError):
         run._step(Step("sweep", ["false"], "2xtp1"), "title")
 
 
 def test_loading_engines_is_reported_apart_from_the_rest_of_a_launch(write, tmp_path, capfd):
-    run = run_experiment.Run("small", load_experiment(write()), tmp_path)
+    run = Run("small", load_experiment(write()), tmp_path)
     run._step(Step("launch", ["bash", "-c", "echo 'launch: engines loaded in 0.2 s'; sleep 0.3"], "2xtp1"), "title")
-    run._count("2xtp1", "measuring", 1.0)
-    spent = run.times["2xtp1"]
+    run.times.count("2xtp1", "measuring", 1.0)
+    spent = run.times.spent["2xtp1"]
     assert spent["loading"] == 0.2 and 0.1 <= spent["launching"] < 5
     run.report()
     share = 1.2 / (1.2 + spent["launching"])
