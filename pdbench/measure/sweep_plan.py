@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,12 @@ from pdbench import client, workload
 from pdbench.configs import ROOT
 from pdbench.manifest import FILENAME, Deployment, LevelRecord, Machine, Manifest
 from pdbench.measure import gates
+from pdbench.measure.comparable import first_difference
 from pdbench.nodes import stack
 from pdbench.serve import serving_path
 from pdbench.serve.api import deployed
 from pdbench.workload import Level, RunName
 
-# Levels that were measured with others of these are not put together.
-STACK = ("ray", "ray_commit", "vllm", "nixl", "ucx", "torch", "cuda")
 BAD = ".bad"  # ends the name of what no plot reads
 
 
@@ -209,52 +208,17 @@ def first_unseen(base_seed: int, level: Level, seen: set[int]) -> tuple[int, int
 
 
 def _manifest(folder: Path, name: RunName, args: argparse.Namespace, deployment: Deployment | None) -> Manifest:
-    fields = {
-        "name": name.name, "model": name.model, "phase": name.phase, "isl": name.isl, "osl": name.osl,
-        "base_seed": args.seed, "as_published": args.as_published, "deployment": deployment,
-        "client": Machine(**stack.machine()), "repository": stack.repository(ROOT),
-    }  # fmt: skip
+    new = Manifest(
+        name=name.name, model=name.model, phase=name.phase, isl=name.isl, osl=name.osl, base_seed=args.seed,
+        as_published=args.as_published, deployment=deployment, client=Machine(**stack.machine()),
+        repository=stack.repository(ROOT), commands=[args.typed],
+    )  # fmt: skip
     if not (folder / FILENAME).exists():
-        return Manifest(**fields, commands=[args.typed])
+        return new
     old = Manifest.read(folder)
-    changed = [c for c in _identity(old, deployment, args) if c[1] != c[2]]
-    if changed and not args.force:
-        what, was, is_now = changed[0]
-        raise SweepError(f"{folder} holds results of {what} {was}, but this is {what} {is_now}: "
-                         "choose another --exp-name, or --force to measure again")  # fmt: skip
-    levels = [] if changed else old.levels
-    return Manifest(**fields, commands=[*old.commands, args.typed], levels=levels)
-
-
-def _identity(
-    old: Manifest, deployment: Deployment | None, args: argparse.Namespace
-) -> Iterator[tuple[str, Any, Any]]:  # fmt: skip
-    yield "base seed", old.base_seed, args.seed
-    yield "as_published", old.as_published, args.as_published
-    for what in ("layout", "mode", "model_checksum", "transport"):
-        yield what, getattr(old.deployment, what, None), getattr(deployment, what, None)
-    for what, of in (("accelerators", _accelerators), ("versions", _versions)):
-        yield what, of(old.deployment) or of(deployment), of(deployment)
-    given, now_given = _engine_arguments(old.deployment), _engine_arguments(deployment)
-    for name in sorted(given.keys() | now_given.keys()):
-        yield name, given.get(name), now_given.get(name)
-    was, is_now = (serving_path.compared(getattr(which, "serving_path", None)) for which in (old.deployment, deployment))
-    yield "serving_path", was, is_now
-
-
-def _accelerators(deployment: Deployment | None) -> list[str]:
-    """What the engines run on, each kind once: GPUs, and CPUs where there are none."""
-    machines = deployment.machines if deployment else []
-    return sorted({kind for machine in machines for kind in machine.gpus or [machine.cpu]})
-
-
-def _versions(deployment: Deployment | None) -> list[str]:
-    machines = deployment.machines if deployment else []
-    return sorted({f"{name} {machine.versions.get(name)}" for machine in machines for name in STACK})
-
-
-def _engine_arguments(deployment: Deployment | None) -> dict[str, Any]:
-    """What vLLM was started with: by role and argument."""
-    configs = deployment.llm_configs if deployment else {}
-    given = {role: config.get("engine_kwargs", {}) for role, config in configs.items()}
-    return {f"{role} {name}": value for role, arguments in given.items() for name, value in arguments.items()}
+    difference = first_difference(old, new)
+    if difference and not args.force:
+        raise SweepError(f"{folder} holds results of {difference}: choose another --exp-name, or --force to measure again")
+    return new.model_copy(update={
+        "commands": [*old.commands, args.typed], "levels": [] if difference else old.levels,
+    })  # fmt: skip
