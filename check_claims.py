@@ -20,6 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     # Imported only now: --help and a wrong flag answer at once.
     from pdbench.analysis import claims
+    from pdbench.analysis.claim_evidence import read_evidence
     from pdbench.configs import ConfigError
     from pdbench.files import write_atomically
     from pdbench.output.claim_text import print_verdicts
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
 
     try:
         asked = claims.load(args.claims)
-        evidence = claims.read_evidence(args.results, args.workload)
+        evidence = read_evidence(args.results, args.workload)
     except (ConfigError, ResultError) as error:
         parser.error(str(error))
     verdicts = claims.check(asked, evidence)

@@ -13,13 +13,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import viz
 from pdbench import interrupts
 from pdbench.cli import Parser
 from pdbench.manifest import first_line
 from pdbench.measure.experiment import Experiment, load_experiment, select
 from pdbench.measure.experiment_plan import script
 from pdbench.measure.experiment_run import Run, console
+from pdbench.output.options import build_parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -71,7 +71,7 @@ def read(args: argparse.Namespace) -> Experiment:
 
 def check_figures(file: Path, experiment: Experiment) -> None:
     """Refuse options that viz.py does not take now, not after hours of measuring; exits with 2."""
-    figures = viz.build_parser()
+    figures = build_parser()
     figures.prog = f"run_experiment.py: {file}: figures"
     for options in experiment.figures:
         figures.parse_args(["--exps", "folder", *options])

@@ -46,7 +46,8 @@ def examine(
         RequirementsError: `requirements` is missing or wrong.
     """
     # Which stack is right follows from the hardware, so the pins of either are asked for.
-    given = [requirements] if requirements else [] if quick else [ROOT / "requirements.txt", ROOT / "requirements-cpu.txt"]
+    usual = [] if quick else [ROOT / "requirements.txt", ROOT / "requirements-cpu.txt"]
+    given = [requirements] if requirements else usual
     pins = {file: versions.read_stack(file) for file in given}
     asked = sorted({name for of_file in pins.values() for name in of_file})
     arguments = (quick, asked, list(ports), limit_s / 3)

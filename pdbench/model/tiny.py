@@ -115,7 +115,8 @@ def _initial(name: str, shape, generator, torch):
     """
     if "norm" in name:
         return torch.ones(shape)
-    share = 0.1 if "experts.down_proj" in name else 4.0 if "router.weight" in name else 1.0
+    shares = {"experts.down_proj": 0.1, "router.weight": 4.0}
+    share = next((share for part, share in shares.items() if part in name), 1.0)
     values = share * torch.randn(shape, generator=generator)
     if name.endswith("bias") or name.endswith("sinks"):
         return 0.1 * values

@@ -15,7 +15,7 @@ from matplotlib.path import Path
 from pdbench.analysis.sla import Bound
 from pdbench.output import figures
 from pdbench.output.figures.view import LATENCIES
-from pdbench.output.tables import number
+from pdbench.output.number_text import number
 from pdbench.read.level_file import METRICS, TOKENS
 from pdbench.read.results import contenders
 

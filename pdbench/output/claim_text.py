@@ -6,9 +6,11 @@ from itertools import groupby
 from pathlib import Path
 
 from pdbench.analysis.audit import Finding
+from pdbench.analysis.claim_evidence import DOUBTFUL, REFUTED, Evidence
 from pdbench.analysis.claim_rules import RULES
-from pdbench.analysis.claims import DOUBTFUL, REFUTED, VERDICTS, Evidence, Verdict
-from pdbench.output.tables import number, wrapped
+from pdbench.analysis.claims import VERDICTS, Verdict
+from pdbench.output.number_text import number
+from pdbench.output.tables import wrapped
 from pdbench.workload import RunName
 
 # Findings that decide which run is taken are printed in full, others by name; more runs than this by their number.

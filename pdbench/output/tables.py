@@ -1,6 +1,5 @@
 """Print tables in a terminal."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from textwrap import fill
@@ -15,6 +14,7 @@ from rich.text import Text
 from pdbench.analysis.audit import Finding
 from pdbench.analysis.decision import MIN_REPEATS, WORKLOAD, cost, workload_title
 from pdbench.analysis.sla import Bound
+from pdbench.output.number_text import band_text, interval_text, number, share_text, with_interval_text
 from pdbench.read.level_file import TOKENS
 from pdbench.read.results import node_words
 
@@ -103,7 +103,7 @@ def band_rows(
     headers += ["over\ncollocated", "least to\nmost", "collocated"] + ["price\nof 1M"] * bool(price)
     lines = []
     for row in bands.itertuples():
-        line = [_band(row.low, row.high, interactivity), row.best]
+        line = [band_text(row.low, row.high, interactivity), row.best]
         line += [f"{number(row.throughput_low)} to {number(row.throughput_high)}"]
         for name, margin in (("next_best", "next_margin"), ("collocated", "collocated_margin")):
             other, at, *ends = (getattr(row, column) for column in (name, margin, f"{margin}_low", f"{margin}_high"))
@@ -111,7 +111,7 @@ def band_rows(
             if other == row.best:
                 line += ["-", "-", "is the best"]
             else:
-                line += [_share(at, *interval), " to ".join(map(_share, ends)) if ends[0] >= 0 else "-", other or "-"]
+                line += [share_text(at, *interval), " to ".join(map(share_text, ends)) if ends[0] >= 0 else "-", other or "-"]
         if price:
             line += [" to ".join(f"{cost(price, row.gpus, rate):.3f}" for rate in (row.throughput_low, row.throughput_high))]
         lines.append(line)
@@ -141,8 +141,8 @@ def decision_rows(
 ) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows of `print_decision`: each arm under the SLA."""
     answers = answers.assign(
-        interval=[_interval(row.throughput_from, row.throughput_to) for row in answers.itertuples()],
-        lead=["-"] + [_share(row.lead, row.lead_from, row.lead_to) for row in answers[1:].itertuples()],
+        interval=[interval_text(row.throughput_from, row.throughput_to) for row in answers.itertuples()],
+        lead=["-"] + [share_text(row.lead, row.lead_from, row.lead_to) for row in answers[1:].itertuples()],
     )
     columns = {"gpus": node_words(answers).split()[-1], "throughput": counted}
     columns |= {"interval": "95%\ninterval"} if answers["interval"].any() else {}
@@ -178,11 +178,7 @@ def answer_words(answers: pd.DataFrame, bounds: Sequence[Bound], counted: str) -
             yield f"  {what}: none keeps it"
         else:
             row = rows.iloc[0]
-            yield f"  {_share(row['lead'], row['lead_from'], row['lead_to'])} over {what}, {row['arm']}"
-
-
-def _interval(low: float, high: float) -> str:
-    return "" if math.isnan(low) else f"[{number(low)}, {number(high)}]"
+            yield f"  {share_text(row['lead'], row['lead_from'], row['lead_to'])} over {what}, {row['arm']}"
 
 
 def print_overheads(overheads: pd.DataFrame) -> None:
@@ -204,7 +200,7 @@ def overhead_grids(overheads: pd.DataFrame) -> Iterator[tuple[str, list[str], li
             for column, name, sign in (("median_ttft_ms", "added_ttft_ms", "+"), ("median_tpot_ms", "added_tpot_ms", "+"),
                                        ("request_throughput", "throughput_ratio", "")):  # fmt: skip
                 at, low, high, noise = (getattr(row, name + end) for end in ("", "_from", "_to", "_noise"))
-                line += [number(getattr(row, f"{column}_bare")), _with_interval(at, low, high, sign) + " noise" * noise]
+                line += [number(getattr(row, f"{column}_bare")), with_interval_text(at, low, high, sign) + " noise" * noise]
             lines.append(line)
         yield workload_title(*known), [*headers[:2], KINDS[rows["kind"].iloc[0]], *headers[3:]], lines
 
@@ -228,26 +224,13 @@ def print_blocks(ratios: pd.DataFrame) -> None:
         lines = []
         for row in rows.itertuples():
             ends = ((getattr(row, name + end) for end in ("", "_from", "_to", "_noise")) for name in names)
-            cells = (_with_interval(at, low, high, "") + " noise" * noise for at, low, high, noise in ends)
+            cells = (with_interval_text(at, low, high, "") + " noise" * noise for at, low, high, noise in ends)
             lines.append([row.arm, number(row.level), number(row.blocks), *cells])
         print(f"\n{workload_title(*known)}: over {base}, in the same block")
         show(["arm", KINDS[rows["kind"].iloc[0]], "blocks", *headers], lines)
     print("ratios, below 1: less than the collocated arm; the geometric mean over blocks [Student's 95% interval]")
     if (ratios["blocks"] < MIN_REPEATS).any():
         print(f"no interval with fewer than {MIN_REPEATS} blocks: a small difference may be noise")
-
-
-def _with_interval(value: float, low: float, high: float, sign: str) -> str:
-    """`+5.62 [4.90, 6.13]`."""
-    if math.isnan(value):
-        return "-"
-    ends = "" if math.isnan(low) else f" [{_signed(low, sign)}, {_signed(high, sign)}]"
-    return _signed(value, sign) + ends
-
-
-def _signed(value: float, sign: str) -> str:
-    decimals = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2
-    return f"{value:{sign},.{decimals}f}"
 
 
 def uncertainty_words(table: pd.DataFrame) -> Iterator[str]:
@@ -258,20 +241,6 @@ def uncertainty_words(table: pd.DataFrame) -> Iterator[str]:
         yield f"no interval for {which}: fewer than {MIN_REPEATS} repeats of a level, so a small difference may be noise"
     if without.size < fewest.size:
         yield "[95% interval]: bootstrap over the repeats of every level; a difference whose interval contains 0 is noise"
-
-
-def _band(low: float, high: float, interactivity: bool) -> str:
-    if interactivity:
-        return f"{number(1000 / high)} to {number(1000 / low)}" if math.isfinite(high) else f"up to {number(1000 / low)}"
-    return f"{number(low)} to {number(high)}" if math.isfinite(high) else f"from {number(low)}"
-
-
-def _share(value: float, low: float = math.nan, high: float = math.nan) -> str:
-    """`+12% [3, 20]`, and whether that is noise."""
-    if not math.isfinite(value):
-        return "-" if math.isnan(value) else "alone"
-    interval = "" if math.isnan(low) else f" [{100 * low:.0f}, {100 * high:.0f}]"
-    return f"{100 * value:+.1f}%{interval}{' noise' if low <= 0 <= high else ''}"
 
 
 def show(headers: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
@@ -292,11 +261,3 @@ def how_counted(table: pd.DataFrame, normalized: bool) -> str:
     if not normalized:
         return f" = tokens / duration, not divided by its size ({sizes})"
     return f" = tokens / duration x {node_words(table)} / those of the layout ({sizes})"
-
-
-def number(value: float) -> str:
-    """Format four digits or so; a dash where there is no such value."""
-    if math.isnan(value):
-        return "-"
-    decimals = 0 if value == int(value) or value >= 1000 else 1 if value >= 100 else 2
-    return f"{value:,.{decimals}f}"

@@ -87,12 +87,10 @@ def _serve(pipe, spec: Spec) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return (
-        (text[0] if isinstance(error, TransferError) else f"{type(error).__name__}: {text[0]}")
-        if text
-        else type(error).__name__
-    )
+    name, lines = type(error).__name__, str(error).strip().splitlines()
+    if not lines:
+        return name
+    return lines[0] if isinstance(error, TransferError) else f"{name}: {lines[0]}"
 
 
 class RayRanks:

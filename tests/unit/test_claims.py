@@ -8,6 +8,7 @@ import pytest
 
 import check_claims
 from pdbench.analysis import claims
+from pdbench.analysis.claim_evidence import read_evidence
 from pdbench.configs import ROOT, ConfigError
 from pdbench.layout import Layout
 from pdbench.manifest import Gate
@@ -38,7 +39,7 @@ def arm(tmp_path, write_folder, level_content):
 def judged(tmp_path, within="results", **claim):
     """The verdict on one claim about the folders written."""
     asked = claims.Claims(claims=[{"id": "c", "says": "so"} | claim])
-    (verdict,) = claims.check(asked, claims.read_evidence([tmp_path / within]))
+    (verdict,) = claims.check(asked, read_evidence([tmp_path / within]))
     return verdict
 
 
@@ -287,7 +288,7 @@ def test_one_output_token_has_no_tpot_to_compare_at(tmp_path, arm):
 
 def test_a_folder_given_twice_is_read_once(tmp_path, arm):
     folder = arm("1xtp2", flat(10))
-    evidence = claims.read_evidence([tmp_path, folder, folder / ".." / folder.name])
+    evidence = read_evidence([tmp_path, folder, folder / ".." / folder.name])
     assert len(evidence.sources) == 1 and "same results" not in [f.kind for f in evidence.found]
 
 
@@ -359,8 +360,8 @@ def test_the_workload_of_most_layouts_is_kept_unless_one_is_named(tmp_path, arm)
     arm("1xtp2", flat(10))
     arm("2xtp1", flat(12))
     arm("1xtp1", flat(9), prefix="tiny_itl100_otl21_mixed_", osl=21)
-    assert claims.read_evidence([tmp_path]).workload == ("tiny", 100, 11, "mixed", "concurrency")
-    evidence = claims.read_evidence([tmp_path], (100, 21))
+    assert read_evidence([tmp_path]).workload == ("tiny", 100, 11, "mixed", "concurrency")
+    evidence = read_evidence([tmp_path], (100, 21))
     assert evidence.workload[2] == 21 and len(evidence.others) == 2
 
 
@@ -464,5 +465,5 @@ def test_mistakes_are_reported_in_one_line(tmp_path, capsys, argv, reported):
 def test_the_claims_of_our_own_results(experiment, verdicts):
     """What docs/GPU.md says of them."""
     folders = sorted((ROOT / "bm_results").glob(f"*_h200x2_{experiment}_*"))
-    found = claims.check(claims.load(ROOT / "configs/claims/h200x2.yaml"), claims.read_evidence(folders))
+    found = claims.check(claims.load(ROOT / "configs/claims/h200x2.yaml"), read_evidence(folders))
     assert [verdict.verdict for verdict in found] == verdicts

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pdbench.analysis import claims
+from pdbench.analysis.claim_evidence import read_evidence
 from pdbench.configs import ROOT
 
 STUDY = ROOT / "configs/claims/study.yaml"
@@ -13,7 +14,7 @@ STUDY = ROOT / "configs/claims/study.yaml"
 @pytest.fixture(scope="session")
 def verdicts(published):
     """Verdict by claim, of the library."""
-    return {v.claim.id: v for v in claims.check(claims.load(STUDY), claims.read_evidence([published]))}
+    return {v.claim.id: v for v in claims.check(claims.load(STUDY), read_evidence([published]))}
 
 
 @pytest.fixture(scope="session")
@@ -144,7 +145,7 @@ def test_network(verdicts, levels):
 
 def test_the_published_figures_alone_hold_no_run_of_two_to_one(published):
     """Without the archive the mislabelled folder is the only one of its name; its decode shows that it is not what it says."""
-    found = {v.claim.id: v for v in claims.check(claims.load(STUDY), claims.read_evidence([published / "bm_results"]))}
+    found = {v.claim.id: v for v in claims.check(claims.load(STUDY), read_evidence([published / "bm_results"]))}
     verdict = found["wrong-ratios-lose"]
     assert (verdict.verdict, verdict.missing) == ("partly", ["p2xtp2-d1xtp2"])
     assert [f.kind for f in verdict.refused] == ["odd decode"]

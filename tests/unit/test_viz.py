@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import viz
+from pdbench.output import options
 from pdbench.read.results import read_results
 
 ROOT = Path(viz.__file__).parent
@@ -76,7 +77,7 @@ def test_a_plot_path_is_a_wish_for_a_plot(folders, capsys):
     assert "a.svg: 2 arms" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("mode", "metric"), [*zip(viz.LATENCY_MODES, viz.THROUGHPUT_METRICS, strict=True)])
+@pytest.mark.parametrize(("mode", "metric"), [*zip(options.LATENCY_MODES, options.THROUGHPUT_METRICS, strict=True)])
 def test_every_choice_of_axes_draws(folders, capsys, mode, metric):
     viz.main(["--latency-mode", mode, "--throughput-metric", metric, "--exps", *folders])
     out = capsys.readouterr().out
@@ -100,7 +101,7 @@ def test_flags_reach_the_figure(folders, monkeypatch):
 
 
 def test_the_name_that_older_recipes_use_is_accepted_but_not_shown():
-    parser = viz.build_parser()
+    parser = options.build_parser()
     assert parser.parse_args(["--exps", "x", "--itl"]).show_itl
     assert "--show-itl" in parser.format_help() and " --itl" not in parser.format_help()
 
@@ -125,7 +126,7 @@ def test_the_level_reaches_the_figure(folders, capsys, write_folder, level_conte
 def test_figures_are_those_of_the_library():
     from pdbench.output import figures
 
-    assert tuple(figures.FIGURES) == viz.FIGURES
+    assert tuple(figures.FIGURES) == options.FIGURES
 
 
 def test_gpus_per_node_changes_the_denominator(folders, capsys):
@@ -271,7 +272,7 @@ def test_an_export_that_cannot_be_written_is_one_line(folders, capsys, monkeypat
 
 
 def test_parquet_without_pyarrow_is_one_line(folders, capsys, monkeypatch):
-    monkeypatch.setattr(viz, "find_spec", lambda name: None)
+    monkeypatch.setattr(options, "find_spec", lambda name: None)
     assert "'t.parquet' needs pyarrow: pip install pyarrow" in fails(capsys, "--export", "t.parquet", "--exps", *folders)
 
 
@@ -315,7 +316,11 @@ def test_wrong_flags(folders, capsys, flags, reported):
 
 @pytest.mark.parametrize(
     ("flag", "allowed"),
-    [("--latency-mode", viz.LATENCY_MODES), ("--throughput-metric", viz.THROUGHPUT_METRICS), ("--figure", viz.FIGURES)],
+    [
+        ("--latency-mode", options.LATENCY_MODES),
+        ("--throughput-metric", options.THROUGHPUT_METRICS),
+        ("--figure", options.FIGURES),
+    ],
 )
 def test_a_wrong_choice_is_reported_the_right_ones(folders, capsys, flag, allowed):
     error = fails(capsys, "--exps", *folders, flag, "best")

@@ -1,0 +1,135 @@
+"""Find the runs that claims are asked of: by layout, placement and transport, never by a folder's name."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pdbench.analysis.audit import Finding, findings
+from pdbench.analysis.audit_checks import Source, source_of
+from pdbench.layout import Layout
+from pdbench.read.level_file import ResultError
+from pdbench.read.results import per_node_of, read_study
+from pdbench.workload import Level, RunName
+
+# A run with the first of these findings is not that of its layout; with the second it is used where there is no other.
+REFUTED, DOUBTFUL = "odd decode", "two layouts"
+COPIES = ("same results", "two layouts")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """An arm as claims name it: `p1xtp4-d1xtp4`, on one node; `... spread`, on two; `... spread tcp`."""
+
+    layout: Layout
+    spread: bool
+    tcp: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "Spec":
+        layout, *words = text.split()
+        if unknown := set(words) - {"spread", "tcp"}:
+            raise ValueError(f"{text!r}: {unknown.pop()!r} is not allowed after the layout: write spread, tcp or nothing")
+        return cls(Layout.parse(layout), "spread" in words, "tcp" in words)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The result folders of one workload, and what the audit says of them.
+
+    Attributes:
+        workload: (model, ISL, OSL, phase, kind of load).
+        others: folders of other workloads.
+        unread: why a folder cannot be read.
+    """
+
+    workload: tuple[Any, ...]
+    sources: list[Source]
+    found: list[Finding]
+    others: list[str]
+    unread: list[str]
+
+    def doubts(self, source: Source, *kinds: str) -> list[Finding]:
+        return [f for f in self.found if f.kind in kinds and source.name in f.folders]
+
+    def over_tcp(self, source: Source) -> bool:
+        """Return whether UCX, or without it the name of the folder or of a copy of it, says TCP."""
+        deployment = source.manifest.deployment if source.manifest else None
+        if gates := [gate for gate in deployment.gates if gate.name == "transport"] if deployment else []:
+            return gates[-1].seen.startswith("tcp")
+        names = {source.name}.union(*(f.folders for f in self.doubts(source, *COPIES)))
+        return any("tcp" in re.split("[-_]", Path(name).name) for name in names)
+
+    def candidates(self, text: str) -> list[Source]:
+        """Return runs of an arm, the one to take first: not in doubt, not in a folder called archive, the latest."""
+        spec = Spec.parse(text)
+        fitting = [
+            source for source in self.sources
+            if source.arm.layout == spec.layout and (source.arm.placement == "spread") == spec.spread
+            and not source.arm.is_control and self.over_tcp(source) == spec.tcp and not self.doubts(source, REFUTED)
+        ]  # fmt: skip
+        latest = sorted(fitting, key=lambda source: source.levels["date"].iloc[-1], reverse=True)
+        return sorted(latest, key=lambda source: (bool(self.doubts(source, DOUBTFUL)), "archive" in source.arm.folder.parts))
+
+    def among(self, words: str) -> list[str]:
+        """Return all layouts measured on one node."""
+        arms = [source.arm for source in self.sources if not source.arm.is_control]
+        fitting = (arm for arm in arms if arm.layout.gpus <= arm.gpus_per_node and arm.placement != "spread")
+        return list(dict.fromkeys(str(arm.layout) for arm in fitting if arm.layout.is_pd or words == "one node"))
+
+
+def read_evidence(folders: Sequence[str | os.PathLike[str]], lengths: tuple[int, int] | None = None) -> Evidence:
+    """Read all result folders in `folders`, at any depth, and keep one workload: that of most layouts.
+
+    Args:
+        lengths: (ISL, OSL) of the workload, where it is not to be that of most layouts.
+
+    Raises:
+        ResultError: a folder is missing, or no result folder in them can be read or is of `lengths`.
+    """
+    sources, unread = [], []
+    for folder in {path.resolve(): path for given in folders for path in result_folders(Path(given))}.values():
+        try:
+            study = read_study([folder], details=False)
+            sources.append(source_of(study.folders[str(folder)], study.table))
+        except ResultError as error:
+            unread.append(str(error))
+    by_workload = defaultdict(list)
+    for source in sources:
+        if lengths is None or (source.arm.run.isl, source.arm.run.osl) == lengths:
+            by_workload[source.workload].append(source)
+    if not by_workload:
+        asked = f" of {lengths[0]}:{lengths[1]}" if lengths else ""
+        reason = f": {unread[0]}" if unread else ""
+        raise ResultError(f"{', '.join(map(str, folders))}: no result folder{asked} that can be read{reason}")
+    workload, kept = max(by_workload.items(), key=lambda item: len({source.arm.layout for source in item[1]}))
+    others = [source.name for source in sources if source not in kept]
+    found = findings(sources)
+    node = max(source.arm.gpus_per_node for source in kept)  # else arms of smaller nodes would seem to do less
+    kept = [replace(source, levels=per_node_of(source.levels, node)) for source in kept]
+    return Evidence(workload, kept, found, others, unread)
+
+
+def result_folders(folder: Path) -> Iterator[Path]:
+    """Yield the result folders at and below `folder`: by their name, or by a level's file in them.
+
+    Raises:
+        ResultError: it is no folder.
+    """
+    if not folder.is_dir():
+        raise ResultError(f"{folder}: {'is not a folder' if folder.exists() else 'no such folder'}")
+    for path, inside, files in os.walk(folder):
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        if _reads(RunName.parse, os.path.basename(os.path.abspath(path))) or any(_reads(Level.from_filename, f) for f in files):
+            yield Path(path)
+
+
+def _reads(parse: Callable[[str], Any], text: str) -> bool:
+    try:
+        parse(text)
+    except ValueError:
+        return False
+    return True

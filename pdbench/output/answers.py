@@ -1,0 +1,85 @@
+"""Answer what viz.py's options ask for that takes more than one call: the decision, the figure and the report."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from pdbench.analysis import decision
+from pdbench.analysis.audit import Finding, doubts
+from pdbench.analysis.frontier import LATENCIES
+from pdbench.files import write_atomically
+from pdbench.output import tables
+from pdbench.output.options import FIGURES, LATENCY_MODES
+from pdbench.read.results import Study
+
+if TYPE_CHECKING:
+    from pdbench.output import figures
+
+
+def show_decision(table: pd.DataFrame, findings: list[Finding], args: argparse.Namespace) -> None:
+    """Print which layout is best, in each band of latency and within the bounds that are given."""
+    mode = LATENCY_MODES[args.latency_mode]
+    words = f"first {args.chunk_size}" if mode == "chunk" else f"median {mode.upper()}"
+    throughput = f"{args.throughput_metric}_throughput" + "_per_node" * args.use_normalized
+    counted = f"{args.throughput_metric}/s\n/{'node' if args.use_normalized else 'layout'}"
+    for title, rows in decision.workloads(table):
+        print(f"\n{title}")
+        bands = decision.bands(rows, LATENCIES[mode], throughput)
+        if bands.empty:
+            print(f"no arm has both {LATENCIES[mode]} and {throughput}: use --latency-mode or --throughput-metric")
+        else:
+            tables.print_bands(bands, words, counted, args.use_interactivity, args.gpu_hour_price)
+        if args.sla:
+            answers = decision.decide(rows, args.sla, throughput)
+            tables.print_decision(answers, args.sla, counted, rows["kind"].iloc[0], args.gpu_hour_price)
+        print(*tables.uncertainty_words(rows), sep="\n")
+    for arm, kinds in doubts(findings, dict(zip(table["folder"], table["arm"], strict=True))).items():
+        print(f"whether {arm} is what its name says is in doubt: {', '.join(kinds)} (see --audit)")
+    print(f"{args.throughput_metric} tokens/s{tables.how_counted(table, args.use_normalized)}")
+
+
+def plot(study: Study, args: argparse.Namespace, path: Path) -> None:
+    """Draw the figure, and print what its axes are."""
+    from pdbench.output import figures  # Matplotlib takes a second
+
+    table, view = study.table, view_of(args)
+    figures.save(figures.draw(table, view, study), path)
+    print(f"{path}: {table['arm'].nunique()} arms, {len(table)} measurements")
+    if view.figure not in ("latencies", "timeline"):
+        print(f"  y: {figures.throughput_label(table, view)}{tables.how_counted(table, args.use_normalized)}")
+    if view.figure in ("classic", "tradeoff"):
+        print(f"  x: {figures.latency_label(view)}")
+    without = table.loc[table["median_tpot_ms"].isna(), "arm"].unique()
+    if len(without):
+        print(f"  one output token per request, so no TPOT: {', '.join(without)}")
+
+
+def write_report(study: Study, findings: list[Finding], args: argparse.Namespace) -> None:
+    """Write the page that holds everything."""
+    from pdbench.output.report import render
+
+    table = study.table
+    page = render(study, view_of(args), args.gpu_hour_price, findings)
+    write_atomically(args.report, page)
+    print(f"{args.report}: {table['arm'].nunique()} arms, {len(table)} measurements, {len(page.encode()) / 1e6:.1f} MB")
+
+
+def view_of(args: argparse.Namespace) -> "figures.View":
+    """Return what a figure is to show, by the options."""
+    from pdbench.output import figures
+
+    return figures.View(
+        latency_mode=args.latency_mode,
+        chunk_size=args.chunk_size,
+        interactivity=args.use_interactivity,
+        normalized=args.use_normalized,
+        throughput=args.throughput_metric,
+        log_latency=args.log_latency,
+        log_levels=args.log_concurrency,
+        itl=args.show_itl,
+        figure=args.figure or FIGURES[0],
+        level=args.level,
+        sla=args.sla or (),
+    )

@@ -1,0 +1,116 @@
+"""Parse viz.py's options: what is asked of result folders, and where it is written."""
+
+import argparse
+import math
+from importlib.util import find_spec
+from pathlib import Path
+
+from pdbench.analysis.sla import Bound, parse
+from pdbench.cli import Parser, positive
+
+LATENCY_MODES = {"token": "tpot", "first_token": "ttft", "chunk": "chunk"}
+THROUGHPUT_METRICS = ("input", "output", "total")
+FIGURES = ("classic", "tradeoff", "heatmap", "network", "latencies", "timeline")
+OF_REQUESTS = ("latencies", "timeline")  # figures that need per-request details
+FORMATS = (".png", ".pdf", ".svg")
+TABLE_FORMATS = (".csv", ".json", ".parquet")
+DEFAULT_PATH = Path("figure.png")
+
+
+def build_parser(description: str | None = None) -> Parser:
+    """Build the parser of viz.py's options."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="viz.py", description=description, formatter_class=raw, allow_abbrev=False)
+    add = parser.add_argument
+    add("--exps", nargs="+", action="extend", required=True, metavar="FOLDER", help="folders to compare")
+    add("--latency-mode", choices=LATENCY_MODES, default="token",
+        help="latency of the trade-off panel, from medians: TPOT, TTFT, or of the first chunk,"
+        " TTFT + (chunk-1) x TPOT (default: %(default)s)")  # fmt: skip
+    add("--chunk-size", type=positive, default=16, help="tokens of the first chunk (default: %(default)s)")
+    add("--use-interactivity", action="store_true", help="show 1000 / latency, per second and user, instead")
+    add("--use-normalized", action=argparse.BooleanOptionalAction, default=True,
+        help="throughput per node, that is x GPUs per node / GPUs of the layout (default: on)")  # fmt: skip
+    add("--throughput-metric", choices=THROUGHPUT_METRICS, default="input",
+        help="tokens counted (default: %(default)s)")  # fmt: skip
+    add("--log-latency", action="store_true", help="log scale for latencies")
+    add("--log-concurrency", action="store_true", help="log scale for concurrencies or request rates")
+    add("--show-itl", action="store_true", help="add p99 inter-token latency: shows decoding stalled by prefill")
+    # The name in older recipes; in run_bm.sh it is the input length.
+    add("--itl", dest="show_itl", action="store_true", help=argparse.SUPPRESS)
+    add("--show-tables", action="store_true", help="print every measurement")
+    add("--show-stalls", action="store_true", help="compare each PD arm's p99 inter-token latency with the collocated one")
+    add("--show-intervals", action="store_true", help="95%% confidence intervals over requests and repeats, by bootstrap")
+    add("--show-blocks", action="store_true",
+        help="each arm over the first collocated one, within blocks, with 95%% intervals")  # fmt: skip
+    add("--show-overhead", action="store_true",
+        help="what Ray Serve adds to TTFT and TPOT, and takes from throughput, beside control arms without it")  # fmt: skip
+    add("--audit", action="store_true", help="print what to know before believing these folders, and what to do about it")
+    add("--show-decision", action="store_true", help="which layout is best in which band of latency (see --latency-mode)")
+    add("--sla", type=sla, metavar="tpot=MS,p99_ttft=MS,...",
+        help="which layout is best within these bounds (medians unless a statistic is said), and what the others lack;"
+        " in the tables, goodput: requests/s that keep to it")  # fmt: skip
+    add("--gpu-hour-price", type=above_zero, metavar="P", help="price of a million tokens, at P for an hour of a GPU")
+    add("--export", type=table_path, metavar="PATH", help=f"write every measurement, {', '.join(TABLE_FORMATS)}")
+    add("--plot", action="store_true", help="draw the figure; the default where nothing else is asked for")
+    add("--plot-path", type=figure_path, metavar="PATH",
+        help=f"where to, {', '.join(FORMATS)} (default: {DEFAULT_PATH}); implies --plot")  # fmt: skip
+    add("--report", type=html_path, metavar="PATH",
+        help="write one self-contained HTML file: decision, crossovers, interactive chart, tables, provenance")  # fmt: skip
+    add("--figure", choices=FIGURES,
+        help="classic: TPOT, TTFT and trade-off; the trade-off alone; heatmap: best throughput under --sla by P:D ratio and TP;"
+        " network: one PD layout by placement and transport; latencies: their distributions at a level; timeline: every"
+        f" request of a level (default: {FIGURES[0]}); implies --plot")  # fmt: skip
+    add("--level", type=above_zero, metavar="N",
+        help="level of --figure latencies and timeline (default: the highest that all arms have)")  # fmt: skip
+    add("--gpus-per-node", type=positive, metavar="N",
+        help="GPUs per node (default: each manifest's number, or 8 without a manifest)")  # fmt: skip
+    return parser
+
+
+def above_zero(text: str) -> float:
+    """Parse a number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+def sla(text: str) -> tuple[Bound, ...]:
+    """Parse bounds of latencies, such as `tpot=10,p99_ttft=800`, ms."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def table_path(text: str) -> Path:
+    """Parse the path of a table."""
+    path = output_path(text, TABLE_FORMATS)
+    if path.suffix == ".parquet" and not find_spec("pyarrow"):
+        raise argparse.ArgumentTypeError(f"{text!r} needs pyarrow: pip install pyarrow, or write .csv or .json")
+    return path
+
+
+def figure_path(text: str) -> Path:
+    """Parse the path of a figure."""
+    return output_path(text, FORMATS)
+
+
+def html_path(text: str) -> Path:
+    """Parse the path of a report."""
+    return output_path(text, (".html",))
+
+
+def output_path(text: str, formats: tuple[str, ...]) -> Path:
+    """Parse the path of a file that is to be written: its ending says what it is, and its folder is there."""
+    path = Path(text)
+    if path.suffix not in formats:
+        raise argparse.ArgumentTypeError(f"{text!r} must end in {', '.join(formats)}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r}: there is no folder {str(path.parent)!r}")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder")
+    return path
