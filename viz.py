@@ -68,5 +68,10 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(str(error))
 
 
+def command() -> int | None:
+    """Run as the installed command `viz`; return the exit code."""
+    return interrupts.run(main, "viz.py")
+
+
 if __name__ == "__main__":
-    sys.exit(interrupts.run(main, "viz.py"))
+    sys.exit(command())

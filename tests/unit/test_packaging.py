@@ -12,6 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from pdbench import interrupts
 from pdbench.configs import ROOT
 
 PROJECT = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "viz.py")
@@ -81,7 +82,7 @@ def test_version_and_python_are_the_same_everywhere():
 
 
 def test_the_installed_viz_draws_outside_the_repository(wheel, tmp_path, write_folder, level_content):
-    assert "viz = viz:main" in of_metadata(wheel, "entry_points.txt")
+    assert "viz = viz:command" in of_metadata(wheel, "entry_points.txt")
     folder = write_folder(tmp_path, "tiny_itl100_otl11_mixed_2xtp1", {"conc4.json": level_content()})
     code = "import sys, viz; sys.argv[0] = 'viz'; print(viz.__file__); sys.exit(viz.main())"
     command = (sys.executable, "-P", "-c", code, "--exps", folder, "--plot-path", "figure.png", "--report", "report.html")
@@ -91,3 +92,14 @@ def test_the_installed_viz_draws_outside_the_repository(wheel, tmp_path, write_f
     assert (
         done.stdout.startswith(str(wheel)) and (tmp_path / "figure.png").stat().st_size and (tmp_path / "report.html").exists()
     )
+
+
+def test_the_installed_command_ends_quietly_where_nobody_reads_on(wheel):
+    """As after `| head`: what pip writes into bin/ calls the function that pyproject.toml names, and nothing around it."""
+    read, write = os.pipe()
+    os.close(read)
+    entry = [sys.executable, "-c", "import sys; from viz import command; sys.exit(command())"]
+    asked = ["--exps", *map(str, ROOT.glob("bm_results/*_h200x2_120b_*")), "--show-stalls"]
+    with os.fdopen(write) as unread:
+        done = subprocess.run([*entry, *asked], cwd=wheel, stdout=unread, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (interrupts.UNREAD, "")
