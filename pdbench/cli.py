@@ -47,6 +47,13 @@ def seconds(text: str) -> float:
     return number
 
 
+def not_empty(text: str) -> str:
+    """Parse a text that is not blank."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty: leave the option out, or name something")
+    return text
+
+
 def variable(text: str) -> tuple[str, str]:
     """Parse an environment variable, `NAME=VALUE`."""
     name, equals, value = text.partition("=")

@@ -3,8 +3,9 @@
 import contextlib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pdbench import interrupts
 from pdbench.configs import HardwareConfig
@@ -158,7 +159,7 @@ def read_nodes(ray, accelerator: str) -> list[Node]:
     ]
 
 
-def on_every_node(ray, function, *args) -> dict[str, object]:
+def on_every_node(ray: Any, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
     """Run `function(*args)` once on each living node and return {node IP: its result}.
 
     `function` travels by value, so nodes need Ray and what it imports, not this repository.
@@ -166,7 +167,7 @@ def on_every_node(ray, function, *args) -> dict[str, object]:
     return {ip: ray.get(future) for ip, future in _on_every_node(ray, function, *args).items()}
 
 
-def on_head(ray, function, *args):
+def on_head(ray: Any, function: Callable[..., Any], *args: Any) -> Any:
     """Run `function(*args)` on the head and return its result, where Ray Serve has its proxy."""
     travel_by_value(ray)
     head = next(node for node in _alive(ray) if "node:__internal_head__" in node["Resources"])
@@ -198,8 +199,8 @@ def _on_every_node(ray, function, *args) -> dict[str, object]:
 class NodeProcesses:
     """One process on each living node that runs functions there for as long as this object is: to start one takes seconds."""
 
-    def __init__(self):
-        self.actors: dict[str, object] = {}
+    def __init__(self) -> None:
+        self.actors: dict[str, Any] = {}
 
     def run(self, ray, function, *args) -> list:
         """Return the results of `function(*args)` on each node, as `on_every_node` has them."""

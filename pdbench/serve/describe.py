@@ -4,36 +4,68 @@ Results learn their provenance from here, over the same address that they are me
 from what a caller claims. Idle while nobody asks.
 """
 
+import json
+import shlex
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from pdbench.layout import CONTROLS
+from pdbench.configs import ROOT
+from pdbench.manifest import now
 from pdbench.network.ucx_log import TABLE, read_tables, transports_of
+from pdbench.nodes import stack
 
 # Names, not modules: what the app uses travels to its node by value.
-from pdbench.nodes.cluster import NodeProcesses, each_file_once, engine_lines
+from pdbench.nodes.cluster import NodeProcesses, each_file_once, engine_lines, on_every_node
 from pdbench.serve.compilations import LINES, read_compilations
 from pdbench.serve.counters import ENV, by_role, of_node
-from pdbench.serve.readiness import ask_each, ask_servers, can_address_replicas
-from pdbench.serve.servers import engine_counts, states
-from pdbench.serve.serving import APP, replica_counts, replicas, role_of, serve_details
+from pdbench.serve.plan import HEAD_RESOURCE, PIN, Plan
 from pdbench.serve.serving_path import FALLBACK, HA_PROXY, haproxy_servers
 
-NAME = "pdbench-describe"
 ROUTE = "/pdbench"
+# Functions of a kinds.Kind.
+Running = Callable[[], list[dict[str, Any]]]
+Ask = Callable[[str], Awaitable[tuple[dict[str, int], dict[str, list[str]] | None]]]
+
+
+def record_of(ray: ModuleType, plan: Plan) -> dict[str, Any]:
+    """Return what `GET /pdbench/deployment` answers: the fields of `manifest.Deployment` that a launch knows.
+
+    Paths inside this repository are written relative to it, so that a manifest says the same on every machine.
+    """
+    machines = on_every_node(ray, stack.machine)
+    return {
+        "layout": plan.layout, "mode": plan.mode, "gpus": plan.gpus, "gpus_per_node": plan.gpus_per_node,
+        "accelerator": plan.accelerator, "model_id": plan.model_id, "model_source": _relative(plan.model_source),
+        "decode_bench": plan.decode_bench, **_relative(plan.servers_described()),
+        "serving_path": plan.path and plan.path.model_dump() | {"ingress_replicas": plan.ingress_replicas},
+        "transport": plan.transport.model_dump() if plan.transport else None,
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "launched": now(),
+        "machines": [{**machine, "node_ip": ip} for ip, machine in machines.items()],
+        "repository": stack.repository(ROOT).model_dump(),
+        "llm_configs": _relative(plan.llm_configs),
+        "gates": [],
+    }  # fmt: skip
+
+
+def _relative(data: Any) -> Any:
+    return json.loads(json.dumps(data).replace(f"{ROOT}/", ""))
 
 
 class Describe:
     """The deployment's description as given at launch, with the replicas as they are now."""
 
-    def __init__(self, record: dict[str, Any], started: float):
-        self.record, self.started = record, started
-        self.is_control = record["mode"] in CONTROLS
+    def __init__(self, record: dict[str, Any], started: float, running: Running, ask: Ask) -> None:
+        self.record, self.started, self.running, self.ask = record, started, running, ask
         path = record.get("serving_path") or {"env": {}}
         self.has_haproxy = path["env"].get(HA_PROXY) == "1"
         self.nodes = NodeProcesses()
         self.seeds: list[int] = []  # of all prompts that these engines may have in their prefix caches
 
-    async def __call__(self, request):
+    async def __call__(self, request: Any) -> Any:
         from starlette.responses import JSONResponse
 
         what = (request.method, request.url.path.rstrip("/").rsplit("/", 1)[-1])
@@ -59,26 +91,18 @@ class Describe:
             return JSONResponse({})
         return JSONResponse({"error": "ask for deployment, counters, compilations, transports or seeds"}, status_code=404)
 
-    def _replicas(self) -> list[dict]:
+    def _replicas(self) -> list[dict[str, Any]]:
         keep = ("role", "replica_id", "node_id", "node_ip", "pid")
-        if self.is_control:
-            return [{k: state[k] for k in keep} for state in states() if state["pid"] and state["runs"]]
-        return [{k: r[k] for k in keep} for r in replicas(serve_details()) if r["state"] == "RUNNING"]
+        return [{name: replica[name] for name in keep} for replica in self.running()]
 
-    async def _ready(self) -> dict[str, dict]:
+    async def _ready(self) -> dict[str, Any]:
         """Engine replicas by deployment, those that answered a request (null where Ray cannot address them), and how many
         requests that was where answers come from."""
-        model = self.record["model_id"]
-        if self.is_control:
-            found = states()
-            counts, answered = engine_counts(found), await ask_servers(found, model)
-        else:
-            counts = replica_counts(serve_details())
-            answered = await ask_each(counts, APP, model) if can_address_replicas() else None
-        requests = sum(count for name, count in counts.items() if "prefill" not in (name, role_of(name)))
+        counts, answered = await self.ask(self.record["model_id"])
+        requests = sum(count for name, count in counts.items() if not name.lower().startswith("prefill"))
         return {"counts": counts, "answered": answered, "requests": requests}
 
-    def _compilations(self) -> dict:
+    def _compilations(self) -> dict[str, Any]:
         """Kernels that engines have compiled since they started: the fields of `compilations.Compilations`."""
         import ray
 
@@ -106,17 +130,16 @@ class Describe:
         return found
 
 
-def application(record: dict[str, Any], started: float):
+def application(record: dict[str, Any], started: float, running: Running, ask: Ask) -> Any:
     """Return the Serve application; on the head, where it shares no node with engines if there are others.
 
     Args:
         record: the fields of `manifest.Deployment` but the replicas.
         started: Unix time of the launch; older engine output is of another deployment.
+        running: of the deployment's kind, as is `ask`.
     """
     from ray import serve
 
-    from pdbench.serve.serving import HEAD_RESOURCE, PIN
-
     options = {"num_cpus": 0, "resources": {HEAD_RESOURCE: PIN}}
     deployment = serve.deployment(Describe, name="Describe", num_replicas=1, ray_actor_options=options)
-    return deployment.bind(record, started)
+    return deployment.bind(record, started, running, ask)

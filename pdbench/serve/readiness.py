@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import time
+from typing import Any
 
 from pdbench.client import ServerError, post, random_prompt, session
 from pdbench.manifest import Gate, now
@@ -22,11 +23,11 @@ class _Completion:
         prompt = random_prompt(random.Random(time.time_ns()), PROMPT_TOKENS)
         self.fields = {"model": model, "prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0, "stream": True}
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _request, (self.fields,)
 
 
-def _request(fields: dict):
+def _request(fields: dict[str, Any]) -> Any:
     from ray.serve.llm.openai_api_models import CompletionRequest
 
     return CompletionRequest(**fields)
@@ -67,11 +68,11 @@ async def _ask_each_of(deployment: str, app: str, model: str, count: int) -> set
     return answered
 
 
-async def ask_servers(found: list[dict], model: str) -> dict[str, list[str]]:
+async def ask_servers(found: list[dict[str, Any]], model: str) -> dict[str, list[str]]:
     """Have every plain server complete one request; those of decode one whose prompt a prefill server has computed.
 
     Args:
-        found: of `servers.states`: role, replica_id, url and runs.
+        found: of `bare_servers.replicas`: role, replica_id, url and runs.
 
     Returns:
         Names of the servers that answered, by role; all of them.
@@ -95,7 +96,7 @@ async def ask_servers(found: list[dict], model: str) -> dict[str, list[str]]:
     return answered
 
 
-async def _complete(server: dict, model: str, prompt: list[int], tokens: int, more: dict) -> dict:
+async def _complete(server: dict[str, Any], model: str, prompt: list[int], tokens: int, more: dict[str, Any]) -> Any:
     async with session(server["url"]) as opened:
         return await post(opened, "/v1/completions", {"model": model, "prompt": prompt, "max_tokens": tokens} | more)
 

@@ -15,7 +15,7 @@ import launch_gptoss
 from pdbench.nodes import cluster, stack
 from pdbench.measure.experiment import load_experiment
 from pdbench.measure.experiment_plan import rounds
-from pdbench.serve import serving
+from pdbench.serve import options, serve_app
 
 found = {"ray": str(stack.Stack.installed().ray), "vllm": str(stack.Stack.installed().vllm), "arms": {}, "refused": {}}
 for path in sys.argv[1:]:
@@ -24,12 +24,12 @@ for path in sys.argv[1:]:
         label = f"{name} {one.arm.label}"
         args = launch_gptoss.parse_args(one.steps[0].command[2:])
         try:
-            resolved, _ = launch_gptoss.resolve(args, cluster.planned_nodes)
+            resolved, _ = options.resolve(args, cluster.planned_nodes)
         except ValueError as error:
             found["refused"][label] = str(error)
             continue
         with contextlib.redirect_stdout(io.StringIO()):
-            app = serving.build_app(resolved)
+            app = serve_app.build_app(resolved)
         graph, waiting = {}, [app]
         while waiting:
             one_app = waiting.pop()

@@ -11,12 +11,12 @@ from tests.helpers.commands import ROOT, STACK, environment, launch
 LAUNCHER = """
 import sys
 import launch_gptoss
-from pdbench.serve import serving
+from pdbench.serve import options
 from pdbench.model.model_folder import ensure_model
 from pathlib import Path
 
 weights = Path(sys.argv.pop(1))
-make_plan = serving.make_plan
+make_plan = options.make_plan
 
 def other_prefill_weights(model, *args):
     plan = make_plan(model, *args)
@@ -29,7 +29,7 @@ def other_prefill_weights(model, *args):
         extra["enforce_handshake_compat"] = False
     return plan
 
-launch_gptoss.make_plan = other_prefill_weights
+options.make_plan = other_prefill_weights
 sys.exit(launch_gptoss.main())
 """
 

@@ -13,12 +13,16 @@ from pdbench.serve import describe
 class Client:
     """Asks a Describe as its HTTP route would."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self):
         replica = {"role": "decode", "replica_id": "r1", "node_id": "n", "node_ip": "127.0.0.3", "pid": 7}
-        known = [replica | {"state": "RUNNING", "deployment": "D"}, replica | {"state": "STARTING", "deployment": "D"}]
-        monkeypatch.setattr(describe, "replicas", lambda details: known)
-        monkeypatch.setattr(describe, "serve_details", dict)
-        self.described = describe.Describe({"layout": "2xtp1", "mode": "collocated", "gates": []}, started=0.0)
+        running = [replica | {"state": "RUNNING", "deployment": "D"}]
+        self.answered = {"Prefill:m": ["p0"], "D": ["d0", "d1"]}
+        record = {"layout": "2xtp1", "mode": "collocated", "model_id": "m", "gates": []}
+        self.described = describe.Describe(record, started=0.0, running=lambda: running, ask=self.ask)
+
+    async def ask(self, model):
+        assert model == "m"
+        return {"Prefill:m": 1, "D": 2}, self.answered
 
     def __call__(self, method, path, body=None):
         async def content():
@@ -30,8 +34,8 @@ class Client:
 
 
 @pytest.fixture
-def ask(monkeypatch):
-    return Client(monkeypatch)
+def ask():
+    return Client()
 
 
 def test_the_deployment_tells_its_replicas_as_they_are_now(ask):
@@ -48,16 +52,10 @@ def test_gates_and_seeds_are_kept(ask):
     assert ask("GET", "/pdbench/deployment")[1]["gates"] == [{"name": "readiness"}]
 
 
-def test_every_replica_is_asked(ask, monkeypatch):
-    async def answer(counts, app, model):
-        return {name: [f"{model}{i}" for i in range(count)] for name, count in counts.items()}
-
-    monkeypatch.setattr(describe, "replica_counts", lambda details: {"D": 2})
-    monkeypatch.setattr(describe, "ask_each", answer)
-    ask.described.record["model_id"] = "m"
-    reported = {"counts": {"D": 2}, "answered": {"D": ["m0", "m1"]}, "requests": 2}
-    assert ask("POST", "/pdbench/ready") == (200, reported)
-    monkeypatch.setattr(describe, "can_address_replicas", lambda: False)
+def test_every_replica_is_asked(ask):
+    reported = {"counts": {"Prefill:m": 1, "D": 2}, "answered": ask.answered, "requests": 2}
+    assert ask("POST", "/pdbench/ready") == (200, reported), "answers come from decode"
+    ask.answered = None
     assert ask("POST", "/pdbench/ready") == (200, reported | {"answered": None})
 
 

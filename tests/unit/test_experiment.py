@@ -49,12 +49,13 @@ def test_every_launch_of_every_experiment_has_a_plan(path):
     """Each arm's command is taken by launch_gptoss.py itself, without a cluster."""
     import launch_gptoss
     from pdbench.nodes import cluster
+    from pdbench.serve.options import resolve
 
     experiment = load_experiment(path)
     for one in plan.rounds(path.stem, experiment, ROOT / "bm_results"):
         (launch,) = (step for step in one.steps if step.what == "launch")
         args = launch_gptoss.parse_args(launch.command[2:])
-        resolved, _ = launch_gptoss.resolve(args, cluster.planned_nodes)
+        resolved, _ = resolve(args, cluster.planned_nodes)
         assert resolved.layout == one.arm.layout and resolved.mode == one.arm.mode
 
 

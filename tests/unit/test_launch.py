@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -12,10 +13,13 @@ from packaging.version import Version
 
 import launch_gptoss
 from pdbench.configs import ROOT
-from pdbench.doctor import examination
+from pdbench.doctor import before_launch, examination
 from pdbench.doctor.findings import Finding, worst
 from pdbench.nodes import cluster, local_cluster, stack
-from pdbench.serve import deployment
+from pdbench.serve import deployment, launch, launch_gates
+from pdbench.serve.options import resolve
+from pdbench.serve.plan import LaunchError
+from pdbench.serve.serving_path import ServingPath
 
 BIG = ["--model", "configs/models/gpt-oss-120b.yaml", "--hardware", "configs/hardware/p5.48xlarge.yaml"]
 TINY = ["--model", "configs/models/gpt-oss-tiny.yaml", "--hardware", "configs/hardware/cpu.yaml"]
@@ -300,19 +304,17 @@ def test_without_a_cluster_a_launch_says_how_to_start_one(monkeypatch, accelerat
         raise ConnectionError("no Ray cluster at this machine: none")
 
     monkeypatch.setattr(cluster, "connect", no_cluster)
-    plan = SimpleNamespace(path=None, accelerator=accelerator, gpus_per_node=2)
+    plan, _ = resolve(launch_gptoss.parse_args(["--bare", *TINY]), cluster.planned_nodes)
+    plan = plan.model_copy(update={"accelerator": accelerator, "gpus_per_node": 2})
     said = f"none; to start one on this machine: python -m pdbench.local_cluster start{options}$"
     with pytest.raises(ConnectionError, match=said):
-        launch_gptoss.connect(launch_gptoss.parse_args([]), plan)
+        launch.connect(None, plan)
 
 
 @pytest.mark.parametrize(("found", "passes"), [(3, True), (2, False)])
 def test_ranks_that_share_a_core_end_the_launch(monkeypatch, found, passes):
     """One prefill rank and two decode ranks; `found` is what the nodes say that they pinned."""
-    replica = {"node_id": "n", "replica_id": "r", "deployment": "d", "state": "RUNNING"}
-    running = [replica | {"role": role, "pid": pid} for pid, role in enumerate(("ingress", "prefill", "decode"))]
-    monkeypatch.setattr(deployment.serving, "serve_details", dict)
-    monkeypatch.setattr(deployment.serving, "replicas", lambda details: running)
+    engines = [{"node_id": "n", "role": role, "pid": pid} for pid, role in enumerate(("prefill", "decode"), start=1)]
     asked = []
 
     def on_every_node(ray, function, replicas):
@@ -321,29 +323,42 @@ def test_ranks_that_share_a_core_end_the_launch(monkeypatch, found, passes):
 
     monkeypatch.setattr(cluster, "on_every_node", on_every_node)
     args = launch_gptoss.parse_args(["--pd-pack", "--p-tp", "1", "--d-tp", "2", *TINY])
-    plan, _ = launch_gptoss.resolve(args, cluster.planned_nodes)
+    plan, _ = resolve(args, cluster.planned_nodes)
     if passes:
-        assert deployment.pin_ranks(None, plan).passed
+        assert launch_gates.pin_ranks(None, plan, engines).passed
         assert [(r["pid"], r["first"]) for r in asked] == [(1, 0), (2, 1)]
     else:
-        with pytest.raises(deployment.LaunchError, match="2 of 3 engine ranks were found and pinned"):
-            deployment.pin_ranks(None, plan)
+        with pytest.raises(LaunchError, match="2 of 3 engine ranks were found and pinned"):
+            launch_gates.pin_ranks(None, plan, engines)
+
+
+def test_engines_are_checked_without_what_is_in_front_of_them(monkeypatch):
+    async def readiness(plan):
+        return "readiness"
+
+    found = [{"role": role} for role in ("ingress", "prefill", "decode")]
+    kind = SimpleNamespace(readiness=readiness, replicas=lambda: found)
+    monkeypatch.setattr(launch_gates, "own_ports", lambda ray, engines: ("ports", engines))
+    monkeypatch.setattr(launch_gates, "pin_ranks", lambda ray, plan, engines: ("core-per-rank", engines))
+    plan, _ = resolve(launch_gptoss.parse_args(["--bare-pd", *TINY]), cluster.planned_nodes)
+    gates = launch_gates.check(None, kind, plan, time.monotonic() + 5)
+    assert gates == ["readiness", ("ports", found[1:]), ("core-per-rank", found[1:])]
 
 
 def test_haproxys_connections_are_fitted_to_the_heads_limit(monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(cluster, "on_head", lambda ray, *call: asked.append(call) or (1024, 4096))
-    plan, _ = launch_gptoss.resolve(launch_gptoss.parse_args(["--collocated", *TINY]), cluster.planned_nodes)
+    plan, _ = resolve(launch_gptoss.parse_args(["--collocated", *TINY]), cluster.planned_nodes)
     assert plan.path.connections == 4096, "as a dry run shows it"
-    assert deployment.fewer_connections(None, plan.path, {}) == ("RAY_SERVE_HAPROXY_MAXCONN", "1536")
+    assert launch.fewer_connections(None, plan.serving_path, {}) == ("RAY_SERVE_HAPROXY_MAXCONN", "1536")
     assert capsys.readouterr().err == (
         "launch: HAProxy takes 1536 connections at once instead of 4096: the head's hard limit of open files is 4096\n"
     )
     with pytest.raises(ValueError, match="give at most 1536"):
-        deployment.fewer_connections(None, plan.path, {"RAY_SERVE_HAPROXY_MAXCONN": "4096"})
+        launch.fewer_connections(None, plan.serving_path, {"RAY_SERVE_HAPROXY_MAXCONN": "4096"})
     assert len(asked) == 2
-    for without in (None, plan.path.model_copy(update={"env": {}})):
-        assert deployment.fewer_connections(None, without, {}) is None
+    for without in (ServingPath(), plan.serving_path.model_copy(update={"env": {}})):
+        assert launch.fewer_connections(None, without, {}) is None
     assert len(asked) == 2, "nothing is asked where HAProxy does not run"
 
 
@@ -351,7 +366,7 @@ NODES = [cluster.Node("10.0.0.1", 4, is_head=True), cluster.Node("10.0.0.2", 4),
 
 
 def consult(monkeypatch, found, *options, nodes=NODES, what=("--layout", "1xtp1", *TINY)):
-    """What `consult_doctor` asked the doctor, with `found` (name, status) planted."""
+    """What a launch asked the doctor, with `found` (name, status) planted."""
     asked = {}
 
     def examine(ray, **how):
@@ -359,15 +374,15 @@ def consult(monkeypatch, found, *options, nodes=NODES, what=("--layout", "1xtp1"
         findings = [Finding(name=name, nodes=["n"], status=status, seen="s", fix="m") for name, status in found]
         return examination.Examination(status=worst(findings), nodes={}, findings=findings)
 
-    monkeypatch.setattr(examination, "examine", examine)
+    monkeypatch.setattr(before_launch, "examine", examine)
     monkeypatch.setattr(cluster, "read_nodes", lambda ray, accelerator: nodes)
     args = launch_gptoss.parse_args(["--port", "81", *what, *options])
-    launch_gptoss.consult_doctor(None, args, launch_gptoss.resolve(args, lambda *_: nodes)[0])
+    before_launch.consult(None, args, resolve(args, lambda *_: nodes)[0])
     return asked
 
 
 def test_an_ill_node_ends_the_launch_with_a_line_for_each_fault(monkeypatch, capsys):
-    with pytest.raises(deployment.LaunchError, match="nothing was started: 2 of the doctor's checks failed; --no-doctor"):
+    with pytest.raises(LaunchError, match="nothing was started: 2 of the doctor's checks failed; --no-doctor"):
         consult(monkeypatch, [("a", "fail"), ("b", "warn"), ("c", "ok"), ("d", "fail")])
     lines = ["launch: warning: b on n: s; fix: m", "launch: doctor: a on n: s; fix: m"]
     assert capsys.readouterr().err.splitlines() == [*lines, "launch: doctor: d on n: s; fix: m"]

@@ -5,15 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import launch_gptoss
+from pdbench.configs import ROOT
 from pdbench.layout import Layout, Pool
 from pdbench.nodes.cluster import Node, PlacementError, of_kind, place
+from pdbench.serve.options import resolve
 
 STUDY = ["--model", "configs/models/gpt-oss-120b.yaml", "--hardware", "configs/hardware/p5.48xlarge.yaml"]
 
 
 @pytest.fixture(autouse=True)
 def in_the_repository(monkeypatch):
-    monkeypatch.chdir(launch_gptoss.ROOT)
+    monkeypatch.chdir(ROOT)
 
 
 def test_nodes_of_another_kind_hold_no_engine():
@@ -60,7 +62,7 @@ ONE_OF_EACH = [Node("10.0.0.1", 8, kind="A100"), Node("10.0.0.2", 8, kind="H100"
 
 @pytest.mark.parametrize("what", [["--layout", "4xtp2"], ["--layout", "p2xtp2-d1xtp4", "--pd-pack"], ["--layout", "1xtp1"]])
 def test_engines_go_to_the_node_of_the_kind_that_the_hardware_file_names(what):
-    plan, _ = launch_gptoss.resolve(launch_gptoss.parse_args([*what, *STUDY]), lambda *_: ONE_OF_EACH)
+    plan, _ = resolve(launch_gptoss.parse_args([*what, *STUDY]), lambda *_: ONE_OF_EACH)
     assert {ip for role, ip in plan.placement.items() if role != "ingress"} == {"10.0.0.2"}
 
 
@@ -76,5 +78,5 @@ def test_engines_go_to_the_node_of_the_kind_that_the_hardware_file_names(what):
 )  # fmt: skip
 def test_a_layout_that_the_nodes_of_the_kind_do_not_hold_is_refused_at_once(what, nodes, words):
     with pytest.raises(PlacementError) as caught:
-        launch_gptoss.resolve(launch_gptoss.parse_args([*what, *STUDY]), lambda *_: nodes)
+        resolve(launch_gptoss.parse_args([*what, *STUDY]), lambda *_: nodes)
     assert str(caught.value).startswith(words)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pdbench.manifest import Strict
 from pdbench.nodes.cluster import Node, Placement
-from pdbench.serve.serving import HEAD_RESOURCE, PIN, Plan
+from pdbench.serve.plan import HEAD_RESOURCE, PIN, Plan
 from pdbench.serve.serving_path import EVERY_ADDRESS
 
 # Counted from the port at which the deployment describes itself; the last two have one for each server.
@@ -42,6 +42,11 @@ class Server(Strict):
     environment: dict[str, str]
     resources: dict[str, Any]
 
+    @property
+    def as_typed(self) -> str:
+        """The command line with its environment before it, as a shell reads it."""
+        return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in self.environment.items()), self.command])
+
     def on(self, node_ip: str) -> "Server":
         """Return the server on the node that Ray has chosen for it."""
         return Server.model_validate_json(self.model_dump_json().replace(ITS_NODE, node_ip)).model_copy(
@@ -54,6 +59,13 @@ class ControlPlan(Plan):
 
     servers: list[Server]
     serving_url: str
+
+    @property
+    def takes_requests(self) -> str:
+        return self.serving_url
+
+    def servers_described(self) -> dict[str, Any]:
+        return {"serving_url": self.serving_url, "servers": {server.name: server.as_typed for server in self.servers}}
 
     def placed(self, node_ips: list[str]) -> "ControlPlan":
         """Return the plan with the nodes on which its servers run, in their order."""
@@ -87,7 +99,7 @@ def _kept(config: dict[str, Any]) -> dict[str, Any]:
     return kept | {"deployment_config": {"num_replicas": config["deployment_config"]["num_replicas"]}}
 
 
-def _server(name: str, role: str, config: dict, node: Node | None, http: dict, number: int) -> Server:
+def _server(name: str, role: str, config: dict[str, Any], node: Node | None, http: dict[str, Any], number: int) -> Server:
     ip = node.ip if node else ITS_NODE
     host = http["host"] if node and node.is_head else ip
     port = http["port"] + SERVERS + number
@@ -122,7 +134,7 @@ def _option(name: str, value: Any) -> list[str]:
     return [option, *map(str, value)] if isinstance(value, (list, tuple)) else [option, str(value)]
 
 
-def _with_router(servers: list[Server], head_ip: str, http: dict) -> list[Server]:
+def _with_router(servers: list[Server], head_ip: str, http: dict[str, Any]) -> list[Server]:
     """The servers and, if there are several, vLLM's router before them (https://github.com/vllm-project/router)."""
     if len(servers) == 1:
         return servers

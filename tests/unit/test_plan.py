@@ -1,9 +1,5 @@
 """From a layout to the plan of a launch: LLMConfigs, placement and environment."""
 
-import sys
-import time
-from types import SimpleNamespace
-
 import pytest
 from packaging.version import Version
 from pydantic import ValidationError
@@ -13,9 +9,8 @@ from pdbench.layout import Layout
 from pdbench.network.transport import Transport
 from pdbench.nodes.cluster import Node, Placement, place, planned_nodes
 from pdbench.nodes.stack import Stack
-from pdbench.serve import serving
 from pdbench.serve.compilations import pad_steps
-from pdbench.serve.serving import HEAD_RESOURCE, PIN, Plan, make_plan, replicas, role_of
+from pdbench.serve.plan import HEAD_RESOURCE, PIN, Plan, make_plan
 from pdbench.serve.serving_path import choose
 
 BIG = load_model(ROOT / "configs/models/gpt-oss-120b.yaml")
@@ -191,114 +186,3 @@ def test_the_nodes_that_placement_chose_are_those_of_the_plan():
 def test_a_plan_knows_all_its_fields():
     with pytest.raises(ValidationError, match="surprise"):
         Plan(**plan_of("1xtp1", "collocated").model_dump(), surprise=1)
-
-
-@pytest.mark.parametrize(
-    ("deployment", "role"),
-    [
-        ("Prefill:gpt-oss-tiny", "prefill"),
-        ("Decode:openai--gpt-oss-120b", "decode"),
-        ("LLMServer:gpt-oss-tiny", "collocated"),
-        ("OpenAiIngress", "ingress"),
-        ("PDProxyServer:Prefill:x", "ingress"),
-    ],
-)
-def test_rays_names_tell_the_role(deployment, role):
-    assert role_of(deployment) == role
-
-
-def test_replicas_are_listed_with_role_and_place():
-    def replica(name, state):
-        return {"replica_id": name, "node_id": "n", "node_ip": "10.0.0.1", "pid": 7, "state": state, "more": 1}
-
-    details = {"applications": {
-        "pdbench": {"deployments": {
-            "Prefill:m": {"replicas": [replica("a", SimpleNamespace(value="RUNNING"))]},
-            "OpenAiIngress": {"replicas": [replica("b", "STARTING")]},
-        }},
-        "other": {"deployments": {"Decode:m": {"replicas": [replica("c", "RUNNING")]}}},
-    }}  # fmt: skip
-    where = {"node_id": "n", "node_ip": "10.0.0.1", "pid": 7}
-    assert replicas(details) == [
-        {"role": "prefill", "replica_id": "a", "deployment": "Prefill:m", "state": "RUNNING", **where},
-        {"role": "ingress", "replica_id": "b", "deployment": "OpenAiIngress", "state": "STARTING", **where},
-    ]
-    assert replicas(None) == [] and replicas({"applications": {}}) == []
-
-
-def test_progress_and_failures_are_reported_in_the_deployments_own_words():
-    app = SimpleNamespace(message="app failed", deployments={
-        "Prefill:m": SimpleNamespace(message="out of memory", replica_states={"STARTING": 2}),
-        "Decode:m": SimpleNamespace(message="", replica_states={}),
-    })  # fmt: skip
-    assert serving._replica_counts(None) == "waiting for Serve"
-    assert serving._replica_counts(app) == "Prefill: 2 starting; Decode: none yet"
-    assert serving._messages([app]) == "Prefill:m: out of memory"
-    assert serving._messages([SimpleNamespace(message="app failed", deployments={})]) == "app failed"
-
-
-class FakeServe:
-    """What `ray.serve` says of the apps, one state after another, and whether it was shut down."""
-
-    def __init__(self, *states):
-        self.states, self.shut_down = list(states), False
-
-    def status(self):
-        return SimpleNamespace(applications=self.states.pop(0) if len(self.states) > 1 else self.states[0])
-
-    def shutdown(self):
-        self.shut_down = True
-
-
-def app(status, message="", **replicas):
-    deployments = {name: SimpleNamespace(message=message, replica_states={state: 1}) for name, state in replicas.items()}
-    return SimpleNamespace(status=status, message=message, deployments=deployments)
-
-
-def wait(monkeypatch, *states, seconds=5.0):
-    """Wait for the app and one beside it; returns what was reported meanwhile."""
-    expected = []
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(serve=FakeServe(*states)))
-    monkeypatch.setattr(serving.time, "sleep", lambda seconds: None)
-    serving._wait_until_running(["pdbench", "beside"], time.monotonic() + seconds, expected.append)
-    return expected
-
-
-def test_a_launch_waits_until_every_app_runs_and_tells_each_change_once(monkeypatch):
-    starting, running = app("DEPLOYING", Decode="STARTING"), app("RUNNING", Decode="RUNNING")
-    beside = app("RUNNING")
-    states = [{}, {"pdbench": starting}, {"pdbench": starting}, {"pdbench": running}, {"pdbench": running} | {
-        "beside": app("DEPLOYING")}, {"pdbench": running, "beside": beside}]  # fmt: skip
-    assert wait(monkeypatch, *states) == ["waiting for Serve", "Decode: 1 starting", "Decode: 1 running"]
-
-
-@pytest.mark.parametrize("status", ["DEPLOY_FAILED", "UNHEALTHY"])
-def test_a_launch_that_fails_says_what_the_engine_said(monkeypatch, status):
-    failed = app(status, "no memory", Prefill="UNHEALTHY")
-    with pytest.raises(serving.LaunchError, match="^Prefill: no memory$"):
-        wait(monkeypatch, {"pdbench": failed, "beside": app("RUNNING")})
-
-
-def test_a_launch_that_takes_too_long_says_how_far_it_came(monkeypatch):
-    slow = {"pdbench": app("DEPLOYING", "loading", Decode="STARTING"), "beside": app("RUNNING")}
-    with pytest.raises(serving.LaunchError, match="^not up within the time limit: Decode: loading"):
-        wait(monkeypatch, slow, seconds=-1)
-
-
-def test_stop_returns_when_serve_is_gone(monkeypatch):
-    serve, found = FakeServe({}), ["controller", "a dying one", None]
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(serve=serve))
-    monkeypatch.setattr(serving, "serve_details", lambda: {"applications": {}})
-    monkeypatch.setattr(serving, "_controller", lambda: found.pop(0))
-    assert serving.stop(time.monotonic() + 5) is True and serve.shut_down and found == []
-
-
-def test_stop_says_whether_something_ran_and_does_not_wait_forever(monkeypatch):
-    serve = FakeServe({})
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(serve=serve))
-    monkeypatch.setattr(serving, "serve_details", lambda: None)
-    assert serving.stop(time.monotonic() + 5) is False and not serve.shut_down
-    monkeypatch.setattr(serving, "serve_details", lambda: {"applications": {}})
-    monkeypatch.setattr(serving, "_controller", lambda: "a controller")
-    with pytest.raises(TimeoutError, match="Serve is still shutting down"):
-        serving.stop(time.monotonic() - 1)

@@ -11,7 +11,8 @@ import launch_gptoss
 from pdbench.configs import ROOT
 from pdbench.layout import CONTROLS, Layout
 from pdbench.nodes.cluster import Node, planned_nodes
-from pdbench.serve import bare
+from pdbench.serve.control_plan import serve_command
+from pdbench.serve.options import resolve
 
 TINY = ["--model", str(ROOT / "configs/models/gpt-oss-tiny.yaml"), "--hardware", str(ROOT / "configs/hardware/cpu.yaml")]
 ALL = {"bare": "2xtp4", "bare-pd": "p2xtp2-d1xtp4", "bare-pd-spread": "p1xtp4-d1xtp4"}
@@ -19,7 +20,7 @@ ALL = {"bare": "2xtp4", "bare-pd": "p2xtp2-d1xtp4", "bare-pd-spread": "p1xtp4-d1
 
 def plan_of(mode, layout, *options, nodes=None):
     args = launch_gptoss.parse_args(["--mode", mode, "--layout", layout, *options])
-    return launch_gptoss.resolve(args, planned_nodes if nodes is None else lambda *_: nodes)[0]
+    return resolve(args, planned_nodes if nodes is None else lambda *_: nodes)[0]
 
 
 def options_of(command):
@@ -133,7 +134,7 @@ values = st.none() | st.booleans() | st.integers(0) | st.text(min_size=1) | st.d
 def test_any_engine_argument_comes_back_from_its_command_line(arguments):
     """Read as vLLM reads it: an option's name with dashes; `--no-` before it for False; JSON for a mapping."""
     config = {"model_loading_config": {"model_source": "m", "model_id": "m"}, "engine_kwargs": arguments}
-    line = iter(shlex.split(shlex.join(bare.serve_command(config, "h", 1)))[9:])
+    line = iter(shlex.split(shlex.join(serve_command(config, "h", 1)))[9:])
     for name, value in arguments.items():
         if value is None:
             continue

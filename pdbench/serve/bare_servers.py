@@ -1,6 +1,7 @@
-"""Run the processes of a control arm: each is started, watched and ended by a detached Ray actor that has its accelerators.
+"""Run the servers of a control arm: each is started, watched and ended by a detached Ray actor that has its accelerators.
 
-Names, not modules: what the actors and the app on the deployment use travels to their nodes by value.
+This module is a `kinds.Kind`; its other half is serve_app.py. Names, not modules, in `Keeper`, `running` and `ask`: they travel
+to nodes by value.
 """
 
 import contextlib
@@ -13,11 +14,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from pdbench.client import smoke
+from pdbench.manifest import Gate
 from pdbench.nodes.cluster import travel_by_value
-from pdbench.serve.bare import ControlPlan, Server
-from pdbench.serve.serving import POLL_S, LaunchError
+from pdbench.serve.api import deployed
+from pdbench.serve.control_plan import ControlPlan, Server
+from pdbench.serve.plan import LaunchError
+from pdbench.serve.readiness import NEW_TOKENS, ask_servers, gate
+from pdbench.serve.serve_app import DESCRIBING_APP, POLL_S, start_serve, wait_until_running
 
 NAMESPACE = "pdbench"
 PREFIX = "pdbench-bare-"
@@ -27,9 +34,11 @@ ANSWER_S = 30.0
 class Keeper:
     """Runs one server on its node; its output goes where Ray keeps that of its workers."""
 
-    def __init__(self, name: str, role: str):
+    def __init__(self, name: str, role: str) -> None:
         self.name, self.role = name, role
-        self.url, self.process, self.server, self.up = "", None, None, False
+        self.url, self.up = "", False
+        self.process: subprocess.Popen[bytes] | None = None
+        self.server: Any = None
 
     def look(self, program: str) -> tuple[str, bool]:
         """Return this node's IP, and whether `program` is installed there."""
@@ -47,8 +56,10 @@ class Keeper:
         self.url = url
         # Ray ends what a worker has started with the worker, but not what that has started.
         self.process = subprocess.Popen(
-            [sys.executable, "-", self._find(program), *options], stdin=subprocess.PIPE, env=os.environ | environment
-        )
+            [sys.executable, "-", self._find(program) or program, *options],
+            stdin=subprocess.PIPE, env=os.environ | environment,
+        )  # fmt: skip
+        assert self.process.stdin  # a pipe
         self.process.stdin.write(keeper.encode())
         self.process.stdin.close()
 
@@ -88,15 +99,15 @@ class Keeper:
             self.process.wait()
 
 
-def _is_alive(process) -> bool:
+def _is_alive(process: Any) -> bool:
     """Whether a `psutil.Process` runs; one whose parent has not noticed its end yet does not."""
     with contextlib.suppress(Exception):  # psutil.NoSuchProcess, of a module that only the nodes need
         return process.is_running() and process.status() != "zombie"
     return False
 
 
-def start(ray, plan: ControlPlan, deadline: float) -> ControlPlan:
-    """Start the actors of a control arm and all servers but the router; returns the plan with the nodes that they got.
+def start(ray: ModuleType, plan: ControlPlan, deadline: float) -> ControlPlan:
+    """Start the actors, all servers but the router, and Serve; returns the plan with the nodes that Ray chose.
 
     Args:
         deadline: `time.monotonic()` at which to give up.
@@ -119,20 +130,22 @@ def start(ray, plan: ControlPlan, deadline: float) -> ControlPlan:
             raise LaunchError(f"{server.command.split()[0]} is not installed on {ip}: see requirements.txt")
     plan = plan.placed([ip for ip, _ in found])
     ray.get([_run(actor, server) for actor, server in zip(actors, plan.servers, strict=True) if server.role != "ingress"])
+    start_serve(plan)
     return plan
 
 
-def _run(actor, server: Server):
+def _run(actor: Any, server: Server) -> Any:
     keeper = Path(__file__).with_name("keeper.py").read_text()
     return actor.start.remote(server.url, server.command, server.environment, keeper)
 
 
-def wait_until_up(ray, plan: ControlPlan, deadline: float, report: Callable[[str], None]) -> None:
+def wait_until_up(ray: ModuleType, plan: ControlPlan, deadline: float, report: Callable[[str], None]) -> None:
     """Wait until every server answers, then start the router, if there is one, and wait for it.
 
     Raises:
         LaunchError: a server ended, or was not up in time.
     """
+    wait_until_running([DESCRIBING_APP], deadline, report)
     _wait([s.name for s in plan.servers if s.role != "ingress"], deadline, report)
     for router in (s for s in plan.servers if s.role == "ingress"):
         ray.get(_run(ray.get_actor(PREFIX + router.name, NAMESPACE), router))
@@ -142,7 +155,7 @@ def wait_until_up(ray, plan: ControlPlan, deadline: float, report: Callable[[str
 def _wait(names: list[str], deadline: float, report: Callable[[str], None]) -> None:
     last = None
     while True:
-        found = {state["replica_id"]: state for state in states()}
+        found = {state["replica_id"]: state for state in replicas()}
         for name in names:
             if name not in found:
                 raise LaunchError(f"{name} ended before it was up: its Ray actor is gone")
@@ -158,7 +171,7 @@ def _wait(names: list[str], deadline: float, report: Callable[[str], None]) -> N
         time.sleep(POLL_S)
 
 
-def states() -> list[dict[str, Any]]:
+def replicas() -> list[dict[str, Any]]:
     """Return `Keeper.state` of the control arm's servers on the connected cluster, in the order of their ranks."""
     import ray
 
@@ -178,14 +191,50 @@ def names_of_actors() -> list[str]:
     return [actor["name"] for actor in actors if actor["namespace"] == NAMESPACE and actor["name"].startswith(PREFIX)]
 
 
+def running() -> list[dict[str, Any]]:
+    """Return servers that run."""
+    return [state for state in replicas() if state["pid"] and state["runs"]]
+
+
+async def readiness(plan: ControlPlan) -> Gate:
+    """Return gate `readiness`: every server has answered, and the router, if there is one."""
+    async with deployed(plan.base_url, timeout_s=None) as described:
+        ready = await described.ready()  # from the head, on whose loopback some of them may listen
+    await smoke(plan.takes_requests, plan.model_id, NEW_TOKENS)
+    return gate(ready.answered or {}, ready.counts)
+
+
+async def ask(model: str) -> tuple[dict[str, int], dict[str, list[str]] | None]:
+    """Have every server complete a request: number by role, and who answered."""
+    found = replicas()
+    return engine_counts(found), await ask_servers(found, model)
+
+
+def status() -> dict[str, Any] | None:
+    """Return whether all servers run and are up, their number by role and themselves; None if there are none."""
+    found = replicas()
+    if not found:
+        return None
+    is_whole = all(state["up"] and state["runs"] for state in found)
+    counts = {role: {"RUNNING": count} for role, count in engine_counts(found).items()}
+    return {"running": True, "status": "RUNNING" if is_whole else "UNHEALTHY", "deployments": counts, "replicas": found}
+
+
 def engine_counts(found: list[dict[str, Any]]) -> dict[str, int]:
-    """Return running servers by role, but the router; `found` is of `states`."""
+    """Return running servers by role, but the router; `found` is of `replicas`."""
     roles = [state["role"] for state in found if state["runs"] and state["role"] != "ingress"]
     return {role: roles.count(role) for role in dict.fromkeys(roles)}
 
 
-def stop(ray) -> bool:
-    """End all servers and their actors; False if there were none."""
+def exists() -> bool:
+    """Return whether there are actors of a control arm."""
+    return bool(names_of_actors())
+
+
+def stop(deadline: float) -> bool:
+    """End all servers and their actors, which takes at most ANSWER_S; False if there were none."""
+    import ray
+
     actors = []
     for name in names_of_actors():
         with contextlib.suppress(ValueError):  # it has ended meanwhile
