@@ -38,12 +38,21 @@ def port(text: str) -> int:
 
 def seconds(text: str) -> float:
     """Parse a time limit."""
+    return _above_zero(text, "a number of seconds above 0")
+
+
+def above_zero(text: str) -> float:
+    """Parse a number above 0."""
+    return _above_zero(text, "a number above 0")
+
+
+def _above_zero(text: str, what: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
     return number
 
 

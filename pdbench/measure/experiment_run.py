@@ -61,12 +61,15 @@ class Run:
         """Run every round, whatever becomes of the others, then the figures.
 
         Raises:
+            ValueError: the one block that is asked for needs tokens that are not there.
             subprocess.CalledProcessError: a step of no single arm failed: the local cluster, the doctor, a figure.
         """
-        self.results.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.results / f"{self.name}.sh", script(self.name, self.experiment, self.results))
         every = rounds(self.name, self.experiment, self.results, self.only)
         todo = to_measure(self.name, self.experiment, self.results, machine_id(), vllm_version(), self.only)
+        if self.only:
+            self._check_tokens(todo)
+        self.results.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.results / f"{self.name}.sh", script(self.name, self.experiment, self.results))
         console.print(f"{self.name}: {self.experiment.shows.strip()}")
         if len(todo) < len(every):
             console.print(f"{self.name}: {len(every) - len(todo)} of {len(every)} launches are in {self.results} already")
@@ -76,6 +79,14 @@ class Run:
         if not self.failed:
             for step in figure_steps(self.name, self.experiment, self.results, self.left_out):
                 self._step(step, f"{self.name}: figure")
+
+    def _check_tokens(self, todo: list[Round]) -> None:
+        """In a block after the first, a PD arm may come before the collocated arm that saves the tokens it is compared with."""
+        tokens = tokens_file(self.name, self.results)
+        first = next((one.arm for one in todo if one.arm.is_pd or one.arm is self.experiment.arms[0]), None)
+        if first and first.is_pd and not tokens.exists():
+            raise ValueError(f"block {self.only} needs {tokens}, which {self.experiment.arms[0].label} saves in block 1: "
+                             "copy it from there, or measure block 1 first")  # fmt: skip
 
     def _stop_what_is_left(self) -> None:
         """A run that was killed leaves its deployment, or its cluster."""

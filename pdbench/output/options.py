@@ -1,12 +1,11 @@
 """Parse viz.py's options: what is asked of result folders, and where it is written."""
 
 import argparse
-import math
 from importlib.util import find_spec
 from pathlib import Path
 
 from pdbench.analysis.sla import Bound, parse
-from pdbench.cli import Parser, positive
+from pdbench.cli import Parser, above_zero, positive
 
 LATENCY_MODES = {"token": "tpot", "first_token": "ttft", "chunk": "chunk"}
 THROUGHPUT_METRICS = ("input", "output", "total")
@@ -65,17 +64,6 @@ def build_parser(description: str | None = None) -> Parser:
     add("--gpus-per-node", type=positive, metavar="N",
         help="GPUs per node (default: each manifest's number, or 8 without a manifest)")  # fmt: skip
     return parser
-
-
-def above_zero(text: str) -> float:
-    """Parse a number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return number
 
 
 def sla(text: str) -> tuple[Bound, ...]:

@@ -199,6 +199,21 @@ def test_one_block_alone_is_measured_whatever_the_others_are(blocks):
     assert launched(run) == [ARMS[1]]
 
 
+def test_one_block_alone_needs_the_tokens_of_another_where_pd_comes_first(blocks):
+    run, _ = blocks
+    tokens = tokens_file("small", run.results)
+    orders = {block: [arm.is_pd for arm in plan.drawn("small", run.experiment, block)] for block in range(2, 20)}
+    run.only = next(block for block, order in orders.items() if order[0])
+    assert launched(run) and not run.failed, "with the tokens it is measured"
+    tokens.unlink()
+    run.ran.clear()
+    with pytest.raises(ValueError, match=f"block {run.only} needs .*small_tokens.json, which 2xtp1 saves in block 1"):
+        run.all()
+    assert run.ran == []
+    run.only = next(block for block, order in orders.items() if not order[0])
+    assert launched(run)[0] == ARMS[0], "it saves them itself"
+
+
 def test_a_block_that_two_machines_have_measured_is_none(blocks):
     run, measured = blocks
     for arm, where in ((0, "here"), (1, "elsewhere")):
