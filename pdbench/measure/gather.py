@@ -43,12 +43,14 @@ def addition(source: Path, results: Path) -> Addition:
     """Plan what a result folder adds to the folder of its name in `results`.
 
     Raises:
-        GatherError: they must not be put together, or the source's levels do not all have their files.
-        FileNotFoundError, ValueError: a manifest is missing, or is none.
+        GatherError: they must not be put together, or the source lacks its manifest or the file of a level.
+        ValueError: a manifest cannot be read.
     """
     target = results / source.resolve().name
     if source.resolve() == target.resolve():
         raise GatherError(f"{source} is the folder of that name in {results} itself: name one of another machine")
+    if not (source / FILENAME).is_file():
+        raise GatherError(f"{source}: no {FILENAME}: name a result folder that run_bm.sh wrote")
     new = Manifest.read(source)
     measured = [record for record in new.levels if record.ok]
     if lost := [record.level for record in measured if not (source / f"{record.level}.json").is_file()]:

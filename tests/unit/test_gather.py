@@ -109,7 +109,7 @@ def test_wrong_folders_are_one_line(folder, tmp_path, monkeypatch, capsys):
         ([lost], "conc8.json is missing, which its manifest names"),
         ([here], "is the folder of that name in"),
         ([again, again], f"{NAME} is named twice"),
-        ([tmp_path / "none"], "manifest.json"),
+        ([tmp_path / "none"], "none: no manifest.json: name a result folder"),
     ):
         assert run(monkeypatch, here.parent, *folders) == 2
         error = capsys.readouterr().err
