@@ -11,7 +11,7 @@ NOTEWORTHY = 1.25
 
 
 def stall_lines(table: pd.DataFrame) -> list[str]:
-    """Write one line per level and PD arm: stalls (p99 / median inter-token latency) beside collocated ones.
+    """Write one line per collocated arm, PD arm and level: their median and p99 inter-token latencies.
 
     Args:
         table: of `read_results`, with at least one collocated and one PD arm; control arms are left out.
@@ -28,16 +28,14 @@ def stall_lines(table: pd.DataFrame) -> list[str]:
     collocated, pd_arms = table[~is_pd], table[is_pd]
     if collocated.empty or pd_arms.empty:
         raise ResultError("stalls compare a collocated arm with PD arms: give folders of both")
-    base = collocated.groupby(["kind", "level"])[["median_itl_ms", "p99_itl_ms"]].median()
-    lines = []
-    for (arm, kind, level), rows in pd_arms.groupby(["arm", "kind", "level"], sort=False):
-        if (kind, level) not in base.index:
-            continue
-        c, p = base.loc[(kind, level)], rows[["median_itl_ms", "p99_itl_ms"]].median()
-        lines.append(
-            f"level {level:g}: inter-token median/p99 {c.median_itl_ms:.0f}/{c.p99_itl_ms:.0f} ms collocated, "
-            f"{p.median_itl_ms:.0f}/{p.p99_itl_ms:.0f} ms {arm}: {verdict(c.p99_itl_ms, p.p99_itl_ms)}"
-        )
+    keys, measures = ["arm", "kind", "level"], ["median_itl_ms", "p99_itl_ms"]
+    ours, theirs = (rows.groupby(keys, sort=False)[measures].median().reset_index() for rows in (pd_arms, collocated))
+    lines = [
+        f"level {row.level:g}: inter-token median/p99 "
+        f"{row.median_itl_ms_base:.0f}/{row.p99_itl_ms_base:.0f} ms {row.arm_base}, "
+        f"{row.median_itl_ms:.0f}/{row.p99_itl_ms:.0f} ms {row.arm}: {verdict(row.p99_itl_ms_base, row.p99_itl_ms)}"
+        for row in ours.merge(theirs, on=["kind", "level"], suffixes=("", "_base")).itertuples()
+    ]
     if not lines:
         raise ResultError("no level was measured both collocated and with PD")
     return lines
