@@ -19,6 +19,7 @@ PAGE = ROOT / "docs/cli.md"
 SCRIPTS = (
     "launch_gptoss.py", "run_bm.sh", "run_experiment.py", "viz.py", "check_claims.py", "reproduce_published.sh",
     "pdbench.gates", "pdbench.local_cluster", "pdbench.slow_link", "pdbench.shape", "pdbench.measure.gather",
+    "pdbench.read.trim",
     "debug/doctor.py", "debug/test_nixl_connector_ray.py", "debug/which_transport.py",
     "debug/build_nixl_ucx_efa.sh",
     "benchmarks/serving_path.py", "benchmarks/harness_cost.py", "benchmarks/routing.py", "benchmarks/read_speed.py",
