@@ -17,12 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pdbench import interrupts  # noqa: E402
 from pdbench.cli import Parser  # noqa: E402
-from pdbench.client import ServerError  # noqa: E402
 from pdbench.manifest import Deployment  # noqa: E402
 from pdbench.network.transport_pairs import pairs  # noqa: E402
 from pdbench.network.ucx_log import TABLE, Read, read_tables  # noqa: E402
 from pdbench.nodes import cluster  # noqa: E402
 from pdbench.serve.api import deployed  # noqa: E402
+from pdbench.serve.client import ServerError  # noqa: E402
 
 REPEATED = "repeated"  # Ray's driver folds lines that look alike, and a table's rows do
 

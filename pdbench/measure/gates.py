@@ -13,12 +13,12 @@ import uuid
 from pathlib import Path
 
 from pdbench.cli import Parser
-from pdbench.client import ServerError, post, random_prompt, session
 from pdbench.files import write_atomically
 from pdbench.layout import placed_as
 from pdbench.manifest import Deployment, Gate, Strict, first_line, now, read_json
 from pdbench.network.transport import transport_gate
 from pdbench.serve.api import deployed, record_gate
+from pdbench.serve.client import ServerError, post, random_prompt, session
 
 PROMPT_LENGTHS = (1, 2, 15, 16, 17, 63, 128, 250, 511, 512, 1000, 2047)
 PROMPTS_PER_LENGTH = 3

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pdbench import client, interrupts, workload
+from pdbench import interrupts, workload
 from pdbench.cli import Parser, positive
 from pdbench.manifest import Gate, LevelRecord, first_line, now
 from pdbench.measure import level_gates
@@ -23,6 +23,7 @@ from pdbench.measure.bench_client import BenchClient, Used, arguments
 from pdbench.measure.sweep_plan import BAD, SweepError, Target, Task, plan
 from pdbench.measure.warm_up import warm_up
 from pdbench.read.level_file import ResultError, read_level
+from pdbench.serve import client
 from pdbench.workload import Level
 
 # The bench client writes here; only a level that counts gets a name that plots read.

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pdbench import client, workload
+from pdbench import workload
 from pdbench.configs import ROOT
 from pdbench.manifest import FILENAME, Deployment, LevelRecord, Machine, Manifest
 from pdbench.measure import gates
 from pdbench.measure.comparable import first_difference
 from pdbench.nodes import stack
-from pdbench.serve import serving_path
+from pdbench.serve import client, serving_path
 from pdbench.serve.api import deployed
 from pdbench.workload import Level, RunName
 

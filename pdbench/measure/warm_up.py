@@ -2,8 +2,8 @@
 
 import asyncio
 
-from pdbench import client
 from pdbench.measure.level_gates import Snapshot, compilations_now
+from pdbench.serve import client
 
 MAX_ROUNDS = 4  # while kernels are still compiled
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import aiohttp
 
-from pdbench.client import get, post, session
 from pdbench.manifest import Deployment, Gate, Strict
+from pdbench.serve.client import get, post, session
 from pdbench.serve.compilations import Compilations
 
 TIMEOUT_S = 60  # the slowest answers read the logs of all nodes

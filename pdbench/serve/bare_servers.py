@@ -17,10 +17,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pdbench.client import smoke
 from pdbench.manifest import Gate
 from pdbench.nodes.cluster import travel_by_value
 from pdbench.serve.api import deployed
+from pdbench.serve.client import smoke
 from pdbench.serve.control_plan import ControlPlan, Server
 from pdbench.serve.plan import LaunchError
 from pdbench.serve.readiness import NEW_TOKENS, ask_servers, gate

@@ -6,8 +6,8 @@ import random
 import time
 from typing import Any
 
-from pdbench.client import ServerError, post, random_prompt, session
 from pdbench.manifest import Gate, now
+from pdbench.serve.client import ServerError, post, random_prompt, session
 
 PROMPT_TOKENS = 20
 NEW_TOKENS = 2

@@ -106,9 +106,9 @@ def published():
 @pytest.fixture
 def server(monkeypatch):
     """A stand-in for what runs: `server["deployment"]` is what it reports of itself, `server["gates"]` what a level's are."""
-    from pdbench import client
     from pdbench.measure import level_gates, sweep_plan
     from pdbench.nodes import stack
+    from pdbench.serve import client
 
     found = {"deployment": _manifest().deployment, "smoked": [], "gates": [], "after": []}
 

@@ -8,8 +8,8 @@ from http.server import ThreadingHTTPServer
 
 import pytest
 
-from pdbench.client import ServerError
 from pdbench.serve.bare_servers import engine_counts
+from pdbench.serve.client import ServerError
 from pdbench.serve.readiness import REMOTE_DECODE, ask_servers
 from tests.helpers.answering import Answering
 

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from pdbench import client
-from pdbench.client import ServerError
+from pdbench.serve import client
+from pdbench.serve.client import ServerError
 from tests.helpers.sweeping import FakeServer, serving
 
 

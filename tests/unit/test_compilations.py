@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from pdbench import client
 from pdbench.manifest import FILENAME, Manifest
 from pdbench.measure.level_gates import Snapshot
 from pdbench.measure.warm_up import MAX_ROUNDS, warm_up
+from pdbench.serve import client
 from pdbench.serve.compilations import COLD, LINES, Compilations, gate, pad_steps, read_compilations
 from pdbench.workload import Level, level_seed
 from tests.helpers.sweeping import NAMES, FakeServer, serving, sweeper

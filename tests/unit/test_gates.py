@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdbench.client import ServerError
 from pdbench.manifest import Deployment
 from pdbench.measure import gates, level_gates
 from pdbench.measure.gates import MARGIN, NEW_TOKENS, _decided, compare, varied
+from pdbench.serve.client import ServerError
 
 CONTINUATION = [[1, 2, 3], [4, 5, 6]]
 

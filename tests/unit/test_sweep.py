@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pdbench import client
 from pdbench.manifest import Gate, Manifest
 from pdbench.measure import sweep
 from pdbench.measure.sweep import LevelError
 from pdbench.read.results import read_results
+from pdbench.serve import client
 from tests.helpers.planning import FILENAME, NAME, files, measure, planned
 
 

@@ -5,10 +5,11 @@ import time
 
 import pytest
 
-from pdbench import client, workload
+from pdbench import workload
 from pdbench.manifest import Manifest
 from pdbench.measure import sweep
 from pdbench.measure.sweep_plan import SweepError
+from pdbench.serve import client
 from pdbench.workload import Level
 from tests.helpers.planning import FILENAME, NAME, URL, files, measure, options, planned
 
