@@ -13,6 +13,7 @@ SAMPLED = ("client", "ingress", "frontend", "engine core")
 PROGRAM = str(Path(sys.executable).with_name("py-spy"))
 PER_SECOND = 100
 WAIT_S = 60.0
+MOST = 6  # libraries of a stage that are printed
 BEGUN = "py-spy> Sampling"  # what it says first
 FRAME = re.compile(r" \((?P<path>[^():]+)(?::\d+)?\)$")
 
