@@ -31,7 +31,9 @@ def main(argv: list[str] | None = None) -> None:
     from pdbench.read.results import read_study
 
     goodput = per_request(args.sla or ())
-    details = bool(args.sla or args.export or args.report or args.show_intervals or args.figure in OF_REQUESTS)
+    details = bool(
+        args.sla or args.export or args.report or args.show_intervals or args.show_stalls or args.figure in OF_REQUESTS
+    )
     decide = args.show_decision or args.sla or args.gpu_hour_price
     try:
         study = read_study(

@@ -2,10 +2,10 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from pdbench.manifest import Strict, first_line
 from pdbench.model.kv_cache import KVCache
@@ -13,6 +13,28 @@ from pdbench.model.shape import ShapeSpec
 from pdbench.model.tiny import TinySpec
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+# Engine arguments that are decided elsewhere, or would make other engines than the layout says.
+_DECIDED = {
+    "tensor_parallel_size": "the layout decides it",
+    "max_model_len": "it is a key of the model file",
+    "kv_transfer_config": "the mode and --backend decide it",
+    **dict.fromkeys(
+        ("data_parallel_size", "data_parallel_size_local", "pipeline_parallel_size", "enable_expert_parallel",
+         "prefill_context_parallel_size", "decode_context_parallel_size"),
+        "layouts know tensor parallelism only, and GPUs would be counted wrong",
+    ),
+}  # fmt: skip
+
+
+def _free(engine_kwargs: dict[str, Any]) -> dict[str, Any]:
+    if taken := next((key for key in engine_kwargs if key in _DECIDED), None):
+        raise ValueError(f"{taken} cannot be set here: {_DECIDED[taken]}")
+    return engine_kwargs
+
+
+EngineArguments = Annotated[dict[str, Any], AfterValidator(_free)]
 
 
 class ConfigError(ValueError):
@@ -28,7 +50,7 @@ class ModelConfig(Strict):
     shape: ShapeSpec | None = Field(default=None, description="make a model of a gpt-oss' shape here with random weights")
     kv_cache: KVCache | None = Field(default=None, description="its shape; that of a model made here follows from its sizes")
     max_model_len: int = Field(ge=1, description="tokens of prompt and output together")
-    engine_kwargs: dict[str, Any] = Field(default_factory=dict)
+    engine_kwargs: EngineArguments = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _the_kv_cache_has_one_shape(self):
@@ -67,7 +89,7 @@ class HardwareConfig(Strict):
     pad_steps_to: int | None = Field(
         default=None, ge=16, description="CUDA graphs of all sizes, in multiples of N tokens: vLLM pads each step to one"
     )
-    engine_kwargs: dict[str, Any] = Field(default_factory=dict)
+    engine_kwargs: EngineArguments = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict, description="environment of every engine")
 
 

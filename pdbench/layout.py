@@ -15,6 +15,8 @@ _COLLOCATED = re.compile(_POOL, re.ASCII)  # ASCII: otherwise \d takes any scrip
 _PD = re.compile(f"p{_POOL}-d{_POOL}", re.ASCII)
 # Behind `1xtp4-`, what this notation does not have (`1xtpep4`) makes it no collocated layout either.
 _LIKE_A_POOL = re.compile(r"[pd]?\d+[a-z]*tp[a-z]*\d+", re.ASCII)
+# Parallelisms that this notation does not know (`dp2`, `2xdp8`, `4xtp2dp2`, `ep8`): their GPUs would not be counted.
+_OTHER = re.compile(r"(\d+x)?(tp\d*)?(dp|pp|ep|cp|dcp|pcp)\d+", re.ASCII)
 # Spellings of the public study's folders; read, never written.
 _PUBLISHED_PD = re.compile(f"p?{_POOL}-d?{_POOL}", re.ASCII)
 _PUBLISHED_PTP = re.compile(r"([1-9]\d*)ptp([1-9]\d*)-([1-9]\d*)dtp([1-9]\d*)", re.ASCII)
@@ -78,8 +80,10 @@ class Layout:
         `baseline_2xtp4` and the notation of `parse`.
 
         Raises:
-            ValueError: no part, or more than one part, of the name is a layout.
+            ValueError: no part, or more than one part, of the name is a layout; or one names another parallelism than TP.
         """
+        if other := next(filter(_OTHER.fullmatch, re.split("[-_]", text)), None):
+            raise ValueError(f"{other!r} in {text!r}: this notation knows tensor parallelism only; {FORMAT}")
         found, placement = [], None
         for token in text.split("_"):
             # The layout may be followed by remarks: "-packed-ucx", "-spread-libfabric".

@@ -72,6 +72,11 @@ class Machine(Strict):
     environment: dict[str, str] = Field(default_factory=dict)
 
 
+# Of an engine's arguments and environment: its size, its role and transport, and where it counts.
+NOT_SETTINGS = {"tensor_parallel_size", "kv_transfer_config"}
+NOT_ENVIRONMENT = ("UCX_", "NIXL_", "VLLM_NIXL_", "PROMETHEUS_")
+
+
 class Deployment(Strict):
     """What is running, as the deployment itself says (never as the bench's caller claims)."""
 
@@ -105,6 +110,20 @@ class Deployment(Strict):
         """Whether engines that compute prompts keep none of them; by default vLLM does."""
         config = self.llm_configs.get("prefill") or self.llm_configs.get("collocated") or {}
         return config.get("engine_kwargs", {}).get("enable_prefix_caching") is False
+
+    @property
+    def engine_settings(self) -> dict[str, str]:
+        """How vLLM was started, all roles together: arguments, environment, batching of streams; not sizes and transport."""
+        found: dict[str, set[str]] = {}
+        for config in self.llm_configs.values():
+            arguments = {k: v for k, v in config.get("engine_kwargs", {}).items() if k not in NOT_SETTINGS}
+            env = (config.get("runtime_env") or {}).get("env_vars", {})
+            arguments |= {name: value for name, value in env.items() if not name.startswith(NOT_ENVIRONMENT)}
+            if batching := (config.get("experimental_configs") or {}).get("stream_batching_interval_ms"):
+                arguments["stream_batching_interval_ms"] = batching
+            for name, value in arguments.items():
+                found.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
+        return {name: " and ".join(sorted(values)) for name, values in found.items()}
 
     @property
     def machine_ids(self) -> list[str]:

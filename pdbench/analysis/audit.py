@@ -43,9 +43,29 @@ KINDS = {
         "the level's duration includes the server's start-up, so its throughput is too low and its mean latencies are too high",
         "warm the server up with prompts of its own, then measure the level again",
     ),
+    "overloaded": (
+        "requests came faster than they were served: TTFT is that of a queue, and grows with the number of requests",
+        "compare at rates that are served; a bound on TTFT leaves this level out",
+    ),
     "mixed versions": (
         "a difference between these arms may be one between their versions",
         "measure them again on one stack; until then compare within one version only",
+    ),
+    "mixed engines": (
+        "a difference between these arms may be one between their engines' settings",
+        "measure them again with the same settings, unless the setting is what is compared",
+    ),
+    "mixed clients": (
+        "another backend of the client counts pieces, TTFT and inter-token latency in another way",
+        "measure them again with one backend, as run_bm.sh does",
+    ),
+    "mixed models": (
+        "requests went to models of different names, whatever the folders are called",
+        "compare arms of one model only",
+    ),
+    "mixed loads": (
+        "bursts, and at a rate that is not served the number of requests, decide TTFT and its tail",
+        "measure them again with the same burstiness and number of requests",
     ),
     "missing levels": (
         "where a curve ends early its arm cannot win or lose: its maximum is that of the levels measured",

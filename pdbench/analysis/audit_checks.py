@@ -10,8 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from pdbench.analysis.audit_mixed import ASKED, CLIENT_KEYS, mixed
 from pdbench.layout import Layout, Pool
-from pdbench.manifest import Machine, Manifest
+from pdbench.manifest import Manifest
+from pdbench.read.laws import SERVED
 from pdbench.read.results import Arm, Folder
 from pdbench.workload import phase_lengths
 
@@ -28,8 +30,6 @@ SATURATING = 4
 NOISE = 0.05
 # By how much a TPOT may lie outside those of the arms with fewer and with more prefill replicas.
 ODD = 0.2
-# Keys that some versions of the bench client write and others do not (`failed`: from vLLM 0.11.1 on).
-CLIENT_KEYS = ("endpoint_type", "backend", "failed", "max_output_tokens_per_s", "max_concurrent_requests", "rtfx")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,8 @@ class Source:
 
     Attributes:
         levels: its rows of the tidy table in the order measured, with stem, date, seed, launched, and, of the file,
-            keys (those of `CLIENT_KEYS` in it) and digest (of its summary: byte-identical files share it, and so do
-            files that differ in white space only).
+            keys (those of `CLIENT_KEYS` in it), asked (values of `ASKED`) and digest (of its summary: byte-identical files
+            share it, and so do files that differ in white space only).
     """
 
     arm: Arm
@@ -78,6 +78,7 @@ def source_of(folder: Folder, rows: pd.DataFrame) -> Source:
         files["seed"].append(str(content.get("seed", record.seed if record else 0)))  # the client does not write its own 0
         files["launched"].append(str(record.launched) if record else "")
         files["keys"].append(frozenset(CLIENT_KEYS) & content.keys())
+        files["asked"].append({key: content.get(key) for keys in ASKED.values() for key in keys})
         files["digest"].append(_digest(content))
     return Source(arm, manifest, rows.assign(**files).sort_values("date", kind="stable", ignore_index=True))
 
@@ -94,13 +95,13 @@ def checked(sources: list[Source]) -> Seen:
     yield from _same_results(sources)
     yield from _above_prefill(sources)
     for source in sources:
-        for check in (_name_and_manifest, _replayed, _cold, _few_requests, _transport):
+        for check in (_name_and_manifest, _replayed, _cold, _overloaded, _few_requests, _transport):
             yield from ((kind, [source], seen) for kind, seen in check(source))
     by_workload = defaultdict(list)
     for source in sources:
         by_workload[source.workload].append(source)
     for compared in by_workload.values():
-        for check in (_odd_decode, _mixed_versions, _missing_levels):
+        for check in (_odd_decode, mixed, _missing_levels):
             yield from check(compared)
 
 
@@ -185,6 +186,12 @@ def _cold(source: Source) -> Iterator[tuple[str, str]]:
         yield "cold start", f"{slow} {p99}; the mean of {second['stem']} is {later}"
 
 
+def _overloaded(source: Source) -> Iterator[tuple[str, str]]:
+    late = source.levels[source.levels["served_share"] < SERVED]
+    if seen := [f"{row.stem} {row.request_throughput:.3g} of {row.level:g}" for row in late.itertuples()]:
+        yield "overloaded", f"requests/s served: {', '.join(seen)}"
+
+
 def _few_requests(source: Source) -> Iterator[tuple[str, str]]:
     requests = zip(source.levels["stem"], source.levels["completed"])
     if few := [f"{stem} {completed}" for stem, completed in requests if completed < MIN_SAMPLES]:
@@ -248,39 +255,6 @@ def _odd_decode(compared: list[Source]) -> Seen:
                     for level in odd.index
                 )
                 yield "odd decode", [source], f"median TPOT (ms) by level, against arms with fewer and more prefill: {times}"
-
-
-def _mixed_versions(compared: list[Source]) -> Seen:
-    by_value = defaultdict(lambda: defaultdict(list))
-    for source in compared:
-        for what, value in _versions(source).items():
-            by_value[what][value].append(source)
-    for what, values in by_value.items():
-        if len(values) > 1:
-            rare = sorted(values.items(), key=lambda item: len(item[1]))
-            counts = ", ".join(f"{value} in {len(having)} of {len(compared)} folders" for value, having in reversed(rare))
-            yield "mixed versions", [source for _, having in rare[:-1] for source in having], f"{what}: {counts}"
-
-
-def _versions(source: Source) -> dict[str, str]:
-    """Return everything that a folder records of the stack."""
-    keys = set.intersection(*map(set, source.levels["keys"]))
-    found = {f"the client's key {key}": "present" if key in keys else "absent" for key in CLIENT_KEYS}
-    if source.manifest:
-        found |= _machines("client", [source.manifest.client])
-        if source.manifest.deployment:
-            found |= _machines("engines", source.manifest.deployment.machines)
-            found["weights"] = str(source.manifest.deployment.model_checksum)
-    return found
-
-
-def _machines(role: str, machines: list[Machine]) -> dict[str, str]:
-    seen = defaultdict(set)
-    for machine in machines:
-        of_machine = machine.versions | {"CPU": machine.cpu, "GPU": ", ".join(sorted(set(machine.gpus)))}
-        for name, version in of_machine.items():
-            seen[f"{role}' {name}" if role.endswith("s") else f"{role}'s {name}"].add(str(version))
-    return {name: " and ".join(sorted(versions)) for name, versions in seen.items()}
 
 
 def _missing_levels(compared: list[Source]) -> Seen:

@@ -16,7 +16,8 @@ import pandas as pd
 from pdbench.analysis.frontier import crossovers, curves
 from pdbench.analysis.sla import Bound
 from pdbench.layout import Layout
-from pdbench.read.level_file import TOKENS
+from pdbench.read.laws import SERVED
+from pdbench.read.level_file import TOKENS, ResultError
 from pdbench.read.requests import RESAMPLES, between
 from pdbench.read.results import contenders
 
@@ -89,7 +90,8 @@ def _margin_interval(repeats: dict[str, list[np.ndarray]], best: str, other: str
 def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "input_throughput_per_node") -> pd.DataFrame:
     """Find for each arm the highest throughput at which every bound holds.
 
-    Levels follow each other in order of load, and between neighbours every column is interpolated linearly.
+    Levels follow each other in order of load, and between neighbours every column is interpolated linearly. With a bound
+    on TTFT, `overloaded` levels are left out.
 
     Args:
         table: of `read_results`, of one workload; repeats are reduced to their median.
@@ -102,7 +104,13 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
         at request rates), {input,output,total,request}_throughput_per_node, the bounds' columns (ms), lead (by which
         share the best exceeds this arm: 0.1 is 10%), lead_from, lead_to (95% interval), goodput_per_node (highest of its
         levels, requests/s; NaN without per-request details), and reason (what ends its throughput, or why it fails).
+
+    Raises:
+        ResultError: every level is overloaded.
     """
+    table = table.drop(index=overloaded(table, bounds).index)
+    if table.empty:
+        raise ResultError("no level was served as fast as its requests came: a bound on TTFT has nothing to hold for")
     columns, limits = [bound.column for bound in bounds], np.array([bound.limit for bound in bounds])
     repeats = _repeats(table, [throughput, *columns], ["level", *RATES])
     rows = [_answer(arm, repeats.get(arm.arm, []), bounds) for arm in _arms(table, [throughput, *columns]).itertuples()]
@@ -116,6 +124,11 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
         row |= {"throughput_from": low, "throughput_to": high, "lead": best["throughput"] / row["throughput"] - 1}
         row |= {"lead_from": lead[0], "lead_to": lead[1]}
     return pd.DataFrame(rows)
+
+
+def overloaded(table: pd.DataFrame, bounds: Sequence[Bound]) -> pd.DataFrame:
+    """Return the levels whose TTFT is that of a queue, which no bound on TTFT can be held against; none without one."""
+    return table[(table["served_share"] < SERVED) & any("ttft" in bound.column for bound in bounds)]
 
 
 def highest(throughput: np.ndarray, latencies: np.ndarray, limits: np.ndarray) -> Points:

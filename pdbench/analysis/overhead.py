@@ -30,13 +30,14 @@ def overheads(table: pd.DataFrame) -> pd.DataFrame:
         throughput_ratio, each with `_from` and `_to` (95% interval, NaN with fewer than three repeats) and `_noise`.
 
     Raises:
-        ResultError: no control arm has such a partner at a level of both.
+        ResultError: no control arm has such a partner at a level of both, or its engines were set otherwise.
     """
     rows = []
     for known, alike in table.groupby(PAIR, sort=False):
         is_control = alike["serving"] == "bare"
         for control, bare in alike[is_control].groupby("arm", sort=False):
             for arm, ray in alike[~is_control].groupby("arm", sort=False):
+                _check_engines(arm, ray, control, bare)
                 for level in sorted(set(bare["level"]) & set(ray["level"])):
                     pair = [side[side["level"] == level] for side in (bare, ray)]
                     row = dict(zip(PAIR, known, strict=True)) | {"arm": arm, "control": control, "level": level}
@@ -45,6 +46,14 @@ def overheads(table: pd.DataFrame) -> pd.DataFrame:
         raise ResultError("no control arm and arm behind Ray Serve of the same layout, placement, workload and level: "
                           "measure one with launch_gptoss.py --mode bare or bare-pd")  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _check_engines(arm: str, ray: pd.DataFrame, control: str, bare: pd.DataFrame) -> None:
+    """Where both have manifests, their engines must have been set alike: else the difference is not Ray Serve's."""
+    ours, theirs = (set(side["engine"].iloc[0].split("\n")) for side in (ray, bare))
+    if ours != theirs and "" not in ours | theirs:
+        differs = f"{', '.join(sorted(ours - theirs)) or 'less'} against {', '.join(sorted(theirs - ours)) or 'less'}"
+        raise ResultError(f"the engines of {arm} and {control} were set differently: {differs}")
 
 
 def _compare(bare: pd.DataFrame, ray: pd.DataFrame) -> dict[str, float | bool]:

@@ -8,6 +8,8 @@ from pdbench.read.results import contenders
 
 # Of the two arms' p99; a single run of a level cannot show smaller differences.
 NOTEWORTHY = 1.25
+# Of the tokens that come at once: gaps between pieces of 8 tokens are no longer stalls than those between single ones.
+PIECES_ALIKE = 1.5
 
 
 def stall_lines(table: pd.DataFrame) -> list[str]:
@@ -28,13 +30,21 @@ def stall_lines(table: pd.DataFrame) -> list[str]:
     collocated, pd_arms = table[~is_pd], table[is_pd]
     if collocated.empty or pd_arms.empty:
         raise ResultError("stalls compare a collocated arm with PD arms: give folders of both")
-    keys, measures = ["arm", "kind", "level"], ["median_itl_ms", "p99_itl_ms"]
+    keys, measures = ["arm", "kind", "level"], ["median_itl_ms", "p99_itl_ms", "tokens_per_piece"]
     ours, theirs = (rows.groupby(keys, sort=False)[measures].median().reset_index() for rows in (pd_arms, collocated))
+    pairs = ours.merge(theirs, on=["kind", "level"], suffixes=("", "_base"))
+    for row in pairs.itertuples():
+        few, many = sorted([(row.tokens_per_piece, row.arm), (row.tokens_per_piece_base, row.arm_base)])
+        if many[0] > PIECES_ALIKE * few[0]:
+            raise ResultError(
+                f"level {row.level:g}: {many[1]} sends {many[0]:.1f} tokens a piece, {few[1]} {few[0]:.1f}: the gaps"
+                " between them are no stalls that could be compared"
+            )
     lines = [
         f"level {row.level:g}: inter-token median/p99 "
         f"{row.median_itl_ms_base:.0f}/{row.p99_itl_ms_base:.0f} ms {row.arm_base}, "
         f"{row.median_itl_ms:.0f}/{row.p99_itl_ms:.0f} ms {row.arm}: {verdict(row.p99_itl_ms_base, row.p99_itl_ms)}"
-        for row in ours.merge(theirs, on=["kind", "level"], suffixes=("", "_base")).itertuples()
+        for row in pairs.itertuples()
     ]
     if not lines:
         raise ResultError("no level was measured both collocated and with PD")

@@ -5,6 +5,11 @@ from pdbench.doctor.findings import Finding
 from pdbench.network.ucx import LOCAL_WORDS, LOUD_LEVELS, REMOTE_WORDS, loud
 
 DRIVER = "this shell"
+# Where an engine offers its KV cache to others.
+SIDE_CHANNEL = {
+    "VLLM_NIXL_SIDE_CHANNEL_PORT": "every engine of the node would take this one port; unset, Ray gives each its own",
+    "VLLM_NIXL_SIDE_CHANNEL_HOST": "every engine would announce this one address; unset, Ray gives each its node's",
+}
 FIX = "unset it where Ray is started there, then restart Ray"
 
 
@@ -12,13 +17,11 @@ def check_environment(node: str, facts: Facts) -> list[Finding]:
     """Check what the variables of one node do to its engines."""
     env = facts.environment
     found = [_loud(node, env, name) for name in LOUD_LEVELS] + [_ucx_tls(node, facts)]
-    if port := env.get("VLLM_NIXL_SIDE_CHANNEL_PORT"):
-        found.append(Finding(
-            name="VLLM_NIXL_SIDE_CHANNEL_PORT", nodes=[node], status="fail", seen=port,
-            reason="every engine of the node would take this one port; unset, Ray gives each its own", fix=FIX,
-        ))  # fmt: skip
-    else:
-        found.append(Finding(name="VLLM_NIXL_SIDE_CHANNEL_PORT", nodes=[node], status="ok", seen="unset"))
+    for name, reason in SIDE_CHANNEL.items():
+        if value := env.get(name):
+            found.append(Finding(name=name, nodes=[node], status="fail", seen=value, reason=reason, fix=FIX))
+        else:
+            found.append(Finding(name=name, nodes=[node], status="ok", seen="unset"))
     return found
 
 

@@ -34,6 +34,9 @@ def show_decision(table: pd.DataFrame, findings: list[Finding], args: argparse.N
         if args.sla:
             answers = decision.decide(rows, args.sla, throughput)
             tables.print_decision(answers, args.sla, counted, rows["kind"].iloc[0], args.gpu_hour_price)
+            for row in decision.overloaded(rows, args.sla).itertuples():
+                served = f"{row.request_throughput:.3g} of {row.level:g} requests/s served"
+                print(f"left out: {row.arm}, {served}: its TTFT is that of a queue")
         print(*tables.uncertainty_words(rows), sep="\n")
     for arm, kinds in doubts(findings, dict(zip(table["folder"], table["arm"], strict=True))).items():
         print(f"whether {arm} is what its name says is in doubt: {', '.join(kinds)} (see --audit)")

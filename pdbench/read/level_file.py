@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pdbench.manifest import first_line
-from pdbench.read.requests import Requests, decode_steps, goodput, percentiles, steady
+from pdbench.read import laws
+from pdbench.read.requests import Requests, decode_steps, goodput, percentiles
 from pdbench.workload import Level, RunName, phase_lengths
 
 METRICS = ("ttft", "tpot", "itl")
@@ -74,7 +75,13 @@ def read_level(
         row["request_throughput"] = completed / duration
         _check_throughput(content, row)
         requests = Requests.of(content)
-        row |= {key: value for key, value in percentiles(requests).items() if math.isnan(latencies[key])} | steady(requests)
+        laws.check(content, level, osl, requests)
+        at_rate = level.kind == "request-rate"
+        row["in_flight"] = laws.in_flight(content, osl)
+        row["steady_request_throughput"] = math.nan if at_rate else level.value / laws.end_to_end(content, osl)
+        row["tokens_per_piece"] = requests.tokens_per_piece if requests else math.nan
+        row["served_share"] = laws.served_share(content, level.value, osl) if at_rate else math.nan
+        row |= {key: value for key, value in percentiles(requests).items() if math.isnan(latencies[key])}
         if decode_bench:
             row |= _pure_decode(requests)
         row |= {"goodput": goodput(requests, duration, sla)} if sla else {}

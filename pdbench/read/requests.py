@@ -13,8 +13,6 @@ import numpy as np
 
 PERCENTILES = (50, 90, 95, 99)
 METRICS = ("ttft", "tpot", "itl")
-# A window that holds fewer requests than this share of a level says nothing of it.
-MIN_STEADY_SHARE = 0.25
 RESAMPLES = 500
 CONFIDENCE = 0.95
 
@@ -56,6 +54,12 @@ class Requests:
     def end(self) -> np.ndarray:
         return self.start + self.ttft + np.array([gaps.sum() for gaps in self.itl])
 
+    @property
+    def tokens_per_piece(self) -> float:
+        """Mean of all pieces after the first; NaN where requests have a single token."""
+        pieces = sum(map(len, self.itl))
+        return float((self.osl - 1).sum() / pieces) if pieces else math.nan
+
     def values(self, metric: str, rows: Sequence[int] | None = None) -> np.ndarray:
         """Return all `ttft`, `tpot` or `itl` of the requests, or of `rows` of them, in ms."""
         rows = range(len(self.start)) if rows is None else rows
@@ -77,38 +81,6 @@ def percentiles(requests: Requests | None) -> dict[str, float]:
         for p in PERCENTILES[1:-1]:  # the client's own summary has the median and p99
             found[f"p{p}_{metric}_ms"] = float(np.percentile(values, p)) if values.size else math.nan
     return found
-
-
-def steady_window(requests: Requests) -> tuple[float, float] | None:
-    """Return the time between ramp and drain: from the first answer's end to the last request's start.
-
-    Before it the requests sent at once at the beginning go through their prefills together; after it the
-    client has nothing left to send and requests in flight become fewer. None if fewer than a quarter of
-    the requests end within it.
-    """
-    begin, end = float(requests.end.min()), float(requests.start.max())
-    inside = np.count_nonzero((requests.end > begin) & (requests.end <= end))
-    return (begin, end) if inside >= MIN_STEADY_SHARE * len(requests.start) else None
-
-
-def steady(requests: Requests | None) -> dict[str, float]:
-    """Return throughput within the steady window: `steady_{request,input,output}_throughput` per second, and its length in s.
-
-    A prompt counts when its first token comes, an output token when it comes, a request when it ends.
-    """
-    names = ("steady_duration", "steady_request_throughput", "steady_input_throughput", "steady_output_throughput")
-    window = steady_window(requests) if requests else None
-    if window is None:
-        return dict.fromkeys(names, math.nan)
-    begin, end = window
-    first = requests.start + requests.ttft
-
-    def within(times: np.ndarray) -> np.ndarray:
-        return (times > begin) & (times <= end)
-
-    tokens = np.count_nonzero(within(first)) + sum(each * np.count_nonzero(within(came)) for came, _, each in requests.pieces())
-    counts = (np.count_nonzero(within(requests.end)), requests.isl[within(first)].sum(), tokens)
-    return dict(zip(names, (end - begin, *(float(count / (end - begin)) for count in counts)), strict=True))
 
 
 def decode_steps(requests: Requests) -> dict[str, float]:

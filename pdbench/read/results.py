@@ -2,9 +2,8 @@
 
 Latency figures are the bench client's own: TTFT, TPOT and inter-token latency over the requests of a
 level, in milliseconds. Interactivity and chunk latency are derived from the *medians* of TTFT and TPOT.
-Throughput is tokens / duration of the whole level, in tokens per second; beside it is that of the
-steady state, without ramp and drain, where per-request details exist (`pdbench/read/requests.py`). These are most
-of a file and most of the time that reading takes, so callers that do not need them skip them.
+Throughput is tokens / duration of the whole level, in tokens per second, its beginning and end included.
+Per-request details are most of a file and most of the time that reading takes: callers that do not need them skip them.
 """
 
 import os
@@ -25,8 +24,8 @@ from pdbench.workload import Level, RunName
 GPUS_PER_NODE = 8
 CHUNK_SIZE = 16
 VERSIONS = ("vllm", "ray", "nixl")
-TEXT = ("folder", "arm", "model", "layout", "placement", "serving", "kind", "accelerator", "phase", "commit", *VERSIONS, "date",
-        "machines")  # fmt: skip
+TEXT = ("folder", "arm", "model", "layout", "placement", "serving", "kind", "accelerator", "phase", "commit", "engine",
+        *VERSIONS, "date", "machines")  # fmt: skip
 WHOLE = ("repeat", "block", "gpus", "gpus_per_node", "isl", "osl", "completed")
 
 
@@ -94,13 +93,15 @@ def read_results(
         placement ("" when unknown or collocated), serving ("bare" of a control arm, without Ray Serve; else "ray", or ""
         where no manifest records it), kind (concurrency | request-rate), level, repeat,
         block (0 outside blocks), accelerator, gpus, gpus_per_node, isl, osl, phase. Provenance, of the
-        manifest, "" where unknown: commit (with "-dirty"), vllm, ray, nixl (versions), as_published (false
-        without a manifest, too: then nothing is known), machines (ids of those with the engines), and date, the
+        manifest, "" where unknown: commit (with "-dirty"), engine (its settings), vllm, ray, nixl (versions), as_published
+        (false without a manifest, too: then nothing is known), machines (ids of those with the engines), and date, the
         client's. Measures: completed, duration (s),
         {mean,median,p90,p95,p99,std}_{ttft,tpot,itl}_ms, {input,output,total}_throughput (tokens/s),
         request_throughput (1/s), the same with `_per_node` (times gpus_per_node / gpus), interactivity
-        (1000 / median TPOT, tokens/s/user) and chunk_latency_ms; steady_duration (s),
-        steady_{request,input,output}_throughput and, with `sla`, goodput (requests/s). What rests on TPOT is
+        (1000 / median TPOT, tokens/s/user) and chunk_latency_ms; in_flight (requests, in the mean over the level, by
+        Little's law), steady_request_throughput (1/s, what the level would have with all the requests asked for in flight
+        all the time: concurrency / mean end-to-end time; NaN at a rate), served_share (`laws.served_share`; NaN at a
+        concurrency), tokens_per_piece (as the client got them) and, with `sla`, goodput (requests/s). What rests on TPOT is
         NaN where requests have a single output token; what rests on per-request details is NaN without them.
 
     Raises:
@@ -246,11 +247,13 @@ def _read_manifest(folder: Path, run: RunName, levels: set[str]) -> Manifest | N
 def _provenance(manifest: Manifest | None) -> dict[str, Any]:
     """What was running, as far as a manifest says so; see `read_results`."""
     if manifest is None:
-        return dict.fromkeys(("commit", *VERSIONS), "") | {"as_published": False}
+        return dict.fromkeys(("commit", "engine", *VERSIONS), "") | {"as_published": False}
     measured = manifest.deployment or manifest
     machine = manifest.deployment.machines[0] if manifest.deployment else manifest.client
     versions = {name: machine.versions.get(name) or "" for name in VERSIONS}
-    return {"commit": measured.repository.words or ""} | versions | {"as_published": manifest.as_published}
+    settings = manifest.deployment.engine_settings if manifest.deployment else None
+    engine = "\n".join(f"{name} {value}" for name, value in sorted(settings.items())) if settings else ""
+    return {"commit": measured.repository.words or "", "engine": engine} | versions | {"as_published": manifest.as_published}
 
 
 def _block(manifest: Manifest | None, level: Level) -> dict[str, Any]:

@@ -19,6 +19,8 @@ SIZES = ("tp", "num", "p_num", "p_tp", "d_num", "d_tp")
 OWN = {
     counters.ENV: "engines keep their counters where a level's gates read them",
     SIDE_CHANNEL: "every engine of a node would take this one port",
+    "VLLM_NIXL_SIDE_CHANNEL_HOST": "every engine would announce this one address, whatever its node",
+    "UCX_TLS": "--ucx-tls sets it, and the manifest records that",
 }
 
 

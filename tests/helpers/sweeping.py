@@ -33,6 +33,9 @@ def main(arguments):
     content = json.loads(os.environ["CONTENT"]) | {"arguments": arguments, "pid": os.getpid()}
     content["max_concurrency"] = int(given.get("--max-concurrency", 0)) or None
     content["request_rate"] = float(given.get("--request-rate", "inf"))
+    if content["max_concurrency"]:  # 95% of it in flight
+        each = 950 * content["max_concurrency"] * content["duration"] / content["completed"]
+        content |= {"mean_tpot_ms": each / 20, "mean_ttft_ms": each / 2}  # 10 tokens after the first
     open(path, "w").write(json.dumps(content))
     if os.environ.get("HANGS"):
         open(path + ".pid", "w").write(str(os.getpid()))

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -15,18 +16,20 @@ settings.load_profile("shared")
 PUBLISHED = Path(__file__).resolve().parents[2].parent / "shared" / "published"
 
 
-def _level_content(concurrency=4, rate=None, requests=20, isl=100, osl=11, duration=2.0, detailed=False, **more):
-    """What the client writes for one level; the defaults make 1000 tokens/s in and 110 tokens/s out."""
+def _level_content(concurrency=4, rate=None, requests=None, isl=100, osl=11, duration=None, detailed=False, **more):
+    """What the client writes for one level; the defaults: 20 requests, 1000 tokens/s in and 110 tokens/s out, no details.
+
+    What a test does not give is fitted to what it gives, so that the level obeys `pdbench/read/laws.py`.
+    """
+    requests = requests or max(20, concurrency or 0)
     content = {
         "date": "20251021-000022", "endpoint_type": "vllm", "backend": "vllm", "label": None,
         "model_id": "tiny", "tokenizer_id": "tiny", "num_prompts": requests, "request_rate": rate or "inf",
         "burstiness": 1.0, "max_concurrency": concurrency,
-        "duration": duration, "completed": requests, "failed": 0, "total_input_tokens": requests * isl,
+        "duration": duration or requests / 10, "completed": requests, "failed": 0, "total_input_tokens": requests * isl,
         "total_output_tokens": requests * osl,
-        "request_throughput": requests / duration, "request_goodput": None,
-        "output_throughput": requests * osl / duration,
-        "total_token_throughput": requests * (isl + osl) / duration, "max_output_tokens_per_s": 792.0,
-        "max_concurrent_requests": 8,
+        "request_throughput": 0.0, "request_goodput": None, "output_throughput": 0.0, "total_token_throughput": 0.0,
+        "max_output_tokens_per_s": 792.0, "max_concurrent_requests": 8,
     }  # fmt: skip
     for metric, median in (("ttft", 50.0), ("tpot", 10.0), ("itl", 9.0)):
         one_token = osl == 1 and metric != "ttft"
@@ -35,10 +38,41 @@ def _level_content(concurrency=4, rate=None, requests=20, isl=100, osl=11, durat
     if detailed:
         content |= {
             "input_lens": [isl] * requests, "output_lens": [osl] * requests, "ttfts": [0.05] * requests,
-            "itls": [[0.01] * (osl - 1)] * requests, "start_times": [1.5] * requests,
+            "itls": [[0.01] * (osl - 1)] * requests, "start_times": [1.5 + 0.15 * (i // concurrency) for i in range(requests)],
             "generated_texts": ["abc"] * requests, "errors": [""] * requests,
         }  # fmt: skip
-    return content | more
+    return _lawful(content | more, more | ({"duration": duration} if duration else {}))
+
+
+def _lawful(content, given=()):
+    """Fit what is not among the keys `given`: means to the load, or a summary and a duration to the requests' own times."""
+    given = {key: content[key] for key in given}
+    requests, osl = content["completed"], content["total_output_tokens"] // content["completed"]
+    at_once = min(content["max_concurrency"] or requests, requests) if content["request_rate"] == "inf" else None
+    if "itls" in content:
+        ttft, itl = np.array(content["ttfts"]), [np.array(gaps) for gaps in content["itls"]]
+        values = {"ttft": ttft, "tpot": np.array([gaps.sum() for gaps in itl]) / max(1, osl - 1), "itl": np.concatenate(itl)}
+        for metric, of in values.items() if osl > 1 else [("ttft", ttft)]:
+            for name, value in (
+                ("mean", of.mean()),
+                ("median", np.median(of)),
+                ("p99", np.percentile(of, 99)),
+                ("std", of.std()),
+            ):
+                content[f"{name}_{metric}_ms"] = 1e3 * float(value)
+        took = ttft + [gaps.sum() for gaps in itl]
+        span = float(np.max(np.array(content["start_times"]) + took) - np.min(content["start_times"]))
+        content["duration"] = max(span, float(took.sum()) / (0.95 * at_once)) if at_once else span
+    elif at_once:
+        each = 950 * at_once * content["duration"] / requests  # ms of a request where 95% of the load is in flight
+        content["mean_tpot_ms"] = min(content["mean_tpot_ms"], each / 2 / max(1, osl - 1))
+        content["mean_ttft_ms"] = each - content["mean_tpot_ms"] * (osl - 1)
+        for metric in ("ttft", "tpot", "itl"):
+            content[f"p99_{metric}_ms"] = 3 * content[f"median_{metric}_ms"]
+    content |= given
+    prompts, answers = content["total_input_tokens"], content["total_output_tokens"]
+    counts = {"request_throughput": requests, "output_throughput": answers, "total_token_throughput": prompts + answers}
+    return content | {key: given.get(key, count / content["duration"]) for key, count in counts.items()}
 
 
 def _write_folder(root, name, levels):
@@ -78,6 +112,12 @@ def _speed_record(stem, speed):
 @pytest.fixture(scope="session")
 def speed_record():
     return _speed_record
+
+
+@pytest.fixture(scope="session")
+def lawful():
+    """Fits a level's summary and duration to its details, after a test has replaced some."""
+    return _lawful
 
 
 @pytest.fixture(scope="session")

@@ -168,15 +168,25 @@ def test_prompts_shorter_than_a_cache_block_are_never_cached(arm):
 
 
 def test_a_cold_first_level(arm):
-    folder = arm("2xtp1", mean_ttft_ms=[150.0, 80.0, 90.0], p99_ttft_ms=[1900.0, 200.0, 200.0])
+    folder = arm("2xtp1", mean_ttft_ms=[150.0, 80.0, 90.0], p99_ttft_ms=[1900.0, 200.0, 200.0], duration=[13.7, 5.0, 2.63])
     reported = "conc4, the first level measured: TTFT has a median of 50, a mean of 150 and a p99 of 1,900 ms"
     assert seen("cold start", folder) == f"{reported}; the mean of conc8 is 80"
 
 
-@pytest.mark.parametrize("means", [[70.0, 60.0, 60.0], [150.0, 160.0, 170.0]])
-def test_a_first_level_like_the_others_is_not_cold(arm, means):
+@pytest.mark.parametrize(
+    ("means", "durations"), [([70.0, 60.0, 60.0], [9.5, 4.5, 2.25]), ([150.0, 160.0, 170.0], [13.7, 7.1, 3.7])]
+)
+def test_a_first_level_like_the_others_is_not_cold(arm, means, durations):
     """A mean of 1.4 medians is the spread of requests; one that load explains grows with load."""
-    assert found(arm("2xtp1", mean_ttft_ms=means)) == []
+    assert found(arm("2xtp1", mean_ttft_ms=means, duration=durations)) == []
+
+
+def test_an_overloaded_level_is_named_with_what_was_served(tmp_path, write_folder, level_content):
+    """20 requests at 8/s need 2.5 s, and their own time; these took 10."""
+    levels = {f"rr{rate}.json": level_content(None, rate=float(rate), requests=200, duration=took)
+              for rate, took in ((2, 100.0), (8, 100.0))}  # fmt: skip
+    folder = write_folder(tmp_path, MIXED + "2xtp1", levels)
+    assert seen("overloaded", folder) == "requests/s served: rr8 2 of 8"
 
 
 def test_few_requests_are_named_with_their_number(arm):
@@ -208,6 +218,46 @@ def test_engines_of_other_versions(arm, make_manifest):
         manifest.deployment.machines = [manifest.client.model_copy(update={"versions": {"vllm": version}})]
     folders = [arm(m.deployment.layout, manifest=m) for m in manifests]
     assert seen("mixed versions", *folders) == "engines' vllm: 0.29.0 in 1 of 2 folders, 0.11.0 in 1 of 2 folders"
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "reported"),
+    [
+        ("mixed clients", {"backend": "openai-chat"}, "backend: openai-chat in 1 of 2 folders, vllm in 1 of 2 folders"),
+        ("mixed models", {"model_id": "other"}, "model_id: other in 1 of 2 folders, tiny in 1 of 2 folders"),
+        ("mixed loads", {"burstiness": 0.1}, "burstiness: 0.1 in 1 of 2 folders, 1.0 in 1 of 2 folders"),
+    ],
+)
+def test_what_the_client_was_asked_for_otherwise(arm, kind, change, reported):
+    folders = arm("2xtp1"), arm("1xtp2", **change)
+    assert [name for name, _ in found(*folders)] == [kind] and seen(kind, *folders) == reported
+
+
+def test_numbers_of_requests_count_at_a_rate_only(arm, tmp_path, write_folder, level_content):
+    assert found(arm("2xtp1"), arm("1xtp2", requests=300, duration=3.1)) == []
+    rates = [write_folder(tmp_path, MIXED + name, {"rr8.json": level_content(None, rate=8.0, requests=n, duration=n / 8)})
+             for name, n in (("4xtp1", 200), ("8xtp1", 300))]  # fmt: skip
+    assert seen("mixed loads", *rates) == "requests at 8/s: 300 in 1 of 2 folders, 200 in 1 of 2 folders"
+
+
+def test_engines_with_other_settings(arm, make_manifest):
+    """Sizes and transport are what arms differ in; a setting that one manifest has is `default` in the other."""
+    ours = {"tensor_parallel_size": 2, "max_num_batched_tokens": 512, "speculative_config": {"method": "ngram"}}
+    configs = {
+        "2xtp1": {"engine_kwargs": ours, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "8", "UCX_TLS": "tcp"}}},
+        "1xtp2": {"engine_kwargs": {"tensor_parallel_size": 1, "max_num_batched_tokens": 3200},
+                  "experimental_configs": {"stream_batching_interval_ms": 50}},
+    }  # fmt: skip
+    folders = [
+        arm(layout, manifest=make_manifest(layout, "collocated", gpus=2, llm_configs={"collocated": config}))
+        for layout, config in configs.items()
+    ]
+    reported = [f.seen for f in audit(read_study(folders, details=False)) if f.kind == "mixed engines"]
+    assert sorted(line.split(":")[0] for line in reported) == [
+        "OMP_NUM_THREADS", "max_num_batched_tokens", "speculative_config", "stream_batching_interval_ms",
+    ]  # fmt: skip
+    assert "max_num_batched_tokens: 3200 in 1 of 2 folders, 512 in 1 of 2 folders" in reported
+    assert any(line.startswith("stream_batching_interval_ms: ") and "default in 1 of 2" in line for line in reported)
 
 
 def test_another_workload_is_not_compared(arm):

@@ -25,8 +25,14 @@ def arm(tmp_path, write_folder, level_content):
     def write(name, levels, prefix=MIXED, within="results", manifest=None, **more):
         gpus, files = Layout.parse_published(name)[0].gpus, {}
         for level, (tpot, throughput) in levels.items():
-            # 20 requests of 100 tokens on gpus of the node's 8: 2000 / duration = throughput x gpus / 8
-            content = {"duration": 2000 * 8 / (throughput * gpus), "median_tpot_ms": tpot, "date": f"2026-{next(second):04d}"}
+            # Requests of 100 tokens on gpus of the node's 8: 100 x requests / duration = throughput x gpus / 8
+            requests = max(20, level)
+            content = {
+                "requests": requests,
+                "duration": 100 * requests * 8 / (throughput * gpus),
+                "median_tpot_ms": tpot,
+                "date": f"2026-{next(second):04d}",
+            }
             files[f"conc{level}.json"] = level_content(level, **content | more)
         folder = write_folder(tmp_path / within, prefix + name, files)
         if manifest:

@@ -158,3 +158,21 @@ def test_a_missing_file_lists_those_that_exist(tmp_path):
     assert str(caught.value) == f"no such file: {tmp_path / 'none.yaml'} (there are: {have})"
     with pytest.raises(ConfigError, match=r"there are: configs/hardware/cpu.yaml, configs/hardware/h100-x1"):
         load_hardware(tmp_path)  # a folder is no file
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [
+        ("tensor_parallel_size: 2", "tensor_parallel_size cannot be set here: the layout decides it"),
+        ("max_model_len: 5000", "max_model_len cannot be set here: it is a key of the model file"),
+        ("kv_transfer_config: {kv_connector: X}", "kv_transfer_config cannot be set here: the mode and --backend decide it"),
+        ("data_parallel_size: 2", "data_parallel_size cannot be set here: layouts know tensor parallelism only"),
+        ("pipeline_parallel_size: 2", "pipeline_parallel_size cannot be set here: layouts know"),
+        ("enable_expert_parallel: true", "enable_expert_parallel cannot be set here: layouts know"),
+    ],
+)
+def test_engine_arguments_that_are_decided_elsewhere_are_refused(tmp_path, argument, reason):
+    """They were dropped without a word, or made engines on GPUs that no number counted."""
+    assert reason in refusal(load_model, tmp_path / "m.yaml", MODEL + f"engine_kwargs: {{{argument}}}\n")
+    hardware = f"base: {ROOT / 'configs/hardware/cpu.yaml'}\nengine_kwargs: {{{argument}}}\n"
+    assert reason in refusal(load_hardware, tmp_path / "h.yaml", hardware)

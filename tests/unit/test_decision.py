@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdbench.analysis.decision import bands, cost, decide, highest, workloads
+from pdbench.analysis.decision import bands, cost, decide, highest, overloaded, workloads
 from pdbench.analysis.frontier import attainable
 from pdbench.analysis.sla import Bound, parse, per_request
+from pdbench.read.level_file import ResultError
 from pdbench.read.results import read_results
 
 # -- what is typed --
@@ -41,7 +42,7 @@ def table(*rows, kind="concurrency"):
         row |= {"model": "tiny", "isl": 100, "osl": 11, "phase": "mixed", "median_tpot_ms": tpot, "median_ttft_ms": ttft}
         row |= {"input_throughput_per_node": rate, "output_throughput_per_node": 0.11 * rate}
         row |= {"total_throughput_per_node": 1.11 * rate, "request_throughput_per_node": rate / 100}
-        made.append(row)
+        made.append(row | {"request_throughput": rate / 200, "served_share": float("nan")})
     return pd.DataFrame(made)
 
 
@@ -103,6 +104,18 @@ def test_of_equal_arms_the_collocated_one_is_best_in_any_order():
     rows = [(PD, 4, 8, 1, 1000), ("2xtp2", 4, 8, 1, 1000), ("p2xtp1-d1xtp2", 4, 8, 1, 1000)]
     for order in (rows, rows[::-1]):
         assert list(decide(table(*order), parse("tpot=9"))["arm"]) == ["2xtp2", PD, "p2xtp1-d1xtp2"]
+
+
+def test_an_overloaded_level_keeps_no_bound_on_ttft():
+    """At 8/s requests wait in a queue: how long depends on their number, not on the arm."""
+    rates = table(("2xtp2", 4, 8, 100, 1000), ("2xtp2", 8, 8, 9000, 1500), (PD, 8, 8, 9000, 1500), kind="request-rate")
+    rates["served_share"] = [1.0, 0.7, 0.94]
+    bounds = parse("ttft=20000")
+    assert decide(rates, bounds)["arm"].tolist() == ["2xtp2"]
+    assert decide(rates, bounds)["level"].tolist() == [4] and len(overloaded(rates, bounds)) == 2
+    assert decide(rates, parse("tpot=10"))["throughput"].tolist() == [1500, 1500], "throughput and TPOT are real"
+    with pytest.raises(ResultError, match="no level was served as fast as its requests came"):
+        decide(rates[1:], bounds)
 
 
 def test_a_request_rate_is_no_concurrency():

@@ -97,6 +97,8 @@ FAULTS = [
     ("UCX_TLS", "fail", "no transport with active messages", "add tcp", cpu(environment={"UCX_TLS": "posix,self,cma"})),
     ("UCX_TLS", "fail", "no transport with active messages", "add tcp", cpu(environment={"UCX_TLS": "rc,sm"})),
     ("UCX_TLS", "fail", "no transport with active messages", "add tcp", cpu(environment={"UCX_TLS": "^tcp"})),
+    ("VLLM_NIXL_SIDE_CHANNEL_HOST", "fail", "this one address", "unset it",
+     cpu(environment={"VLLM_NIXL_SIDE_CHANNEL_HOST": "localhost"})),
     ("VLLM_NIXL_SIDE_CHANNEL_PORT", "fail", "this one port", "unset it",
      cpu(environment={"VLLM_NIXL_SIDE_CHANNEL_PORT": "5600"})),
     ("/dev/shm", "fail", "less than 1.0 GiB", "--shm-size", cpu(shm=Space(path="/dev/shm", total=2**26, free=2**26))),

@@ -165,11 +165,11 @@ def test_network_is_of_one_pd_layout(read, level_content, names, reported):
 
 
 @pytest.fixture
-def detailed(read, level_content):
+def detailed(read, level_content, lawful):
     """Three requests at concurrency 2: in turn 0.1, 0.2, 0.3 s to the first token, then 10 tokens each 10 ms."""
     times = {"start_times": [1.5, 1.5, 2.0], "ttfts": [0.1, 0.2, 0.3], "itls": [[0.01] * 9 + [0.05]] * 3}
-    level = {"conc2.json": level_content(2, requests=3, detailed=True) | times}
-    more = {"conc4.json": level_content(4, requests=3, detailed=True) | times}
+    level = {"conc2.json": lawful(level_content(2, requests=3, detailed=True) | times)}
+    more = {"conc4.json": level_content(4, detailed=True)}
     return read({COLLOCATED.format("2xtp1"): level | more, COLLOCATED.format("p1xtp1-d1xtp1"): level})
 
 
@@ -191,9 +191,13 @@ def test_latencies_are_distribution_functions(detailed):
     assert y[x < 11].max() == pytest.approx(0.9, abs=0.001) and x.max() == pytest.approx(50)
 
 
-def test_latencies_of_repeats_are_put_together(read, level_content):
+def test_latencies_of_repeats_are_put_together(read, level_content, lawful):
     files = {"conc4.json": 0.1, "conc4_rep2.json": 0.3}
-    contents = {name: level_content(detailed=True) | {"ttfts": [ttft] * 20} for name, ttft in files.items()}
+    starts = [1.5 + (i // 4) for i in range(20)]
+    contents = {
+        name: lawful(level_content(detailed=True) | {"ttfts": [ttft] * 20, "itls": [[0.05] * 10] * 20, "start_times": starts})
+        for name, ttft in files.items()
+    }
     x, y = panel(draw(read({PACK: contents}), View(figure="latencies")), "ttft").get_lines()[0].get_xydata().T
     assert y[x < 150].max() == pytest.approx(0.5)
 

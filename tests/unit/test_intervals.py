@@ -18,7 +18,7 @@ def arm(tmp_path, write_folder, level_content):
         contents = {}
         for stem, ttft in levels.items():
             spread = [ttft * (0.9 + 0.01 * i) for i in range(20)]
-            starts = [0.1 * i for i in range(20)]
+            starts = [(ttft + 0.1) * (i // 4) for i in range(20)]
             content = level_content(detailed=True, osl=osl, ttfts=spread, start_times=starts)
             contents[f"{stem}.json"] = content
         return write_folder(tmp_path, f"tiny_itl100_otl{osl}_mixed_{name}", contents)
@@ -37,7 +37,10 @@ def test_repeats_are_pooled_and_their_spread_widens_the_interval(arm):
     assert ttft.loc["1xtp1", "low"] > 940 and ttft.loc["1xtp1", "high"] < 1050
     assert ttft.loc["2xtp1", "low"] < 600 and ttft.loc["2xtp1", "high"] > 1300
     rate = table[table["statistic"] == "request_throughput"].set_index("arm")
-    assert rate.loc["2xtp1", "estimate"] == 10 and math.isnan(rate.loc["1xtp1", "low"])
+    # 4 in flight, less 5%, over their time: 0.5, 1 and 1.5 x 0.995 s and 10 tokens of 10 ms.
+    assert rate.loc["2xtp1", "estimate"] == pytest.approx(3.8 * (1 / 0.5975 + 1 / 1.095 + 1 / 1.5925) / 3) and math.isnan(
+        rate.loc["1xtp1", "low"]
+    )
 
 
 def test_a_single_output_token_has_no_tpot(arm):
@@ -54,14 +57,14 @@ def test_without_details_there_is_no_interval(tmp_path, write_folder, level_cont
 def test_viz_prints_intervals(arm, capsys):
     viz.main(["--show-intervals", "--exps", str(arm("1xtp1", {"conc4": 1.0, "conc4_rep2": 1.0}))])
     out = capsys.readouterr().out
-    assert "TTFT median" in out and "995 [" in out and "10 [-, -]" in out
+    assert "TTFT median" in out and "995 [" in out and "3.47 [-, -]" in out
 
 
 def test_viz_prints_goodput(arm, capsys):
-    """TTFT is 900 to 1090 ms: 11 of 20 requests are within 1000, in 2 s."""
+    """TTFT is 900 to 1090 ms: 11 of 20 requests are within 1000, in 5.76 s: 4 in flight, less 5%, of 1.095 s each."""
     viz.main(["--show-tables", "--sla", "ttft=1000.1,tpot=20", "--exps", str(arm("1xtp1", {"conc4": 1.0}))])
     out = capsys.readouterr().out
-    assert "goodput" in out and out.splitlines()[4].split()[-1] == "5.50"
+    assert "goodput" in out and out.splitlines()[4].split()[-1] == "1.91"
 
 
 WRONG = ["", "ttft", "ttft=x", "ttft=0", "ttft=-1", "ttft=nan", "ttft=inf", "ttft=5,"]

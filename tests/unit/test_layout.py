@@ -86,10 +86,23 @@ def test_published_spellings(name, layout, placement):
     "name", ["", "baseline", "2xtp4_4xtp2", "02xtp4", "1xtp4-1xtpep4", "pack_1xtpep4-1xtp4", "1xtp4-0xtp2"]
 )
 def test_a_published_name_has_exactly_one_layout(name):
-    with pytest.raises(ValueError, match="no single layout"):
+    with pytest.raises(ValueError, match="no single layout|tensor parallelism only"):
         Layout.parse_published(name)
 
 
 def test_every_control_stands_like_a_mode_that_is_none():
     assert {placed_as(mode) for mode in MODES} == set(MODES) - set(CONTROLS) == set(CONTROLS.values())
     assert all(placed_as(mode) == mode for mode in CONTROLS.values())
+
+
+@pytest.mark.parametrize("word", ["dp2", "2xdp8", "pp2", "ep8", "4xtp2dp2", "1xtpep4", "cp2", "dcp2"])
+@pytest.mark.parametrize("name", ["4xtp2_{}", "1xtp4-{}", "pack_p1xtp4-d1xtp4-{}", "{}_2xtp4"])
+def test_another_parallelism_is_refused(name, word):
+    """20 GPUs as 4 would make throughput per GPU five times too high."""
+    with pytest.raises(ValueError, match=f"'{word}' in .*: this notation knows tensor parallelism only"):
+        Layout.parse_published(name.format(word))
+
+
+@pytest.mark.parametrize("name", ["2xtp4_step3", "2xtp4-deep2", "h100_2xtp4", "2xtp4_rep2"])
+def test_words_that_only_look_like_one_are_remarks(name):
+    assert str(Layout.parse_published(name)[0]) == "2xtp4"

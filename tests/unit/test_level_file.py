@@ -89,11 +89,11 @@ def test_details_that_do_not_fit_are_refused(tmp_path, write_folder, level_conte
 
 
 def test_details_are_passed_over_where_nobody_asks(tmp_path, write_folder, level_content):
-    content = level_content(detailed=True, p90_ttft_ms=60.0)
+    content = level_content(detailed=True, p90_ttft_ms=50.0)
     whole = read_one(write_folder, tmp_path, content)
     quick = read_one(write_folder, tmp_path, content, details=False)
-    rests_on_details = whole.index.str.match("steady_|p95_ttft|p9[05]_(tpot|itl)")
-    assert quick[~rests_on_details].equals(whole[~rests_on_details]) and quick["p90_ttft_ms"] == 60
+    rests_on_details = whole.index.str.match("tokens_per_piece|p95_ttft|p9[05]_(tpot|itl)")
+    assert quick[~rests_on_details].equals(whole[~rests_on_details]) and quick["p90_ttft_ms"] == 50
     assert quick[rests_on_details].isna().all() and whole["p95_itl_ms"] == 10
     # What is passed over may be broken; what is left may not, and a failed request is seen.
     text = json.dumps(content).replace('"itls": [[0.01', '"itls": [[oops')
@@ -190,6 +190,6 @@ def test_whatever_a_file_holds_a_row_has_finite_numbers(tmp_path, write_folder, 
         assert str(error).startswith(f"{tmp_path / COLLOCATED / 'conc4.json'}: ")
     else:
         numbers = row[[not isinstance(value, str) for value in row]]
-        rests_on_details = numbers.index.str.match("steady_|p90_|p95_")
+        rests_on_details = numbers.index.str.match("served_share|tokens_per_piece|p90_|p95_")
         assert all(math.isfinite(value) and value >= 0 for value in numbers[~rests_on_details])
         assert all(not value < 0 for value in numbers[rests_on_details]), "NaN where the details are not there"

@@ -24,7 +24,15 @@ def table(*rows, **more):
     for arm, serving, layout, level, ttft, tpot, rate in rows:
         seen[arm, level] = seen.get((arm, level), 0) + 1
         row = {"arm": arm, "serving": serving, "layout": layout, "placement": "", "level": level, "repeat": seen[arm, level]}
-        row |= {"model": "tiny", "isl": 500, "osl": 64, "phase": "mixed", "kind": "concurrency", "accelerator": "CPU"}
+        row |= {
+            "engine": "",
+            "model": "tiny",
+            "isl": 500,
+            "osl": 64,
+            "phase": "mixed",
+            "kind": "concurrency",
+            "accelerator": "CPU",
+        }
         made.append(row | {"median_ttft_ms": ttft, "median_tpot_ms": tpot, "request_throughput": rate} | more)
     return pd.DataFrame(made)
 
@@ -41,6 +49,14 @@ def test_one_repeat_of_each_by_hand():
     assert row["throughput_ratio"] == pytest.approx(3.69 / 11.24) and row["request_throughput_bare"] == 11.24
     for name in ("added_ttft_ms", "added_tpot_ms", "throughput_ratio"):
         assert math.isnan(row[f"{name}_from"]) and math.isnan(row[f"{name}_to"]) and row[f"{name}_noise"] is False
+
+
+def test_engines_that_were_set_differently_show_nothing_of_ray_serve():
+    pair = table((*BARE, 8, 40.0, 8.1, 11.24), (*RAY, 8, 95.0, 25.1, 3.69))
+    for engines in (["a 1\nb 2", "a 1\nb 2"], ["", "a 1"]):
+        assert len(overheads(pair.assign(engine=engines))) == 1, "alike, or unknown"
+    with pytest.raises(ResultError, match="the engines of r and b were set differently: a 3 against a 1, b 2"):
+        overheads(pair.assign(engine=["a 1\nb 2", "a 3"]))
 
 
 def test_three_repeats_have_a_spread_and_their_median():

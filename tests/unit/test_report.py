@@ -25,7 +25,7 @@ HOSTILE = "<!--<script><img src=x onerror=alert(1)>"  # <!--<script would hide t
 def study(tmp_path, write_folder, level_content):
     """A collocated arm of 2 GPUs, measured twice, and a PD arm of 3: twice the requests in the second repeat's 2 s."""
     once = {f"conc{k}.json": level_content(k) for k in (4, 8)}
-    again = {f"conc{k}_rep2.json": level_content(k, requests=40) for k in (4, 8)}
+    again = {f"conc{k}_rep2.json": level_content(k, requests=40, duration=2.0) for k in (4, 8)}
     folders = [
         write_folder(tmp_path, "tiny_itl100_otl11_mixed_2xtp1", once | again),
         write_folder(tmp_path, "tiny_itl100_otl11_mixed_pack_1xtp1-1xtp2", once),

@@ -12,8 +12,6 @@ from pdbench.read.requests import (
     interval,
     interval_of_means,
     percentiles,
-    steady,
-    steady_window,
 )
 
 # Two clients, one request after another each: 100 prompt tokens, 3 output tokens.
@@ -40,14 +38,12 @@ def test_times_of_each_request(requests):
 @pytest.mark.parametrize("key", CONTENT)
 def test_without_a_detail_there_is_nothing_to_say(key):
     assert Requests.of({k: v for k, v in CONTENT.items() if k != key}) is None
-    assert all(map(math.isnan, [*steady(None).values(), *percentiles(None).values(), goodput(None, 3.0, {"ttft": 600})]))
+    assert all(map(math.isnan, [*percentiles(None).values(), goodput(None, 3.0, {"ttft": 600})]))
 
 
 def test_two_tokens_in_one_piece_are_two_tokens():
     merged = Requests.of(CONTENT | {"itls": [[0.5], *[[0.25, 0.25]] * 4]})
     assert list(merged.tpot) == [0.25] * 5 and list(merged.values("itl")) == [500] + [250] * 8
-    # Of the first request both tokens come at 1, which is when the window begins: as before.
-    assert steady(merged)["steady_output_throughput"] == 6.0
 
 
 def test_percentiles_are_over_requests_and_over_tokens():
@@ -59,20 +55,6 @@ def test_percentiles_are_over_requests_and_over_tokens():
     assert found["p90_tpot_ms"] == pytest.approx(870) and found["p90_itl_ms"] == pytest.approx(910)
 
 
-def test_the_steady_window_leaves_out_ramp_and_drain(requests):
-    """From the first end, at 1, to the last start, at 2: in it two ends, two first tokens, six tokens."""
-    assert steady_window(requests) == (1.0, 2.0)
-    # First tokens at .5 1 1.5 2 2.5, so in (1, 2] are 2; tokens of request 2 at 1.25 and 1.5, of request 3 at
-    # 1.5, 1.75 and 2, of request 4 at 2: 6 tokens; ends at 1.5 and 2.
-    expected = {"steady_duration": 1.0, "steady_request_throughput": 2.0}
-    assert steady(requests) == expected | {"steady_input_throughput": 200.0, "steady_output_throughput": 6.0}
-
-
-def test_a_level_that_is_all_ramp_has_no_steady_state():
-    at_once = Requests.of(CONTENT | {"start_times": [0.0] * 5})
-    assert steady_window(at_once) is None and math.isnan(steady(at_once)["steady_output_throughput"])
-
-
 def test_goodput_counts_requests_that_kept_to_every_bound(requests):
     assert goodput(requests, 3.0, {"ttft": 600}) == pytest.approx(4 / 3)
     assert goodput(requests, 3.0, {"ttft": 600, "tpot": 200}) == 0
@@ -82,7 +64,7 @@ def test_goodput_counts_requests_that_kept_to_every_bound(requests):
 def test_a_single_token_has_no_tpot_to_be_late_with():
     single = Requests.of(CONTENT | {"itls": [[]] * 5, "output_lens": [1] * 5})
     assert math.isnan(single.tpot[0]) and goodput(single, 3.0, {"tpot": 1}) == pytest.approx(5 / 3)
-    assert steady(single)["steady_output_throughput"] > 0 and math.isnan(percentiles(single)["p90_itl_ms"])
+    assert math.isnan(percentiles(single)["p90_itl_ms"])
 
 
 def level(rng, ttft):

@@ -32,7 +32,7 @@ def test_per_node_is_scaled_by_the_gpus_of_the_layout(tmp_path, write_folder, le
 
 
 def test_interactivity_and_chunk_latency_come_from_the_medians(tmp_path, write_folder, level_content):
-    content = level_content(median_ttft_ms=50.0, median_tpot_ms=10.0, mean_ttft_ms=70.0, mean_tpot_ms=12.0)
+    content = level_content(duration=1.0, median_ttft_ms=50.0, median_tpot_ms=10.0, mean_ttft_ms=70.0, mean_tpot_ms=12.0)
     row = read_one(write_folder, tmp_path, content)
     assert row["interactivity"] == 100  # tokens/s/user
     assert row["chunk_latency_ms"] == 50 + 15 * 10

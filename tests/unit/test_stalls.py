@@ -98,6 +98,24 @@ def test_one_output_token_has_no_stalls(arm, level_content, write_folder, tmp_pa
         lines_of(*folders)
 
 
+@pytest.mark.parametrize(("pieces", "compared"), [(1, True), (2, False), (10, False)])
+def test_pieces_of_several_tokens_are_no_stalls(tmp_path, write_folder, level_content, lawful, pieces, compared):
+    """Equal TPOT; one arm sends single tokens, the other `pieces` at once: its gaps are longer, its stalls are not."""
+    single = level_content(detailed=True)
+    several = lawful(single | {"itls": [[0.01 * pieces] * (10 // pieces)] * 20})
+    contents = {"2xtp1": single, "pack_p1xtp1-d1xtp1": several}
+    folders = [
+        write_folder(tmp_path, f"tiny_itl100_otl11_mixed_{name}", {"conc4.json": content}) for name, content in contents.items()
+    ]
+    if compared:
+        assert lines_of(*folders)[0].endswith("no difference that one run could show")
+    else:
+        with pytest.raises(
+            ResultError, match=rf"level 4: p1xtp1-d1xtp1 pack sends {pieces}.0 tokens a piece, 2xtp1 1.0: the gaps"
+        ):
+            lines_of(*folders)
+
+
 def test_viz_prints_them(arm, capsys):
     folders = arm("2xtp1", {4: (10.0, 300.0)}), arm("pack_p1xtp1-d1xtp1", {4: (11.0, 100.0)})
     viz.main(["--show-stalls", "--exps", *map(str, folders)])
