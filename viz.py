@@ -31,9 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     from pdbench.read.results import read_study
 
     goodput = per_request(args.sla or ())
-    details = bool(
-        args.sla or args.export or args.report or args.show_intervals or args.show_stalls or args.figure in OF_REQUESTS
-    )
+    details = bool(args.sla or args.export or args.report or args.show_stalls or args.figure in OF_REQUESTS)
     decide = args.show_decision or args.sla or args.gpu_hour_price
     try:
         study = read_study(
@@ -49,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.show_stalls:
             print(*stall_lines(table), sep="\n")
         if args.show_intervals:
-            tables.print_intervals(level_intervals(study))
+            tables.print_intervals(level_intervals(study.table))
         if args.show_blocks:
             from pdbench.analysis.blocks import paired  # SciPy takes a second
 

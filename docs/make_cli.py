@@ -22,7 +22,7 @@ SCRIPTS = (
     "pdbench.read.trim",
     "debug/doctor.py", "debug/test_nixl_connector_ray.py", "debug/which_transport.py",
     "debug/build_nixl_ucx_efa.sh",
-    "benchmarks/stages.py", "benchmarks/routing.py", "benchmarks/read_speed.py",
+    "benchmarks/stages.py", "benchmarks/routing.py", "benchmarks/read_speed.py", "benchmarks/coverage.py",
     "packaging/lock.py", "packaging/offline.py", "packaging/install_offline.sh",
 )  # fmt: skip
 HEADER = """# Command line reference

@@ -8,14 +8,13 @@ import math
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from pdbench.analysis.decision import MIN_REPEATS, WORKLOAD, collocated
+from pdbench.analysis import repeats
+from pdbench.analysis.decision import WORKLOAD, collocated
 from pdbench.read.level_file import ResultError
 from pdbench.read.results import contenders
 
 MEASURES = ("request_throughput", "median_ttft_ms", "median_tpot_ms", "p99_itl_ms")
-CONFIDENCE = 0.95
 
 
 def paired(table: pd.DataFrame) -> pd.DataFrame:
@@ -52,16 +51,8 @@ def _ratios(both: pd.DataFrame) -> dict[str, float | bool]:
     """The ratios at one level; a row for each block."""
     found: dict[str, float | bool] = {}
     for name in MEASURES:
-        mean, low, high = interval(np.log(both[name] / both[f"{name}_base"]).to_numpy())
+        logs = np.log(both[name] / both[f"{name}_base"]).to_numpy()
+        mean, (low, high) = float(np.mean(logs)), repeats.of_mean(logs)
         found |= {name: math.exp(mean), f"{name}_from": math.exp(low), f"{name}_to": math.exp(high)}
         found[f"{name}_noise"] = bool(low <= 0 <= high)
     return found
-
-
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Return mean and Student's 95% interval of values, shape (n,); the ends are NaN where n is below three."""
-    mean = float(np.mean(values))
-    if len(values) < MIN_REPEATS:
-        return mean, math.nan, math.nan
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
-    return mean, mean - half, mean + half

@@ -1,8 +1,8 @@
 """Decide which layout suits which latency: bands of latency with their best arm, and the answer to a given SLA.
 
-Uncertainty comes from repeats: they are drawn with replacement within each level, 500 times, and what is asked is
-computed again from each draw; 95% intervals lie between its percentiles. An arm with fewer than three repeats of a
-level has none. A difference whose interval contains 0 is noise.
+Uncertainty comes from repeats: what is asked is computed from the first repeats of all levels, from the second ones, and so
+on, and 95% intervals are of these values (`repeats.py`). An arm with fewer than three repeats of a level has none. Leads are
+simultaneous over all arms that are compared. A difference whose interval contains 0 is noise.
 """
 
 from collections import defaultdict
@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pdbench.analysis import repeats
 from pdbench.analysis.frontier import crossovers, curves
 from pdbench.analysis.sla import Bound
 from pdbench.layout import Layout
 from pdbench.read.laws import SERVED
 from pdbench.read.level_file import TOKENS, ResultError
-from pdbench.read.requests import RESAMPLES, between
 from pdbench.read.results import contenders
 
 WORKLOAD = ["model", "isl", "osl", "phase", "kind"]
-MIN_REPEATS = 3
 RATES = [f"{kind}_throughput_per_node" for kind in (*TOKENS, "request")]
 
 
@@ -70,21 +69,13 @@ def bands(table: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
     bands = crossovers(found, collocated(table))
     counted = "gpus_per_node" if throughput.endswith("_per_node") else "gpus"
     bands["gpus"] = bands["best"].map(table.drop_duplicates("arm").set_index("arm")[counted])
-    repeats = _repeats(table, [throughput, latency], [])
+    measured = _repeats(table, [throughput, latency], [])
     for row in bands.itertuples():
+        leads = repeats.of_ratios(_each(measured, np.array([row.middle])))
         for name, margin in (("next_best", "next_margin"), ("collocated", "collocated_margin")):
-            ends = [f"{margin}_from", f"{margin}_to"]
-            bands.loc[row.Index, ends] = _margin_interval(repeats, row.best, getattr(row, name), row.middle)
+            low, high = leads.get((row.best, getattr(row, name)), repeats.NONE)
+            bands.loc[row.Index, [f"{margin}_from", f"{margin}_to"]] = low - 1, high - 1
     return bands
-
-
-def _margin_interval(repeats: dict[str, list[np.ndarray]], best: str, other: str, at: float) -> tuple[float, float]:
-    if best == other or other not in repeats:
-        return np.nan, np.nan
-    ours, theirs = (_drawn(arm, repeats[arm], np.array([at])) for arm in (best, other))
-    if ours is None or theirs is None or not np.median(theirs):
-        return np.nan, np.nan
-    return _lead(ours, theirs, np.median(theirs))
 
 
 def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "input_throughput_per_node") -> pd.DataFrame:
@@ -112,17 +103,16 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
     if table.empty:
         raise ResultError("no level was served as fast as its requests came: a bound on TTFT has nothing to hold for")
     columns, limits = [bound.column for bound in bounds], np.array([bound.limit for bound in bounds])
-    repeats = _repeats(table, [throughput, *columns], ["level", *RATES])
-    rows = [_answer(arm, repeats.get(arm.arm, []), bounds) for arm in _arms(table, [throughput, *columns]).itertuples()]
+    measured = _repeats(table, [throughput, *columns], ["level", *RATES])
+    rows = [_answer(arm, measured.get(arm.arm, []), bounds) for arm in _arms(table, [throughput, *columns]).itertuples()]
     rows.sort(key=lambda row: (-np.nan_to_num(row["throughput"]), not row["collocated"], row["arm"]))
-    drawn = {row["arm"]: _drawn(row["arm"], repeats[row["arm"]], limits) for row in rows if row["holds"]}
-    best = rows[0]
+    each = _each({row["arm"]: measured[row["arm"]] for row in rows if row["holds"]}, limits)
+    best, leads = rows[0], repeats.of_ratios(each)
     for row in rows:
-        ours = drawn.get(row["arm"])
-        low, high = between(ours) if ours is not None else (np.nan, np.nan)
-        lead = _lead(drawn.get(best["arm"]), ours, row["throughput"]) if row is not best else (np.nan, np.nan)
+        low, high = repeats.of_geometric_mean(each.get(row["arm"], []))
+        lead = leads.get((best["arm"], row["arm"]), repeats.NONE)
         row |= {"throughput_from": low, "throughput_to": high, "lead": best["throughput"] / row["throughput"] - 1}
-        row |= {"lead_from": lead[0], "lead_to": lead[1]}
+        row |= {"lead_from": lead[0] - 1, "lead_to": lead[1] - 1}
     return pd.DataFrame(rows)
 
 
@@ -215,19 +205,13 @@ def _failure(latencies: np.ndarray, bounds: Sequence[Bound]) -> str:
     return ", ".join(broken) or "each bound is met at some level, all of them at none"
 
 
-def _drawn(arm: str, repeats: list[np.ndarray], limits: np.ndarray) -> np.ndarray | None:
-    """Throughput within the limits for each draw of repeats, shape (500,); None without three repeats of every level."""
-    if min(map(len, repeats)) < MIN_REPEATS:
-        return None
-    rng = np.random.default_rng(list(arm.encode()))  # independent of other arms and of their order
-    needed = [rows[:, : 1 + len(limits)] for rows in repeats]
-    medians = [np.median(rows[rng.integers(len(rows), size=(RESAMPLES, len(rows)))], axis=1) for rows in needed]
-    values = np.stack(medians, axis=1)  # (draws, levels, throughput and bounds)
-    return highest(values[..., 0], values[..., 1:], limits).throughput
-
-
-def _lead(ours: np.ndarray | None, theirs: np.ndarray | None, estimate: float) -> tuple[float, float]:
-    """95% interval of how much more is ours than theirs, as a share of the estimate of theirs."""
-    if ours is None or theirs is None:
-        return np.nan, np.nan
-    return between((ours - theirs) / estimate)
+def _each(measured: dict[str, list[np.ndarray]], limits: np.ndarray) -> dict[str, np.ndarray]:
+    """By arm the throughput within the limits, once from each repeat of all its levels, shape (repeats,); 0 where none is."""
+    found = {}
+    for arm, levels in measured.items():
+        count = min(map(len, levels))
+        values = np.stack(
+            [rows[:count, : 1 + len(limits)] for rows in levels], axis=1
+        )  # (repeats, levels, throughput and bounds)
+        found[arm] = highest(values[..., 0], values[..., 1:], limits).throughput
+    return found

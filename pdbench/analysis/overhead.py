@@ -1,16 +1,17 @@
 """Compare each arm behind Ray Serve with the control arm that has the same engines without it.
 
-Added latency is the difference of medians, Ray's less the control's; the throughput ratio is Ray's over the control's.
-Repeats are reduced to their median. Their spread is a 95% interval from three repeats of both on, as in
-`decision.py`: repeats are drawn with replacement, independently for the two arms. What contains 0, or a ratio of 1, is noise.
+Added latency is the difference of the repeats' means (each a median over requests), Ray's less the control's; the throughput
+ratio is that of their geometric means. From three repeats of both on there is Welch's 95% interval; what contains 0, or a ratio
+of 1, is noise.
 """
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from pdbench.analysis.decision import MIN_REPEATS, WORKLOAD
+from pdbench.analysis import repeats
+from pdbench.analysis.decision import WORKLOAD
 from pdbench.read.level_file import ResultError
-from pdbench.read.requests import RESAMPLES, between
 
 # What the difference of each column is called.
 DIFFERENCES = {"median_ttft_ms": "added_ttft_ms", "median_tpot_ms": "added_tpot_ms"}
@@ -59,20 +60,13 @@ def _check_engines(arm: str, ray: pd.DataFrame, control: str, bare: pd.DataFrame
 def _compare(bare: pd.DataFrame, ray: pd.DataFrame) -> dict[str, float | bool]:
     """What Ray Serve adds at one level; a row of each arm per repeat."""
     found: dict[str, float | bool] = {}
-    for column, name in (*DIFFERENCES.items(), (RATE, RATIO)):
+    for column in (*DIFFERENCES, RATE):
         without, beside = bare[column].to_numpy(), ray[column].to_numpy()
-        compare, none = (np.divide, 1.0) if name == RATIO else (np.subtract, 0.0)
-        at = float(compare(np.median(beside), np.median(without)))
-        low, high = np.nan, np.nan
-        if min(len(without), len(beside)) >= MIN_REPEATS and not np.isnan(at):
-            low, high = between(compare(_drawn(beside, 1), _drawn(without, 0)))
-        found |= {f"{column}_bare": float(np.median(without)), f"{column}_ray": float(np.median(beside))}
-        found |= {name: at, f"{name}_from": low, f"{name}_to": high, f"{name}_noise": bool(low <= none <= high)}
+        found |= {f"{column}_bare": float(np.mean(without)), f"{column}_ray": float(np.mean(beside))}
+        if column == RATE:
+            at, ends, none = float(stats.gmean(beside) / stats.gmean(without)), repeats.of_ratio(beside, without), 1.0
+        else:
+            at, ends, none = float(np.mean(beside) - np.mean(without)), repeats.of_difference(beside, without), 0.0
+        name = DIFFERENCES.get(column, RATIO)
+        found |= {name: at, f"{name}_from": ends[0], f"{name}_to": ends[1], f"{name}_noise": bool(ends[0] <= none <= ends[1])}
     return found
-
-
-def _drawn(repeats: np.ndarray, seed: int) -> np.ndarray:
-    """Medians of repeats drawn with replacement; shape (500,)."""
-    # In ascending order, so that the draws do not depend on which repeat was measured first.
-    rows = np.random.default_rng(seed).integers(len(repeats), size=(RESAMPLES, len(repeats)))
-    return np.median(np.sort(repeats)[rows], axis=1)

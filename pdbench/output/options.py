@@ -38,7 +38,7 @@ def build_parser(description: str | None = None) -> Parser:
     add("--itl", dest="show_itl", action="store_true", help=argparse.SUPPRESS)
     add("--show-tables", action="store_true", help="print every measurement")
     add("--show-stalls", action="store_true", help="compare each PD arm's p99 inter-token latency with the collocated one")
-    add("--show-intervals", action="store_true", help="95%% confidence intervals over requests and repeats, by bootstrap")
+    add("--show-intervals", action="store_true", help="95%% confidence intervals of every level, over its repeats")
     add("--show-blocks", action="store_true",
         help="each arm over the first collocated one, within blocks, with 95%% intervals")  # fmt: skip
     add("--show-overhead", action="store_true",

@@ -12,7 +12,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from pdbench.analysis.audit import Finding
-from pdbench.analysis.decision import MIN_REPEATS, WORKLOAD, cost, workload_title
+from pdbench.analysis.decision import WORKLOAD, cost, workload_title
+from pdbench.analysis.repeats import MIN_REPEATS
 from pdbench.analysis.sla import Bound
 from pdbench.output.number_text import band_text, interval_text, number, share_text, with_interval_text
 from pdbench.read.level_file import TOKENS
@@ -68,7 +69,7 @@ def print_intervals(intervals: pd.DataFrame) -> None:
             cells = (f"{number(r.estimate)} [{number(r.low)}, {number(r.high)}]" for r in by_name.itertuples())
             lines.append([arm, number(level), number(repeats), *cells])
         show(["arm", KINDS[kind], "rep.", *(INTERVALS[name] for name in names)], lines)
-    print("estimate [95% interval]: bootstrap over repeats, then requests; with one repeat it includes no drift between runs")
+    print(f"mean over repeats [Student's 95% interval, from {MIN_REPEATS} repeats on]: requests of one run wait for each other")
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
@@ -207,11 +208,11 @@ def overhead_grids(overheads: pd.DataFrame) -> Iterator[tuple[str, list[str], li
 
 def overhead_words(overheads: pd.DataFrame) -> Iterator[str]:
     """Explain how to read `print_overheads`."""
-    yield "of medians: added = behind Ray Serve less bare, the same engines under plain vllm serve; ratio of requests/s"
+    yield "means of the repeats' medians: added = behind Ray Serve less bare, the same engines under plain vllm serve"
     if (overheads["repeats"] < MIN_REPEATS).any():
         yield f"no interval with fewer than {MIN_REPEATS} repeats of a level in both arms: a small difference may be noise"
     if (overheads["repeats"] >= MIN_REPEATS).any():
-        yield "[95% interval]: bootstrap over the repeats of both arms; one that contains 0, or a ratio of 1, is noise"
+        yield "[Welch's 95% interval] over the repeats of both arms; one that contains 0, or a ratio of 1, is noise"
 
 
 def print_blocks(ratios: pd.DataFrame) -> None:
@@ -240,7 +241,7 @@ def uncertainty_words(table: pd.DataFrame) -> Iterator[str]:
         which = "every arm" if without.size == fewest.size else ", ".join(without.index)
         yield f"no interval for {which}: fewer than {MIN_REPEATS} repeats of a level, so a small difference may be noise"
     if without.size < fewest.size:
-        yield "[95% interval]: bootstrap over the repeats of every level; a difference whose interval contains 0 is noise"
+        yield "[95% interval] over repeats, of leads at once over all arms (Tukey-Kramer); one that contains 0 is noise"
 
 
 def show(headers: Sequence[str], lines: Iterable[Sequence[str]]) -> None:

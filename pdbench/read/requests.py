@@ -5,7 +5,7 @@ between tokens. Older results, such as the public study's, have none of it: then
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,6 @@ import numpy as np
 
 PERCENTILES = (50, 90, 95, 99)
 METRICS = ("ttft", "tpot", "itl")
-RESAMPLES = 500
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -122,37 +120,3 @@ def goodput(requests: Requests | None, duration: float, sla: dict[str, float]) -
     for metric, bound in sla.items():
         kept &= ~(requests.values(metric) > bound)  # a single token has no TPOT to be late with
     return float(np.count_nonzero(kept) / duration)
-
-
-def interval(
-    repeats: Sequence[Requests], metric: str, statistic: Callable[[np.ndarray], float], seed: int = 0
-) -> tuple[float, float]:
-    """Return the 95% confidence interval of `statistic` over all requests of a level, in ms, by bootstrap.
-
-    Repeats are drawn with replacement, then requests within each, whole (tokens of one request are not
-    independent); the interval is between the 2.5th and 97.5th percentile of 500 draws (Davison and
-    Hinkley, Bootstrap Methods and their Application, 1997, sections 2.4 and 3.8). With one repeat it
-    covers the spread of requests only: what changes from run to run is not in it.
-    """
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(RESAMPLES):
-        chosen = [repeats[i] for i in rng.integers(len(repeats), size=len(repeats))]
-        rows = [rng.integers(len(r.start), size=len(r.start)) for r in chosen]
-        drawn.append(statistic(np.concatenate([r.values(metric, i) for r, i in zip(chosen, rows, strict=True)])))
-    return between(drawn)
-
-
-def interval_of_means(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """Return the 95% confidence interval of a mean over repeats, such as throughput's, by bootstrap; NaN for fewer than 3."""
-    if len(values) < 3:
-        return math.nan, math.nan
-    rng = np.random.default_rng(seed)
-    return between(rng.choice(values, size=(RESAMPLES, len(values))).mean(axis=1))
-
-
-def between(drawn: Sequence[float]) -> tuple[float, float]:
-    """Return the 95% interval of what was drawn: from its 2.5th to its 97.5th percentile."""
-    outside = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(drawn, [outside, 100 - outside])
-    return float(low), float(high)

@@ -4,11 +4,9 @@ import math
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import viz
-from pdbench.analysis.blocks import MEASURES, interval, paired
+from pdbench.analysis.blocks import MEASURES, paired
 from pdbench.manifest import LevelRecord
 from pdbench.read.level_file import ResultError
 
@@ -76,15 +74,6 @@ def test_each_arm_is_over_the_first_collocated_one_at_levels_of_both():
 def test_without_a_pair_there_is_nothing_to_compare(rows):
     with pytest.raises(ResultError, match="no block has a collocated arm and another of the same workload"):
         paired(table(*rows))
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(-5, 5), min_size=3, max_size=9))
-def test_the_interval_is_around_the_mean_and_follows_a_shift(values):
-    mean, low, high = interval(pd.Series(values).to_numpy())
-    assert low <= mean <= high and mean - low == pytest.approx(high - mean, abs=1e-9)
-    shifted = interval(pd.Series(values).to_numpy() + 1)
-    assert shifted == pytest.approx((mean + 1, low + 1, high + 1), abs=1e-6)
 
 
 def test_viz_prints_them_from_folders(tmp_path, capsys, write_folder, level_content, make_manifest):

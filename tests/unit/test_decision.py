@@ -177,17 +177,32 @@ def repeated(pd_rates, base_rates):
 def test_a_difference_within_the_spread_of_repeats_is_noise():
     near = decide(repeated([900, 1000, 1100], [890, 990, 1090]), parse("tpot=10"))
     assert near["lead_from"][1] < 0 < near["lead_to"][1]
-    # 500 draws of the median of three: their percentiles are the extremes.
-    assert (near["throughput_from"][0], near["throughput_to"][0]) == (900, 1100)
+    # Student's t of three logarithms: their mean +- 4.303 standard errors.
+    logs = np.log([900, 1000, 1100])
+    half = 4.302653 * logs.std(ddof=1) / math.sqrt(3)
+    assert near["throughput_from"][0] == pytest.approx(math.exp(logs.mean() - half), rel=1e-6)
+    assert near["throughput_to"][0] == pytest.approx(math.exp(logs.mean() + half), rel=1e-6)
     far = decide(repeated([900, 1000, 1100], [400, 500, 600]), parse("tpot=10"))
-    assert far["lead"][1] == 1 and far["lead_from"][1] >= 300 / 500 and far["lead_to"][1] <= 700 / 500
+    assert far["lead"][1] == 1 and 0 < far["lead_from"][1] < 1 < far["lead_to"][1]
 
 
 def test_bands_carry_the_same_intervals():
-    row = bands(repeated([900, 1000, 1100], [400, 500, 600]), "median_tpot_ms", "input_throughput_per_node").iloc[0]
+    measured = repeated([900, 1000, 1100], [400, 500, 600])
+    row = bands(measured, "median_tpot_ms", "input_throughput_per_node").iloc[0]
     assert (row["best"], row["collocated"], row["collocated_margin"]) == (PD, "2xtp2", 1)
-    assert 300 / 500 <= row["collocated_margin_from"] < 1 < row["collocated_margin_to"] <= 700 / 500
+    of_decision = decide(measured, parse("tpot=8"))
+    assert (row["collocated_margin_from"], row["collocated_margin_to"]) == pytest.approx(
+        (of_decision["lead_from"][1], of_decision["lead_to"][1])
+    )
     assert row["gpus"] == 8
+
+
+def test_a_third_arm_widens_the_intervals_of_leads():
+    """One more arm is one more chance to lead by chance; its repeats, as far apart, make the spread better known, too."""
+    two = decide(repeated([900, 1000, 1100], [400, 500, 600]), parse("tpot=10"))
+    other = [("1xtp4", 4, 8, 100, rate) for rate in (300, 500, 800)]
+    three = decide(pd.concat([repeated([900, 1000, 1100], [400, 500, 600]), table(*other)]), parse("tpot=10"))
+    assert three.set_index("arm").loc["2xtp2", "lead_to"] > two.set_index("arm").loc["2xtp2", "lead_to"]
 
 
 def test_two_repeats_are_no_interval():

@@ -9,8 +9,6 @@ from pdbench.read.requests import (
     Requests,
     decode_steps,
     goodput,
-    interval,
-    interval_of_means,
     percentiles,
 )
 
@@ -65,32 +63,6 @@ def test_a_single_token_has_no_tpot_to_be_late_with():
     single = Requests.of(CONTENT | {"itls": [[]] * 5, "output_lens": [1] * 5})
     assert math.isnan(single.tpot[0]) and goodput(single, 3.0, {"tpot": 1}) == pytest.approx(5 / 3)
     assert math.isnan(percentiles(single)["p90_itl_ms"])
-
-
-def level(rng, ttft):
-    n = 200
-    isl, osl = np.full(n, 100.0), np.full(n, 3.0)
-    return Requests(np.arange(n, dtype=float), rng.normal(ttft, 0.1, n), np.full((n, 2), 0.25), isl, osl)
-
-
-def test_the_interval_of_a_median_is_as_wide_as_theory_says():
-    """Standard error of a normal sample's median: 1.2533 sigma / sqrt(n), so +-1.96 x 8.9 ms for n = 200."""
-    low, high = interval([level(np.random.default_rng(1), 1.0)], "ttft", np.median)
-    assert low < 1000 < high and high - low == pytest.approx(2 * 1.96 * 1.2533 * 100 / math.sqrt(200), rel=0.35)
-
-
-def test_repeats_that_differ_widen_the_interval():
-    rng = np.random.default_rng(2)
-    alike = interval([level(rng, 1.0), level(rng, 1.0), level(rng, 1.0)], "ttft", np.median)
-    apart = interval([level(rng, 0.8), level(rng, 1.0), level(rng, 1.2)], "ttft", np.median)
-    assert apart[1] - apart[0] > 5 * (alike[1] - alike[0])
-    assert interval([level(np.random.default_rng(1), 1.0)], "itl", np.median) == (250.0, 250.0)
-
-
-def test_a_mean_over_repeats_needs_three_of_them():
-    assert all(map(math.isnan, interval_of_means([1.0, 2.0])))
-    low, high = interval_of_means([1.0, 2.0, 3.0])
-    assert 1.0 <= low < 2.0 < high <= 3.0
 
 
 def test_decode_steps_are_those_while_all_decode():

@@ -202,9 +202,8 @@ def test_an_sla_is_answered(rivals, capsys):
 def test_repeats_give_intervals_and_call_noise_by_its_name(write_folder, level_content, tmp_path, capsys):
     """4xtp2 makes 1053, 1000 and 952 tokens/s, 2xtp4 1026, 976 and 930, 8xtp1 513, 500 and 488.
 
-    The median of three draws is the lowest in 7 of 27 cases and so the highest: both arms' extremes come together in
-    6.7%, more than the 2.5% that an interval leaves out. So it goes from (952 - 1026) / 976 = -7.5% to (1053 - 930) / 976
-    = 12.5%, and against 8xtp1 from (952 - 513) / 500 = 88% to (1053 - 488) / 500 = 113%.
+    sd of their logarithms: 5.00%, 4.88% and 2.50%, pooled 4.28% with 6 degrees of freedom; the studentized range of three is
+    4.339 there: intervals of 4.339 x 4.28% / sqrt(3) = 10.7% about 2.6%, -7.8 to 14%, and about 69%, 80 to 123%.
     """
     durations = {"4xtp2": (1.9, 2.0, 2.1), "2xtp4": (1.95, 2.05, 2.15), "8xtp1": (3.9, 4.0, 4.1)}
     folders = []
@@ -214,10 +213,10 @@ def test_repeats_give_intervals_and_call_noise_by_its_name(write_folder, level_c
         folders.append(str(write_folder(tmp_path, f"tiny_itl100_otl11_mixed_{layout}", levels)))
     viz.main(["--sla", "tpot=10", "--exps", *folders])
     out = capsys.readouterr().out
-    assert "+2.5% [-8, 13] noise over the next best, 2xtp4" in out
-    assert "[952.4, 1,053]" in out and "[487.8, 512.8]" in out
-    assert decided(out, "8xtp1")[5:8] == ["+100.0%", "[88,", "113]"]
-    assert "[95% interval]: bootstrap over the repeats of every level" in out and "no interval" not in out
+    assert "+2.5% [-8, 14] noise over the next best, 2xtp4" in out
+    assert "[883.8, 1,133]" in out and "[470.0, 532.2]" in out, "each arm by itself: t of 2 degrees of freedom"
+    assert decided(out, "8xtp1")[5:8] == ["+100.0%", "[80,", "123]"]
+    assert "of leads at once over all arms (Tukey-Kramer)" in out and "no interval" not in out
 
 
 def test_a_decision_says_whose_layout_is_in_doubt(write_folder, level_content, tmp_path, capsys):

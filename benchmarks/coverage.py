@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""Simulate how often the intervals of `viz.py` hold what they say, and how often one of several equal arms seems to win.
+
+    python benchmarks/coverage.py                       # some minutes
+    python benchmarks/coverage.py --spread 0.1 --studies 500
+
+A study has arms of known throughput and TTFT, each measured several times; repeats are log-normal. Intervals are those of the
+functions that viz.py calls: `repeats.of_mean` (--show-intervals), `of_difference` and `of_ratio` (--show-overhead), `of_ratios`
+(leads of a decision). Beside them: the percentile bootstrap of the repeats' medians, which they replaced.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from pdbench import interrupts  # noqa: E402
+from pdbench.analysis import repeats  # noqa: E402
+from pdbench.cli import Parser, above_zero, positive  # noqa: E402
+
+REPEATS, ARMS = (3, 5), (2, 4, 8, 12)
+DRAWS = 500
+
+
+def bootstrap(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator) -> repeats.Interval:
+    """Return the percentile interval of the ratio of two medians."""
+    drawn = (np.median(rng.choice(of, size=(DRAWS, len(of))), axis=1) for of in (ours, theirs))
+    low, high = np.percentile(np.divide(*drawn), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def study(rng: np.random.Generator, arms: int, count: int, spread: float) -> dict[str, np.ndarray]:
+    """Return repeats of equal arms around 1, by arm, shape (count,)."""
+    return {str(arm): rng.lognormal(0, spread, count) for arm in range(arms)}
+
+
+def covered(rng: np.random.Generator, count: int, args: argparse.Namespace) -> dict[str, float]:
+    """Return by interval the share of studies in which it holds the true value."""
+    mean = float(np.exp(args.spread**2 / 2))
+    intervals: dict[str, tuple[Callable[[np.ndarray, np.ndarray], repeats.Interval], float]] = {
+        "a level's mean": (lambda a, b: repeats.of_mean(a), mean),
+        "a difference of two arms": (repeats.of_difference, 0.0),
+        "a ratio of two arms": (repeats.of_ratio, 1.0),
+        "a bootstrap of that ratio": (lambda a, b: bootstrap(a, b, rng), 1.0),
+    }
+    hits = dict.fromkeys(intervals, 0)
+    for _ in track(range(args.studies), f"{count} repeats", transient=True, console=CONSOLE):
+        ours, theirs = study(rng, 2, count, args.spread).values()
+        for name, (interval, true) in intervals.items():
+            low, high = interval(ours, theirs)
+            hits[name] += low <= true <= high
+    return {name: hit / args.studies for name, hit in hits.items()}
+
+
+def false_winners(rng: np.random.Generator, arms: int, count: int, args: argparse.Namespace) -> tuple[float, float]:
+    """Return the share of studies of equal arms in which a lead is not called noise, here and by a bootstrap of pairs."""
+    wrong = np.zeros(2)
+    for _ in track(range(args.studies), f"{arms} arms", transient=True, console=CONSOLE):
+        values = study(rng, arms, count, args.spread)
+        best = max(values, key=lambda arm: np.median(values[arm]))
+        wrong[0] += any(low > 1 for (arm, _), (low, _) in repeats.of_ratios(values).items() if arm == best)
+        pairs: Iterator[tuple[str, str]] = permutations(values, 2)
+        wrong[1] += any(bootstrap(values[a], values[b], rng)[0] > 1 for a, b in pairs if a == best)
+    first, second = wrong / (args.studies)
+    return float(first), float(second)
+
+
+CONSOLE = Console(stderr=True)
+
+
+def main() -> int:
+    """Print both tables; return the exit code."""
+    parser = Parser(prog="coverage.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--studies", type=positive, default=2000, help="to simulate; (default: %(default)s)")
+    add("--spread", type=above_zero, default=0.05, help="standard deviation of a repeat's logarithm (default: %(default)s)")
+    add("--seed", type=int, default=1)
+    args = parser.parse_args()
+    rng = np.random.default_rng(args.seed)
+    shares = {count: covered(rng, count, args) for count in REPEATS}
+    table = Table("interval", *(f"{count} repeats" for count in REPEATS), title="true values within 95% intervals")
+    for name in shares[REPEATS[0]]:
+        table.add_row(name, *(f"{shares[count][name]:.1%}" for count in REPEATS))
+    Console().print(table)
+    table = Table("equal arms", "of_ratios", "bootstrap of pairs", title=f"studies with a false winner, {REPEATS[0]} repeats")
+    for arms in ARMS:
+        table.add_row(str(arms), *(f"{share:.1%}" for share in false_winners(rng, arms, REPEATS[0], args)))
+    Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(interrupts.run(main, "coverage.py"))

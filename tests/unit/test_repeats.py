@@ -1,0 +1,79 @@
+"""Intervals over repeats, against scipy's own where it has them."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from pdbench.analysis import repeats
+
+A, B, C = np.array([900.0, 1000, 1100]), np.array([400.0, 500, 600, 550]), np.array([480.0, 510, 530])
+
+
+def test_a_mean_has_students_interval():
+    expected = stats.t.interval(0.95, 2, loc=A.mean(), scale=stats.sem(A))
+    assert repeats.of_mean(A) == pytest.approx(expected)
+    logs = stats.t.interval(0.95, 2, loc=np.log(A).mean(), scale=stats.sem(np.log(A)))
+    assert repeats.of_geometric_mean(A) == pytest.approx(np.exp(logs))
+
+
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=9))
+def test_the_interval_is_around_the_mean_and_follows_a_shift(values):
+    low, high = repeats.of_mean(values)
+    assert low + high == pytest.approx(2 * np.mean(values), abs=1e-9) and low <= high
+    assert repeats.of_mean(np.array(values) + 1) == pytest.approx((low + 1, high + 1), abs=1e-6)
+
+
+def test_a_difference_has_welchs_interval_and_a_ratio_that_of_logarithms():
+    expected = stats.ttest_ind(A, B, equal_var=False).confidence_interval(0.95)
+    assert repeats.of_difference(A, B) == pytest.approx(tuple(expected))
+    low, high = repeats.of_ratio(A, B)
+    assert 1 / repeats.of_ratio(B, A)[1] == pytest.approx(low) and low < 2 < high
+
+
+def test_ratios_of_several_arms_are_tukeys():
+    values = {"a": A, "b": B, "c": C}
+    expected = stats.tukey_hsd(*(np.log(of) for of in values.values())).confidence_interval(0.95)
+    found = repeats.of_ratios(values)
+    for i, one in enumerate(values):
+        for j, other in enumerate(values):
+            if i != j:
+                assert found[one, other] == pytest.approx(
+                    (math.exp(expected.low[i, j]), math.exp(expected.high[i, j])), rel=1e-4
+                )
+
+
+def test_fewer_than_three_repeats_have_none():
+    for interval in (repeats.of_mean(A[:2]), repeats.of_difference(A[:2], B), repeats.of_ratio(A, B[:2])):
+        assert all(map(math.isnan, interval))
+    assert repeats.of_ratios({"a": A, "b": B[:2]}) == {}
+    assert set(repeats.of_ratios({"a": A, "b": B[:2], "c": C})) == {("a", "c"), ("c", "a")}
+
+
+def test_a_repeat_without_throughput_has_no_ratio():
+    assert all(map(math.isnan, repeats.of_ratio(A, np.array([0.0, 500, 600]))))
+    assert all(map(math.isnan, repeats.of_geometric_mean([0.0, 1.0, 2.0])))
+    assert repeats.of_ratios({"a": A, "b": np.array([0.0, 500, 600])}) == {}
+
+
+@pytest.mark.filterwarnings("error")
+def test_repeats_that_are_all_equal_have_no_spread_and_no_warning():
+    same, other = np.full(3, 5.0), np.full(3, 10.0)
+    assert repeats.of_difference(same, other) == (-5, -5) and repeats.of_mean(same) == (5, 5)
+    assert repeats.of_ratio(same, other) == pytest.approx((0.5, 0.5))
+    assert repeats.of_ratios({"a": same, "b": other})["b", "a"] == pytest.approx((2, 2))
+    low, high = repeats.of_difference(A, same)
+    assert low < 995 < high
+
+
+def test_many_equal_arms_seldom_have_a_false_winner():
+    """Of 200 studies of 12 equal arms at most 5% and what chance adds; intervals of single pairs have one in every second."""
+    rng, wrong = np.random.default_rng(7), 0
+    for _ in range(200):
+        values = {str(arm): rng.lognormal(0, 0.05, 3) for arm in range(12)}
+        best = max(values, key=lambda arm: np.median(values[arm]))
+        wrong += any(low > 1 for (arm, _), (low, _) in repeats.of_ratios(values).items() if arm == best)
+    assert wrong <= 20
