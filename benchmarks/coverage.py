@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Simulate how often the intervals of `viz.py` hold what they say, and how often one of several equal arms seems to win.
 
-    python benchmarks/coverage.py                       # some minutes
+    python benchmarks/coverage.py                       # half a minute
     python benchmarks/coverage.py --spread 0.1 --studies 500
 
-A study has arms of known throughput and TTFT, each measured several times; repeats are log-normal. Intervals are those of the
+A study has equal arms, each measured several times; repeats are log-normal. Intervals are those of the
 functions that viz.py calls: `repeats.of_mean` (--show-intervals), `of_difference` and `of_ratio` (--show-overhead), `of_ratios`
 (leads of a decision). Beside them: the percentile bootstrap of the repeats' medians, which they replaced.
 """
@@ -28,6 +28,7 @@ from pdbench.cli import Parser, above_zero, positive  # noqa: E402
 
 REPEATS, ARMS = (3, 5), (2, 4, 8, 12)
 DRAWS = 500
+CONSOLE = Console(stderr=True)  # of progress
 
 
 def bootstrap(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator) -> repeats.Interval:
@@ -69,20 +70,17 @@ def false_winners(rng: np.random.Generator, arms: int, count: int, args: argpars
         wrong[0] += any(low > 1 for (arm, _), (low, _) in repeats.of_ratios(values).items() if arm == best)
         pairs: Iterator[tuple[str, str]] = permutations(values, 2)
         wrong[1] += any(bootstrap(values[a], values[b], rng)[0] > 1 for a, b in pairs if a == best)
-    first, second = wrong / (args.studies)
+    first, second = wrong / args.studies
     return float(first), float(second)
-
-
-CONSOLE = Console(stderr=True)
 
 
 def main() -> int:
     """Print both tables; return the exit code."""
     parser = Parser(prog="coverage.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--studies", type=positive, default=2000, help="to simulate; (default: %(default)s)")
+    add("--studies", type=positive, default=2000, help="studies to simulate (default: %(default)s)")
     add("--spread", type=above_zero, default=0.05, help="standard deviation of a repeat's logarithm (default: %(default)s)")
-    add("--seed", type=int, default=1)
+    add("--seed", type=int, default=1, help="of the random numbers (default: %(default)s)")
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
     shares = {count: covered(rng, count, args) for count in REPEATS}

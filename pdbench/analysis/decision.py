@@ -210,8 +210,7 @@ def _each(measured: dict[str, list[np.ndarray]], limits: np.ndarray) -> dict[str
     found = {}
     for arm, levels in measured.items():
         count = min(map(len, levels))
-        values = np.stack(
-            [rows[:count, : 1 + len(limits)] for rows in levels], axis=1
-        )  # (repeats, levels, throughput and bounds)
+        # (repeats, levels, throughput and bounds)
+        values = np.stack([rows[:count, : 1 + len(limits)] for rows in levels], axis=1)
         found[arm] = highest(values[..., 0], values[..., 1:], limits).throughput
     return found

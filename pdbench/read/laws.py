@@ -1,4 +1,4 @@
-"""Check what every level must obey, by anyone: a level that breaks a law of queues or of arithmetic says nothing.
+"""Check what every level must obey: one that breaks a law of queues or of arithmetic says nothing.
 
 Little's law (J. Little, Operations Research 9 (1961) 383): requests in flight, in the mean over a level, are requests/s times
 their mean time from start to end. The client measures both within the level, so no level can hold more than it was asked to.
