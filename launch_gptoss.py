@@ -65,6 +65,8 @@ def _add_what(parser: Parser) -> None:
     group.add_argument("--model-source", type=not_empty, help="hub id or folder of the weights, instead of the model file's")
     group.add_argument("--env", action="append", default=[], type=variable, metavar="NAME=VALUE",
                        help="further environment variable of the engines; may be given again")  # fmt: skip
+    group.add_argument("--engine-arg", action="append", default=[], type=variable, metavar="NAME=VALUE",
+                       help="engine argument of vLLM, over those of both files; VALUE is YAML; may be given again")  # fmt: skip
     group.add_argument("--decode-bench", action="store_true",
                        help="collocated: fill KV caches instead of computing them, to bench decode-only")  # fmt: skip
 

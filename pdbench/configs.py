@@ -28,13 +28,14 @@ _DECIDED = {
 }  # fmt: skip
 
 
-def _free(engine_kwargs: dict[str, Any]) -> dict[str, Any]:
+def check_free(engine_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the engine arguments; raises ValueError for one that something else decides."""
     if taken := next((key for key in engine_kwargs if key in _DECIDED), None):
         raise ValueError(f"{taken} cannot be set here: {_DECIDED[taken]}")
     return engine_kwargs
 
 
-EngineArguments = Annotated[dict[str, Any], AfterValidator(_free)]
+EngineArguments = Annotated[dict[str, Any], AfterValidator(check_free)]
 
 
 class ConfigError(ValueError):

@@ -57,6 +57,7 @@ class Arm(Strict):
     ucx_tls: str | None = Field(default=None, description="UCX_TLS of the engines")
     transport: list[str] | None = Field(default=None, min_length=1, description="of these UCX must name one, and no other")
     env: dict[str, str] = Field(default={}, description="further environment variables of the engines")
+    engine_args: dict[str, Any] = Field(default={}, description="engine arguments, over those of the model and the hardware")
     serve_env: dict[str, str] = Field(default={}, description="of Ray Serve, instead of those of configs/serve.yaml")
     llm_options: dict[str, str] = Field(default={}, description="options of Ray Serve LLM, over configs/serve.yaml's")
     direct_streaming: bool = Field(default=False, description="no ingress; binds every address, unless local_workers is 0")

@@ -1,5 +1,6 @@
 """Build the command lines of an experiment: what launches, checks, measures and stops each arm, and draws the figures."""
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,7 @@ def _launch(arm: Arm, experiment: Experiment) -> list[str]:
     command += ["--direct-streaming"] if arm.direct_streaming else []
     # Engines on other nodes must be reached by HAProxy.
     command += ["--host", "0.0.0.0"] if arm.direct_streaming and experiment.local_workers != 0 else []
+    command += [word for name, value in arm.engine_args.items() for word in ("--engine-arg", f"{name}={json.dumps(value)}")]
     command += [word for name, value in arm.serve_env.items() for word in ("--serve-env", f"{name}={value}")]
     command += [word for name, value in arm.llm_options.items() for word in ("--llm-option", f"{name}={value}")]
     env = arm.env | (slow_link.UCX_ENV if arm.link_mbit else {})

@@ -3,8 +3,11 @@
 import argparse
 import sys
 from collections.abc import Callable
+from typing import Any
 
-from pdbench.configs import HardwareConfig, ModelConfig, load_hardware, load_model, load_serve
+import yaml
+
+from pdbench.configs import HardwareConfig, ModelConfig, check_free, load_hardware, load_model, load_serve
 from pdbench.layout import CONTROLS, MODES, Layout, Pool, placed_as
 from pdbench.network import ucx
 from pdbench.network.transport import Transport
@@ -60,7 +63,7 @@ def read_configs(args: argparse.Namespace) -> tuple[ModelConfig, HardwareConfig]
     """Read the model's and the hardware's file, with what the options change in them.
 
     Raises:
-        ValueError: a file is missing or wrong, or an environment variable is not the user's.
+        ValueError: a file is missing or wrong, or an environment variable or an engine argument is not the user's.
     """
     model, hardware = load_model(args.model), load_hardware(args.hardware)
     if args.model_id:
@@ -70,7 +73,22 @@ def read_configs(args: argparse.Namespace) -> tuple[ModelConfig, HardwareConfig]
     env = hardware.env | dict(args.env)
     if wrong := next((name for name in OWN if name in env), None):
         raise ValueError(f"{wrong}: {OWN[wrong]}; leave it out of --env and of {args.hardware}")
+    if given := {name: _value(name, text) for name, text in args.engine_arg}:
+        try:
+            engine = check_free(model.engine_kwargs | given)
+        except ValueError as error:
+            raise ValueError(f"--engine-arg {error}") from None
+        model = model.model_copy(update={"engine_kwargs": engine})
     return model, hardware.model_copy(update={"env": env})
+
+
+def _value(name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(
+            f"--engine-arg {name}: {text!r} is no YAML: quote it, or give a number, true, false or {{...}}"
+        ) from None
 
 
 def read_layout(args: argparse.Namespace) -> tuple[Layout, str]:

@@ -44,6 +44,13 @@ def test_the_network_is_reported_apart():
     assert arms[2].ucx_tls.split(",")[0] == "tcp" and arms[1].ucx_tls is None
 
 
+def test_an_arm_may_have_engine_arguments_of_its_own():
+    experiment = load_experiment(ROOT / "configs/experiments/h200x2_kv.yaml")
+    of = {one.arm.name: one.steps[0].command for one in plan.rounds("kv", experiment, ROOT / "bm_results") if one.arm.is_pd}
+    assert of["block64"][-2:] == ["--engine-arg", "block_size=64"] and "--engine-arg" not in of[None]
+    assert of["layers-together"][-2:] == ["--env", "VLLM_KV_CACHE_LAYOUT=BLHNC"]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_launch_of_every_experiment_has_a_plan(path):
     """Each arm's command is taken by launch_gptoss.py itself, without a cluster."""

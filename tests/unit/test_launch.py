@@ -179,6 +179,8 @@ MISTAKES = [
     (["--collocated", "--direct-streaming", "--serve-env", "RAY_SERVE_ENABLE_HA_PROXY=0"], "--direct-streaming needs HAProxy"),
     (["--collocated", "--direct-streaming", "--ingress-replicas", 2], "leave --ingress-replicas out, too"),
     (["--collocated", "--env", "PROMETHEUS_MULTIPROC_DIR=/tmp/x"], "PROMETHEUS_MULTIPROC_DIR: engines keep their"),
+    (["--collocated", "--engine-arg", "tensor_parallel_size=2"], "--engine-arg tensor_parallel_size cannot be set here"),
+    (["--collocated", "--engine-arg", "block_size={64"], "--engine-arg block_size: '{64' is no YAML"),
     (["--collocated", "--env", "VLLM_NIXL_SIDE_CHANNEL_PORT=5600"], "every engine of a node would take this one port"),
     (["--collocated", "--env", "VLLM_NIXL_SIDE_CHANNEL_HOST=10.0.0.1"], "every engine would announce this one address"),
     (["--collocated", "--env", "UCX_TLS=tcp"], "UCX_TLS: --ucx-tls sets it"),
