@@ -464,7 +464,7 @@ def test_mistakes_are_reported_in_one_line(tmp_path, capsys, argv, reported):
     ("experiment", "verdicts"),
     [
         ("first", ["holds", "partly", "partly", "fails", "no-data", *["no-data"] * 5]),
-        ("120b", ["holds", "fails", "partly", "fails", "no-data", "holds", "partly", "holds", "holds", "holds"]),
+        ("120b", ["holds", "fails", "fails", "fails", "no-data", "partly", "partly", "holds", "holds", "holds"]),
         ("network", [*["no-data"] * 4, "holds", *["no-data"] * 5]),
     ],
 )
