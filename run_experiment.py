@@ -13,13 +13,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import launch_gptoss
 from pdbench import interrupts
 from pdbench.cli import Parser
-from pdbench.manifest import first_line
+from pdbench.manifest import first_line, planned_identity
 from pdbench.measure.experiment import Experiment, load_experiment, select
-from pdbench.measure.experiment_plan import script
+from pdbench.measure.experiment_plan import check_unchanged, script
 from pdbench.measure.experiment_run import Run, console
+from pdbench.nodes import cluster
 from pdbench.output.options import build_parser
+from pdbench.serve.describe import planned_record
+from pdbench.serve.options import resolve
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -41,8 +45,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read(args: argparse.Namespace) -> Experiment:
-    """Read the part of the experiment that the options select.
+def read(args: argparse.Namespace) -> tuple[Experiment, Experiment]:
+    """Read the part of the experiment that the options select, and the same with all arms and blocks.
 
     Raises:
         ValueError: the file or an option is wrong.
@@ -61,12 +65,12 @@ def read(args: argparse.Namespace) -> Experiment:
     if args.no_doctor:
         experiment = experiment.model_copy(update={"doctor": False})
     arms = args.arms.split(",") if args.arms is not None else None
-    experiment = select(experiment, arms, levels, args.repeats, args.blocks)
-    if args.minutes and not experiment.blocks:
+    selected = select(experiment, arms, levels, args.repeats, args.blocks)
+    if args.minutes and not selected.blocks:
         raise ValueError("--minutes is for experiments with blocks")
-    if args.block and args.block > (experiment.blocks or 0):
-        raise ValueError(f"--block {args.block}: this experiment has {experiment.blocks or 'no'} blocks")
-    return experiment
+    if args.block and args.block > (selected.blocks or 0):
+        raise ValueError(f"--block {args.block}: this experiment has {selected.blocks or 'no'} blocks")
+    return selected, select(experiment, None, levels, args.repeats)
 
 
 def check_figures(file: Path, experiment: Experiment) -> None:
@@ -77,16 +81,23 @@ def check_figures(file: Path, experiment: Experiment) -> None:
         figures.parse_args(["--exps", "folder", *options])
 
 
+def launched_as(command: list[str]) -> dict[str, str]:
+    """Return what a command line of launch_gptoss.py would launch, as far as that is known before: see `planned_identity`."""
+    plan, _ = resolve(launch_gptoss.parse_args(command[2:]), cluster.planned_nodes)
+    return planned_identity(planned_record(plan))
+
+
 def main() -> int:
     """Run the experiment that the command line names; return the exit code."""
     args = parse_args()
     name = args.file.stem + ("_as-published" if args.as_published else "")
     try:
-        experiment = read(args)
+        experiment, whole = read(args)
         if args.dry_run:
             print(script(name, experiment, args.results_dir, args.block), end="")
             return 0
-        run = Run(name, experiment, args.results_dir, args.minutes, args.block)
+        check_unchanged(name, experiment, args.results_dir, launched_as)
+        run = Run(name, experiment, args.results_dir, args.minutes, args.block, whole)
         run.all()
     except (ValueError, OSError) as error:
         print(f"run_experiment.py: error: {first_line(error)}", file=sys.stderr)

@@ -72,9 +72,45 @@ class Machine(Strict):
     environment: dict[str, str] = Field(default_factory=dict)
 
 
-# Of an engine's arguments and environment: its size, its role and transport, and where it counts.
-NOT_SETTINGS = {"tensor_parallel_size", "kv_transfer_config"}
-NOT_ENVIRONMENT = ("UCX_", "NIXL_", "VLLM_NIXL_", "PROMETHEUS_")
+# Where an engine counts, which names the port that it was launched at.
+NOT_SETTINGS = ("PROMETHEUS_MULTIPROC_DIR",)
+# Of an engine's settings, what arms that are compared may differ in: size, role and transport.
+OF_AN_ARM = ("tensor_parallel_size", "kv_transfer_config", "UCX_", "NIXL_", "VLLM_NIXL_")
+# HAProxy's connections fit each machine's limit, and no level is measured with more requests in flight.
+NOT_PATH = ("env", "RAY_SERVE_HAPROXY_MAXCONN")
+STACK = ("ray", "ray_commit", "vllm", "nixl", "ucx", "torch", "cuda")
+MAY_LACK = (*STACK, "accelerators", "bench client")
+
+
+def settings_of(config: dict[str, Any]) -> dict[str, str]:
+    """Return how the engines of one role were started: arguments, environment and batching of streams, by name, as JSON."""
+    found = config.get("engine_kwargs", {}) | (config.get("runtime_env") or {}).get("env_vars", {})
+    if batching := (config.get("experimental_configs") or {}).get("stream_batching_interval_ms"):
+        found |= {"stream_batching_interval_ms": batching}
+    return {name: json.dumps(value, sort_keys=True) for name, value in found.items() if name not in NOT_SETTINGS}
+
+
+def planned_identity(record: dict[str, Any]) -> dict[str, str]:
+    """Return the part of a `Deployment.identity` that is known before a launch; `record` has its fields that are."""
+    found = {name: str(record[name]) for name in ("layout", "mode", "model_id")}
+    found |= {"decode_bench": "True"} if record["decode_bench"] else {}
+    found |= {f"transport {name}": str(value) for name, value in (record["transport"] or {}).items()}
+    path = record["serving_path"] or {"env": {}}
+    for name, value in {**path, **path["env"]}.items():
+        if name not in NOT_PATH:
+            found[f"serving_path {name}"] = json.dumps(value, sort_keys=True)
+    for role, config in record["llm_configs"].items():
+        found |= {f"{role} {name}": value for name, value in settings_of(config).items()}
+    return found
+
+
+def differences(was: dict[str, str], now: dict[str, str]) -> list[str]:
+    """Return what differs between two identities, such as `layout 2xtp1, but this is layout 1xtp2`.
+
+    What older manifests do not record (MAY_LACK) is compared only where both do.
+    """
+    names = [name for name in {**was, **now} if (name in was and name in now) or name not in MAY_LACK]
+    return [f"{name} {was.get(name)}, but this is {name} {now.get(name)}" for name in names if was.get(name) != now.get(name)]
 
 
 class Deployment(Strict):
@@ -113,17 +149,26 @@ class Deployment(Strict):
 
     @property
     def engine_settings(self) -> dict[str, str]:
-        """How vLLM was started, all roles together: arguments, environment, batching of streams; not sizes and transport."""
+        """How vLLM was started, all roles together; without what is an arm's own (OF_AN_ARM)."""
         found: dict[str, set[str]] = {}
         for config in self.llm_configs.values():
-            arguments = {k: v for k, v in config.get("engine_kwargs", {}).items() if k not in NOT_SETTINGS}
-            env = (config.get("runtime_env") or {}).get("env_vars", {})
-            arguments |= {name: value for name, value in env.items() if not name.startswith(NOT_ENVIRONMENT)}
-            if batching := (config.get("experimental_configs") or {}).get("stream_batching_interval_ms"):
-                arguments["stream_batching_interval_ms"] = batching
-            for name, value in arguments.items():
-                found.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
+            for name, value in settings_of(config).items():
+                if not name.startswith(OF_AN_ARM):
+                    found.setdefault(name, set()).add(value)
         return {name: " and ".join(sorted(values)) for name, values in found.items()}
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What must be equal for two deployments to be measured as one, by name.
+
+        What one of them does not record, such as the versions of an older manifest, is not there.
+        """
+        machines = [machine.versions for machine in self.machines]
+        versions = {name: sorted({str(of.get(name)) for of in machines}) for name in STACK if machines}
+        kinds = sorted({kind for machine in self.machines for kind in machine.gpus or [machine.cpu]})
+        found = planned_identity(self.model_dump()) | {name: " and ".join(values) for name, values in versions.items()}
+        found["model_checksum"] = str(self.model_checksum)
+        return found | ({"accelerators": " and ".join(kinds)} if kinds else {})
 
     @property
     def machine_ids(self) -> list[str]:
@@ -151,6 +196,7 @@ class LevelRecord(Strict):
     attempt: int = Field(default=1, description="2: kernels were compiled during the first measurement, which was not kept")
     started: str
     ended: str
+    digest: str | None = Field(default=None, description="of the level's file, see level_file.digest_of; None of older ones")
     ok: bool
     problems: list[str] = Field(default_factory=list)
     gates: list[Gate] = Field(default_factory=list)
@@ -168,7 +214,8 @@ class Manifest(Strict):
     base_seed: int
     as_published: bool = Field(default=False, description="one seed for all levels and no warm-up, as in the public study")
     commands: list[str]
-    deployment: Deployment | None
+    deployment: Deployment | None = Field(description="of the last sweep")
+    earlier: list[Deployment] = Field(default=[], description="other launches that levels here were measured on")
     client: Machine
     repository: Repository
     levels: list[LevelRecord] = Field(default_factory=list)
@@ -192,6 +239,19 @@ class Manifest(Strict):
         """Tokens (in, out) that each request really has."""
         return workload.phase_lengths(self.phase, self.isl, self.osl, bool(self.deployment and self.deployment.decode_bench))
 
+    def deployment_of(self, record: LevelRecord | None) -> Deployment | None:
+        """Return the deployment that a level was measured on; of older manifests, which kept one, the last."""
+        known = [one for one in (self.deployment, *self.earlier) if one and record and one.launched == record.launched]
+        return known[0] if known else self.deployment
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What must be equal for levels of two manifests to be put together, by name; see `Deployment.identity`."""
+        found = {"base seed": str(self.base_seed), "as_published": str(self.as_published)}
+        if client := self.client.versions.get("vllm"):
+            found["bench client"] = f"vLLM {client}"
+        return found | (self.deployment.identity if self.deployment else {})
+
     def found(self, folder: Path, level: workload.Level, num_prompts: int) -> LevelRecord | None:
         """Return the record of `level` if it was measured with that number of requests, counts, and its file is in `folder`."""
         record = next((r for r in self.levels if r.level == level.stem), None)
@@ -201,6 +261,15 @@ class Manifest(Strict):
     def write(self, folder: Path) -> None:
         """Write `folder/manifest.json` atomically."""
         write_atomically(folder / FILENAME, self.model_dump_json(indent=2) + "\n")
+
+
+def kept_launches(
+    manifests: list[Manifest], records: list[LevelRecord], last: Deployment | None
+) -> list[Deployment]:  # fmt: skip
+    """Return the deployments of these manifests, other than the last, that some of the records were measured on."""
+    needed = {record.launched for record in records} - {last.launched if last else None}
+    known = {one.launched: one for old in manifests for one in (*old.earlier, old.deployment) if one}
+    return [one for launched, one in known.items() if launched in needed]
 
 
 def first_line(error: Exception) -> str:

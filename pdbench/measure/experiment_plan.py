@@ -2,16 +2,25 @@
 
 import random
 import shlex
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from packaging.version import Version
 
-from pdbench.manifest import FILENAME, Manifest
+from pdbench.manifest import FILENAME, Manifest, differences, planned_identity
 from pdbench.measure.experiment import Arm, Experiment
-from pdbench.measure.experiment_steps import Step, cluster_steps, doctor_step, ends_of, figure_steps, folder, steps_of
+from pdbench.measure.experiment_steps import (
+    Step,
+    cluster_steps,
+    doctor_step,
+    ends_of,
+    figure_steps,
+    folder,
+    launch_of,
+    steps_of,
+)
 from pdbench.network import slow_link
 from pdbench.workload import Level
 
@@ -68,17 +77,54 @@ def left_out(arm: Arm, vllm: Version) -> str | None:
     return None
 
 
-def script(name: str, experiment: Experiment, results: Path, only: int | None = None) -> str:
-    """Write the whole experiment, or one block of it, as a shell script: the reproduction recipe."""
+def script(
+    name: str, experiment: Experiment, results: Path, only: int | None = None, measured: bool = False
+) -> str:  # fmt: skip
+    """Write the whole experiment, or one block of it, as a shell script.
+
+    Args:
+        measured: only what is in the results: the recipe that reproduces them, "" where nothing is.
+    """
     start, stop = cluster_steps(experiment)
+    every = rounds(name, experiment, results, only)
+    if measured:
+        every = [one for one in every if machines(name, one, experiment, results) is not None]
+        if not every:
+            return ""
+        labels = {one.arm.label for one in every}
+        experiment = experiment.model_copy(update={"arms": [arm for arm in experiment.arms if arm.label in labels]})
     lines = ["#!/usr/bin/env bash", f"# {name}: {experiment.shows}", "set -euo pipefail"]
     lines += _lines([start, doctor_step(experiment)])
-    for number, one in enumerate(rounds(name, experiment, results, only), start=1):
+    for number, one in enumerate(every, start=1):
         needs = f", needs vLLM >= {one.arm.needs_vllm}" if one.arm.needs_vllm else ""
         block = f", block {one.block}" if one.block else ""
         lines += ["", f"# {number}: {one.arm.label}{block}{needs}", *_lines([*one.steps, *one.ends])]
     lines += ["", *_lines([stop, *figure_steps(name, experiment, results)])]
     return "\n".join(lines) + "\n"
+
+
+def check_unchanged(
+    name: str, experiment: Experiment, results: Path, identity_of: Callable[[list[str]], dict[str, str]]
+) -> None:  # fmt: skip
+    """Refuse to continue in result folders that hold levels of other settings than the experiment's.
+
+    Args:
+        identity_of: returns what a command line of launch_gptoss.py would launch, see `manifest.planned_identity`.
+
+    Raises:
+        ValueError: names the arms, and of each what differs first.
+    """
+    changed = []
+    for arm in experiment.arms:
+        path = results / folder(name, arm, experiment)
+        deployment = Manifest.read(path).deployment if (path / FILENAME).is_file() else None
+        if not deployment:
+            continue
+        different = differences(planned_identity(deployment.model_dump()), identity_of(launch_of(arm, experiment)))
+        changed += [f"{arm.label} ({different[0]})"] if different else []
+    if changed:
+        raise ValueError(f"{results} holds levels of {name} with other settings: {'; '.join(changed)}: "
+                         "give another --results-dir, or move those folders away to measure them anew")  # fmt: skip
 
 
 def _lines(steps: Iterable[Step | None]) -> list[str]:

@@ -38,11 +38,12 @@ class Run:
     """
 
     def __init__(self, name: str, experiment: Experiment, results: Path, minutes: float | None = None,
-                 only: int | None = None):  # fmt: skip
+                 only: int | None = None, whole: Experiment | None = None):  # fmt: skip
         """Read the times of earlier runs.
 
         Args:
             name: of the experiment; begins the names of its files and result folders.
+            whole: with all its arms and blocks, where `experiment` has a part of them.
             results: folder that gets them.
             minutes: begin no block that would end later.
             only: one block, instead of all.
@@ -51,6 +52,7 @@ class Run:
             ValueError: the file of the times cannot be read.
         """
         self.name, self.experiment, self.results, self.only = name, experiment, results, only
+        self.whole = whole or experiment
         self.until = time.monotonic() + 60 * minutes if minutes else math.inf
         self.failed: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
@@ -69,16 +71,24 @@ class Run:
         if self.only:
             self._check_tokens(todo)
         self.results.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.results / f"{self.name}.sh", script(self.name, self.experiment, self.results))
         console.print(f"{self.name}: {self.experiment.shows.strip()}")
         if len(todo) < len(every):
             console.print(f"{self.name}: {len(every) - len(todo)} of {len(every)} launches are in {self.results} already")
-        if todo:
-            self._stop_what_is_left()
-            self._on_cluster(todo)
+        try:
+            if todo:
+                self._stop_what_is_left()
+                self._on_cluster(todo)
+        finally:
+            self._write_recipe()
         if not self.failed:
             for step in figure_steps(self.name, self.experiment, self.results, self.left_out):
                 self._step(step, f"{self.name}: figure")
+
+    def _write_recipe(self) -> None:
+        """Write the commands that reproduce what is in the results, of whichever run."""
+        recipe = script(self.name, self.whole, self.results, measured=True)
+        if recipe:
+            write_atomically(self.results / f"{self.name}.sh", recipe)
 
     def _check_tokens(self, todo: list[Round]) -> None:
         """In a block after the first, a PD arm may come before the collocated arm that saves the tokens it is compared with."""

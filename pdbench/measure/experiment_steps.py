@@ -70,7 +70,7 @@ def steps_of(arm: Arm, name: str, experiment: Experiment, results: Path, block: 
     """
     return _of_arm(arm, {
         "link": _link("start", "--mbit", str(arm.link_mbit)) if arm.link_mbit else [],
-        "launch": _launch(arm, experiment),
+        "launch": launch_of(arm, experiment),
         "check": _check(arm, experiment, str(tokens_file(name, results))),
         "sweep": _sweep(name, arm, experiment, results, block),
     })  # fmt: skip
@@ -92,7 +92,8 @@ def ends_of_all(experiment: Experiment) -> list[Step]:
     return [stop or Step("stop", STOP), *link]
 
 
-def _launch(arm: Arm, experiment: Experiment) -> list[str]:
+def launch_of(arm: Arm, experiment: Experiment) -> list[str]:
+    """Return the command line that launches an arm."""
     command = ["python", "launch_gptoss.py", "--mode", arm.mode, "--layout", arm.layout]
     command += ["--model", experiment.model, "--hardware", experiment.hardware, "--timeout", str(experiment.timeout_s)]
     command += [] if experiment.doctor else ["--no-doctor"]

@@ -14,8 +14,7 @@ from pathlib import Path
 from pdbench import interrupts
 from pdbench.cli import Parser
 from pdbench.files import write_atomically
-from pdbench.manifest import FILENAME, LevelRecord, Manifest, first_line
-from pdbench.measure.comparable import first_difference
+from pdbench.manifest import FILENAME, LevelRecord, Manifest, differences, first_line, kept_launches
 
 
 class GatherError(ValueError):
@@ -58,8 +57,8 @@ def addition(source: Path, results: Path) -> Addition:
     if not (target / FILENAME).exists():
         return Addition(source, target, measured, new.model_copy(update={"levels": measured}))
     old = Manifest.read(target)
-    if difference := first_difference(old, new):
-        raise GatherError(f"{target} holds results of {difference} in {source}")
+    if different := differences(old.identity, new.identity):
+        raise GatherError(f"{target} holds results of {different[0]} in {source}")
     here = {record.level: record for record in old.levels if record.ok}
     for record in measured:
         if (known := here.get(record.level)) and known.started != record.started:
@@ -69,6 +68,7 @@ def addition(source: Path, results: Path) -> Addition:
     names = {record.level for record in added}
     manifest = old.model_copy(update={
         "levels": [*(record for record in old.levels if record.level not in names), *added],
+        "earlier": kept_launches([old, new], [*old.levels, *added], old.deployment),
         "commands": [*old.commands, *(command for command in new.commands if command not in old.commands)],
     })  # fmt: skip
     return Addition(source, target, added, manifest)

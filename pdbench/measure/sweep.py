@@ -22,7 +22,7 @@ from pdbench.measure import level_gates
 from pdbench.measure.bench_client import BenchClient, Used, arguments
 from pdbench.measure.sweep_plan import BAD, SweepError, Target, Task, plan
 from pdbench.measure.warm_up import warm_up
-from pdbench.read.level_file import ResultError, read_level
+from pdbench.read.level_file import LevelFile, ResultError, digest_of, read_level
 from pdbench.serve import client
 from pdbench.workload import Level
 
@@ -108,12 +108,14 @@ class Sweep:
         )  # fmt: skip
         status, used = bench.run(words)
         row: dict[str, Any] = {}
+        digest: str | None = None
         gates: list[Gate] = []
         try:
             if status:
                 print(bench.last_words(), file=sys.stderr, flush=True)
                 raise LevelError(f"the bench client exited with code {status}")
-            row = read_partial(partial, level, target, task.num_prompts)
+            file = read_partial(partial, level, target, task.num_prompts)
+            row, digest = file.row, digest_of(file.summary)
             gates = self._gates(task, used, attempt)
             problems = [f"{g.name}: {g.seen}; expected {g.expected}; {g.advice}" for g in gates if not g.passed]
         except MeasureAgain:
@@ -123,8 +125,9 @@ class Sweep:
             problems = [first_line(error)]
         target.record(LevelRecord(
             level=level.stem, command=f"vllm bench serve {shlex.join(words)}", seed=seed, warmup_seed=task.warmup_seed,
-            num_prompts=task.num_prompts, attempt=attempt, started=started, ended=now(), ok=not problems, problems=problems,
-            gates=gates, block=self.args.block, commit=target.manifest.repository.words, **target.launch,
+            num_prompts=task.num_prompts, attempt=attempt, started=started, ended=now(), digest=digest,
+            ok=not problems, problems=problems, gates=gates, block=self.args.block, commit=target.manifest.repository.words,
+            **target.launch,
         ))  # fmt: skip
         if partial.exists():
             os.replace(partial, folder / (level.filename + (BAD if problems else "")))
@@ -156,7 +159,7 @@ class Sweep:
         return found
 
 
-def read_partial(partial: Path, level: Level, target: Target, num_prompts: int) -> dict[str, Any]:
+def read_partial(partial: Path, level: Level, target: Target, num_prompts: int) -> LevelFile:
     """Read a level's file before it has its name, by the rules by which viz.py will read it.
 
     Raises:
@@ -164,12 +167,12 @@ def read_partial(partial: Path, level: Level, target: Target, num_prompts: int) 
     """
     try:
         decode_bench = bool(target.deployment and target.deployment.decode_bench)
-        row = read_level(partial, level, target.name, decode_bench=decode_bench).row
+        file = read_level(partial, level, target.name, decode_bench=decode_bench)
     except ResultError as error:
         raise LevelError(str(error).removeprefix(f"{partial}: ")) from error
-    if row["completed"] != num_prompts:
-        raise LevelError(f"{row['completed']} requests instead of {num_prompts}")
-    return row
+    if file.row["completed"] != num_prompts:
+        raise LevelError(f"{file.row['completed']} requests instead of {num_prompts}")
+    return file
 
 
 def summary(row: dict[str, Any]) -> str:

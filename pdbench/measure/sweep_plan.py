@@ -11,9 +11,8 @@ from typing import Any
 
 from pdbench import workload
 from pdbench.configs import ROOT
-from pdbench.manifest import FILENAME, Deployment, LevelRecord, Machine, Manifest
+from pdbench.manifest import FILENAME, Deployment, LevelRecord, Machine, Manifest, differences, kept_launches
 from pdbench.measure import gates
-from pdbench.measure.comparable import first_difference
 from pdbench.nodes import stack
 from pdbench.serve import client, serving_path
 from pdbench.serve.api import deployed
@@ -216,9 +215,10 @@ def _manifest(folder: Path, name: RunName, args: argparse.Namespace, deployment:
     if not (folder / FILENAME).exists():
         return new
     old = Manifest.read(folder)
-    difference = first_difference(old, new)
-    if difference and not args.force:
-        raise SweepError(f"{folder} holds results of {difference}: choose another --exp-name, or --force to measure again")
+    different = differences(old.identity, new.identity)
+    if different and not args.force:
+        raise SweepError(f"{folder} holds results of {different[0]}: choose another --exp-name, or --force to measure again")
+    levels = [] if different else old.levels
     return new.model_copy(update={
-        "commands": [*old.commands, args.typed], "levels": [] if difference else old.levels,
+        "commands": [*old.commands, args.typed], "levels": levels, "earlier": kept_launches([old], levels, new.deployment),
     })  # fmt: skip

@@ -1,5 +1,6 @@
 """Read one level's file, as the bench client wrote it. What is not whole or not what its name says is an error."""
 
+import hashlib
 import json
 import math
 import os
@@ -87,6 +88,13 @@ def read_level(
         row |= {"goodput": goodput(requests, duration, sla)} if sla else {}
         summary = {key: value for key, value in content.items() if key not in DETAILS or key == "errors"}
         return LevelFile(row, summary, requests if details else None)
+
+
+def digest_of(summary: dict[str, Any]) -> str:
+    """Return the digest (SHA-256) that ties a level's file to its manifest: of the client's summary, whose laws tie it to the
+    details, so that it can be had without reading these, and stays when a folder is trimmed."""
+    kept = {key: value for key, value in summary.items() if key not in DETAILS}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _pure_decode(requests: Requests | None) -> dict[str, float]:

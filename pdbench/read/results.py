@@ -17,7 +17,7 @@ import pandas as pd
 
 from pdbench.layout import CONTROLS, Layout, placed_as
 from pdbench.manifest import FILENAME as MANIFEST
-from pdbench.manifest import Manifest
+from pdbench.manifest import LevelRecord, Manifest, differences
 from pdbench.read.level_file import TOKENS, LevelFile, ResultError, naming, read_level
 from pdbench.workload import Level, RunName
 
@@ -41,7 +41,6 @@ class Arm:
     gpus_per_node: int
     accelerator: str
     decode_bench: bool
-    provenance: dict[str, Any]
     levels: dict[Level, Path]
 
     @property
@@ -125,7 +124,8 @@ def read_study(
         levels = {}
         for level, path in sorted(arm.levels.items(), key=lambda item: (item[0].value, item[0].repeat)):
             levels[level] = read_level(path, level, arm.run, sla, arm.decode_bench, details)
-            rows.append(_identity(arm, label, level) | _block(manifest, level) | levels[level].row)
+            record = _record(manifest, level)
+            rows.append(_identity(arm, label, level) | _provenance(manifest, record) | levels[level].row)
         found[str(arm.folder)] = Folder(arm, manifest, levels)
     table = pd.DataFrame(rows)
     table["gpus_per_node"] = table.groupby("accelerator")["gpus_per_node"].transform("max")
@@ -157,8 +157,7 @@ def _read_arm(folder: Path, gpus_per_node: int | None = None) -> tuple[Arm, Mani
             raise ValueError(f"gpus_per_node is {per_node}: give --gpus-per-node")
     arm = Arm(
         folder, run, layout, (placement or "") if layout.is_pd else "", serving, per_node,
-        deployment.accelerator if deployment else "GPU", bool(deployment and deployment.decode_bench),
-        _provenance(manifest), levels,
+        deployment.accelerator if deployment else "GPU", bool(deployment and deployment.decode_bench), levels,
     )  # fmt: skip
     return arm, manifest
 
@@ -241,25 +240,30 @@ def _read_manifest(folder: Path, run: RunName, levels: set[str]) -> Manifest | N
         for record in manifest.levels:
             if record.level in levels and not record.ok:
                 raise ValueError(f"{record.level} does not count: {'; '.join(record.problems)}")
+        for launch in manifest.earlier:
+            if manifest.deployment and (different := differences(launch.identity, manifest.deployment.identity)):
+                raise ValueError(f"holds levels of {different[0]}: they are no repeats of each other")
         return manifest
 
 
-def _provenance(manifest: Manifest | None) -> dict[str, Any]:
-    """What was running, as far as a manifest says so; see `read_results`."""
+def _record(manifest: Manifest | None, level: Level) -> LevelRecord | None:
+    return next((record for record in manifest.levels if record.level == level.stem), None) if manifest else None
+
+
+def _provenance(manifest: Manifest | None, record: LevelRecord | None) -> dict[str, Any]:
+    """What was running when a level was measured, and where, as far as a manifest says so; see `read_results`."""
     if manifest is None:
-        return dict.fromkeys(("commit", "engine", *VERSIONS), "") | {"as_published": False}
-    measured = manifest.deployment or manifest
-    machine = manifest.deployment.machines[0] if manifest.deployment else manifest.client
+        return dict.fromkeys(("commit", "engine", *VERSIONS, "machines"), "") | {"as_published": False, "block": 0}
+    deployment = manifest.deployment_of(record)
+    machine = next(iter(deployment.machines if deployment else []), manifest.client)
     versions = {name: machine.versions.get(name) or "" for name in VERSIONS}
-    settings = manifest.deployment.engine_settings if manifest.deployment else None
-    engine = "\n".join(f"{name} {value}" for name, value in sorted(settings.items())) if settings else ""
-    return {"commit": measured.repository.words or "", "engine": engine} | versions | {"as_published": manifest.as_published}
-
-
-def _block(manifest: Manifest | None, level: Level) -> dict[str, Any]:
-    """The block that a level belongs to, and where it was measured."""
-    record = next((record for record in manifest.levels if record.level == level.stem), None) if manifest else None
-    return {"block": (record.block or 0) if record else 0, "machines": ",".join(record.machines) if record else ""}
+    settings = deployment.engine_settings if deployment else {}
+    commit = (record.commit if record else None) or (deployment or manifest).repository.words
+    return versions | {
+        "commit": commit or "", "engine": "\n".join(f"{name} {value}" for name, value in sorted(settings.items())),
+        "as_published": manifest.as_published, "block": (record.block or 0) if record else 0,
+        "machines": ",".join(record.machines) if record else "",
+    }  # fmt: skip
 
 
 def _identity(arm: Arm, label: str, level: Level) -> dict[str, Any]:
@@ -269,7 +273,6 @@ def _identity(arm: Arm, label: str, level: Level) -> dict[str, Any]:
         | {"placement": arm.placement, "serving": arm.serving, "kind": level.kind, "level": level.value, "repeat": level.repeat}
         | {"accelerator": arm.accelerator, "gpus": layout.gpus, "gpus_per_node": arm.gpus_per_node}
         | {"isl": run.isl, "osl": run.osl, "phase": run.phase}
-        | arm.provenance
     )
 
 

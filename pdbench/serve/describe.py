@@ -31,23 +31,29 @@ Ask = Callable[[str], Awaitable[tuple[dict[str, int], dict[str, list[str]] | Non
 
 
 def record_of(ray: ModuleType, plan: Plan) -> dict[str, Any]:
-    """Return what `GET /pdbench/deployment` answers: the fields of `manifest.Deployment` that a launch knows.
+    """Return what `GET /pdbench/deployment` answers: the fields of `manifest.Deployment` that a launch knows."""
+    machines = on_every_node(ray, stack.machine)
+    return planned_record(plan) | {
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "launched": now(),
+        "machines": [{**machine, "node_ip": ip} for ip, machine in machines.items()],
+        "repository": stack.repository(ROOT).model_dump(),
+        "gates": [],
+    }
+
+
+def planned_record(plan: Plan) -> dict[str, Any]:
+    """Return the fields of `manifest.Deployment` that are known before a launch.
 
     Paths inside this repository are written relative to it, so that a manifest says the same on every machine.
     """
-    machines = on_every_node(ray, stack.machine)
     return {
         "layout": plan.layout, "mode": plan.mode, "gpus": plan.gpus, "gpus_per_node": plan.gpus_per_node,
         "accelerator": plan.accelerator, "model_id": plan.model_id, "model_source": _relative(plan.model_source),
         "decode_bench": plan.decode_bench, **_relative(plan.servers_described()),
         "serving_path": plan.path and plan.path.model_dump() | {"ingress_replicas": plan.ingress_replicas},
         "transport": plan.transport.model_dump() if plan.transport else None,
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "launched": now(),
-        "machines": [{**machine, "node_ip": ip} for ip, machine in machines.items()],
-        "repository": stack.repository(ROOT).model_dump(),
         "llm_configs": _relative(plan.llm_configs),
-        "gates": [],
     }  # fmt: skip
 
 

@@ -156,14 +156,6 @@ def check_load(recorded: dict[str, Any] | None, in_flight: float) -> None:
                          f"with --serve-env {CONNECTIONS}={in_flight:g}, or start Ray after a higher ulimit -n")  # fmt: skip
 
 
-def compared(recorded: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return what of a manifest's `serving_path` makes two deployments differ.
-
-    Not the number of HAProxy's connections: machines have other limits, and no level is measured with more requests than that.
-    """
-    return recorded and recorded | {"env": {name: value for name, value in recorded["env"].items() if name != CONNECTIONS}}
-
-
 def check_host(path: ServingPath, host: str, has_remote: bool) -> None:
     """Refuse an address at which HAProxy would not find the replicas, and take requests to a slower proxy instead.
 

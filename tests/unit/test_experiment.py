@@ -6,10 +6,15 @@ import sys
 
 import pytest
 
+import launch_gptoss
+import run_experiment
 from pdbench.configs import ROOT, ConfigError
 from pdbench.measure import experiment_plan as plan
 from pdbench.measure.experiment import Arm, load_experiment, select
-from pdbench.measure.experiment_steps import cluster_steps, ends_of_all, figure_steps
+from pdbench.measure.experiment_steps import cluster_steps, ends_of_all, figure_steps, folder, launch_of
+from pdbench.nodes import cluster
+from pdbench.serve.describe import planned_record
+from pdbench.serve.options import resolve
 from tests.helpers.small_experiment import ARMS, SLOW, small_experiment
 
 FILES = sorted((ROOT / "configs/experiments").glob("*.yaml"))
@@ -341,6 +346,27 @@ def test_what_cannot_be_read_or_written_is_one_line(write, tmp_path):
     path = write(model="none.yaml")
     done = run_script(path, "--dry-run")
     assert done.returncode == 2 and "no such file: " in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_levels_of_other_settings_are_refused_and_nothing_is_written(write, tmp_path, make_manifest):
+    path, results = write(), tmp_path / "results"
+    experiment = load_experiment(path)
+    for arm in experiment.arms:
+        record = planned_record(resolve(launch_gptoss.parse_args(launch_of(arm, experiment)[2:]), cluster.planned_nodes)[0])
+        place = results / folder(path.stem, arm, experiment)
+        place.mkdir(parents=True)
+        make_manifest(**record).write(place)
+    plan.check_unchanged(path.stem, experiment, results, run_experiment.launched_as)
+    changed = [arm.model_copy(update={"ucx_tls": "tcp"} if arm.is_pd else {"env": {"OMP_NUM_THREADS": "7"}})
+               for arm in experiment.arms]  # fmt: skip
+    with pytest.raises(ValueError, match="transport ucx_tls None, but this is transport ucx_tls tcp") as caught:
+        plan.check_unchanged(path.stem, experiment.model_copy(update={"arms": changed}), results, run_experiment.launched_as)
+    assert 'collocated OMP_NUM_THREADS "1", but this is collocated OMP_NUM_THREADS "7"' in str(caught.value)
+    before = sorted(results.rglob("*"))
+    done = run_script(write(hardware="configs/hardware/h200-x2.yaml"), "--results-dir", results)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert f"{results} holds levels of small with other settings: 2xtp1 (" in done.stderr
+    assert sorted(results.rglob("*")) == before
 
 
 def test_a_selection_keeps_the_order_of_the_file(write):

@@ -57,7 +57,6 @@ def run(write, tmp_path, monkeypatch):
 def test_a_run_measures_every_arm_then_draws(run):
     run.all()
     assert run.ran == [DOCTOR, *WHOLE, (None, "figure")] and run.failed == {}
-    assert (run.results / "small.sh").read_text() == plan.script("small", run.experiment, run.results)
     assert not run.running.exists()
 
 
@@ -144,6 +143,21 @@ def test_what_was_measured_is_not_launched_again(run, make_manifest):
     again = Recorded(run.experiment, run.results)
     again.all()
     assert again.ran[1:5] == WHOLE[:4], "a level without its file is measured"
+
+
+def test_the_recipe_holds_only_what_is_in_the_results(run, make_manifest):
+    run.fails = {("2xtp1", "launch")}
+    run.all()
+    assert not (run.results / "small.sh").exists(), "nothing was measured"
+    measure(run, make_manifest, run.experiment.arms[0], ["conc1", "conc2", "conc1_rep2", "conc2_rep2"])
+    tokens_file("small", run.results).write_text("{}")
+    again = Recorded(run.experiment, run.results)
+    again.fails = {("pack_p1xtp1-d1xtp1", "sweep")}
+    again.all()
+    recipe = (run.results / "small.sh").read_text()
+    assert "-e small_2xtp1 " in recipe and "pd-pack" not in recipe and "pack_p1xtp1-d1xtp1" not in recipe
+    whole = plan.script("small", run.experiment, run.results)
+    assert set(recipe.splitlines()[4:-1]) < set(whole.splitlines())
 
 
 BOTH = ["conc1", "conc2"]

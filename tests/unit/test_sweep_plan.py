@@ -133,7 +133,7 @@ def test_force_measures_again_and_keeps_the_record_of_the_rest(server, tmp_path,
         ({"layout": "2xtp1"}, "layout p1xtp2-d1xtp2, but this is layout 2xtp1"),
         ({"mode": "pd-pack"}, "mode pd-spread, but this is mode pd-pack"),
         ({"model_checksum": "abc"}, "model_checksum None, but this is model_checksum abc"),
-        ({"transport": {"backend": "UCX"}}, "transport None, but this is transport {'backend': 'UCX'}"),
+        ({"transport": {"backend": "UCX"}}, "transport backend None, but this is transport backend UCX"),
         (None, "layout p1xtp2-d1xtp2, but this is layout None"),
     ],
 )
@@ -160,7 +160,7 @@ def test_levels_of_other_engine_arguments_are_not_put_together(server, tmp_path)
     planned(tmp_path)
     started_with(compilation_config={"level": 0})
     with pytest.raises(
-        SweepError, match="of decode compilation_config None, but this is decode compilation_config {'level': 0}"
+        SweepError, match='of decode compilation_config None, but this is decode compilation_config {"level": 0}'
     ):
         planned(tmp_path)
 
@@ -280,9 +280,9 @@ def test_what_another_machine_measured_is_no_part_of_a_block_here(server, tmp_pa
 @pytest.mark.parametrize(
     ("machine", "message"),
     [
-        ({"gpus": ["H200"]}, "accelerators ['H100'], but this is accelerators ['H200']"),
-        ({"gpus": []}, "accelerators ['H100'], but this is accelerators ['c']"),
-        ({"versions": {"vllm": "0.30"}}, "versions"),
+        ({"gpus": ["H200"]}, "accelerators H100, but this is accelerators H200"),
+        ({"gpus": []}, "accelerators H100, but this is accelerators c"),
+        ({"versions": {"vllm": "0.30"}}, "vllm 0.29, but this is vllm 0.30"),
     ],
 )
 def test_levels_of_other_accelerators_or_versions_are_not_put_together(server, tmp_path, level_content, machine, message):
