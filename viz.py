@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = build_parser(__doc__)
     args = parser.parse_args(argv)
     # Imported only now: --help and a wrong flag answer at once.
-    from pdbench.analysis.audit import audit
+    from pdbench.analysis.audit import audit, refuted
     from pdbench.analysis.intervals import level_intervals
     from pdbench.analysis.overhead import overheads
     from pdbench.analysis.stalls import stall_lines
@@ -38,32 +38,38 @@ def main(argv: list[str] | None = None) -> None:
             args.exps, gpus_per_node=args.gpus_per_node, chunk_size=args.chunk_size, sla=goodput, details=details
         )
         table = study.table
-        findings = audit(study) if args.audit or decide or args.report else []
+        compares = (
+            decide or args.report or args.show_stalls or args.show_blocks or args.show_overhead or args.figure == "heatmap"
+        )
+        findings = audit(study) if args.audit or compares else []
+        left_out = refuted(findings) if compares and not args.include_refuted else {}
+        compared = study.without(left_out)
+        print(*answers.left_out_lines(table, left_out), sep="\n", end="\n" if left_out else "")
         if args.export:
             export(table, args.export)
             print(f"{args.export}: {len(table)} rows, {len(table.columns)} columns")
         if args.show_tables:
             tables.print_measurements(table, args.chunk_size, args.use_normalized)
         if args.show_stalls:
-            print(*stall_lines(table), sep="\n")
+            print(*stall_lines(compared.table), sep="\n")
         if args.show_intervals:
             tables.print_intervals(level_intervals(study.table))
         if args.show_blocks:
             from pdbench.analysis.blocks import paired  # SciPy takes a second
 
-            tables.print_blocks(paired(table))
+            tables.print_blocks(paired(compared.table))
         if args.show_overhead:
-            tables.print_overheads(overheads(table))
+            tables.print_overheads(overheads(compared.table))
         if args.audit:
             tables.print_findings(findings)
         if decide:
-            answers.show_decision(table, findings, args)
+            answers.show_decision(compared.table, args)
         if args.report:
-            answers.write_report(study, findings, args)
+            answers.write_report(study, findings, left_out, args)
         shown = [args.show_tables, args.show_stalls, args.show_intervals, args.show_overhead, args.audit, decide]
         shown += [args.export, args.report, args.show_blocks]
         if args.plot or args.plot_path or args.figure or not any(shown):
-            answers.plot(study, args, args.plot_path or DEFAULT_PATH)
+            answers.plot(compared if args.figure == "heatmap" else study, args, args.plot_path or DEFAULT_PATH)
     except ResultError as error:
         parser.error(str(error))
 

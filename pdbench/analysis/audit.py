@@ -31,6 +31,22 @@ KINDS = {
         "it is one measurement: that these arms agree shows nothing, and where their names differ one of them may be wrong",
         "keep one of them, under the right name",
     ),
+    "changed file": (
+        "its numbers are not those that the manifest's gates have passed",
+        "restore the file, or measure the level again",
+    ),
+    "not in the manifest": (
+        "nothing says what it was measured on, nor that it passed the gates",
+        "move the file out of the folder, or measure the level with run_bm.sh",
+    ),
+    "mixed prompts": (
+        "prompts found in the prefix cache are compared with prompts that were computed",
+        "measure these, too, with prompts not seen before, as run_bm.sh does",
+    ),
+    "no manifest": (
+        "other folders say what ran; of these only the name does, which somebody typed",
+        "measure them with run_bm.sh, or read the comparison with that in mind",
+    ),
     "replayed prompts": (
         "a server that stays up finds them in its prefix cache, on by default: TTFT is too low and input throughput too high",
         "measure with a seed for each level, as run_bm.sh does, or with the prefix cache off",
@@ -80,8 +96,8 @@ KINDS = {
         "measure with run_experiment.py, or run python -m pdbench.gates before the sweep: it stores what UCX reports",
     ),
 }  # fmt: skip
-# What puts an arm's layout, and with it its throughput per node, in doubt.
-IN_DOUBT = ("two layouts", "odd decode")
+# A folder with one of these is not what it is called, or is compared with what cannot be compared: decisions leave it out.
+REFUTED = ("two layouts", "odd decode", "changed file", "not in the manifest", "mixed prompts", "same results")
 
 
 @dataclass(frozen=True)
@@ -134,14 +150,11 @@ def findings(sources: list[Source]) -> list[Finding]:
     return [Finding(kind, tuple(names), seen, *KINDS[kind]) for (kind, seen, _), names in ordered]
 
 
-def doubts(findings: Sequence[Finding], arms: dict[str, str]) -> dict[str, list[str]]:
-    """Return arms of which the audit doubts that they are what their name says, with the kinds of findings.
-
-    Args:
-        arms: by folder, as in the tidy table.
-    """
+def refuted(findings: Sequence[Finding]) -> dict[str, list[str]]:
+    """Return the folders that a comparison must leave out, with the kinds of findings; of copies the first may stay."""
     found: dict[str, list[str]] = {}
     for finding in findings:
-        for folder in finding.folders if finding.kind in IN_DOUBT else ():
-            found.setdefault(arms[folder], []).append(finding.kind)
+        if finding.kind in REFUTED:
+            for folder in finding.folders[finding.kind == "same results" :]:
+                found.setdefault(folder, []).append(finding.kind)
     return found

@@ -1,12 +1,9 @@
 """Check result folders for the audit, one function each: what was seen in which folders. What it means is in `audit.py`."""
 
-import hashlib
 import itertools
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -14,6 +11,7 @@ from pdbench.analysis.audit_mixed import ASKED, CLIENT_KEYS, mixed
 from pdbench.layout import Layout, Pool
 from pdbench.manifest import Manifest
 from pdbench.read.laws import SERVED
+from pdbench.read.level_file import digest_of
 from pdbench.read.results import Arm, Folder
 from pdbench.workload import phase_lengths
 
@@ -38,8 +36,8 @@ class Source:
 
     Attributes:
         levels: its rows of the tidy table in the order measured, with stem, date, seed, launched, and, of the file,
-            keys (those of `CLIENT_KEYS` in it), asked (values of `ASKED`) and digest (of its summary: byte-identical files
-            share it, and so do files that differ in white space only).
+            keys (those of `CLIENT_KEYS` in it), asked (values of `ASKED`), digest (of its summary: copies share it, also where
+            white space or details differ) and recorded (the manifest's; the same where it has none, None without a record).
     """
 
     arm: Arm
@@ -79,12 +77,9 @@ def source_of(folder: Folder, rows: pd.DataFrame) -> Source:
         files["launched"].append(str(record.launched) if record else "")
         files["keys"].append(frozenset(CLIENT_KEYS) & content.keys())
         files["asked"].append({key: content.get(key) for keys in ASKED.values() for key in keys})
-        files["digest"].append(_digest(content))
+        files["digest"].append(digest := digest_of(content))
+        files["recorded"].append(record.digest or digest if record else None)
     return Source(arm, manifest, rows.assign(**files).sort_values("date", kind="stable", ignore_index=True))
-
-
-def _digest(content: dict[str, Any]) -> bytes:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
 
 
 Seen = Iterator[tuple[str, Iterable[Source], str]]  # kind, folders, what
@@ -95,13 +90,13 @@ def checked(sources: list[Source]) -> Seen:
     yield from _same_results(sources)
     yield from _above_prefill(sources)
     for source in sources:
-        for check in (_name_and_manifest, _replayed, _cold, _overloaded, _few_requests, _transport):
+        for check in (_name_and_manifest, _files, _replayed, _cold, _overloaded, _few_requests, _transport):
             yield from ((kind, [source], seen) for kind, seen in check(source))
     by_workload = defaultdict(list)
     for source in sources:
         by_workload[source.workload].append(source)
     for compared in by_workload.values():
-        for check in (_odd_decode, mixed, _missing_levels):
+        for check in (_odd_decode, mixed, _mixed_prompts, _no_manifest, _missing_levels):
             yield from check(compared)
 
 
@@ -158,6 +153,31 @@ def _name_and_manifest(source: Source) -> Iterator[tuple[str, str]]:
             "name and manifest",
             f"the name says {named} ({named.gpus} GPUs), the manifest {ran.layout} ({ran.gpus} GPUs)",
         )
+
+
+def _files(source: Source) -> Iterator[tuple[str, str]]:
+    """Level files that are not those of the manifest; one without any records, of an older version, says nothing of files."""
+    if not (source.manifest and source.manifest.levels):
+        return
+    levels = source.levels
+    if unknown := list(levels["stem"][levels["recorded"].isna()]):
+        yield "not in the manifest", f"levels: {_listed(unknown)}"
+    if changed := list(levels["stem"][levels["recorded"].notna() & (levels["recorded"] != levels["digest"])]):
+        yield "changed file", f"the client's summary is not the one that was recorded: {_listed(changed)}"
+
+
+def _mixed_prompts(compared: list[Source]) -> Seen:
+    """Folders with replayed prompts beside such whose prompts were not seen before, by their manifests or several levels."""
+    replayed = [source for source in compared if list(_replayed(source))]
+    unseen = [source for source in compared if source not in replayed and (source.manifest or len(source.levels) > 1)]
+    if replayed and unseen:
+        yield "mixed prompts", replayed, f"prompts were replayed in {len(replayed)} of {len(compared)} folders"
+
+
+def _no_manifest(compared: list[Source]) -> Seen:
+    without = [source for source in compared if not source.manifest]
+    if without and len(without) < len(compared):
+        yield "no manifest", without, f"{len(without)} of {len(compared)} folders have no manifest.json"
 
 
 def _replayed(source: Source) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pdbench.analysis import audit
 from pdbench.analysis.audit import Finding, findings
 from pdbench.analysis.audit_checks import Source, source_of
 from pdbench.layout import Layout
@@ -15,8 +16,9 @@ from pdbench.read.level_file import ResultError
 from pdbench.read.results import per_node_of, read_study
 from pdbench.workload import Level, RunName
 
-# A run with the first of these findings is not that of its layout; with the second it is used where there is no other.
-REFUTED, DOUBTFUL = "odd decode", "two layouts"
+# Of two layouts the audit cannot say which is right: such a run is used where there is no other.
+DOUBTFUL = "two layouts"
+REFUTED = tuple(kind for kind in audit.REFUTED if kind not in (DOUBTFUL, "same results"))
 COPIES = ("same results", "two layouts")
 
 
@@ -69,7 +71,7 @@ class Evidence:
         fitting = [
             source for source in self.sources
             if source.arm.layout == spec.layout and (source.arm.placement == "spread") == spec.spread
-            and not source.arm.is_control and self.over_tcp(source) == spec.tcp and not self.doubts(source, REFUTED)
+            and not source.arm.is_control and self.over_tcp(source) == spec.tcp and not self.doubts(source, *REFUTED)
         ]  # fmt: skip
         latest = sorted(fitting, key=lambda source: source.levels["date"].iloc[-1], reverse=True)
         return sorted(latest, key=lambda source: (bool(self.doubts(source, DOUBTFUL)), "archive" in source.arm.folder.parts))

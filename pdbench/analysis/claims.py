@@ -163,8 +163,8 @@ def _check(claim: Claim, evidence: Evidence) -> Verdict:
     ]  # fmt: skip
     runs = {arm: source.name for arm, source in taken.items()}
     layouts = [Spec.parse(arm).layout for arm in known]
-    refused = {s.name for s in evidence.sources if s.arm.layout in layouts and evidence.doubts(s, REFUTED)}
-    of_refused = [finding for finding in _about(evidence.found, refused) if finding.kind in (REFUTED, DOUBTFUL)]
+    refused = {s.name for s in evidence.sources if s.arm.layout in layouts and evidence.doubts(s, *REFUTED)}
+    of_refused = [finding for finding in _about(evidence.found, refused) if finding.kind in (*REFUTED, DOUBTFUL)]
     return Verdict(claim, verdict, points, runs, missing, others, _about(evidence.found, set(runs.values())), of_refused)
 
 

@@ -124,7 +124,7 @@ def check_unchanged(
         changed += [f"{arm.label} ({different[0]})"] if different else []
     if changed:
         raise ValueError(f"{results} holds levels of {name} with other settings: {'; '.join(changed)}: "
-                         "give another --results-dir, or move those folders away to measure them anew")  # fmt: skip
+                         "give another --results-dir, or move those folders away to measure them again")  # fmt: skip
 
 
 def _lines(steps: Iterable[Step | None]) -> list[str]:

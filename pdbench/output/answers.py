@@ -1,13 +1,14 @@
 """Answer what viz.py's options ask for that takes more than one call: the decision, the figure and the report."""
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from pdbench.analysis import decision
-from pdbench.analysis.audit import Finding, doubts
+from pdbench.analysis.audit import Finding
 from pdbench.analysis.frontier import LATENCIES
 from pdbench.files import write_atomically
 from pdbench.output import tables
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
     from pdbench.output import figures
 
 
-def show_decision(table: pd.DataFrame, findings: list[Finding], args: argparse.Namespace) -> None:
+def left_out_lines(table: pd.DataFrame, left_out: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a line for each folder that comparisons leave out; `left_out` is of `audit.refuted`."""
+    arms = dict(zip(table["folder"], table["arm"], strict=True))
+    return [f"left out: {arms[folder]}: {', '.join(kinds)} (see --audit; --include-refuted compares it, too)"
+            for folder, kinds in left_out.items()]  # fmt: skip
+
+
+def show_decision(table: pd.DataFrame, args: argparse.Namespace) -> None:
     """Print which layout is best, in each band of latency and within the bounds that are given."""
     mode = LATENCY_MODES[args.latency_mode]
     words = f"first {args.chunk_size}" if mode == "chunk" else f"median {mode.upper()}"
@@ -38,8 +46,6 @@ def show_decision(table: pd.DataFrame, findings: list[Finding], args: argparse.N
                 served = f"{row.request_throughput:.3g} of {row.level:g} requests/s served"
                 print(f"left out: {row.arm}, {served}: its TTFT is that of a queue")
         print(*tables.uncertainty_words(rows), sep="\n")
-    for arm, kinds in doubts(findings, dict(zip(table["folder"], table["arm"], strict=True))).items():
-        print(f"whether {arm} is what its name says is in doubt: {', '.join(kinds)} (see --audit)")
     print(f"{args.throughput_metric} tokens/s{tables.how_counted(table, args.use_normalized)}")
 
 
@@ -59,12 +65,14 @@ def plot(study: Study, args: argparse.Namespace, path: Path) -> None:
         print(f"  one output token per request, so no TPOT: {', '.join(without)}")
 
 
-def write_report(study: Study, findings: list[Finding], args: argparse.Namespace) -> None:
-    """Write the page that holds everything."""
+def write_report(
+    study: Study, findings: list[Finding], left_out: Mapping[str, Sequence[str]], args: argparse.Namespace
+) -> None:  # fmt: skip
+    """Write the page that holds everything; its decisions are not about what is left out."""
     from pdbench.output.report import render
 
     table = study.table
-    page = render(study, view_of(args), args.gpu_hour_price, findings)
+    page = render(study, view_of(args), args.gpu_hour_price, findings, left_out)
     write_atomically(args.report, page)
     print(f"{args.report}: {table['arm'].nunique()} arms, {len(table)} measurements, {len(page.encode()) / 1e6:.1f} MB")
 

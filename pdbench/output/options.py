@@ -44,6 +44,8 @@ def build_parser(description: str | None = None) -> Parser:
     add("--show-overhead", action="store_true",
         help="what Ray Serve adds to TTFT and TPOT, and takes from throughput, beside control arms without it")  # fmt: skip
     add("--audit", action="store_true", help="print what to know before believing these folders, and what to do about it")
+    add("--include-refuted", action="store_true",
+        help="compare also what is not what it is called, by the audit; else it is left out")  # fmt: skip
     add("--show-decision", action="store_true", help="which layout is best in which band of latency (see --latency-mode)")
     add("--sla", type=sla, metavar="tpot=MS,p99_ttft=MS,...",
         help="which layout is best within these bounds (medians unless a statistic is said), and what the others lack;"

@@ -9,7 +9,7 @@ import base64
 import gzip
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from pdbench.analysis import decision
-from pdbench.analysis.audit import Finding, doubts
+from pdbench.analysis.audit import Finding
 from pdbench.analysis.overhead import overheads
 from pdbench.output import chart, figures, tables
 from pdbench.output.figures.view import LATENCIES
@@ -63,7 +63,10 @@ class Decision:
     notes: Sequence[str]
 
 
-def render(study: Study, view: figures.View, price: float | None = None, findings: Sequence[Finding] = ()) -> str:
+def render(
+    study: Study, view: figures.View, price: float | None = None, findings: Sequence[Finding] = (),
+    left_out: Mapping[str, Sequence[str]] | None = None,
+) -> str:  # fmt: skip
     """Render the page.
 
     Args:
@@ -71,11 +74,12 @@ def render(study: Study, view: figures.View, price: float | None = None, finding
             page opens with; the chart's can be changed there.
         price: of an hour of one GPU.
         findings: of `audit.audit`.
+        left_out: folders that decisions are not about, with the kinds of findings; of `audit.refuted`.
 
     Raises:
         ResultError: concurrency and request-rate levels are mixed, or no arm has the latency or throughput of `view`.
     """
-    table = study.table
+    table, judged = study.table, study.without(left_out or {}).table
     kind = figures.one_kind(table)
     figures.with_axes(table, view)  # refuses what no arm has
     looks = {arm: chart.looks(style) for arm, style in figures.arm_styles(table).items()}
@@ -86,10 +90,10 @@ def render(study: Study, view: figures.View, price: float | None = None, finding
     return _template().render(
         title=figures.title(table) or "Benchmark results",
         summary=summary(table, kind),
-        decisions=[decide(title, rows, view, price) for title, rows in decision.workloads(table)],
-        doubts=doubts(findings, folders),
-        crossovers=crossovers(table, view, [mode for mode in LATENCIES if view.sla or mode != view.latency_mode], price),
-        overhead=overhead(table),
+        decisions=[decide(title, rows, view, price) for title, rows in decision.workloads(judged)],
+        left_out={folders[name]: kinds for name, kinds in (left_out or {}).items()},
+        crossovers=crossovers(judged, view, [mode for mode in LATENCIES if view.sla or mode != view.latency_mode], price),
+        overhead=overhead(judged),
         bands_read=" ".join(tables.BANDS_READ),
         arms=looks,
         metrics=metrics,

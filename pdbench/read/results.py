@@ -8,7 +8,7 @@ Per-request details are most of a file and most of the time that reading takes: 
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,13 @@ class Study:
 
     table: pd.DataFrame
     folders: dict[str, Folder]
+
+    def without(self, left_out: Collection[str]) -> "Study":
+        """Return the study less these folders; raises ResultError if none remains."""
+        folders = {name: folder for name, folder in self.folders.items() if name not in left_out}
+        if not folders:
+            raise ResultError("the audit refutes every folder: see --audit, or compare them with --include-refuted")
+        return Study(self.table[self.table["folder"].isin(folders)].reset_index(drop=True), folders)
 
 
 def read_results(

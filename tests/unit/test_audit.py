@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pdbench.analysis.audit import KINDS, audit
+from pdbench.analysis.audit import KINDS, audit, refuted
 from pdbench.manifest import Gate, LevelRecord
 from pdbench.read.level_file import ResultError
 from pdbench.read.results import read_study
@@ -362,5 +362,7 @@ def test_this_repositorys_results_are_as_they_were_measured():
     assert len(folders) == 5 and list(by_kind([f for f in folders if "as-published" not in f.name])) == ["few requests"]
     found = by_kind(folders)
     (replayed,) = found.pop("replayed prompts")
+    (beside_unseen,) = found.pop("mixed prompts")
+    assert beside_unseen.folders == replayed.folders and set(refuted([replayed, beside_unseen])) == set(replayed.folders)
     assert list(found) == ["few requests"] and all("as-published" in folder for folder in replayed.folders)
     assert len(replayed.folders) == 2 and replayed.seen.endswith("conc2 50%, conc4 50%, conc8 50%")

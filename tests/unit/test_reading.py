@@ -34,7 +34,7 @@ ALL = "--audit --sla tpot=30 --show-tables --show-stalls --show-intervals --show
 def test_each_file_is_opened_once(options, tmp_path, write_folder, level_content, make_manifest):
     folders = []
     for layout, mode in (("2xtp1", "collocated"), ("p1xtp1-d1xtp1", "pd-pack")):
-        levels = {f"conc{c}.json": level_content(concurrency=c, requests=5 * c, detailed=True) for c in (4, 8)}
+        levels = {f"conc{c}.json": level_content(concurrency=c, requests=5 * c, detailed=True, date=layout) for c in (4, 8)}
         folders.append(write_folder(tmp_path, f"tiny_itl100_otl11_mixed_{layout}", levels))
         make_manifest(layout, mode).write(folders[-1])
     command = [sys.executable, "-c", COUNTS, json.dumps(["--exps", *map(str, folders), *options])]

@@ -108,12 +108,13 @@ def test_text_of_folders_is_escaped(tmp_path, write_folder, level_content, make_
     assert HOSTILE not in chart_data(page)["arms"][0]["hover"][0]  # plotly reads it as HTML
 
 
-def test_an_arm_in_doubt_is_named_beside_the_decision(study):
-    finding = Finding("odd decode", (study.table["folder"].iloc[-1],), "seen", "why", "fix")
-    page = report.render(study, View(), findings=[finding])
+def test_what_is_left_out_is_named_beside_the_decision(study):
+    folder = study.table["folder"].iloc[-1]
+    finding = Finding("odd decode", (folder,), "seen", "why", "fix")
+    page = report.render(study, View(), findings=[finding], left_out={folder: ["odd decode"]})
     first = re.sub(r"<[^>]+>", "", page[page.index("Decision</h2>") : page.index('id="crossovers"')])
-    assert "p1xtp1-d1xtp2 pack is what its name says is in doubt: odd decode" in " ".join(first.split())
-    assert "<dd>seen</dd>" in page and "why" in page and "fix" in page
+    assert "Left out of decision and crossovers: p1xtp1-d1xtp2 pack, odd decode" in " ".join(first.split())
+    assert "p1xtp1-d1xtp2 pack" not in first.split("odd decode", 1)[1] and "<dd>seen</dd>" in page
 
 
 def test_provenance_tells_what_arms_share_and_where_they_differ(tmp_path, write_folder, level_content, make_manifest):

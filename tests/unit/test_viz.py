@@ -21,10 +21,10 @@ PD = "tiny_itl100_otl11_mixed_pack_1xtp1-1xtp2"
 @pytest.fixture
 def folders(tmp_path, monkeypatch, write_folder, level_content):
     """Two good folders, in an empty working directory beside them."""
-    levels = {f"conc{k}.json": level_content(k) for k in (4, 8)}
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    return [str(write_folder(tmp_path, name, levels)) for name in (COLLOCATED, PD)]
+    levels = {name: {f"conc{k}.json": level_content(k, label=name) for k in (4, 8)} for name in (COLLOCATED, PD)}
+    return [str(write_folder(tmp_path, name, of_arm)) for name, of_arm in levels.items()]
 
 
 def test_draws_by_default_and_says_where_and_what(folders, capsys):
@@ -142,7 +142,9 @@ def test_arms_without_tpot_are_named(folders, capsys, write_folder, level_conten
 
 
 def test_the_audit_alone_draws_nothing(folders, capsys):
-    """The two folders hold the same levels, of 20 requests with the client's own seed, and PD has no manifest."""
+    """Folders hold the same levels, of 20 requests with the client's own seed, and PD has no manifest."""
+    for name in ("conc4.json", "conc8.json"):
+        Path(folders[1], name).write_bytes(Path(folders[0], name).read_bytes())
     viz.main(["--audit", "--exps", *folders])
     assert os.listdir() == []
     out = capsys.readouterr().out
@@ -219,14 +221,23 @@ def test_repeats_give_intervals_and_call_noise_by_its_name(write_folder, level_c
     assert "of leads at once over all arms (Tukey-Kramer)" in out and "no interval" not in out
 
 
-def test_a_decision_says_whose_layout_is_in_doubt(write_folder, level_content, tmp_path, capsys):
+def test_what_the_audit_refutes_is_left_out_of_decisions(rivals, write_folder, level_content, tmp_path, capsys):
     """One measurement under the names of 2 and 3 GPUs: one of the two throughputs per node is wrong."""
-    same = {"conc4.json": level_content(4)}
-    folders = [str(write_folder(tmp_path, f"tiny_itl100_otl11_mixed_{name}", same)) for name in ("2xtp1", "p1xtp1-d1xtp2")]
-    viz.main(["--show-decision", "--exps", *folders])
-    out = capsys.readouterr().out
-    for arm in ("2xtp1", "p1xtp1-d1xtp2"):
-        assert f"whether {arm} is what its name says is in doubt: two layouts (see --audit)" in out
+    same = {"conc4.json": level_content(4, median_tpot_ms=2.0)}
+    copies = [str(write_folder(tmp_path, f"tiny_itl100_otl11_mixed_{name}", same)) for name in ("1xtp2", "p1xtp2-d1xtp2")]
+    for asked in (["--show-decision"], ["--sla", "tpot=30"], ["--figure", "heatmap", "--sla", "tpot=30,ttft=500"]):
+        viz.main([*asked, "--exps", *rivals])
+        alone = capsys.readouterr().out
+        viz.main([*asked, "--exps", *rivals, *copies])
+        out = capsys.readouterr().out
+        for arm in ("1xtp2", "p1xtp2-d1xtp2"):
+            assert f"left out: {arm}: two layouts (see --audit; --include-refuted compares it, too)\n" in out
+        assert alone.replace(", 4 measurements", "") in out.split("\n", 2)[2].replace(", 4 measurements", ""), "as without them"
+        viz.main([*asked, "--include-refuted", "--exps", *rivals, *copies])
+        assert "left out" not in capsys.readouterr().out
+    assert "refutes every folder: see --audit, or compare them with --include-refuted" in fails(
+        capsys, "--sla", "tpot=9", "--exps", *copies
+    )
 
 
 def test_nobody_keeps_an_sla(rivals, capsys):

@@ -1,0 +1,92 @@
+"""Level files that are not those of their manifests, and folders that cannot be compared with the others."""
+
+import json
+
+import pytest
+
+from pdbench.analysis.audit import audit, refuted
+from pdbench.manifest import LevelRecord, Manifest
+from pdbench.read.level_file import digest_of
+from pdbench.read.results import read_study
+
+
+def record(stem, digest):
+    return LevelRecord(level=stem, command="", launched="now", seed=1, warmup_seed=2, num_prompts=20, started="", ended="",
+                       ok=True, digest=digest)  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path, write_folder, level_content, make_manifest):
+    """Writes a measured arm of two levels; `seeds` are the client's."""
+
+    def write(layout, seeds=(1, 2), measured=True, mode="collocated"):
+        levels = {
+            f"conc{c}": level_content(c, requests=200, seed=seed, label=layout) for c, seed in zip((4, 8), seeds, strict=True)
+        }
+        path = write_folder(tmp_path, f"tiny_itl100_otl11_mixed_{layout}", {f"{stem}.json": of for stem, of in levels.items()})
+        if measured:
+            manifest = make_manifest(layout, mode, gpus=2)
+            manifest.levels = [record(stem, digest_of(content)) for stem, content in levels.items()]
+            manifest.write(path)
+        return path
+
+    return write
+
+
+def findings(*folders):
+    found = audit(read_study(folders))
+    return {finding.kind: finding for finding in found}, refuted(found)
+
+
+def test_files_that_are_those_of_the_manifest_pass(folder):
+    assert findings(folder("2xtp1"), folder("1xtp2")) == ({}, {})
+
+
+def test_a_file_whose_numbers_changed_is_named_and_left_out(folder):
+    path, other = folder("2xtp1"), folder("1xtp2")
+    content = json.loads((path / "conc8.json").read_text())
+    (path / "conc8.json").write_text(json.dumps(content | {"median_tpot_ms": content["median_tpot_ms"] * 0.9}))
+    found, left_out = findings(path, other)
+    assert found["changed file"].seen == "the client's summary is not the one that was recorded: conc8"
+    assert left_out == {str(path): ["changed file"]}
+    (path / "conc8.json").write_text(json.dumps(content, indent=1))
+    assert findings(path, other) == ({}, {}), "white space is no change"
+
+
+def test_a_file_without_a_record_is_named_and_left_out(folder, level_content):
+    path = folder("2xtp1")
+    (path / "conc16.json").write_text(json.dumps(level_content(16, requests=200, seed=3)))
+    found, left_out = findings(path, folder("1xtp2"))
+    assert found["not in the manifest"].seen == "levels: conc16" and left_out == {str(path): ["not in the manifest"]}
+
+
+def test_a_manifest_without_digests_is_no_fault(folder):
+    path = folder("2xtp1")
+    manifest = Manifest.read(path)
+    manifest.levels = [of.model_copy(update={"digest": None}) for of in manifest.levels]
+    manifest.write(path)
+    assert findings(path) == ({}, {})
+
+
+def test_replayed_prompts_are_not_compared_with_unseen_ones(folder):
+    replayed, unseen = folder("2xtp1", seeds=(1, 1)), folder("1xtp2")
+    found, left_out = findings(replayed, unseen)
+    assert found["mixed prompts"].folders == (str(replayed),) and left_out == {str(replayed): ["mixed prompts"]}
+    found, left_out = findings(replayed, folder("1xtp1", seeds=(1, 1)))
+    assert "mixed prompts" not in found and left_out == {}, "among themselves they can be compared"
+
+
+def test_folders_without_a_manifest_are_named_beside_others(folder):
+    bare = folder("1xtp2", measured=False)
+    found, left_out = findings(folder("2xtp1"), bare)
+    assert found["no manifest"].folders == (str(bare),) and left_out == {}
+    assert "no manifest" not in findings(bare)[0]
+
+
+def test_of_copies_one_stays(folder, tmp_path):
+    path = folder("2xtp1", measured=False)
+    copy = tmp_path / f"{path.name}-again"
+    copy.mkdir()
+    for file in path.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    assert findings(path, copy)[1] == {str(copy): ["same results"]}
