@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Simulate how often the intervals of `viz.py` hold what they say, and how often one of several equal arms seems to win.
+"""Simulate how often the intervals of `viz.py` hold what they say, and how often one of several equal arms seems to win,
+and how often arms are called alike.
 
     python benchmarks/coverage.py                       # half a minute
     python benchmarks/coverage.py --spread 0.1 --studies 500
@@ -74,6 +75,12 @@ def false_winners(rng: np.random.Generator, arms: int, count: int, args: argpars
     return float(first), float(second)
 
 
+def called_alike(rng: np.random.Generator, ratio: float, count: int, args: argparse.Namespace) -> float:
+    """Return the share of studies in which an arm and one of so many times its values are called alike."""
+    pairs = (study(rng, 2, count, args.spread).values() for _ in range(args.studies))
+    return sum(repeats.alike(np.log(a), np.log(b * ratio)) for a, b in pairs) / args.studies
+
+
 def main() -> int:
     """Print both tables; return the exit code."""
     parser = Parser(prog="coverage.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -91,6 +98,10 @@ def main() -> int:
     table = Table("equal arms", "of_ratios", "bootstrap of pairs", title=f"studies with a false winner, {REPEATS[0]} repeats")
     for arms in ARMS:
         table.add_row(str(arms), *(f"{share:.1%}" for share in false_winners(rng, arms, REPEATS[0], args)))
+    Console().print(table)
+    table = Table("true ratio", *(f"{count} repeats" for count in REPEATS), title=f"called alike, margin {repeats.MARGIN:.0%}")
+    for ratio in (1.0, 1 - repeats.MARGIN, 1 - 2 * repeats.MARGIN):
+        table.add_row(f"{ratio:.2f}", *(f"{called_alike(rng, ratio, count, args):.1%}" for count in REPEATS))
     Console().print(table)
     return 0
 

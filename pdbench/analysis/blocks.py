@@ -25,8 +25,8 @@ def paired(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         `decision.WORKLOAD`, arm, base, level, blocks (that both have), and for each of MEASURES its ratio of arm to base: the
-        geometric mean over blocks, with `_from` and `_to` (95% interval, NaN with fewer than three blocks) and `_noise`
-        (whether that contains 1). NaN where a request has a single output token.
+        geometric mean over blocks, with `_from` and `_to` (95% interval, NaN with fewer than three blocks) `_noise`
+        (whether that contains 1) and `_alike` (`repeats.alike`). NaN where a request has a single output token.
 
     Raises:
         ResultError: no collocated arm shares a block with another.
@@ -54,5 +54,5 @@ def _ratios(both: pd.DataFrame) -> dict[str, float | bool]:
         logs = np.log(both[name] / both[f"{name}_base"]).to_numpy()
         mean, (low, high) = float(np.mean(logs)), repeats.of_mean(logs)
         found |= {name: math.exp(mean), f"{name}_from": math.exp(low), f"{name}_to": math.exp(high)}
-        found[f"{name}_noise"] = bool(low <= 0 <= high)
+        found |= {f"{name}_noise": bool(low <= 0 <= high), f"{name}_alike": repeats.alike(logs)}
     return found

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from pdbench.analysis import repeats
 from pdbench.analysis.frontier import Curve, crossovers, curves
 
 # At this number of latencies, evenly spaced over what all arms (best_of: the first) were measured at.
@@ -21,7 +22,8 @@ RULES = {
     "best_by_regime": "over most of each range of throughput, the arm named attains it at the lowest latency; and it reaches"
     " the requests/s named, within the tolerance",
     "best_of": f"at {LATENCIES} latencies, evenly spaced over those of the arm, no other attains more beyond the tolerance",
-    "about_equal": "wherever both are compared, they differ by at most the tolerance",
+    "about_equal": "wherever both are compared, they differ by at most the tolerance; of levels with three repeats or more"
+    " two one-sided tests must show it",
     "far_below": f"at each level that both have, it is at most {FAR_BELOW:.0%} of the other's",
 }  # fmt: skip
 
@@ -105,10 +107,19 @@ def _about_equal(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
     if not set(claim.arms) <= set(arms):
         return []
     return [
-        Point(at, abs(a - b) <= claim.tolerance * max(a, b), {first: a, second: b})
+        Point(at, _alike(claim, at, arms, a, b), {first: a, second: b})
         for at, values in _compared(claim, arms, claim.arms)
         for (first, a), (second, b) in [values.items()]
     ]  # fmt: skip
+
+
+def _alike(claim, at: str, arms: dict[str, pd.DataFrame], a: float, b: float) -> bool:
+    """Whether two arms are alike; `a` and `b` are their medians there."""
+    rows = [arms[arm] for arm in claim.arms]
+    repeated = [of.loc[of["level"].map("{:g}".format) == at, claim.metric].to_numpy() for of in rows]
+    if claim.at == "latencies" or min(map(len, repeated)) < repeats.MIN_REPEATS:
+        return abs(a - b) <= claim.tolerance * max(a, b)
+    return repeats.alike(*map(np.log, repeated), margin=claim.tolerance)
 
 
 def _far_below(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:

@@ -8,13 +8,14 @@ simultaneous over all arms that are compared. A difference whose interval contai
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pdbench.analysis import repeats
-from pdbench.analysis.frontier import crossovers, curves
+from pdbench.analysis.frontier import attainable, crossovers, curves
 from pdbench.analysis.sla import Bound
 from pdbench.layout import Layout
 from pdbench.read.laws import SERVED
@@ -60,7 +61,8 @@ def bands(table: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
     """Compute `frontier.crossovers` of a table of one workload, with intervals of the margins in the middle of each band.
 
     Returns:
-        its columns, and {next,collocated}_margin_from, _to: 95% intervals, NaN without three repeats of every level; and
+        its columns, and {next,collocated}_margin_from, _to: 95% intervals, NaN without three repeats of every level;
+        high_from, high_to: that of the latency where the next band begins, NaN, too, where a repeat has no such change; and
         gpus, those that the throughput is counted over: of a node for a column per node, else of the best layout.
     """
     found = curves(table, latency, throughput)
@@ -75,7 +77,28 @@ def bands(table: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
         for name, margin in (("next_best", "next_margin"), ("collocated", "collocated_margin")):
             low, high = leads.get((row.best, getattr(row, name)), repeats.NONE)
             bands.loc[row.Index, [f"{margin}_from", f"{margin}_to"]] = low - 1, high - 1
+    bands[["high_from", "high_to"]] = [repeats.NONE] * len(bands)
+    for row, after in pairwise(bands.itertuples()):
+        interval = repeats.of_geometric_mean(_changes(measured, row.best, after.best, row.high))
+        bands.loc[row.Index, ["high_from", "high_to"]] = interval
     return bands
+
+
+def _changes(measured: dict[str, list[np.ndarray]], first: str, then: str, near: float) -> list[float]:
+    """Return the latency (ms) near which the better of two arms changes, once from each repeat of all their levels.
+
+    Empty where it does not change in each of them. `measured` is of `_repeats`, with columns throughput and latency.
+    """
+    counts = {arm: min(map(len, measured[arm])) for arm in (first, then)}
+    found = []
+    for repeat in range(min(counts.values())):
+        drawn = {arm: attainable(arm, *np.array([rows[repeat, :2] for rows in measured[arm]]).T[::-1]) for arm in counts}
+        both = crossovers(drawn, set())
+        ends = [band.high for band, after in pairwise(both.itertuples()) if (band.best, after.best) == (first, then)]
+        if not ends:
+            return []
+        found.append(min(ends, key=lambda latency: abs(latency - near)))
+    return found
 
 
 def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "input_throughput_per_node") -> pd.DataFrame:

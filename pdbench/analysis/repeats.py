@@ -16,28 +16,30 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 CONFIDENCE = 0.95
+EQUIVALENT = 0.9  # two one-sided tests at 5% each
+MARGIN = 0.05  # by which arms that are alike may differ
 MIN_REPEATS = 3
 NONE = (math.nan, math.nan)
 
 Interval = tuple[float, float]
 
 
-def of_mean(values: Sequence[float] | np.ndarray) -> Interval:
+def of_mean(values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE) -> Interval:
     """Return Student's interval of the mean of values, shape (n,); NaN where n is below three."""
     if len(values) < MIN_REPEATS:
         return NONE
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values))
     return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
-def of_difference(ours: np.ndarray, theirs: np.ndarray) -> Interval:
+def of_difference(ours: np.ndarray, theirs: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
     """Return Welch's interval of the difference of two means, shapes (n,) and (m,); NaN where one has fewer than three."""
     if min(len(ours), len(theirs)) < MIN_REPEATS:
         return NONE
     if not np.ptp(ours) and not np.ptp(theirs):
         return (float(ours[0] - theirs[0]),) * 2
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # repeats of one arm that are all equal
-        low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(CONFIDENCE)
+        low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(confidence)
     return float(low), float(high)
 
 
@@ -45,6 +47,19 @@ def of_ratio(ours: np.ndarray, theirs: np.ndarray) -> Interval:
     """Return the interval of the ratio of two geometric means; as `of_difference`, and NaN where a value is not above 0."""
     low, high = of_difference(_log(ours), _log(theirs))
     return math.exp(low), math.exp(high)
+
+
+def alike(logs: np.ndarray, others: np.ndarray | None = None, margin: float = MARGIN) -> bool:
+    """Return whether two arms are shown to differ by at most `margin`: two one-sided tests at 5% each (Schuirmann, 1987).
+
+    That a difference is not seen shows nothing; this does. The smaller is at least 1 - margin of the larger.
+
+    Args:
+        logs: the logarithms of their ratios within blocks, or those of the repeats of one, shape (n,).
+        others: then those of the other, shape (m,).
+    """
+    low, high = of_mean(logs, EQUIVALENT) if others is None else of_difference(logs, others, EQUIVALENT)
+    return -low <= -math.log(1 - margin) and high <= -math.log(1 - margin)
 
 
 def of_geometric_mean(values: Sequence[float] | np.ndarray) -> Interval:

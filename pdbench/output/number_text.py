@@ -21,11 +21,19 @@ def signed_text(value: float, sign: str) -> str:
     return f"{value:{sign},.{_decimals(value)}f}"
 
 
-def band_text(low: float, high: float, interactivity: bool) -> str:
-    """Put a band of latencies, ms, in words; as interactivity, tokens/s/user, it is turned around."""
+def band_text(low: float, high: float, interactivity: bool, ends: tuple[float, float] = (math.nan, math.nan)) -> str:
+    """Put a band of latencies, ms, in words; as interactivity, tokens/s/user, it is turned around.
+
+    Args:
+        ends: the interval of `high`, NaN where it has none.
+    """
     if interactivity:
-        return f"{number(1000 / high)} to {number(1000 / low)}" if math.isfinite(high) else f"up to {number(1000 / low)}"
-    return f"{number(low)} to {number(high)}" if math.isfinite(high) else f"from {number(low)}"
+        ends = (1000 / ends[1], 1000 / ends[0])
+    interval = "" if math.isnan(ends[0]) else f" [{number(ends[0])}, {number(ends[1])}]"
+    if interactivity:
+        last = number(1000 / low)
+        return f"{number(1000 / high)}{interval} to {last}" if math.isfinite(high) else f"up to {last}"
+    return f"{number(low)} to {number(high)}{interval}" if math.isfinite(high) else f"from {number(low)}"
 
 
 def share_text(value: float, low: float = math.nan, high: float = math.nan) -> str:

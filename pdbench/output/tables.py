@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pdbench.analysis.audit import Finding
 from pdbench.analysis.decision import WORKLOAD, cost, workload_title
-from pdbench.analysis.repeats import MIN_REPEATS
+from pdbench.analysis.repeats import MARGIN, MIN_REPEATS
 from pdbench.analysis.sla import Bound
 from pdbench.output.number_text import band_text, interval_text, number, share_text, with_interval_text
 from pdbench.read.level_file import TOKENS
@@ -104,7 +104,7 @@ def band_rows(
     headers += ["over\ncollocated", "least to\nmost", "collocated"] + ["price\nof 1M"] * bool(price)
     lines = []
     for row in bands.itertuples():
-        line = [band_text(row.low, row.high, interactivity), row.best]
+        line = [band_text(row.low, row.high, interactivity, (row.high_from, row.high_to)), row.best]
         line += [f"{number(row.throughput_low)} to {number(row.throughput_high)}"]
         for name, margin in (("next_best", "next_margin"), ("collocated", "collocated_margin")):
             other, at, *ends = (getattr(row, column) for column in (name, margin, f"{margin}_low", f"{margin}_high"))
@@ -224,12 +224,18 @@ def print_blocks(ratios: pd.DataFrame) -> None:
     for (*known, base), rows in ratios.groupby([*WORKLOAD, "base"], sort=False):
         lines = []
         for row in rows.itertuples():
-            ends = ((getattr(row, name + end) for end in ("", "_from", "_to", "_noise")) for name in names)
-            cells = (with_interval_text(at, low, high, "") + " noise" * noise for at, low, high, noise in ends)
+            ends = ((getattr(row, name + end) for end in ("", "_from", "_to", "_noise", "_alike")) for name in names)
+            cells = (
+                with_interval_text(at, low, high, "") + (" alike" if alike else " noise" * noise)
+                for at, low, high, noise, alike in ends
+            )
             lines.append([row.arm, number(row.level), number(row.blocks), *cells])
         print(f"\n{workload_title(*known)}: over {base}, in the same block")
         show(["arm", KINDS[rows["kind"].iloc[0]], "blocks", *headers], lines)
     print("ratios, below 1: less than the collocated arm; the geometric mean over blocks [Student's 95% interval]")
+    print(
+        f"alike: shown to differ by at most {MARGIN:.0%}, by two one-sided tests; noise: a difference is not shown, nor is that"
+    )
     if (ratios["blocks"] < MIN_REPEATS).any():
         print(f"no interval with fewer than {MIN_REPEATS} blocks: a small difference may be noise")
 

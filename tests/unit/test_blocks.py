@@ -32,7 +32,12 @@ def test_a_drift_that_all_arms_share_cancels_out():
     assert (row["arm"], row["base"], row["level"], row["blocks"]) == ("p", "c", 8, 3)
     for name in MEASURES:
         assert row[name] == pytest.approx(1.1) and row[f"{name}_from"] == pytest.approx(1.1) == row[f"{name}_to"]
-        assert row[f"{name}_noise"] is False
+        assert row[f"{name}_noise"] is False and row[f"{name}_alike"] is False
+
+
+def test_arms_that_hardly_differ_are_alike():
+    (row,) = paired(table(*blocks(*BASE, 1.0, 2.0, 4.0), *blocks(*PD, 1.01, 2.0, 4.01))).to_dict("records")
+    assert row["request_throughput_alike"] is True and row["request_throughput_noise"] is True
 
 
 def test_three_blocks_by_hand():
@@ -82,7 +87,7 @@ def test_viz_prints_them_from_folders(tmp_path, capsys, write_folder, level_cont
         manifest = make_manifest(layout=layout, mode=mode)
         for block in (1, 2, 3):
             stem = "conc4" + f"_rep{block}" * (block > 1)
-            content = level_content()
+            content = level_content(label=layout)
             files[f"{stem}.json"] = content | {"median_tpot_ms": content["median_tpot_ms"] * speed * block}
             manifest.levels.append(LevelRecord(
                 level=stem, command="", launched=None, seed=1, warmup_seed=None, num_prompts=20, started="", ended="", ok=True,
@@ -93,6 +98,6 @@ def test_viz_prints_them_from_folders(tmp_path, capsys, write_folder, level_cont
     viz.main(["--exps", *map(str, sorted(tmp_path.iterdir())), "--show-blocks"])
     printed = capsys.readouterr().out
     assert (
-        "over 2xtp1, in the same block" in printed and "0.50 [0.50, 0.50]" in printed and "1.00 [1.00, 1.00] noise" in printed
+        "over 2xtp1, in the same block" in printed and "0.50 [0.50, 0.50]" in printed and "1.00 [1.00, 1.00] alike" in printed
     )
     assert not list(tmp_path.glob("*.png"))

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from pdbench.analysis.decision import bands, cost, decide, highest, overloaded, workloads
 from pdbench.analysis.frontier import attainable
+from pdbench.analysis.repeats import of_geometric_mean
 from pdbench.analysis.sla import Bound, parse, per_request
+from pdbench.output import tables
 from pdbench.read.level_file import ResultError
 from pdbench.read.results import read_results
 
@@ -231,3 +233,27 @@ def test_published_answer(published):
     assert row["level"] == pytest.approx(32 + 16 * way) and row["concurrency_per_gpu"] == pytest.approx(4 + 2 * way)
     assert row["throughput"] == pytest.approx(rates[0] + way * (rates[1] - rates[0]))
     assert row["request_throughput_per_node"] == pytest.approx(row["throughput"] / 5000)
+
+
+def crossing(*shifts):
+    """1xtp1 attains 2 + x at x ms, PD 2x - 2s, a repeat for each shift s: they cross at 2 + 2s."""
+    rows = [("1xtp1", 4, 1, 9, 3), ("1xtp1", 8, 3, 9, 5)] * len(shifts)
+    rows += [(PD, level, x, 9, 2 * (x - shift)) for shift in shifts for level, x in ((4, 1), (8, 3))]
+    return bands(table(*rows), "median_tpot_ms", "input_throughput_per_node")
+
+
+def test_the_latency_at_which_the_best_arm_changes_has_an_interval():
+    found = crossing(-0.1, 0.0, 0.1)
+    assert list(found["best"]) == ["1xtp1", PD] and found["high"].iloc[0] == pytest.approx(2)
+    low, high = of_geometric_mean([1.8, 2.0, 2.2])
+    assert (found["high_from"].iloc[0], found["high_to"].iloc[0]) == (pytest.approx(low), pytest.approx(high))
+    assert found[["high_from", "high_to"]].iloc[1].isna().all(), "the last band has no end"
+    shown = [line[0] for line in tables.band_rows(found, "TPOT", "tokens/s", False, None)[1]]
+    assert shown[0] == f"1 to 2 [{low:.3g}, {high:.3g}]"
+    turned = tables.band_rows(found, "TPOT", "tokens/s", True, None)[1][-1][0]
+    assert turned == f"500 [{1000 / high:.1f}, {1000 / low:.1f}] to 1,000"
+
+
+def test_a_change_of_the_best_arm_has_no_interval_without_three_repeats_that_each_have_it():
+    assert crossing(-0.1, 0.1)["high_from"].isna().all()
+    assert crossing(-0.1, 0.0, 0.9)["high_from"].isna().all(), "in one repeat 1xtp1 stays the best"

@@ -77,3 +77,24 @@ def test_many_equal_arms_seldom_have_a_false_winner():
         best = max(values, key=lambda arm: np.median(values[arm]))
         wrong += any(low > 1 for (arm, _), (low, _) in repeats.of_ratios(values).items() if arm == best)
     assert wrong <= 20
+
+
+# -- alike --
+
+
+def test_arms_are_alike_where_both_one_sided_tests_show_it():
+    close, far = np.log([1.0, 1.001, 0.999]), np.log([1.2, 1.201, 1.199])
+    wide = np.log([0.8, 1.0, 1.25])
+    assert repeats.alike(close) and repeats.alike(close, close)
+    assert not repeats.alike(wide) and not repeats.alike(close, wide), "nothing is shown"
+    assert not repeats.alike(far - close) and not repeats.alike(far, close) and repeats.alike(far, close, margin=0.2)
+    assert not repeats.alike(close[:2]) and not repeats.alike(close, close[:2]), "two repeats show nothing"
+
+
+@given(st.floats(0.9, 1.1))
+def test_alike_is_what_two_t_tests_at_five_percent_say(ratio):
+    ours, theirs = np.log([1.0, 1.01, 0.99, 1.0]), np.log(np.array([1.0, 0.99, 1.01]) * ratio)
+    limit = -math.log(1 - repeats.MARGIN)
+    above = stats.ttest_ind(ours, theirs - limit, equal_var=False, alternative="greater").pvalue
+    below = stats.ttest_ind(ours, theirs + limit, equal_var=False, alternative="less").pvalue
+    assert repeats.alike(ours, theirs) == (max(above, below) <= 0.05) == repeats.alike(theirs, ours)
