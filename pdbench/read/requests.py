@@ -58,6 +58,19 @@ class Requests:
         pieces = sum(map(len, self.itl))
         return float((self.osl - 1).sum() / pieces) if pieces else math.nan
 
+    def in_flight(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return when the number of requests in flight changes (s since the first start), and that number from then on."""
+        times = np.concatenate([self.start, self.end]) - self.start.min()
+        steps = np.repeat([1, -1], len(self.start))
+        order = np.lexsort((steps, times))  # who ends makes room for who starts at the same time
+        return times[order], steps[order].cumsum()
+
+    def share_of_time(self, at_least: float) -> float:
+        """Return the share of the time from the first start to the last end with this number of requests in flight or more."""
+        times, number = self.in_flight()
+        lasting = np.diff(times)
+        return float(lasting[number[:-1] >= at_least].sum() / lasting.sum())
+
     def values(self, metric: str, rows: Sequence[int] | None = None) -> np.ndarray:
         """Return all `ttft`, `tpot` or `itl` of the requests, or of `rows` of them, in ms."""
         rows = range(len(self.start)) if rows is None else rows

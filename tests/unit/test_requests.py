@@ -11,6 +11,7 @@ from pdbench.read.requests import (
     goodput,
     percentiles,
 )
+from pdbench.read.results import read_results
 
 # Two clients, one request after another each: 100 prompt tokens, 3 output tokens.
 # sent at    0    0    1    1.5   2
@@ -85,3 +86,20 @@ def test_requests_that_never_decode_together_are_an_error(ttft):
     apart = Requests(np.zeros(2), np.array(ttft), np.array([[0.5, 0.5]] * 2), np.full(2, 9.0), np.full(2, 3.0))
     with pytest.raises(ValueError, match="ask for more output tokens"):
         decode_steps(apart)
+
+
+def test_the_share_of_time_with_all_in_flight(requests):
+    """Two are in flight until 2.5 s, then one until 3 s."""
+    times, number = requests.in_flight()
+    assert list(number[times < 2.5]).count(2) and max(number) == 2 and number[-1] == 0
+    assert requests.share_of_time(2) == pytest.approx(2.5 / 3)
+    assert requests.share_of_time(1) == 1 and requests.share_of_time(3) == 0
+
+
+def test_the_share_is_a_column_where_a_number_in_flight_was_asked_for(tmp_path, write_folder, level_content):
+    levels = {"conc4.json": level_content(4, detailed=True), "conc8.json": level_content(8, requests=40)}
+    folder = write_folder(tmp_path, "tiny_itl100_otl11_mixed_1xtp1", levels)
+    with_details, without = read_results([folder])["full_share"]
+    assert 0.9 < with_details <= 1 and math.isnan(without)
+    rate = write_folder(tmp_path, "tiny_itl100_otl11_mixed_2xtp1", {"rr10.json": level_content(20, rate=10.0, max_concurrency=None, detailed=True)})
+    assert read_results([rate])["full_share"].isna().all()

@@ -52,17 +52,8 @@ def draw(table: pd.DataFrame, view: View, study: Study) -> Figure:
     return figure
 
 
-def in_flight(requests: Requests) -> tuple[np.ndarray, np.ndarray]:
-    """Return times (s since the first start) when the number of requests in flight changes, and that number from then on."""
-    begin = requests.start.min()
-    times = np.concatenate([requests.start, requests.end]) - begin
-    steps = np.repeat([1, -1], len(requests.start))
-    order = np.lexsort((steps, times))  # who ends makes room for who starts at the same time
-    return times[order], steps[order].cumsum()
-
-
 def _draw_flight(axes: Axes, requests: Requests, color: str) -> None:
-    times, number = in_flight(requests)
+    times, number = requests.in_flight()
     axes.step(times, number, where="post", color=color, linewidth=1.2)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
