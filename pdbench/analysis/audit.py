@@ -39,13 +39,17 @@ KINDS = {
         "nothing says what it was measured on, nor that it passed the gates",
         "move the file out of the folder, or measure the level with run_bm.sh",
     ),
+    "failed gate": (
+        "the level was taken although a gate did not pass",
+        "measure it again; run_bm.sh lets none of them count",
+    ),
     "mixed prompts": (
         "prompts found in the prefix cache are compared with prompts that were computed",
         "measure these, too, with prompts not seen before, as run_bm.sh does",
     ),
     "no manifest": (
-        "other folders say what ran; of these only the name does, which somebody typed",
-        "measure them with run_bm.sh, or read the comparison with that in mind",
+        "other folders say what ran and on which nodes; of these only the name says something, which somebody typed",
+        "measure them with run_bm.sh, or compare folders without manifests with each other",
     ),
     "replayed prompts": (
         "a server that stays up finds them in its prefix cache, on by default: TTFT is too low and input throughput too high",
@@ -97,7 +101,8 @@ KINDS = {
     ),
 }  # fmt: skip
 # A folder with one of these is not what it is called, or is compared with what cannot be compared: decisions leave it out.
-REFUTED = ("two layouts", "odd decode", "changed file", "not in the manifest", "mixed prompts", "same results")
+REFUTED = ("two layouts", "odd decode", "changed file", "not in the manifest", "failed gate", "mixed prompts", "no manifest",
+           "same results")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -151,10 +156,14 @@ def findings(sources: list[Source]) -> list[Finding]:
 
 
 def refuted(findings: Sequence[Finding]) -> dict[str, list[str]]:
-    """Return the folders that a comparison must leave out, with the kinds of findings; of copies the first may stay."""
+    """Return the folders that a comparison must leave out, with the kinds of findings.
+
+    Of folders that are copies of each other the first stays; one whose own levels are copies does not.
+    """
     found: dict[str, list[str]] = {}
     for finding in findings:
         if finding.kind in REFUTED:
-            for folder in finding.folders[finding.kind == "same results" :]:
+            stays = finding.kind == "same results" and len(finding.folders) > 1
+            for folder in finding.folders[stays:]:
                 found.setdefault(folder, []).append(finding.kind)
     return found

@@ -78,7 +78,8 @@ def source_of(folder: Folder, rows: pd.DataFrame) -> Source:
         files["keys"].append(frozenset(CLIENT_KEYS) & content.keys())
         files["asked"].append({key: content.get(key) for keys in ASKED.values() for key in keys})
         files["digest"].append(digest := digest_of(content))
-        files["recorded"].append(record.digest or digest if record else None)
+        fits = record and record.num_prompts == file.row["completed"]
+        files["recorded"].append((record.digest or digest if fits else "other requests") if record else None)
     return Source(arm, manifest, rows.assign(**files).sort_values("date", kind="stable", ignore_index=True))
 
 
@@ -164,6 +165,9 @@ def _files(source: Source) -> Iterator[tuple[str, str]]:
         yield "not in the manifest", f"levels: {_listed(unknown)}"
     if changed := list(levels["stem"][levels["recorded"].notna() & (levels["recorded"] != levels["digest"])]):
         yield "changed file", f"the client's summary is not the one that was recorded: {_listed(changed)}"
+    for record in source.manifest.levels:
+        if failed := [gate for gate in record.gates if not gate.passed] if record.ok else []:
+            yield "failed gate", f"{record.level}: {failed[0].name}: {failed[0].seen}, expected {failed[0].expected}"
 
 
 def _mixed_prompts(compared: list[Source]) -> Seen:

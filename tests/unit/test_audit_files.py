@@ -5,13 +5,13 @@ import json
 import pytest
 
 from pdbench.analysis.audit import audit, refuted
-from pdbench.manifest import LevelRecord, Manifest
+from pdbench.manifest import Gate, LevelRecord, Manifest
 from pdbench.read.level_file import digest_of
 from pdbench.read.results import read_study
 
 
 def record(stem, digest):
-    return LevelRecord(level=stem, command="", launched="now", seed=1, warmup_seed=2, num_prompts=20, started="", ended="",
+    return LevelRecord(level=stem, command="", launched="now", seed=1, warmup_seed=2, num_prompts=200, started="", ended="",
                        ok=True, digest=digest)  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_replayed_prompts_are_not_compared_with_unseen_ones(folder):
 def test_folders_without_a_manifest_are_named_beside_others(folder):
     bare = folder("1xtp2", measured=False)
     found, left_out = findings(folder("2xtp1"), bare)
-    assert found["no manifest"].folders == (str(bare),) and left_out == {}
+    assert found["no manifest"].folders == (str(bare),) and left_out == {str(bare): ["no manifest"]}
     assert "no manifest" not in findings(bare)[0]
 
 
@@ -90,3 +90,30 @@ def test_of_copies_one_stays(folder, tmp_path):
     for file in path.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     assert findings(path, copy)[1] == {str(copy): ["same results"]}
+
+
+def test_copies_as_repeats_are_no_repeats(folder):
+    path = folder("2xtp1", measured=False)
+    for repeat in (2, 3):
+        for stem in ("conc4", "conc8"):
+            (path / f"{stem}_rep{repeat}.json").write_bytes((path / f"{stem}.json").read_bytes())
+    assert findings(path)[1] == {str(path): ["same results"]}
+
+
+def test_a_level_that_was_taken_with_a_failed_gate_is_named(folder):
+    path = folder("2xtp1")
+    manifest = Manifest.read(path)
+    gate = Gate(name="prefix-cache", passed=False, seen="45% were cached", expected="at most 2%", time="")
+    manifest.levels[0].gates = [gate]
+    manifest.write(path)
+    found, left_out = findings(path)
+    assert found["failed gate"].seen == "conc4: prefix-cache: 45% were cached, expected at most 2%"
+    assert left_out == {str(path): ["failed gate"]}
+
+
+def test_a_record_of_other_requests_is_not_that_of_the_file(folder):
+    path = folder("2xtp1")
+    manifest = Manifest.read(path)
+    manifest.levels[1].num_prompts, manifest.levels[1].digest = 999, None
+    manifest.write(path)
+    assert findings(path)[0]["changed file"].seen.endswith("recorded: conc8")

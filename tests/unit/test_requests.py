@@ -101,5 +101,9 @@ def test_the_share_is_a_column_where_a_number_in_flight_was_asked_for(tmp_path, 
     folder = write_folder(tmp_path, "tiny_itl100_otl11_mixed_1xtp1", levels)
     with_details, without = read_results([folder])["full_share"]
     assert 0.9 < with_details <= 1 and math.isnan(without)
-    rate = write_folder(tmp_path, "tiny_itl100_otl11_mixed_2xtp1", {"rr10.json": level_content(20, rate=10.0, max_concurrency=None, detailed=True)})
+    rate = write_folder(
+        tmp_path,
+        "tiny_itl100_otl11_mixed_2xtp1",
+        {"rr10.json": level_content(20, rate=10.0, max_concurrency=None, detailed=True)},
+    )
     assert read_results([rate])["full_share"].isna().all()
