@@ -221,22 +221,3 @@ def _layer(spec: ShapeSpec, number: int) -> dict:
         "mlp.experts.down_proj_bias": random.normal(BIAS / 10, experts, hidden),
     }
     return {prefix + name: tensor for name, tensor in found.items()}
-
-
-def main() -> int:
-    from pdbench.cli import Parser
-    from pdbench.configs import load_model
-    from pdbench.model.model_folder import ensure_model
-
-    parser = Parser(prog="python -m pdbench.shape", description=__doc__.splitlines()[0])
-    parser.add_argument("file", metavar="FILE", help="configs/models/*-shape.yaml")
-    args = parser.parse_args()
-    try:
-        model = load_model(args.file)
-        if not model.made:
-            raise ValueError(f"{args.file}: its weights come from {model.source}: there is nothing to make")
-        print(f"{model.model_id}: {ensure_model(Path(model.source), model.made)} in {model.source}")
-    except ValueError as error:
-        print(f"python -m pdbench.shape: error: {error}", file=sys.stderr)
-        return 2
-    return 0

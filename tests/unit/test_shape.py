@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from benchmarks import routing
+from pdbench import shape as command
 from pdbench.configs import ROOT, load_model
 from pdbench.model import shape
 from pdbench.model.model_folder import BESIDE_WEIGHTS, CHECKSUM_FILE, ensure_model, verified_checksum
@@ -248,7 +249,7 @@ def test_balance_of_simple_numbers():
 
 def run(monkeypatch, capsys, *args):
     monkeypatch.setattr("sys.argv", ["shape", *map(str, args)])
-    return shape.main(), capsys.readouterr()
+    return command.main(), capsys.readouterr()
 
 
 def test_the_command_makes_the_model_of_a_file(monkeypatch, capsys, tmp_path):
