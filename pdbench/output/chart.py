@@ -30,7 +30,7 @@ SYMBOLS = {
 }  # fmt: skip
 LETTERS = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C", Path.CLOSEPOLY: "Z"}
 DASHES = {"-": (), "--": (4, 2), ":": (1, 2), "-.": (6, 2, 1, 2)}
-LINE_WIDTH = 2  # pixels; matplotlib's dashes count in line widths
+LINE_WIDTH = 1.25  # pixels for a point; matplotlib's dashes count in line widths
 # Beside a point; where it lies says the two chosen.
 HOVER = {
     "level", "level_per_gpu", "median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "p99_tpot_ms", "p99_itl_ms", "goodput",
@@ -46,6 +46,7 @@ class Looks:
 
     color: str
     dark: str
+    width: float  # pixels
     dash: str  # as in SVG, in pixels; "" is a whole line
     symbol: str
     filled: bool
@@ -55,9 +56,10 @@ class Looks:
 def looks(style: figures.Style) -> Looks:
     """Return plotly's words for a style of the figures: the same colour, marker and line."""
     dashes = DASHES[style.line] if isinstance(style.line, str) else style.line[1]
-    dash = ",".join(f"{LINE_WIDTH * length:g}px" for length in dashes)
+    width = round(LINE_WIDTH * style.width, 2)
+    dash = ",".join(f"{width * length:g}px" for length in dashes)
     symbol = SYMBOLS[style.marker] + ("" if style.filled else "-open")
-    return Looks(to_hex(style.color), _on_dark(style.color), dash, symbol, style.filled, _outline(style.marker))
+    return Looks(to_hex(style.color), _on_dark(style.color), width, dash, symbol, style.filled, _outline(style.marker))
 
 
 def latency(view: figures.View, interactive: bool | None = None) -> str:

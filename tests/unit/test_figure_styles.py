@@ -23,7 +23,7 @@ def arm_lines(axes):
     return [line for line in axes.get_lines() if line.get_gid() == "arm"]
 
 
-def test_collocated_is_always_dashed_black_and_pd_is_neither(read):
+def test_collocated_is_always_dashed_black_and_the_thicker_the_more_tp_and_pd_is_neither(read):
     names = ["8xtp1", "4xtp2", "2xtp4", "1xtp8", "2xtp2", "1xtp16", "pd_p1xtp2-d1xtp2", "pd_p5xtp1-d1xtp2"]
     table = read(*(f"tiny_itl100_otl11_mixed_{name}" for name in names))
     for axes in draw(table, View()).axes:
@@ -32,6 +32,9 @@ def test_collocated_is_always_dashed_black_and_pd_is_neither(read):
     collocated = {arm: style for arm, style in styles.items() if "-" not in arm}
     assert {(style.color, style.line) for style in collocated.values()} == {("#000000", (0, (5, 2)))}
     assert len({style.marker for style in collocated.values()}) == len(collocated) == 6
+    widths = [collocated[arm].width for arm in ("8xtp1", "4xtp2", "2xtp4", "1xtp8", "1xtp16")]
+    assert all(thick > thin + 0.5 for thin, thick in zip(widths, widths[1:], strict=False))
+    assert collocated["2xtp2"].width == collocated["4xtp2"].width
     pd_arms = [style for arm, style in styles.items() if "-" in arm]
     assert not {(0, (5, 2)), "#000000"} & {part for style in pd_arms for part in (style.color, style.line)}
 
@@ -54,6 +57,10 @@ def test_arms_of_one_layout_share_colour_and_line_and_still_differ(read):
     assert [style.filled for style in styles] == [True, True, False, False]
     lines = arm_lines(draw(table, View()).axes[0])
     assert [line.get_markerfacecolor() == "white" for line in lines] == [False, False, True, True]
+
+
+def test_fifteen_runs_of_one_layout_differ(read):
+    assert len(set(arm_styles(read(*(SPREAD.format(f"run{number}") for number in range(15)))).values())) == 15
 
 
 @pytest.mark.parametrize("layout", ["p1xtp2-d3xtp2", "p5xtp1-d1xtp2", "p1xtp2-d6xtp2"])

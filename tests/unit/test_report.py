@@ -162,7 +162,7 @@ def test_contrast_by_hand():
 
 def test_looks_of_the_figures():
     look = chart.looks(figures.Style("#009E73", "s", (0, (5, 2)), False))
-    assert (look.color, look.dash, look.symbol) == ("#009e73", "10px,4px", "square-open")
+    assert (look.color, look.width, look.dash, look.symbol) == ("#009e73", 2, "10px,4px", "square-open")
     assert look.outline == "M-0.500 -0.500L0.500 -0.500L0.500 0.500L-0.500 0.500Z"
 
 

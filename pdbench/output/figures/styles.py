@@ -1,12 +1,14 @@
 """Choose how an arm looks in every figure: colour is the P:D ratio, the line the TP sizes, collocated is dashed black.
 
+A collocated arm's line is the thicker, and its dashes the longer, the more TP it has: that can be seen in black and white.
+
 So a layout of the study looks the same in every figure, whatever else is in it. Arms that would look alike, such
 as one layout over two transports, take different markers. A control arm has the line of its layout in grey.
 """
 
 import math
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import pandas as pd
@@ -46,6 +48,8 @@ MARKERS = {
     (2, 1): "<", (4, 1): "p", (4, 2): "h",
 }  # fmt: skip
 OTHER_MARKERS = ("X", "*", "d", "H", "8")
+# Those of other sizes come last: fifteen runs of one layout still look different.
+LAST_MARKERS = tuple(MARKERS.values())
 KEY_POINTS = 8.5
 
 
@@ -57,6 +61,12 @@ class Style:
     marker: str
     line: str | tuple[float, tuple[float, ...]]
     filled: bool
+    width: float = field(default=1.6, compare=False)
+
+    @property
+    def size(self) -> float:
+        """The marker's, which must show on the line."""
+        return 3.9 + self.width
 
 
 def arm_styles(table: pd.DataFrame) -> dict[str, Style]:
@@ -73,7 +83,9 @@ def arm_styles(table: pd.DataFrame) -> dict[str, Style]:
         color = CONTROL_COLOR if control[arm] else color
         line = TP_LINES.get(sizes, OTHER_LINE) if layout.is_pd else COLLOCATED_LINE
         markers = [MARKERS[sizes]] if sizes in MARKERS else []
-        looks = [Style(color, marker, line, filled=not spread[arm]) for marker in (*markers, *OTHER_MARKERS)]
+        width = Style.width if layout.is_pd else 0.9 + 0.9 * math.log2(layout.decode.tp)
+        markers += [*OTHER_MARKERS, *LAST_MARKERS]
+        looks = [Style(color, marker, line, not spread[arm], width) for marker in markers]
         styles[arm] = next((look for look in looks if look not in styles.values()), looks[-1])
     return styles
 
@@ -94,7 +106,7 @@ def legend(figure: Figure, handles: list[Artist], key: list[str]) -> None:
     columns = max(1, min(len(handles), math.floor(figure.get_figwidth() / inches)))
     drawn = figure.legend(
         handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
-        handlelength=4.2, title=_wrapped(key, figure.get_figwidth()), title_fontsize=KEY_POINTS,
+        handlelength=5.2, title=_wrapped(key, figure.get_figwidth()), title_fontsize=KEY_POINTS,
     )  # fmt: skip
     drawn.get_title().set_multialignment("center")
 
@@ -102,7 +114,7 @@ def legend(figure: Figure, handles: list[Artist], key: list[str]) -> None:
 def line_handles(styles: dict[str, Style], markers: bool = True) -> list[Line2D]:
     """Return the arms as the legend shows them."""
     return [
-        Line2D([], [], label=arm, color=style.color, linestyle=style.line, linewidth=1.6,
+        Line2D([], [], label=arm, color=style.color, linestyle=style.line, linewidth=style.width, markersize=style.size,
                marker=style.marker if markers else None, markerfacecolor=style.color if style.filled else "white")
         for arm, style in styles.items()
     ]  # fmt: skip
@@ -112,7 +124,7 @@ def style_key(table: pd.DataFrame, styles: dict[str, Style]) -> list[str]:
     """Return what colour, line and marker mean, as far as these arms have it."""
     ours = table[table["serving"] != "bare"]
     collocated = {not Layout.parse(layout).is_pd for layout in ours["layout"].unique()}
-    key = ["dashed black: collocated, marker: TP"] * (True in collocated)
+    key = ["dashed black: collocated, the thicker the more TP"] * (True in collocated)
     key += ["colour: P:D ratio", "line: TP of P and D"] * (False in collocated)
     key += ["grey: bare, without Ray Serve"] * (len(ours) < len(table))
     return key + ["hollow: P and D on two nodes"] * any(not style.filled for style in styles.values())

@@ -28,7 +28,7 @@ function traces(isDark) {
     return {
       type: "scatter", mode: "lines+markers", name: escaped(arm.name), visible: on.has(arm.name),
       x: arm.middle[xs.value], y: arm.middle[ys.value], error_x: bars(arm, xs.value), error_y: bars(arm, ys.value),
-      line: { color, dash: arm.dash || "solid", width: 2 }, marker: { symbol: arm.symbol, size: 9, color, opacity: isFaded(arm).map((faded) => (faded ? 0.35 : 1)) },
+      line: { color, dash: arm.dash || "solid", width: arm.width }, marker: { symbol: arm.symbol, size: 9, color, opacity: isFaded(arm).map((faded) => (faded ? 0.35 : 1)) },
       text: arm.hover, hovertemplate: "%{text}<extra></extra>",
     };
   });
