@@ -77,6 +77,12 @@ OWN_VIEWS = VIEWS | {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("view", [View(itl=True), View(), View(figure="tradeoff")])
+def test_figures_of_one_level(view):
+    folders = [path.parent for path in OWN.glob("*_serving_path_*/manifest.json")]
+    assert overlaps(draw(read_results(sorted(folders), details=False), view)) == []
+
+
 @pytest.mark.parametrize("name", OWN_VIEWS)
 def test_figures_of_this_repositorys_results(own, name):
     assert overlaps(draw(own, OWN_VIEWS[name])) == []

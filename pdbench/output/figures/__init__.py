@@ -21,7 +21,8 @@ from pdbench.output.figures.styles import Style, arm_styles
 from pdbench.output.figures.view import View, latency_label, one_kind, throughput_label, title, with_axes
 from pdbench.read.results import Study, read_study
 
-__all__ = ["Style", "View", "arm_styles", "draw", "latency_label", "one_kind", "save", "throughput_label", "title", "with_axes"]
+__all__ = ["Style", "View", "arm_styles", "draw", "latency_label", "one_kind", "save", "throughput_label", "title",
+           "with_axes"]  # fmt: skip
 
 FIGURES: dict[str, Callable[..., Figure]] = {
     "classic": classic.draw,
@@ -40,11 +41,11 @@ def draw(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:
 
     Args:
         table: of `results.read_results`.
-        study: of which it is the table; the folders are read again where it is not given.
+        study: which has the table, or more arms; where it is not given, folders are read again for a figure of details.
 
     Raises:
         ResultError: the results do not hold what the figure shows; says what is needed.
     """
-    if view.figure not in OF_FOLDERS:
-        return FIGURES[view.figure](table, view)
-    return FIGURES[view.figure](table, view, study or read_study(table["folder"].unique()))
+    if study is None and view.figure in OF_FOLDERS:
+        study = read_study(table["folder"].unique())
+    return FIGURES[view.figure](table, view, study)

@@ -2,7 +2,8 @@
 
 With repeats a line goes through their medians and a bar goes from the least to the most of them. The trade-off shows
 what the best arm attains at each latency (`frontier.py`) as a grey band; points that another point beats in both
-latency and throughput are pale.
+latency and throughput are pale. A ring is around a level of a request rate that was not served. Where all is of one
+level there is no curve to draw: latencies have a row for each arm.
 """
 
 import numpy as np
@@ -12,14 +13,27 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from pdbench.analysis.frontier import curves, frontier, pareto
-from pdbench.output.figures.labels import ARM, RANGE, annotate
+from pdbench.output.figures.labels import ARM, OVERLOADED, RANGE, annotate
 from pdbench.output.figures.panels import from_zero, level_axis, level_ticks, log_ticks, new_figure, plain, prepare, settle
 from pdbench.output.figures.styles import Style, arm_styles, faded, legend, line_handles, style_key
-from pdbench.output.figures.view import View, latency_label, one_kind, one_workload, throughput_label, title, with_axes
-from pdbench.read.results import contenders
+from pdbench.output.figures.view import (
+    View,
+    heading,
+    latency_label,
+    level_words,
+    one_kind,
+    one_workload,
+    throughput_label,
+    with_axes,
+)
+from pdbench.read.laws import SERVED
+from pdbench.read.results import Study, contenders
 
 NO_TTFT = "no time to first token:\nprompts' KV caches are filled, not computed"
 NO_TPOT = "no time per output token:\nevery request has one output token"
+RING = {
+    "linestyle": "", "marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgecolor": "#B00020", "zorder": 2.2,
+}  # fmt: skip
 LEVEL_PANELS = {
     "tpot": ("median_tpot_ms", "Median TPOT (ms)"),
     "ttft": ("median_ttft_ms", "Median TTFT (ms)"),
@@ -27,34 +41,37 @@ LEVEL_PANELS = {
 }
 
 
-def draw(table: pd.DataFrame, view: View) -> Figure:
+def draw(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:
     """Draw TPOT and TTFT against the level, throughput against latency; `view.itl` adds p99 inter-token latency.
 
     Raises:
         ResultError: concurrency and request-rate levels are mixed, or no arm has the chosen latency.
     """
-    figure = new_figure((13.5, 10.5) if view.itl else (16, 6.4))
+    figure = new_figure((13.5, 10.5) if view.itl else (16, 6.8))
     if view.itl:
         panels = figure.subplot_mosaic([["tpot", "ttft"], ["itl", "tradeoff"]], height_ratios=[1, 1.3])
     else:
         panels = figure.subplot_mosaic([["tpot", "ttft", "tradeoff"]], width_ratios=[1, 1, 1.7])
-    return _filled(figure, panels, table, view)
+    return _filled(figure, panels, table, view, study)
 
 
-def draw_tradeoff(table: pd.DataFrame, view: View) -> Figure:
+def draw_tradeoff(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:
     """Draw throughput against latency alone, large; raises as `draw`."""
     figure = new_figure((11.5, 9))
-    return _filled(figure, {"tradeoff": figure.subplots()}, table, view)
+    return _filled(figure, {"tradeoff": figure.subplots()}, table, view, study)
 
 
-def _filled(figure: Figure, panels: dict[str, Axes], table: pd.DataFrame, view: View) -> Figure:
+def _filled(figure: Figure, panels: dict[str, Axes], table: pd.DataFrame, view: View, study: Study | None) -> Figure:
     kind, styles, data = one_kind(table), arm_styles(table), with_axes(table, view)
+    one_level = [level_words(kind, level) for level in data["level"].unique()] if data["level"].nunique() == 1 else []
     for name, axes in panels.items():
         prepare(axes, name)
-        if name in LEVEL_PANELS:
+        if name in LEVEL_PANELS and one_level:
+            _arm_panel(axes, data, *LEVEL_PANELS[name], styles, view, named=name != "ttft")
+        elif name in LEVEL_PANELS:
             _level_panel(axes, data, *LEVEL_PANELS[name], styles, kind, view)
     _tradeoff_panel(panels["tradeoff"], data, styles, view)
-    figure.suptitle(title(table), fontsize=13)
+    figure.suptitle(heading(table, study, *one_level), fontsize=12)
     legend(figure, line_handles(styles), style_key(table, styles) + _key(data, kind))
     settle(figure)
     annotate(panels["tradeoff"], _points(data), styles, _load_words(data, kind))
@@ -63,8 +80,9 @@ def _filled(figure: Figure, panels: dict[str, Axes], table: pd.DataFrame, view: 
 
 def _key(data: pd.DataFrame, kind: str) -> list[str]:
     unit = "core" if set(data["accelerator"]) == {"CPU"} else "GPU"
-    key = [{"concurrency": f"number: concurrency per {unit}", "request-rate": "number: requests/s"}[kind]]
+    key = [{"concurrency": f"number: concurrency per {unit}", "request-rate": "number: requests/s asked for"}[kind]]
     key += ["grey band: Pareto frontier", "pale: dominated"] * one_workload(data)
+    key += ["ring: overloaded, requests came faster than they were served"] * bool((data["served_share"] < SERVED).any())
     return key + ["line: median of repeats, bar: least to most of them"] * bool((data["repeat"] > 1).any())
 
 
@@ -92,14 +110,40 @@ def _lines(axes: Axes, data: pd.DataFrame, x: str, y: str, styles: dict[str, Sty
         middle = levels.median()
         axes.plot(
             middle["at"], middle["up"], label=arm, gid=ARM, color=style.color, linestyle=style.line, marker=style.marker,
-            markersize=5.5, linewidth=1.6, markerfacecolor=style.color if style.filled else "white",
+            markersize=style.size, linewidth=style.width, markerfacecolor=style.color if style.filled else "white",
         )  # fmt: skip
+        late = middle[rows.groupby("level")["served_share"].median() < SERVED]
+        if len(late):
+            axes.plot(late["at"], late["up"], label="_overloaded", gid=OVERLOADED, **RING)
         if (rows["repeat"] > 1).any():
             xerr, yerr = np.stack([middle - levels.min(), levels.max() - middle]).T.swapaxes(1, 2)
             thin = {"fmt": "none", "ecolor": style.color, "elinewidth": 0.9, "capsize": 2}
             drawn = axes.errorbar(middle["at"], middle["up"], yerr, xerr if x != "level" else None, **thin)
             for bar in drawn.lines[2]:
                 bar.set_gid(RANGE)
+
+
+def _arm_panel(
+    axes: Axes, data: pd.DataFrame, column: str, label: str, styles: dict[str, Style], view: View, named: bool
+) -> None:
+    """A row for each arm, through the median of its repeats, with their range."""
+    rows = {arm: float(row) for row, arm in enumerate(styles)}
+    _lines(axes, data.assign(row=data["arm"].map(rows)), column, "row", styles)
+    axes.set_xlabel(label)
+    axes.set_yticks(list(rows.values()), list(rows) if named else [""] * len(rows))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    if data[column].isna().all():
+        _say_why_empty(axes, column)
+    elif view.log_latency:
+        log_ticks(axes, "x")
+    else:
+        from_zero(axes, "x")
+
+
+def _say_why_empty(axes: Axes, column: str) -> None:
+    why = NO_TTFT if column == "median_ttft_ms" else NO_TPOT
+    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color="#555555")
+    axes.set_xticks([])
 
 
 def _level_panel(
@@ -109,9 +153,7 @@ def _level_panel(
     level_axis(axes, kind)
     axes.set_ylabel(label)
     if data[column].isna().all():
-        why = NO_TTFT if column == "median_ttft_ms" else NO_TPOT
-        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color="#555555")
-        axes.set_xticks([])
+        _say_why_empty(axes, column)
         axes.set_yticks([])
         return
     if view.log_latency:
@@ -153,6 +195,6 @@ def _fade(axes: Axes, points: pd.DataFrame, styles: dict[str, Style]) -> None:
     for arm, of_arm in points[~points["efficient"]].groupby("arm", sort=False):
         style, pale = styles[arm], faded(styles[arm].color)
         axes.plot(
-            of_arm["x"], of_arm["y"], label="_dominated", linestyle="", marker=style.marker, markersize=5.5,
-            color=pale, markerfacecolor=pale if style.filled else "white", zorder=2.1,
+            of_arm["x"], of_arm["y"], label="_dominated", linestyle="", marker=style.marker, markersize=style.size,
+            color=style.color if style.filled else pale, markerfacecolor=pale if style.filled else "white", zorder=2.1,
         )  # fmt: skip

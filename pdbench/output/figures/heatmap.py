@@ -16,9 +16,9 @@ from pdbench.analysis.decision import decide
 from pdbench.layout import Layout
 from pdbench.output.figures.panels import new_figure
 from pdbench.output.figures.styles import legend, pd_ratio
-from pdbench.output.figures.view import View, one_kind, one_workload, throughput_column, throughput_label, title
+from pdbench.output.figures.view import View, heading, one_kind, one_workload, throughput_column, throughput_label
 from pdbench.read.level_file import ResultError
-from pdbench.read.results import contenders
+from pdbench.read.results import Study, contenders
 
 COLORS = "cividis"  # made for colour-blind readers: https://doi.org/10.1371/journal.pone.0199239
 CELL = (1.55, 1.0)  # inches
@@ -27,7 +27,7 @@ FRAME = {"edgecolor": "#D55E00", "linewidth": 2.5}
 NAME_WIDTH = 15
 
 
-def draw(table: pd.DataFrame, view: View) -> Figure:
+def draw(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:
     """Draw a cell for each P:D ratio and pair of TP sizes, with the best arm there, interpolated between its levels.
 
     Percent are over the best collocated arm. The best cell of all has a frame; in a hatched one no arm keeps the SLA.
@@ -51,7 +51,7 @@ def draw(table: pd.DataFrame, view: View) -> Figure:
     panels[-1].set_ylabel("P:D ratio" if is_pd.any() else "")
     bounds = ", ".join(str(bound).replace(" ", "\xa0") for bound in view.sla)  # none of them broken over lines
     words = f"{throughput_label(table, view)} at {bounds}"
-    figure.suptitle(f"{title(table)}\n{textwrap.fill(words, math.floor(10 * figure.get_figwidth()))}", fontsize=11)
+    figure.suptitle(f"{heading(table, study)}\n{textwrap.fill(words, math.floor(10 * figure.get_figwidth()))}", fontsize=11)
     handles = [Patch(label="the best of all", facecolor="white", **FRAME)]
     handles += [Patch(label="does not keep the bounds", **FAILS)] * bool((~answers["holds"]).any())
     legend(figure, handles, ["percent: over the best collocated"] * bool(answers["over"].notna().any()))

@@ -24,7 +24,7 @@ OFFSETS = np.array(
     ]
 )
 LEADER_GAP = 2  # pixels
-ARM, RANGE = "arm", "range"  # gids of the curves and bars that labels keep off
+ARM, RANGE, OVERLOADED = "arm", "range", "overloaded"  # gids; labels keep off the curves and bars
 HALO = [withStroke(linewidth=1.5, foreground="white")]
 
 

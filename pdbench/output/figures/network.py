@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from pdbench.layout import Layout
 from pdbench.output.figures.panels import from_zero, level_axis, new_figure, plain, prepare
 from pdbench.output.figures.styles import COLLOCATED_COLOR, Style, arm_styles, legend
-from pdbench.output.figures.view import View, one_kind, throughput_column, throughput_label, title
+from pdbench.output.figures.view import View, heading, one_kind, throughput_column, throughput_label
 from pdbench.read.level_file import ResultError
 from pdbench.read.results import Study
 from pdbench.workload import Level
@@ -46,7 +46,7 @@ def draw(table: pd.DataFrame, view: View, study: Study) -> Figure:
     axes.set_xticks(range(len(levels)), map(plain, levels))
     axes.margins(y=0.12)
     from_zero(axes, "y")
-    figure.suptitle(title(table), fontsize=13)
+    figure.suptitle(heading(table, study), fontsize=12)
     key = ["dashed black: collocated"] * any(style.color == COLLOCATED_COLOR for style in styles.values())
     key += ["hollow: P and D on two nodes"] * any(not style.filled for style in styles.values())
     key += ["number: GB/s of the KV transfers"] * bool(speeds)

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pdbench.output.figures.level import chosen_level, requests_at
 from pdbench.output.figures.panels import new_figure, plain, prepare
 from pdbench.output.figures.styles import arm_styles, faded, legend
-from pdbench.output.figures.view import View, level_words, one_kind, title
+from pdbench.output.figures.view import View, heading, level_words, one_kind
 from pdbench.read.level_file import ResultError
 from pdbench.read.requests import Requests
 from pdbench.read.results import Study
@@ -46,7 +46,7 @@ def draw(table: pd.DataFrame, view: View, study: Study) -> Figure:
     rows[1, 0].set_ylabel("Request, in order of start")
     rows[1, 0].set_ylim(max(len(each.start) for each in requests.values()) + 1, 0)
     rows[0, 0].set_xlim(0, 1.01 * max(float((each.end - each.start.min()).max()) for each in requests.values()))
-    figure.suptitle(f"{title(table)} · {level_words(kind, level)}", fontsize=13)
+    figure.suptitle(heading(table, study, level_words(kind, level)), fontsize=12)
     wait = Patch(color=faded("black"), label="pale: until the first token (queue, prefill, KV transfer)")
     legend(figure, [wait, Patch(color="black", label="full: decode")], [])
     return figure

@@ -6,9 +6,11 @@ import pandas as pd
 
 from pdbench.analysis.sla import Bound
 from pdbench.read.level_file import ResultError
-from pdbench.read.results import CHUNK_SIZE, node_words
+from pdbench.read.results import CHUNK_SIZE, Study, node_words
 
 LATENCIES = {"token": "median_tpot_ms", "first_token": "median_ttft_ms", "chunk": "chunk_latency_ms"}
+
+NAMES = {"CPU": "CPU cores", "GPU": "GPUs"}  # of accelerators that have no better one
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,38 @@ def title(table: pd.DataFrame) -> str:
         if len(values) == 1:
             words.append(form.format(values[0]))
     return " · ".join(words)
+
+
+def heading(table: pd.DataFrame, study: Study | None, *more: str) -> str:
+    """Return the title in two lines: the workload and `more`; then hardware, runs, and launches where manifests record them."""
+    per_node = table[["gpus_per_node", "accelerator"]].drop_duplicates().itertuples(index=False)
+    nodes = (f"{number} {NAMES.get(accelerator, accelerator)}" for number, accelerator in per_node)
+    runs = table.groupby(["arm", "level"]).size()
+    words = [f"nodes of {' or '.join(nodes)}", f"{_counted(runs, 'run')} of each level"]
+    if study and (launches := _launches(table, study)):
+        words[-1] += f", in {_counted(pd.Series(launches), 'launch')}"
+    if study and (every := study.table["arm"].nunique()) > (shown := table["arm"].nunique()):
+        words.append(f"{shown} of {every} arms")
+    return f"{' · '.join(filter(None, [title(table), *more]))}\n{' · '.join(words)}"
+
+
+def _counted(numbers: pd.Series, noun: str) -> str:
+    """`1 run`, `3 runs` or `1 to 3 runs`."""
+    low, high = numbers.min(), numbers.max()
+    plural = noun + ("es" if noun.endswith("ch") else "s")
+    return f"{low} to {high} {plural}" if low < high else f"{high} {plural if high > 1 else noun}"
+
+
+def _launches(table: pd.DataFrame, study: Study) -> list[int]:
+    """How often each folder's deployment was launched; nothing where a manifest is missing, or does not say."""
+    counts = []
+    for folder in table["folder"].unique():
+        manifest = study.folders[folder].manifest
+        launched = {record.launched for record in manifest.levels} if manifest else {None}
+        if None in launched or not launched:
+            return []
+        counts.append(len(launched))
+    return counts
 
 
 def one_workload(table: pd.DataFrame) -> bool:
