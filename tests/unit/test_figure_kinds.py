@@ -6,6 +6,7 @@ from matplotlib.colors import to_rgba
 
 from pdbench.analysis import sla
 from pdbench.output.figures import View, draw
+from pdbench.output.figures.distributions import survivors
 from pdbench.output.figures.heatmap import FRAME
 from pdbench.output.figures.styles import RATIO_COLORS, faded
 from pdbench.read.level_file import ResultError
@@ -177,18 +178,25 @@ def panel(figure, name):
     return next(axes for axes in figure.axes if axes.get_label() == name)
 
 
-def test_latencies_are_distribution_functions(detailed):
+def test_latencies_are_shares_that_took_so_long_or_longer(detailed):
     figure = draw(detailed, View(figure="latencies"))
     assert "concurrency 2" in figure.get_suptitle()  # the highest that both have
     ttft = panel(figure, "ttft").get_lines()
-    assert [line.get_label() for line in ttft] == ["2xtp1", "p1xtp1-d1xtp1"]
-    for line in ttft:
+    assert [line.get_label() for line in ttft] == ["2xtp1", "p1xtp1-d1xtp1", "_median"]  # 3 requests have no p99
+    assert panel(figure, "ttft").get_yscale() == "log"
+    for line in ttft[:2]:
         x, y = line.get_xydata().T
-        # A third of the requests has its first token after 100 ms, two thirds after 200, all after 300.
-        assert sorted(set(x)) == pytest.approx([100, 200, 300])
-        assert [y[x <= at].max() for at in (101, 201, 301)] == pytest.approx([1 / 3, 2 / 3, 1], abs=0.001)
+        # All requests wait 100 ms or longer for their first token, two thirds 200, one third 300.
+        assert x == pytest.approx([100, 200, 300]) and y == pytest.approx([1, 2 / 3, 1 / 3])
     x, y = panel(figure, "itl").get_lines()[0].get_xydata().T
-    assert y[x < 11].max() == pytest.approx(0.9, abs=0.001) and x.max() == pytest.approx(50)
+    assert y[x > 11].max() == pytest.approx(0.1) and x.max() == pytest.approx(50)
+
+
+def test_the_tail_of_a_distribution_is_drawn_to_the_slowest():
+    x, y = survivors(np.arange(100_000.0)[::-1])
+    assert (x[0], y[0]) == (0, 1) and (x[-1], y[-1]) == (99_999, 1e-5)
+    assert y == pytest.approx(1 - x / 100_000) and len(x) < 1100
+    assert len(y[y <= 0.01]) > 100
 
 
 def test_latencies_of_repeats_are_put_together(read, level_content, lawful):
@@ -199,7 +207,7 @@ def test_latencies_of_repeats_are_put_together(read, level_content, lawful):
         for name, ttft in files.items()
     }
     x, y = panel(draw(read({PACK: contents}), View(figure="latencies")), "ttft").get_lines()[0].get_xydata().T
-    assert y[x < 150].max() == pytest.approx(0.5)
+    assert y[x > 150].max() == pytest.approx(0.5)
 
 
 def test_timeline_draws_each_request_from_its_start_over_its_first_token_to_its_end(detailed):
