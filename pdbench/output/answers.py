@@ -54,15 +54,25 @@ def plot(study: Study, args: argparse.Namespace, path: Path) -> None:
     from pdbench.output import figures  # Matplotlib takes a second
 
     table, view = study.table, view_of(args)
+    left_out = figures.left_out(table, view, args.most_arms)
+    table = table[~table["arm"].isin(left_out)]
     figures.save(figures.draw(table, view, study), path)
     print(f"{path}: {table['arm'].nunique()} arms, {len(table)} measurements")
-    if view.figure not in ("latencies", "timeline"):
+    if left_out:
+        print(f"  left out: {some(left_out)}, which are farther from the Pareto frontier;")
+        print("  to choose arms give their folders alone, for more give --most-arms")
+    if view.figure not in ("latencies", "timeline", "overhead"):
         print(f"  y: {figures.throughput_label(table, view)}{tables.how_counted(table, args.use_normalized)}")
     if view.figure in ("classic", "tradeoff"):
         print(f"  x: {figures.latency_label(view)}")
     without = table.loc[table["median_tpot_ms"].isna(), "arm"].unique()
     if len(without):
         print(f"  one output token per request, so no TPOT: {', '.join(without)}")
+
+
+def some(names: list[str], most: int = 6) -> str:
+    """Return the first names, and how many more there are."""
+    return ", ".join(names[:most]) + f" and {len(names) - most} more" * (len(names) > most)
 
 
 def write_report(

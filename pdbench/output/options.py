@@ -9,7 +9,8 @@ from pdbench.cli import Parser, above_zero, positive
 
 LATENCY_MODES = {"token": "tpot", "first_token": "ttft", "chunk": "chunk"}
 THROUGHPUT_METRICS = ("input", "output", "total")
-FIGURES = ("classic", "tradeoff", "heatmap", "network", "latencies", "timeline")
+FIGURES = ("classic", "tradeoff", "heatmap", "network", "latencies", "timeline", "overhead")
+MOST_ARMS = 15  # as many runs of one layout have different markers
 OF_REQUESTS = ("latencies", "timeline")  # figures that need per-request details
 FORMATS = (".png", ".pdf", ".svg")
 TABLE_FORMATS = (".csv", ".json", ".parquet")
@@ -60,7 +61,9 @@ def build_parser(description: str | None = None) -> Parser:
     add("--figure", choices=FIGURES,
         help="classic: TPOT, TTFT and trade-off; the trade-off alone; heatmap: best throughput under --sla by P:D ratio and TP;"
         " network: one PD layout by placement and transport; latencies: their distributions at a level; timeline: every"
-        f" request of a level (default: {FIGURES[0]}); implies --plot")  # fmt: skip
+        f" request of a level; overhead: what --show-overhead prints (default: {FIGURES[0]}); implies --plot")  # fmt: skip
+    add("--most-arms", type=positive, default=MOST_ARMS, metavar="N",
+        help="draw at most N arms: those nearest to the frontier, and the best collocated (default: %(default)s)")  # fmt: skip
     add("--level", type=above_zero, metavar="N",
         help="level of --figure latencies and timeline (default: the highest that all arms have)")  # fmt: skip
     add("--gpus-per-node", type=positive, metavar="N",

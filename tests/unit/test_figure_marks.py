@@ -1,9 +1,11 @@
-"""What a figure says of its data besides the values: rows of one level, rings, its heading."""
+"""What a figure says of its data besides the values: rows of one level, rings, its heading, and which arms it left out."""
 
 import pytest
 
-from pdbench.output.figures import View, draw
-from pdbench.read.results import read_study
+import viz
+from pdbench.output import options
+from pdbench.output.figures import View, draw, left_out
+from pdbench.read.results import read_results, read_study
 
 NAMES = "tiny_itl100_otl11_mixed_{}"
 
@@ -81,3 +83,86 @@ def test_the_heading_says_hardware_runs_and_launches(study, level_content, make_
     known = read_study([tmp_path / NAMES.format("p1xtp2-d1xtp2")])
     title = draw(known.table, View(), known).get_suptitle()
     assert title == "tiny · ISL 100 · OSL 11 · mixed\nnodes of 4 H100 · 2 runs of each level, in 2 launches"
+
+
+# -- the ceiling --
+
+
+@pytest.fixture
+def crowd(study, level_content):
+    """Twenty PD arms, of which a later one reaches more at one latency, and a collocated one behind all of them."""
+    arms = {f"p1xtp1-d1xtp1_run{i:02}": {"conc4.json": level_content(duration=2 - i / 20)} for i in range(20)}
+    return study({"2xtp1": {"conc4.json": level_content(duration=4)}} | arms)
+
+
+def test_too_many_arms_leave_out_those_far_from_the_frontier(crowd):
+    out = left_out(crowd.table, View(), options.MOST_ARMS)
+    assert out == [f"p1xtp1-d1xtp1 run{i:02}" for i in (5, 4, 3, 2, 1, 0)]  # the nearest of them first; 2xtp1 stays
+    assert left_out(crowd.table, View(), 21) == [] == left_out(crowd.table, View(figure="heatmap"), 1)
+    assert left_out(crowd.table, View(), 1) == [f"p1xtp1-d1xtp1 run{i:02}" for i in reversed(range(20))]
+
+
+def test_nearness_is_at_the_same_latency(study, level_content):
+    fast = {"conc4.json": level_content(median_tpot_ms=5.0, duration=8)}  # alone at 5 ms
+    strong, weaker = ({"conc4.json": level_content(duration=s)} for s in (2, 2.5))
+    table = study({"p1xtp1-d1xtp1": strong, "p1xtp1-d2xtp1": weaker, "2xtp1": fast}).table
+    assert left_out(table, View(normalized=False), 2) == ["p1xtp1-d2xtp1"]
+
+
+def test_what_is_left_out_is_said_with_the_way_to_choose(crowd, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folders = list(crowd.folders)
+    viz.main(["--exps", *folders])
+    out = capsys.readouterr().out
+    assert "figure.png: 15 arms, 15 measurements" in out
+    assert "left out: p1xtp1-d1xtp1 run05, p1xtp1-d1xtp1 run04" in out and "--most-arms" in out
+    viz.main(["--most-arms", "21", "--exps", *folders])
+    assert "left out" not in capsys.readouterr().out
+    viz.main(["--most-arms", "2", "--exps", *folders])
+    assert "run13 and 13 more" in capsys.readouterr().out
+    figure = draw(crowd.table[crowd.table["arm"] == "2xtp1"], View(), crowd)
+    assert figure.get_suptitle().endswith("1 of 21 arms")
+
+
+# -- overhead --
+
+
+@pytest.fixture
+def pair(tmp_path, write_folder, level_content):
+    """An arm behind Ray Serve and its control: at 4 with three repeats each, at 8 with one."""
+
+    def folder(name, ttfts, tpot):
+        levels = {f"conc4_rep{i}.json": level_content(median_ttft_ms=t, median_tpot_ms=tpot) for i, t in enumerate(ttfts, 1)}
+        levels["conc4.json"] = levels.pop("conc4_rep1.json")
+        return write_folder(tmp_path, NAMES.format(name), levels | {"conc8.json": level_content(8)})
+
+    return [folder("bare_1xtp1", (50.0, 51.0, 52.0), 10.0), folder("1xtp1", (60.0, 62.0, 64.0), 10.5)]
+
+
+def test_the_overhead_has_a_row_for_each_level_with_its_interval(pair):
+    figure = draw(read_results(pair), View(figure="overhead"))
+    ttft, ratio = panel(figure, "added_ttft_ms"), panel(figure, "throughput_ratio")
+    assert [label.get_text() for label in ttft.get_yticklabels()] == ["1xtp1 · 4", "1xtp1 · 8"]
+    marks = {line.get_label(): line for line in ttft.get_lines()}
+    assert marks["0"].get_xydata().tolist() == [[11, 0]] and marks["0"].get_markerfacecolor() != "white"
+    (low, _), (high, _) = marks["0 interval"].get_xydata()
+    assert 5 < low < 11 < high < 17 and "1 interval" not in marks  # a single run has no interval
+    assert {line.get_label(): line for line in ratio.get_lines()}["0"].get_markerfacecolor() == "white"  # equal: noise
+    assert "hollow: may be noise" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_without_controls_there_is_no_overhead_to_draw(pair, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        viz.main(["--figure", "overhead", "--exps", str(pair[1])])
+    assert stopped.value.code == 2 and "no control arm" in capsys.readouterr().err
+    viz.main(["--figure", "overhead", "--exps", *map(str, pair)])
+    assert "figure.png: 2 arms" in capsys.readouterr().out
+
+
+def test_more_rows_than_fit_are_refused(pair, monkeypatch):
+    from pdbench.output.figures import overhead
+
+    monkeypatch.setattr(overhead, "MOST_ROWS", 1)
+    with pytest.raises(overhead.ResultError, match="has room for 1 arms and levels, not 2: give fewer folders"):
+        draw(read_results(pair), View(figure="overhead"))

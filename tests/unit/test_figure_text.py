@@ -77,7 +77,7 @@ OWN_VIEWS = VIEWS | {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("view", [View(itl=True), View(), View(figure="tradeoff")])
+@pytest.mark.parametrize("view", [View(itl=True), View(), View(figure="overhead"), View(figure="tradeoff")])
 def test_figures_of_one_level(view):
     folders = [path.parent for path in OWN.glob("*_serving_path_*/manifest.json")]
     assert overlaps(draw(read_results(sorted(folders), details=False), view)) == []

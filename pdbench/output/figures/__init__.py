@@ -6,6 +6,7 @@
     network    throughput of one PD layout by placement and transport, with the speed of its KV transfers
     latencies  the distributions of TTFT and inter-token times at one level
     timeline   every request of one level: when it waited for its first token, when it decoded
+    overhead   what Ray Serve adds to TTFT and TPOT, and takes from throughput, with intervals
 
 In all of them colour is the P:D ratio and the line the TP sizes; collocated arms are dashed black (`styles.py`).
 """
@@ -15,13 +16,14 @@ from collections.abc import Callable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pdbench.output.figures import classic, distributions, heatmap, network, timeline
+from pdbench.output.figures import classic, distributions, heatmap, network, overhead, timeline
+from pdbench.output.figures.ceiling import left_out
 from pdbench.output.figures.files import save
 from pdbench.output.figures.styles import Style, arm_styles
 from pdbench.output.figures.view import View, latency_label, one_kind, throughput_label, title, with_axes
 from pdbench.read.results import Study, read_study
 
-__all__ = ["Style", "View", "arm_styles", "draw", "latency_label", "one_kind", "save", "throughput_label", "title",
+__all__ = ["Style", "View", "arm_styles", "draw", "latency_label", "left_out", "one_kind", "save", "throughput_label", "title",
            "with_axes"]  # fmt: skip
 
 FIGURES: dict[str, Callable[..., Figure]] = {
@@ -31,6 +33,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "network": network.draw,
     "latencies": distributions.draw,
     "timeline": timeline.draw,
+    "overhead": overhead.draw,
 }
 # Drawn from more than the table: requests of a level, or gates of the manifests.
 OF_FOLDERS = ("network", "latencies", "timeline")
