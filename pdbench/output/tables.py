@@ -1,20 +1,16 @@
 """Print tables in a terminal."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from textwrap import fill
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Column, Table
-from rich.text import Text
 
 from pdbench.analysis.audit import Finding
 from pdbench.analysis.decision import WORKLOAD, cost, workload_title
 from pdbench.analysis.repeats import MARGIN, MIN_REPEATS
 from pdbench.analysis.sla import Bound
+from pdbench.output.grid import show
 from pdbench.output.number_text import band_text, interval_text, number, share_text, with_interval_text
 from pdbench.read.level_file import TOKENS
 from pdbench.read.results import node_words
@@ -55,8 +51,8 @@ def measurement_rows(table: pd.DataFrame, kind: str, chunk_size: int, normalized
     suffix, per = ("_per_node", "node") if normalized else ("", "layout")
     columns |= {f"{tokens}_throughput{suffix}": f"{tokens}/s\n/{per}" for tokens in TOKENS}
     columns |= {"goodput": "goodput\nreq./s"} if "goodput" in table else {}
-    rows = [[row["arm"], *(number(row[name]) for name in columns)] for _, row in table.iterrows()]
-    return ["arm", *columns.values()], rows
+    cells = [table["arm"], *(map(number, table[name]) for name in columns)]
+    return ["arm", *columns.values()], [list(row) for row in zip(*cells, strict=True)]
 
 
 def print_intervals(intervals: pd.DataFrame) -> None:
@@ -130,7 +126,7 @@ def print_decision(answers: pd.DataFrame, bounds: Sequence[Bound], counted: str,
     """
     print(f"SLA: {', '.join(map(str, bounds))}")
     print(*answer_words(answers, bounds, counted), sep="\n")
-    show(*decision_rows(answers, bounds, counted, kind, price))
+    show(*decision_rows(answers, bounds, counted, kind, price), prose=1)
     if answers["goodput_per_node"].notna().any():
         print("goodput: requests/s that each keep to the bounds on TTFT and TPOT, of the level where they are most")
     if price:
@@ -145,7 +141,8 @@ def decision_rows(
         interval=[interval_text(row.throughput_from, row.throughput_to) for row in answers.itertuples()],
         lead=["-"] + [share_text(row.lead, row.lead_from, row.lead_to) for row in answers[1:].itertuples()],
     )
-    columns = {"gpus": node_words(answers).split()[-1], "throughput": counted}
+    # What is asked first of an arm that falls short comes first: a row of numbers is wider than most windows.
+    columns = {"reason": "why not more", "gpus": node_words(answers).split()[-1], "throughput": counted}
     columns |= {"interval": "95%\ninterval"} if answers["interval"].any() else {}
     columns |= {"lead": "best is\nbetter by", "request_throughput_per_node": "requests/s\n/node", "level": KINDS[kind]}
     columns |= {"concurrency_per_gpu": "conc.\n/GPU"} if kind == "concurrency" else {}
@@ -155,7 +152,6 @@ def decision_rows(
         columns[f"price_{tokens}"] = f"price of 1M\n{tokens}"
         rates = answers[f"{tokens}_throughput_per_node"].where(lambda rate: rate > 0)
         answers[f"price_{tokens}"] = [f"{p:.3f}" if p > 0 else "-" for p in cost(price, answers["gpus_per_node"], rates)]
-    columns["reason"] = "why not more"
     cells = answers.reindex(columns=columns).map(lambda cell: cell if isinstance(cell, str) else number(cell))
     return ["arm", *columns.values()], [[arm, *row] for arm, row in zip(answers["arm"], cells.to_numpy(), strict=True)]
 
@@ -248,18 +244,6 @@ def uncertainty_words(table: pd.DataFrame) -> Iterator[str]:
         yield f"no interval for {which}: fewer than {MIN_REPEATS} repeats of a level, so a small difference may be noise"
     if without.size < fewest.size:
         yield "[95% interval] over repeats, of leads at once over all arms (Tukey-Kramer); one that contains 0 is noise"
-
-
-def show(headers: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
-    """Print a table as wide as it is: a number cut off to fit a narrow terminal or a pipe would be a wrong number."""
-    first, *others = headers
-    columns = (Column(name, justify="right", no_wrap=True) for name in others)
-    grid = Table(Column(first, no_wrap=True), *columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for line in lines:
-        grid.add_row(*map(Text, line))
-    console = Console()
-    console.width = max(console.width, Measurement.get(console, console.options.update(width=1000), grid).maximum)
-    console.print(grid)
 
 
 def how_counted(table: pd.DataFrame, normalized: bool) -> str:

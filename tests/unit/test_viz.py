@@ -11,6 +11,7 @@ import pytest
 
 import viz
 from pdbench.output import options
+from pdbench.output.grid import show
 from pdbench.read.results import read_results
 
 ROOT = Path(viz.__file__).parent
@@ -217,7 +218,7 @@ def test_repeats_give_intervals_and_call_noise_by_its_name(write_folder, level_c
     out = capsys.readouterr().out
     assert "+2.5% [-8, 14] noise over the next best, 2xtp4" in out
     assert "[883.8, 1,133]" in out and "[470.0, 532.2]" in out, "each arm by itself: t of 2 degrees of freedom"
-    assert decided(out, "8xtp1")[5:8] == ["+100.0%", "[80,", "123]"]
+    assert decided(out, "8xtp1")[9:12] == ["+100.0%", "[80,", "123]"]
     assert "of leads at once over all arms (Tukey-Kramer)" in out and "no interval" not in out
 
 
@@ -238,6 +239,21 @@ def test_what_the_audit_refutes_is_left_out_of_decisions(rivals, write_folder, l
     assert "refutes every folder: see --audit, or compare them with --include-refuted" in fails(
         capsys, "--sla", "tpot=9", "--exps", *copies
     )
+
+
+def test_why_an_arm_falls_short_is_within_a_window_of_80_columns(rivals, capsys):
+    viz.main(["--sla", "tpot=9,ttft=500,p99_ttft=900,p99_itl=20", "--gpu-hour-price", "3", "--exps", *rivals])
+    lines = [line[:80] for line in capsys.readouterr().out.splitlines()]
+    assert any("why not more" in line for line in lines)
+    (first,) = (i for i, line in enumerate(lines) if "median TPOT is 10.0 ms at best, p99" in line)
+    assert lines[first + 1].strip() == "ITL is 27.0 ms at best"
+    assert lines[first + 1].index("ITL") == lines[first].index("median")
+
+
+def test_cells_of_wide_letters_stay_in_their_columns(capsys):
+    show(["arm", "a\nb"], [["模型", "1"], ["model", "1,000"]])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["", "            a", " arm        b", " ─────────────", " 模型       1", " model  1,000", ""]
 
 
 def test_nobody_keeps_an_sla(rivals, capsys):
@@ -386,7 +402,7 @@ def loaded_by(*argv):
 
 def test_needs_neither_ray_nor_vllm_nor_a_display(folders):
     modules = loaded_by("--show-tables", "--plot", "--exps", *folders)
-    assert {"pandas", "matplotlib.figure", "rich.table"} <= modules
+    assert {"pandas", "matplotlib.figure", "rich.cells"} <= modules
     assert not modules & {"ray", "vllm", "torch", "yaml", "matplotlib.pyplot", "tkinter"}
 
 
