@@ -39,7 +39,13 @@ def main(argv: list[str] | None = None) -> None:
         )
         table = study.table
         compares = (
-            decide or args.report or args.show_stalls or args.show_blocks or args.show_overhead or args.figure == "heatmap"
+            decide
+            or args.report
+            or args.show_stalls
+            or args.show_blocks
+            or args.show_overhead
+            or args.json
+            or args.figure == "heatmap"
         )
         findings = audit(study) if args.audit or compares else []
         left_out = refuted(findings) if compares and not args.include_refuted else {}
@@ -64,10 +70,12 @@ def main(argv: list[str] | None = None) -> None:
             tables.print_findings(findings)
         if decide:
             answers.show_decision(compared.table, args)
+        if args.json:
+            answers.write_json(compared.table, findings, left_out, args)
         if args.report:
             answers.write_report(study, findings, left_out, args)
         shown = [args.show_tables, args.show_stalls, args.show_intervals, args.show_overhead, args.audit, decide]
-        shown += [args.export, args.report, args.show_blocks]
+        shown += [args.export, args.report, args.show_blocks, args.json]
         if args.plot or args.plot_path or args.figure or not any(shown):
             answers.plot(compared if args.figure == "heatmap" else study, args, args.plot_path or DEFAULT_PATH)
     except ResultError as error:

@@ -13,6 +13,7 @@ from pdbench.analysis.frontier import LATENCIES
 from pdbench.files import write_atomically
 from pdbench.output import tables
 from pdbench.output.options import FIGURES, LATENCY_MODES
+from pdbench.read.level_file import naming
 from pdbench.read.results import Study
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def show_decision(table: pd.DataFrame, args: argparse.Namespace) -> None:
     """Print which layout is best, in each band of latency and within the bounds that are given."""
     mode = LATENCY_MODES[args.latency_mode]
     words = f"first {args.chunk_size}" if mode == "chunk" else f"median {mode.upper()}"
-    throughput = f"{args.throughput_metric}_throughput" + "_per_node" * args.use_normalized
+    throughput = throughput_column(args)
     counted = f"{args.throughput_metric}/s\n/{'node' if args.use_normalized else 'layout'}"
     for title, rows in decision.workloads(table):
         print(f"\n{title}")
@@ -47,6 +48,25 @@ def show_decision(table: pd.DataFrame, args: argparse.Namespace) -> None:
                 print(f"left out: {row.arm}, {served}: its TTFT is that of a queue")
         print(*tables.uncertainty_words(rows), sep="\n")
     print(f"{args.throughput_metric} tokens/s{tables.how_counted(table, args.use_normalized)}")
+
+
+def throughput_column(args: argparse.Namespace) -> str:
+    """Return the column of the throughput that the options ask for."""
+    return f"{args.throughput_metric}_throughput" + "_per_node" * args.use_normalized
+
+
+def write_json(
+    table: pd.DataFrame, findings: list[Finding], left_out: Mapping[str, Sequence[str]], args: argparse.Namespace
+) -> None:  # fmt: skip
+    """Write as numbers what other options print."""
+    from pdbench.output import json_answers
+
+    latency = LATENCIES[LATENCY_MODES[args.latency_mode]]
+    added = {"overhead": args.show_overhead, "blocks": args.show_blocks}
+    json_answers.write(
+        args.json, table, findings, left_out, latency, throughput_column(args), args.sla or (), args.gpu_hour_price, **added
+    )
+    print(f"{args.json}: {table['arm'].nunique()} arms, {len(findings)} findings")
 
 
 def plot(study: Study, args: argparse.Namespace, path: Path) -> None:
@@ -83,7 +103,8 @@ def write_report(
 
     table = study.table
     page = render(study, view_of(args), args.gpu_hour_price, findings, left_out)
-    write_atomically(args.report, page)
+    with naming(args.report):
+        write_atomically(args.report, page)
     print(f"{args.report}: {table['arm'].nunique()} arms, {len(table)} measurements, {len(page.encode()) / 1e6:.1f} MB")
 
 

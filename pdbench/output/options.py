@@ -53,6 +53,9 @@ def build_parser(description: str | None = None) -> Parser:
         " in the tables, goodput: requests/s that keep to it")  # fmt: skip
     add("--gpu-hour-price", type=above_zero, metavar="P", help="price of a million tokens, at P for an hour of a GPU")
     add("--export", type=table_path, metavar="PATH", help=f"write every measurement, {', '.join(TABLE_FORMATS)}")
+    add("--json", type=json_path, metavar="PATH",
+        help="write the decision, the answer to --sla, the audit and the intervals as numbers; with --show-overhead and"
+        " --show-blocks those too")  # fmt: skip
     add("--plot", action="store_true", help="draw the figure; the default where nothing else is asked for")
     add("--plot-path", type=figure_path, metavar="PATH",
         help=f"where to, {', '.join(FORMATS)} (default: {DEFAULT_PATH}); implies --plot")  # fmt: skip
@@ -95,6 +98,11 @@ def figure_path(text: str) -> Path:
 def html_path(text: str) -> Path:
     """Parse the path of a report."""
     return output_path(text, (".html",))
+
+
+def json_path(text: str) -> Path:
+    """Parse the path of a JSON file."""
+    return output_path(text, (".json",))
 
 
 def output_path(text: str, formats: tuple[str, ...]) -> Path:
