@@ -1,85 +1,91 @@
 #!/usr/bin/env python3
-"""Measure time, CPU time and peak memory to load, decide and draw many result folders: 6 levels and 3 repeats each.
+"""Measure what a user waits for: wall and CPU time of whole commands on many result folders of 6 levels each.
 
     python benchmarks/read_speed.py
-    python benchmarks/read_speed.py --folders 100 --details
+    python benchmarks/read_speed.py --folders 100 --repeats 3 --details
 
-Folders are made in a temporary directory; each count runs in a process of its own. With --details the files hold
-per-request lists, as run_bm.sh writes them: these are passed over, for nothing here asks for them.
+Folders are made in a temporary directory, and each command runs in a process of its own, as if typed: imports, audit and
+printing are in it. With --details the files hold per-request lists, as run_bm.sh writes them: most commands pass them over.
 """
 
 import argparse
 import json
+import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
 import time
-from itertools import pairwise
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 from pdbench import interrupts  # noqa: E402
 
 ISL, OSL = 5000, 250
-CONCURRENCIES, REPEATS = (4, 8, 16, 32, 48, 64), 3
-DRAWN = 12  # arms in the figure: more cannot be distinguished
+CONCURRENCIES = (4, 8, 16, 32, 48, 64)
+LAYOUTS = ("8xtp1", "4xtp2", "2xtp4", "1xtp8", "p1xtp2-d1xtp2", "p2xtp2-d1xtp2", "p1xtp2-d3xtp2", "p1xtp4-d1xtp4")
+# What is typed, FOLDERS and OUT apart, and the seconds that it may take with a thousand folders on a machine with nothing else
+# to do.
+COMMANDS = {
+    "decision": ("viz.py --show-decision --exps FOLDERS", 5),
+    "SLA": ("viz.py --sla tpot=10,ttft=1000 --exps FOLDERS", 5),
+    "table": ("viz.py --show-tables --exps FOLDERS", 5),
+    "audit": ("viz.py --audit --exps FOLDERS", 5),
+    "JSON": ("viz.py --sla tpot=10,ttft=1000 --json OUT/a.json --exps FOLDERS", 10),
+    "claims": ("check_claims.py configs/claims/study.yaml --results RESULTS", 10),
+    "figure": ("viz.py --plot-path OUT/a.png --exps FOLDERS", 15),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folders", type=int, nargs="+", default=[10, 100, 1000], help="default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=1, help="of each level (default: %(default)s)")
     parser.add_argument("--details", action="store_true", help="files with per-request lists")
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=COMMANDS, nargs="+", default=list(COMMANDS), help="commands (default: all)")
     args = parser.parse_args()
-    if args.measure:
-        return measure(args.measure)
     for count in args.folders:
         with tempfile.TemporaryDirectory() as root:
-            size = sum(make_folder(Path(root), number, args.details) for number in range(count))
-            print(f"{count} folders, {size / 2**20:,.0f} MiB:", end=" ", flush=True)
-            subprocess.run([sys.executable, __file__, "--measure", root], check=True)
+            results = Path(root) / "results"
+            results.mkdir()
+            size = sum(make_folder(results, number, args.repeats, args.details) for number in range(count))
+            print(f"{count} folders, {size / 2**20:,.0f} MiB")
+            for name in args.only:
+                command, allowed = COMMANDS[name]
+                wall, cpu, peak = waited(command, results, Path(root))
+                late = "" if count != 1000 or wall <= allowed else f", more than {allowed} s"
+                print(f"  {name}: {wall:.1f} s (CPU {cpu:.1f} s), peak {peak:,.0f} MiB{late}", flush=True)
 
 
-def measure(root: Path) -> None:
-    """Print what the steps took, and of that on the CPU, which a busy machine does not lengthen; imports are not counted."""
-    from pdbench.analysis import decision
-    from pdbench.analysis.sla import parse
-    from pdbench.output import figures
-    from pdbench.read.results import read_results
-
-    steps = {"start": (time.perf_counter(), time.process_time())}
-    folders = sorted(root.iterdir())
-    table = read_results(folders, details=False)
-    assert len(table) == len(folders) * len(CONCURRENCIES) * REPEATS and table["arm"].nunique() == len(folders)
-    steps["load"] = time.perf_counter(), time.process_time()
-    bands = decision.bands(table, "median_tpot_ms", "input_throughput_per_node")
-    answers = decision.decide(table, parse("tpot=10,ttft=1000"))
-    assert len(answers) == len(folders) and answers["holds"].any() and bands["throughput_low"].is_monotonic_increasing
-    steps["decide"] = time.perf_counter(), time.process_time()
-    figures.draw(table[table["arm"].isin(answers["arm"][:DRAWN])], figures.View())
-    steps["draw"] = time.perf_counter(), time.process_time()
-    taken = [f"{name} {b[0] - a[0]:.1f} s (CPU {b[1] - a[1]:.1f} s)" for (_, a), (name, b) in pairwise(steps.items())]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{', '.join(taken)}; peak {peak:,.0f} MiB")
+def waited(command: str, results: Path, out: Path) -> tuple[float, float, float]:
+    """Run a command; return its wall time and CPU time (s) and peak memory (MiB)."""
+    typed = [sys.executable]
+    for word in command.replace("OUT", str(out)).replace("RESULTS", str(results)).split():
+        typed += map(str, sorted(results.iterdir())) if word == "FOLDERS" else [word]
+    begin = time.perf_counter()
+    process = subprocess.Popen(typed, cwd=ROOT, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - begin
+    if code := os.waitstatus_to_exitcode(status):
+        raise SystemExit(f"{command}: exit code {code}")
+    return wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
-def make_folder(root: Path, number: int, details: bool) -> int:
+def make_folder(root: Path, number: int, repeats: int, details: bool) -> int:
     """Make a folder whose curves are its own; returns its bytes."""
     rng = random.Random(number)
-    layout = rng.choice(["4xtp2", "2xtp4", "p1xtp2-d1xtp2", "p2xtp2-d1xtp2", "p1xtp2-d3xtp2"])
-    folder = root / f"gptoss_itl{ISL}_otl{OSL}_mixed_n{number}_{layout}"
+    folder = root / f"gptoss_itl{ISL}_otl{OSL}_mixed_n{number}_{rng.choice(LAYOUTS)}"
     folder.mkdir()
     speed = rng.uniform(0.7, 1.3)
     for concurrency in CONCURRENCIES:
-        for repeat in range(1, REPEATS + 1):
+        for repeat in range(1, repeats + 1):
             name = f"conc{concurrency}.json" if repeat == 1 else f"conc{concurrency}_rep{repeat}.json"
-            (folder / name).write_text(json.dumps(level(concurrency, speed * rng.gauss(1, 0.02), details, rng)))
+            (folder / name).write_text(json.dumps(level(concurrency, speed * rng.gauss(1, 0.02), details)))
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def level(concurrency: int, speed: float, details: bool, rng: random.Random) -> dict[str, object]:
+def level(concurrency: int, speed: float, details: bool) -> dict[str, object]:
     """Return what the client writes, keys in its order."""
     requests, tpot, ttft = 5 * concurrency, (5 + concurrency / 8) / speed, (100 + 6 * concurrency) / speed
     duration = 5 * (ttft + OSL * tpot) / 1e3
@@ -88,12 +94,13 @@ def level(concurrency: int, speed: float, details: bool, rng: random.Random) -> 
     content |= {"total_input_tokens": requests * ISL, "total_output_tokens": requests * OSL}
     content |= {"output_throughput": requests * OSL / duration, "total_token_throughput": requests * (ISL + OSL) / duration}
     if details:
-        gaps = [[rng.uniform(0.5, 1.5) * tpot / 1e3 for _ in range(OSL - 1)] for _ in range(requests)]
+        gaps, each = [[tpot / 1e3] * (OSL - 1)] * requests, (ttft + OSL * tpot) / 1e3
         content |= {"input_lens": [ISL] * requests, "output_lens": [OSL] * requests, "ttfts": [ttft / 1e3] * requests}
-        content |= {"itls": gaps, "start_times": [0.1 * i for i in range(requests)]}
+        content |= {"itls": gaps, "start_times": [each * (i // concurrency) for i in range(requests)]}
         content |= {"generated_texts": ["word " * OSL] * requests, "errors": [""] * requests}
+    mean, p99 = (1.0, 1.0) if details else (0.97, 3.0)
     for metric, median in (("ttft", ttft), ("tpot", tpot), ("itl", tpot)):
-        for statistic, factor in (("mean", 1.1), ("median", 1.0), ("std", 0.2), ("p99", 3.0)):
+        for statistic, factor in (("mean", mean), ("median", 1.0), ("std", 0.2), ("p99", p99)):
             content[f"{statistic}_{metric}_ms"] = median * factor
     return content
 
