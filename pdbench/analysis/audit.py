@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdbench.analysis.audit_checks import MIN_SAMPLES, Source, checked, source_of
+from pdbench.analysis.audit_checks import MIN_SAMPLES, Source, checked, sources_of
 from pdbench.read.results import Study
 
 # Of every kind of finding: why it matters, and what to do.
@@ -141,8 +141,7 @@ def audit(study: Study) -> list[Finding]:
     Raises:
         ResultError: a folder cannot be read.
     """
-    rows = dict(list(study.table.groupby("folder", sort=False)))
-    return findings([source_of(folder, rows[name]) for name, folder in study.folders.items()])
+    return findings(sources_of(study))
 
 
 def findings(sources: list[Source]) -> list[Finding]:

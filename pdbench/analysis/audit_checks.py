@@ -4,6 +4,7 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -12,7 +13,7 @@ from pdbench.layout import Layout, Pool
 from pdbench.manifest import Manifest
 from pdbench.read.laws import SERVED
 from pdbench.read.level_file import digest_of
-from pdbench.read.results import Arm, Folder
+from pdbench.read.results import Arm, Folder, Study
 from pdbench.workload import phase_lengths
 
 # A first level is cold where a few requests waited for what later ones found ready: their mean is far above their
@@ -65,9 +66,26 @@ class Source:
         return run.model, run.isl, run.osl, run.phase, self.levels["kind"].iloc[0]
 
 
+def sources_of(study: Study) -> list[Source]:
+    """Return what result folders hold for the audit, in their order."""
+    files: dict[str, list[Any]] = defaultdict(list)
+    for folder in study.folders.values():
+        for name, values in _of_files(folder).items():
+            files[name] += values
+    table = pd.concat([study.table.reset_index(drop=True), pd.DataFrame(files)], axis=1)  # rows of both follow the folders
+    rows = dict(list(table.sort_values("date", kind="stable").groupby("folder", sort=False)))
+    return [Source(f.arm, f.manifest, rows[name].reset_index(drop=True)) for name, f in study.folders.items()]
+
+
 def source_of(folder: Folder, rows: pd.DataFrame) -> Source:
     """Read what a folder holds for the audit; `rows` are its rows of the tidy table."""
-    arm, manifest = folder.arm, folder.manifest
+    levels = rows.assign(**_of_files(folder)).sort_values("date", kind="stable", ignore_index=True)
+    return Source(folder.arm, folder.manifest, levels)
+
+
+def _of_files(folder: Folder) -> dict[str, list[Any]]:
+    """What `Source.levels` has beside the tidy table, in the table's order."""
+    manifest = folder.manifest
     records = {record.level: record for record in manifest.levels} if manifest else {}
     files = defaultdict(list)
     for level, file in folder.levels.items():  # as the table has them
@@ -80,7 +98,7 @@ def source_of(folder: Folder, rows: pd.DataFrame) -> Source:
         files["digest"].append(digest := digest_of(content))
         fits = record and record.num_prompts == file.row["completed"]
         files["recorded"].append((record.digest or digest if fits else "other requests") if record else None)
-    return Source(arm, manifest, rows.assign(**files).sort_values("date", kind="stable", ignore_index=True))
+    return files
 
 
 Seen = Iterator[tuple[str, Iterable[Source], str]]  # kind, folders, what
@@ -202,7 +220,8 @@ def _replayed(source: Source) -> Iterator[tuple[str, str]]:
 def _cold(source: Source) -> Iterator[tuple[str, str]]:
     if len(source.levels) < 2:
         return
-    first, second = source.levels.iloc[0], source.levels.iloc[1]
+    names = ("stem", "level", "mean_ttft_ms", "median_ttft_ms", "p99_ttft_ms")  # whole rows of many types are slow to take
+    first, second = ({name: source.levels[name].iloc[i] for name in names} for i in (0, 1))
     mean, median = first["mean_ttft_ms"], first["median_ttft_ms"]
     if mean >= COLD * median and second["level"] > first["level"] and mean > second["mean_ttft_ms"]:
         slow = f"{first['stem']}, the first level measured: TTFT has a median of {median:,.0f}, a mean of {mean:,.0f} and"
@@ -211,8 +230,8 @@ def _cold(source: Source) -> Iterator[tuple[str, str]]:
 
 
 def _overloaded(source: Source) -> Iterator[tuple[str, str]]:
-    late = source.levels[source.levels["served_share"] < SERVED]
-    if seen := [f"{row.stem} {row.request_throughput:.3g} of {row.level:g}" for row in late.itertuples()]:
+    columns = (source.levels[name] for name in ("stem", "request_throughput", "level", "served_share"))
+    if seen := [f"{stem} {rate:.3g} of {asked:g}" for stem, rate, asked, share in zip(*columns) if share < SERVED]:
         yield "overloaded", f"requests/s served: {', '.join(seen)}"
 
 
