@@ -72,8 +72,9 @@ def bands(table: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
     counted = "gpus_per_node" if throughput.endswith("_per_node") else "gpus"
     bands["gpus"] = bands["best"].map(table.drop_duplicates("arm").set_index("arm")[counted])
     measured = _repeats(table, [throughput, latency], [])
+    measured = {arm: levels for arm, levels in measured.items() if min(map(len, levels)) >= repeats.MIN_REPEATS}
     for row in bands.itertuples():
-        leads = repeats.of_ratios(_each(measured, np.array([row.middle])))
+        leads = repeats.of_ratios(_each(measured, np.array([row.middle])), {row.best})
         for name, margin in (("next_best", "next_margin"), ("collocated", "collocated_margin")):
             low, high = leads.get((row.best, getattr(row, name)), repeats.NONE)
             bands.loc[row.Index, [f"{margin}_from", f"{margin}_to"]] = low - 1, high - 1
@@ -130,7 +131,7 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
     rows = [_answer(arm, measured.get(arm.arm, []), bounds) for arm in _arms(table, [throughput, *columns]).itertuples()]
     rows.sort(key=lambda row: (-np.nan_to_num(row["throughput"]), not row["collocated"], row["arm"]))
     each = _each({row["arm"]: measured[row["arm"]] for row in rows if row["holds"]}, limits)
-    best, leads = rows[0], repeats.of_ratios(each)
+    best, leads = rows[0], repeats.of_ratios(each, {rows[0]["arm"]})
     for row in rows:
         low, high = repeats.of_geometric_mean(each.get(row["arm"], []))
         lead = leads.get((best["arm"], row["arm"]), repeats.NONE)

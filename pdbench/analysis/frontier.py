@@ -71,6 +71,8 @@ def curves(
 def attainable(arm: str, latency: Sequence[float], throughput: Sequence[float]) -> Curve:
     """Return the curve of the polyline through these points, in this order: the highest of what its segments attain."""
     points = list(zip(latency, throughput, strict=True))
+    if all(x0 < x1 and y0 < y1 for (x0, y0), (x1, y1) in pairwise(points)):  # it never folds back: most do not
+        return _joined(arm, points)
     segments = [_segment(arm, *sorted(ends)) for ends in pairwise(points)] or [_segment(arm, points[0], points[0])]
     return _curve(arm, _runs(segments, _knots(segments)))
 
@@ -135,7 +137,10 @@ def _segment(arm: str, low: tuple[float, float], high: tuple[float, float]) -> C
 
 def _curve(arm: str, runs: Sequence[_Run]) -> Curve:
     """The corners of runs, without the plateau that has no end and those that only another curve has."""
-    corners = [corner for run in runs for corner in ((run.low, run.bottom), (run.high, run.top))]
+    return _joined(arm, [corner for run in runs for corner in ((run.low, run.bottom), (run.high, run.top))])
+
+
+def _joined(arm: str, corners: Sequence[tuple[float, float]]) -> Curve:
     kept: list[tuple[float, float]] = []
     for corner in corners:
         if kept and all(math.isclose(*pair, rel_tol=NARROWEST) for pair in zip(kept[-1], corner, strict=True)):

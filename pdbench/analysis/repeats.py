@@ -7,9 +7,9 @@ Student's t, of logarithms where ratios are asked for: with three repeats a boot
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
-from itertools import permutations
+from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -68,11 +68,12 @@ def of_geometric_mean(values: Sequence[float] | np.ndarray) -> Interval:
     return math.exp(low), math.exp(high)
 
 
-def of_ratios(values: Mapping[str, np.ndarray]) -> dict[tuple[str, str], Interval]:
+def of_ratios(values: Mapping[str, np.ndarray], over: Collection[str] | None = None) -> dict[tuple[str, str], Interval]:
     """Return simultaneous intervals of all ratios of two arms' geometric means: in 95% of studies all of them are right.
 
     Args:
         values: by arm its repeats, shape (n,). Arms with fewer than three, or a value that is not above 0, are left out.
+        over: the arms whose ratios over all others are returned; they are simultaneous over all pairs all the same.
     """
     logs = {arm: _log(repeats) for arm, repeats in values.items() if len(repeats) >= MIN_REPEATS}
     logs = {arm: repeats for arm, repeats in logs.items() if np.isfinite(repeats).all()}
@@ -82,7 +83,9 @@ def of_ratios(values: Mapping[str, np.ndarray]) -> dict[tuple[str, str], Interva
     freedom = sum(counts.values()) - len(logs)
     pooled = sum(float(np.var(repeats)) * counts[arm] for arm, repeats in logs.items()) / freedom
     found = {}
-    for a, b in permutations(logs, 2):
+    for a, b in product(logs if over is None else [arm for arm in logs if arm in over], logs):
+        if a == b:
+            continue
         at = float(np.mean(logs[a]) - np.mean(logs[b]))
         half = _studentized_range(len(logs), freedom) * math.sqrt(pooled / 2 * (1 / counts[a] + 1 / counts[b]))
         found[a, b] = math.exp(at - half), math.exp(at + half)
