@@ -74,7 +74,7 @@ def sources_of(study: Study) -> list[Source]:
             files[name] += values
     table = pd.concat([study.table.reset_index(drop=True), pd.DataFrame(files)], axis=1)  # rows of both follow the folders
     rows = dict(list(table.sort_values("date", kind="stable").groupby("folder", sort=False)))
-    return [Source(f.arm, f.manifest, rows[name].reset_index(drop=True)) for name, f in study.folders.items()]
+    return [Source(f.arm, f.manifest, rows[name].set_axis(range(len(rows[name])))) for name, f in study.folders.items()]
 
 
 def source_of(folder: Folder, rows: pd.DataFrame) -> Source:

@@ -65,7 +65,8 @@ def curves(
     """
     known = table.dropna(subset=[latency, throughput])
     levels = known.groupby(["arm", "level"])[[latency, throughput]].median()  # sorted by both
-    return {arm: attainable(arm, *levels.loc[arm].to_numpy().T) for arm in known["arm"].unique()}
+    values, at = levels.to_numpy(), levels.groupby(level="arm").indices
+    return {arm: attainable(arm, *values[at[arm]].T) for arm in known["arm"].unique()}
 
 
 def attainable(arm: str, latency: Sequence[float], throughput: Sequence[float]) -> Curve:
@@ -187,7 +188,8 @@ def _runs(found: Sequence[Curve], knots: np.ndarray) -> list[_Run]:
 
 def _highest(left: np.ndarray, right: np.ndarray) -> Iterator[tuple[float, float, int]]:
     """Which of many lines over [0, 1], with values `left` at 0 and `right` at 1, is the highest: (from, to, line)."""
-    at, line = 0.0, int(np.lexsort((-np.arange(len(left)), right, left))[-1])
+    first = np.flatnonzero(left == left.max())  # of equal ones that which rises most, then the first
+    at, line = 0.0, int(first[right[first].argmax()])
     while at < 1:
         rising = np.flatnonzero(right > right[line])
         ahead = left[line] - left[rising]
