@@ -1,18 +1,61 @@
 """Parse command lines; report bad input in one line."""
 
 import argparse
+import contextlib
 import math
-from typing import NoReturn
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 # A line of launch_gptoss.py that run_experiment.py reads: from the start of the engines until they run.
 ENGINES_LOADED = "engines loaded in {} s"
+# What a terminal or a browser obeys instead of showing it: control characters but for tab and newline, marks that turn the
+# direction of text around, line separators; and halves of characters, which are no UTF-8.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Parser(argparse.ArgumentParser):
     """Reports what is wrong in one line, without the usage in front; exits with 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        line = visible(message).replace("\n", "\\n")
+        self.exit(2, f"{self.prog}: error: {line}\n")
+
+
+def visible(text: str) -> str:
+    """Return a text with its control characters as escapes, such as \\x1b, so that no name of a folder steers a terminal."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class _Visible:
+    """A stream that writes what it is given made visible; `stream` is what it writes to."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        return self.stream.write(visible(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextlib.contextmanager
+def visible_output() -> Iterator[None]:
+    """Make visible what the body prints."""
+    with contextlib.redirect_stdout(_Visible(sys.stdout)):
+        yield
+
+
+def terminal() -> Any:
+    """Return standard output itself, for what sets its own colours within `visible_output`."""
+    return sys.stdout.stream if isinstance(sys.stdout, _Visible) else sys.stdout
+
+
+def note(message: str) -> None:
+    """Print one line on standard error."""
+    print(visible(message).replace("\n", "\\n"), file=sys.stderr)
 
 
 def whole(text: str) -> int:

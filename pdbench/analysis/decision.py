@@ -90,6 +90,8 @@ def _changes(measured: dict[str, list[np.ndarray]], first: str, then: str, near:
 
     Empty where it does not change in each of them. `measured` is of `_repeats`, with columns throughput and latency.
     """
+    if not {first, then} <= measured.keys():
+        return []
     counts = {arm: min(map(len, measured[arm])) for arm in (first, then)}
     found = []
     for repeat in range(min(counts.values())):

@@ -15,15 +15,17 @@ from typing import Any
 
 import pandas as pd
 
+from pdbench.cli import visible
 from pdbench.layout import CONTROLS, Layout, placed_as
 from pdbench.manifest import FILENAME as MANIFEST
-from pdbench.manifest import LevelRecord, Manifest, differences
+from pdbench.manifest import Manifest
+from pdbench.read.folder import VERSIONS, find_levels, provenance, read_manifest
 from pdbench.read.level_file import TOKENS, LevelFile, ResultError, naming, read_level
 from pdbench.workload import Level, RunName
 
 GPUS_PER_NODE = 8
 CHUNK_SIZE = 16
-VERSIONS = ("vllm", "ray", "nixl")
+LARGEST = 10**12  # of requests, tokens or GPUs; columns of whole numbers hold 64 bits
 TEXT = ("folder", "arm", "model", "layout", "placement", "serving", "kind", "accelerator", "phase", "commit", "engine",
         *VERSIONS, "date", "machines")  # fmt: skip
 WHOLE = ("repeat", "block", "gpus", "gpus_per_node", "isl", "osl", "completed")
@@ -119,25 +121,45 @@ def read_results(
 
 def read_study(
     folders: Sequence[str | os.PathLike[str]], gpus_per_node: int | None = None, chunk_size: int = CHUNK_SIZE,
-    sla: dict[str, float] | None = None, details: bool = True,
+    sla: dict[str, float] | None = None, details: bool = True, unreadable: list[str] | None = None,
 ) -> Study:  # fmt: skip
-    """Read result folders like `read_results`, and keep what was read beside the table."""
-    paths = [Path(folder) for folder in folders]
-    for real, count in Counter(path.resolve() for path in paths).items():
+    """Read result folders like `read_results`, and keep what was read beside the table.
+
+    Args:
+        unreadable: takes, for each folder that cannot be read, why; such a folder is left out. Without it it is an error.
+    """
+    for real, count in Counter(map(os.path.realpath, folders)).items():
         if count > 1:
             raise ResultError(f"{real}: given {count} times")
-    arms = [_read_arm(path, gpus_per_node) for path in paths]
-    found, rows = {}, []
-    for (arm, manifest), label in zip(arms, arm_labels([arm for arm, _ in arms]), strict=True):
-        levels = {}
-        for level, path in sorted(arm.levels.items(), key=lambda item: (item[0].value, item[0].repeat)):
-            levels[level] = read_level(path, level, arm.run, sla, arm.decode_bench, details)
-            record = _record(manifest, level)
-            rows.append(_identity(arm, label, level) | _provenance(manifest, record) | levels[level].row)
-        found[str(arm.folder)] = Folder(arm, manifest, levels)
+    read = []
+    for folder in map(Path, folders):
+        try:
+            read.append(_read_folder(folder, gpus_per_node, sla, details))
+        except ResultError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(str(error))
+    if not read:
+        raise ResultError(f"no folder can be read: {unreadable[0] if unreadable else 'none is given'}")
+    rows = []
+    for one, label in zip(read, arm_labels([one.arm for one in read]), strict=True):
+        for level, file in one.levels.items():
+            rows.append(_identity(one.arm, label, level) | provenance(one.manifest, level) | file.row)
     table = pd.DataFrame(rows)
     table["gpus_per_node"] = table.groupby("accelerator")["gpus_per_node"].transform("max")
-    return Study(_typed(_with_derived(table, chunk_size)), found)
+    return Study(_typed(_with_derived(table, chunk_size)), {str(one.arm.folder): one for one in read})
+
+
+def _read_folder(path: Path, gpus_per_node: int | None, sla: dict[str, float] | None, details: bool) -> Folder:
+    arm, manifest = _read_arm(path, gpus_per_node)
+    levels = {}
+    for level, file in sorted(arm.levels.items(), key=lambda item: (item[0].value, item[0].repeat)):
+        levels[level] = read_level(file, level, arm.run, sla, arm.decode_bench, details)
+        sizes = {"completed": levels[level].row["completed"], "repeat": level.repeat, "ISL": arm.run.isl, "OSL": arm.run.osl}
+        sizes |= {"GPUs": arm.layout.gpus, "gpus_per_node": arm.gpus_per_node}
+        if large := next((name for name, value in sizes.items() if value > LARGEST), None):
+            raise ResultError(f"{file}: {large} above {LARGEST:,}: no measurement has that")
+    return Folder(arm, manifest, levels)
 
 
 def _read_arm(folder: Path, gpus_per_node: int | None = None) -> tuple[Arm, Manifest | None]:
@@ -149,8 +171,8 @@ def _read_arm(folder: Path, gpus_per_node: int | None = None) -> tuple[Arm, Mani
         if not folder.is_dir():
             raise ValueError("is not a folder" if folder.exists() else "no such folder")
         run = RunName.parse(Path(os.path.abspath(folder)).name)
-        levels = _find_levels(folder)
-    manifest = _read_manifest(folder, run, {level.stem for level in levels})
+        levels = find_levels(folder)
+    manifest = read_manifest(folder, run, {level.stem for level in levels})
     deployment = manifest.deployment if manifest else None
     placement: str | None
     with naming(folder / MANIFEST if deployment else folder):
@@ -195,14 +217,15 @@ def arm_labels(arms: Sequence[Arm]) -> list[str]:
     # A workload that differs anywhere is in every label: no title could say it for all.
     for extra in (lambda a: a.run.model, lambda a: f"{a.run.isl}:{a.run.osl}", lambda a: a.run.phase):
         if len({extra(arm) for arm in arms}) > 1:
-            labels = [f"{label} {extra(arm)}" for label, arm in zip(labels, arms, strict=True)]
+            labels = [f"{label} {visible(extra(arm))}" for label, arm in zip(labels, arms, strict=True)]
     # The words that all folders share, such as an experiment's name, distinguish nothing.
     shared = set.intersection(*(set(_remarks(arm.run.name)) for arm in arms))
     remark = lambda a: "-".join(word for word in _remarks(a.run.name) if word not in shared)  # noqa: E731
     for extra in (remark, lambda a: a.folder.name, lambda a: str(a.folder)):
         count = Counter(labels)
         labels = [
-            f"{label} {extra(arm)}".strip() if count[label] > 1 else label for label, arm in zip(labels, arms, strict=True)
+            f"{label} {visible(extra(arm))}".strip() if count[label] > 1 else label
+            for label, arm in zip(labels, arms, strict=True)
         ]
     return labels
 
@@ -219,59 +242,6 @@ def _is_pool(word: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _find_levels(folder: Path) -> dict[Level, Path]:
-    """The level files of a folder; other kinds of file are not looked at."""
-    levels: dict[Level, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix != ".json" or path.name == MANIFEST or path.name.startswith("."):
-            continue
-        level = Level.from_filename(path.name)
-        if level in levels:
-            raise ValueError(f"{levels[level].name} and {path.name} are the same level")
-        levels[level] = path
-    if not levels:
-        raise ValueError("holds no level: expected conc<K>.json or rr<R>.json")
-    return levels
-
-
-def _read_manifest(folder: Path, run: RunName, levels: set[str]) -> Manifest | None:
-    with naming(folder / MANIFEST):
-        try:
-            manifest = Manifest.read(folder)
-        except FileNotFoundError:
-            return None
-        recorded, named = (manifest.isl, manifest.osl, manifest.phase), (run.isl, run.osl, run.phase)
-        if recorded != named:
-            raise ValueError(f"is of {recorded}, but the folder's name says {named}")
-        for record in manifest.levels:
-            if record.level in levels and not record.ok:
-                raise ValueError(f"{record.level} does not count: {'; '.join(record.problems)}")
-        for launch in manifest.earlier:
-            if manifest.deployment and (different := differences(launch.identity, manifest.deployment.identity)):
-                raise ValueError(f"holds levels of {different[0]}: they are no repeats of each other")
-        return manifest
-
-
-def _record(manifest: Manifest | None, level: Level) -> LevelRecord | None:
-    return next((record for record in manifest.levels if record.level == level.stem), None) if manifest else None
-
-
-def _provenance(manifest: Manifest | None, record: LevelRecord | None) -> dict[str, Any]:
-    """What was running when a level was measured, and where, as far as a manifest says so; see `read_results`."""
-    if manifest is None:
-        return dict.fromkeys(("commit", "engine", *VERSIONS, "machines"), "") | {"as_published": False, "block": 0}
-    deployment = manifest.deployment_of(record)
-    machine = next(iter(deployment.machines if deployment else []), manifest.client)
-    versions = {name: machine.versions.get(name) or "" for name in VERSIONS}
-    settings = deployment.engine_settings if deployment else {}
-    commit = (record.commit if record else None) or (deployment or manifest).repository.words
-    return versions | {
-        "commit": commit or "", "engine": "\n".join(f"{name} {value}" for name, value in sorted(settings.items())),
-        "as_published": manifest.as_published, "block": (record.block or 0) if record else 0,
-        "machines": ",".join(record.machines) if record else "",
-    }  # fmt: skip
 
 
 def _identity(arm: Arm, label: str, level: Level) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from pdbench import interrupts
-from pdbench.cli import Parser
+from pdbench.cli import Parser, note
 from pdbench.files import write_atomically
 from pdbench.manifest import first_line
+from pdbench.read import foreign
 from pdbench.read.level_file import ResultError, load_level
 from pdbench.read.results import read_results, read_study
 
@@ -48,6 +49,8 @@ def trim(folder: Path) -> tuple[int, int]:
     """
     study = read_study([folder])
     before, paths = study.table, [path for one in study.folders.values() for path in one.arm.levels.values()]
+    if other := next((path for path in paths if path.parent != folder or foreign.is_read(path.name)), None):
+        raise ResultError(f"{other}: is not the bench client's own: such a folder is not trimmed")
     texts = {path.name: json.dumps(trimmed(load_level(path))) for path in paths}
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / folder.resolve().name
@@ -80,7 +83,7 @@ def main() -> int:
             before, after = trim(folder)
             print(f"trim: {folder}: {before / 1e6:.1f} MB, now {after / 1e6:.1f} MB")
     except (ValueError, OSError) as error:
-        print(f"trim: error: {first_line(error)}", file=sys.stderr)
+        note(f"trim: error: {first_line(error)}")
         return 2
     return 0
 

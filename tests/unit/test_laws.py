@@ -103,7 +103,7 @@ def test_the_rate_that_was_served(read, level_content):
     """20 requests at 8/s and 0.2 s for the last: 2.7 s without a queue. They took 2.7 s, or 10."""
     ok = level_content(concurrency=None, rate=8.0, duration=2.7, mean_ttft_ms=90.0, mean_tpot_ms=11.0)
     assert read(ok, "rr8.json")["served_share"] == pytest.approx(1)
-    late = ok | {"duration": 10.0, "output_throughput": 22.0, "total_token_throughput": 222.0}
+    late = ok | {"duration": 10.0, "request_throughput": 2.0, "output_throughput": 22.0, "total_token_throughput": 222.0}
     row = read(late, "rr8.json")
     assert row["served_share"] == pytest.approx(0.27) and row["served_share"] < laws.SERVED
 

@@ -244,7 +244,7 @@ def test_a_folder_given_twice_is_refused(tmp_path, write_folder, level_content):
 
 def test_a_level_that_is_a_folder_is_refused(tmp_path):
     (tmp_path / COLLOCATED / "conc4.json").mkdir(parents=True)
-    with pytest.raises(ResultError, match=r"conc4\.json: Is a directory"):
+    with pytest.raises(ResultError, match=r"conc4\.json: is a folder, not a file"):
         read_results([tmp_path / COLLOCATED])
 
 
