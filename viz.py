@@ -13,9 +13,11 @@ import sys
 
 from pdbench import interrupts
 from pdbench.analysis.sla import per_request
+from pdbench.cli import visible_output
 from pdbench.output.options import DEFAULT_PATH, OF_REQUESTS, build_parser
 
 
+@visible_output()
 def main(argv: list[str] | None = None) -> None:
     """Read the folders that the command line names, and answer what it asks."""
     parser = build_parser(__doc__)
@@ -28,15 +30,12 @@ def main(argv: list[str] | None = None) -> None:
     from pdbench.output import answers, tables
     from pdbench.read.export import export
     from pdbench.read.level_file import ResultError
-    from pdbench.read.results import read_study
 
     goodput = per_request(args.sla or ())
     details = bool(args.sla or args.export or args.report or args.show_stalls or args.figure in OF_REQUESTS)
     decide = args.show_decision or args.sla or args.gpu_hour_price
     try:
-        study = read_study(
-            args.exps, gpus_per_node=args.gpus_per_node, chunk_size=args.chunk_size, sla=goodput, details=details
-        )
+        study = answers.read(args, goodput, details)
         table = study.table
         compares = (
             decide

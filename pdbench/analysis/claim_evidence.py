@@ -12,7 +12,8 @@ from pdbench.analysis import audit
 from pdbench.analysis.audit import Finding, findings
 from pdbench.analysis.audit_checks import Source, source_of
 from pdbench.layout import Layout
-from pdbench.read.level_file import ResultError
+from pdbench.read.folder import check_folder, folders_among, left_out_words
+from pdbench.read.level_file import ResultError, naming
 from pdbench.read.results import per_node_of, read_study
 from pdbench.workload import Level, RunName
 
@@ -93,7 +94,9 @@ def read_evidence(folders: Sequence[str | os.PathLike[str]], lengths: tuple[int,
         ResultError: a folder is missing, or no result folder in them can be read or is of `lengths`.
     """
     sources, unread = [], []
-    for folder in {path.resolve(): path for given in folders for path in result_folders(Path(given))}.values():
+    given, files = folders_among(folders)
+    unread += [left_out_words(files)] * bool(files)
+    for folder in {os.path.realpath(path): path for top in given for path in result_folders(top, unread)}.values():
         try:
             study = read_study([folder], details=False)
             sources.append(source_of(study.folders[str(folder)], study.table))
@@ -115,15 +118,18 @@ def read_evidence(folders: Sequence[str | os.PathLike[str]], lengths: tuple[int,
     return Evidence(workload, kept, found, others, unread)
 
 
-def result_folders(folder: Path) -> Iterator[Path]:
+def result_folders(folder: Path, unread: list[str]) -> Iterator[Path]:
     """Yield the result folders at and below `folder`: by their name, or by a level's file in them.
+
+    Args:
+        unread: takes what cannot be looked into, and why.
 
     Raises:
         ResultError: it is no folder.
     """
-    if not folder.is_dir():
-        raise ResultError(f"{folder}: {'is not a folder' if folder.exists() else 'no such folder'}")
-    for path, inside, files in os.walk(folder):
+    with naming(folder):
+        check_folder(folder)
+    for path, inside, files in os.walk(folder, onerror=lambda error: unread.append(f"{error.filename}: {error.strerror}")):
         inside[:] = sorted(name for name in inside if not name.startswith("."))
         if _reads(RunName.parse, os.path.basename(os.path.abspath(path))) or any(_reads(Level.from_filename, f) for f in files):
             yield Path(path)

@@ -10,14 +10,34 @@ import pandas as pd
 from pdbench.analysis import decision
 from pdbench.analysis.audit import Finding
 from pdbench.analysis.frontier import LATENCIES
+from pdbench.cli import note
 from pdbench.files import write_atomically
 from pdbench.output import tables
 from pdbench.output.options import FIGURES, LATENCY_MODES
+from pdbench.read.folder import folders_among, left_out_words
 from pdbench.read.level_file import naming
-from pdbench.read.results import Study
+from pdbench.read.results import Study, read_study
 
 if TYPE_CHECKING:
     from pdbench.output import figures
+
+
+def read(args: argparse.Namespace, sla: dict[str, float], details: bool) -> Study:
+    """Read the folders that the options name; what is left out is said on standard error.
+
+    Args:
+        sla: bounds of each request, for goodput.
+        details: whether per-request details are needed.
+
+    Raises:
+        ResultError: a folder cannot be read, or with --skip-unreadable none can.
+    """
+    folders, files = folders_among(args.exps)
+    unreadable: list[str] | None = [] if args.skip_unreadable else None
+    study = read_study(folders, args.gpus_per_node, args.chunk_size, sla, details, unreadable)
+    for line in [left_out_words(files)] * bool(files) + [f"left out: {reason}" for reason in unreadable or ()]:
+        note(f"viz.py: {line}")
+    return study
 
 
 def left_out_lines(table: pd.DataFrame, left_out: Mapping[str, Sequence[str]]) -> list[str]:

@@ -22,7 +22,16 @@ def build_parser(description: str | None = None) -> Parser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(prog="viz.py", description=description, formatter_class=raw, allow_abbrev=False)
     add = parser.add_argument
-    add("--exps", nargs="+", action="extend", required=True, metavar="FOLDER", help="folders to compare")
+    add(
+        "--exps",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="FOLDER",
+        help="folders to compare; files that a pattern matches beside them are left out",
+    )
+    add("--skip-unreadable", action="store_true",
+        help="leave out folders that cannot be read, and say why; without it the first one is an error")  # fmt: skip
     add("--latency-mode", choices=LATENCY_MODES, default="token",
         help="latency of the trade-off panel, from medians: TPOT, TTFT, or of the first chunk,"
         " TTFT + (chunk-1) x TPOT (default: %(default)s)")  # fmt: skip

@@ -1,7 +1,8 @@
 """Find the level files of a result folder, and read its manifest and what that says of its levels."""
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,37 @@ from pdbench.read.level_file import check_regular, load_level, naming
 from pdbench.workload import Level, RunName
 
 VERSIONS = ("vllm", "ray", "nixl")
+FEW = 3  # names of files that a line lists
 # The public study's spelling of a level measured again: rr9-1.json beside rr9.json.
 _AGAIN = re.compile(r"(?P<level>(?:conc|rr)\d+(?:\.\d+)?)-(?P<again>[1-9]\d*)\.json", re.ASCII)
+
+
+def folders_among(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[Path], list[Path]]:
+    """Return what a pattern such as bm_results/* matched: folders, and files, which are no result folders.
+
+    Where there are files only they are returned as folders: reading them says what is wrong.
+    """
+    given = list(map(Path, paths))
+    files = [path for path in given if os.path.exists(path) and not os.path.isdir(path)]
+    return (given, []) if len(files) == len(given) else ([path for path in given if path not in files], files)
+
+
+def left_out_words(files: Sequence[Path]) -> str:
+    """Say in one line which files were left out."""
+    names = ", ".join(path.name for path in files[:FEW]) + (f" and {len(files) - FEW} more" if len(files) > FEW else "")
+    return f"left out, no folder{'s' * (len(files) > 1)}: {names}"
+
+
+def check_folder(path: Path) -> None:
+    """Refuse what is no folder.
+
+    Raises:
+        OSError: it may not be looked at.
+        ValueError: it is a file, a link that leads nowhere, or not there.
+    """
+    if not path.is_dir():
+        nowhere = "is a link that leads nowhere" if path.is_symlink() else "no such folder"
+        raise ValueError("is not a folder" if path.exists() else nowhere)
 
 
 def find_levels(folder: Path) -> dict[Level, Path]:

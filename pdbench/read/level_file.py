@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pdbench.cli import visible
 from pdbench.manifest import first_line
 from pdbench.read import foreign, laws
 from pdbench.read.requests import Requests, decode_steps, goodput, percentiles
@@ -35,6 +36,8 @@ def naming(path: Path) -> Iterator[None]:
     """Turn any complaint into a ResultError of one line that begins with `path`."""
     try:
         yield
+    except ResultError:  # it names its own file
+        raise
     except OSError as error:
         raise ResultError(f"{path}: {error.strerror or first_line(error)}") from error
     except ValueError as error:
@@ -72,7 +75,7 @@ def read_level(
         duration = _number(content, "duration", positive=True)
         tokens = _check_tokens(content, completed, isl, osl, run.phase)
         _check_details(content, completed, osl)
-        row = {"date": str(content.get("date", "")), "completed": completed, "duration": duration}
+        row = {"date": visible(str(content.get("date", ""))), "completed": completed, "duration": duration}
         row |= (latencies := _latencies(content, osl))
         for kind in TOKENS:
             row[f"{kind}_throughput"] = tokens[kind] / duration

@@ -19,7 +19,7 @@ from pdbench.cli import visible
 from pdbench.layout import CONTROLS, Layout, placed_as
 from pdbench.manifest import FILENAME as MANIFEST
 from pdbench.manifest import Manifest
-from pdbench.read.folder import VERSIONS, find_levels, provenance, read_manifest
+from pdbench.read.folder import VERSIONS, check_folder, find_levels, provenance, read_manifest
 from pdbench.read.level_file import TOKENS, LevelFile, ResultError, naming, read_level
 from pdbench.workload import Level, RunName
 
@@ -168,8 +168,9 @@ def _read_arm(folder: Path, gpus_per_node: int | None = None) -> tuple[Arm, Mani
     The layout is the manifest's, and only without one the folder name's: a name is what somebody typed.
     """
     with naming(folder):
-        if not folder.is_dir():
-            raise ValueError("is not a folder" if folder.exists() else "no such folder")
+        check_folder(folder)
+        if any("\ud800" <= letter <= "\udfff" for letter in str(folder)):
+            raise ValueError("its path is not UTF-8: give it another name")
         run = RunName.parse(Path(os.path.abspath(folder)).name)
         levels = find_levels(folder)
     manifest = read_manifest(folder, run, {level.stem for level in levels})
