@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 
 from pdbench import interrupts
-from pdbench.cli import Parser
+from pdbench.cli import Parser, visible_output
 
 
+@visible_output()
 def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)

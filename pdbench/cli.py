@@ -48,11 +48,6 @@ def visible_output() -> Iterator[None]:
         yield
 
 
-def terminal() -> Any:
-    """Return standard output itself, for what sets its own colours within `visible_output`."""
-    return sys.stdout.stream if isinstance(sys.stdout, _Visible) else sys.stdout
-
-
 def note(message: str) -> None:
     """Print one line on standard error."""
     print(visible(message).replace("\n", "\\n"), file=sys.stderr)

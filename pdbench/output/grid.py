@@ -5,6 +5,8 @@ from textwrap import fill
 
 from rich.cells import cell_len
 
+from pdbench.cli import visible
+
 PROSE_WIDTH = 36
 
 
@@ -16,6 +18,7 @@ def show(headers: Sequence[str], lines: Iterable[Sequence[str]], prose: int | No
     Args:
         prose: the column that may break over lines, and begins at the left as the first one does.
     """
+    lines = [[visible(cell) for cell in line] for line in lines]
     rows = [
         [fill(cell, PROSE_WIDTH, break_on_hyphens=False) if i == prose else cell for i, cell in enumerate(line)]
         for line in lines

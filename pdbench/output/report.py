@@ -23,6 +23,7 @@ from markupsafe import Markup
 from pdbench.analysis import decision
 from pdbench.analysis.audit import Finding
 from pdbench.analysis.overhead import overheads
+from pdbench.cli import visible
 from pdbench.output import chart, figures, tables
 from pdbench.output.figures.view import LATENCIES
 from pdbench.output.provenance import commands, facts, manifests
@@ -31,6 +32,7 @@ from pdbench.read.results import Study, node_words
 
 # As report.js sorts: 1,234 or +5.2% or "5.2 to 6.1", and no 2xtp4.
 NUMBER = re.compile(r"[-+]?[\d,.]+(?=$|[\s%])")
+SENDS_TO = "https://cloud.plotly.com/newchart"
 TEMPLATES = files("pdbench.output") / "templates"
 
 
@@ -133,7 +135,7 @@ def decide(title: str, table: pd.DataFrame, view: figures.View, price: float | N
         return Decision(title, "", "", [], band_grid(table, view, view.latency_mode, price), uncertainty)
     answers = decision.decide(table, view.sla, chart.throughput(view))
     best = answers["arm"].iloc[0] if answers["holds"].iloc[0] else ""
-    words = [line[0].upper() + line[1:] for line in map(str.strip, tables.answer_words(answers, view.sla, counted))]
+    words = [sentence(line.strip()) for line in tables.answer_words(answers, view.sla, counted)]
     rows = tables.decision_rows(answers, view.sla, counted, table["kind"].iloc[0], price)
     return Decision(title, ", ".join(map(str, view.sla)), best, words, Grid("Every arm", *rows), uncertainty)
 
@@ -201,8 +203,8 @@ def _read(name: str) -> str:
 
 @cache
 def _plotly() -> tuple[str, str]:
-    """plotly.js: its hash, and itself as gzip in base64."""
-    script = (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    """plotly.js without the address that it sends charts to: its hash, and itself as gzip in base64."""
+    script = (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8").replace(SENDS_TO, "")
     return _hash(script), base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
 
 
@@ -213,6 +215,13 @@ def _hash(script: str) -> str:
 
 def _template() -> Template:
     environment = Environment(
-        loader=PackageLoader("pdbench.output"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
+        loader=PackageLoader("pdbench.output"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
+    )  # fmt: skip
+    environment.filters["sentence"] = sentence
     return environment.get_template("report.html")
+
+
+def sentence(text: str) -> str:
+    """Begin a text with a capital; the others stay, which Jinja's own filter lowers."""
+    return text[:1].upper() + text[1:]

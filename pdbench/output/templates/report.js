@@ -3,6 +3,10 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const [chart, xs, ys, log, arms] = ["chart", "x", "y", "log", "arms"].map((id) => document.getElementById(id));
 const escaped = (text) => text.replace(/[&<>]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[c]);
+// Nothing leaves the page: without the first two plotly.js offers to send the chart away, and has an address to send it to.
+const config = {
+  showSendToCloud: false, plotlyServerURL: "", modeBarButtonsToRemove: ["sendChartToCloud", "select2d", "lasso2d"], responsive: true, displaylogo: false,
+};
 const printing = () => document.documentElement.classList.contains("print");
 
 // Where levels were repeated: the median, with bars from the least to the most.
@@ -60,7 +64,7 @@ function layout() {
 }
 
 function draw() {
-  return Plotly.react(chart, traces(dark.matches && !printing()), layout(), { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] });
+  return Plotly.react(chart, traces(dark.matches && !printing()), layout(), config);
 }
 
 function sort(button) {
