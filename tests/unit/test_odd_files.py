@@ -281,6 +281,14 @@ def test_a_manifest_of_another_form_is_refused(good, make_manifest, change, reas
         read_results([good])
 
 
+def test_a_block_that_no_column_holds_is_refused(good, make_manifest, speed_record):
+    manifest = make_manifest("2xtp1", "collocated")
+    manifest.levels.append(speed_record("conc4", 1.0).model_copy(update={"block": 10**30}))
+    manifest.write(good)
+    with pytest.raises(ResultError, match="block above 1,000,000,000,000: no measurement has that"):
+        read_results([good])
+
+
 def test_what_a_manifest_may_leave_out_is_read(good, make_manifest):
     make_manifest("2xtp1", "collocated", llm_configs={"collocated": {"runtime_env": None}}).write(good)
     assert len(read_results([good])) == 1
