@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.profiles import MOST, recorded, shares  # noqa: E402
 from pdbench import interrupts  # noqa: E402
-from pdbench.cli import Parser, above_zero  # noqa: E402
+from pdbench.cli import Parser, above_zero, add_base_url  # noqa: E402
 from pdbench.manifest import Replica  # noqa: E402
 from pdbench.nodes import local_cluster  # noqa: E402
 from pdbench.serve.api import deployed  # noqa: E402
@@ -65,7 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="stages.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--seconds", type=above_zero, default=30.0, help="how long to watch (default: %(default)s)")
-    add("--base-url", default="http://127.0.0.1:8000", help="of the deployment (default: %(default)s)")
+    add_base_url(parser)
     add("--py-spy", type=Path, metavar="DIR", help="sample the stages in Python meanwhile: time by library, and files for "
         "speedscope.app; as root, or with kernel.yama.ptrace_scope=0")  # fmt: skip
     return parser.parse_args(argv)

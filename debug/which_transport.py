@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pdbench import interrupts  # noqa: E402
-from pdbench.cli import Parser  # noqa: E402
+from pdbench.cli import Parser, add_base_url  # noqa: E402
 from pdbench.manifest import Deployment  # noqa: E402
 from pdbench.network.transport_pairs import pairs  # noqa: E402
 from pdbench.network.ucx_log import TABLE, Read, read_tables  # noqa: E402
@@ -31,7 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="which_transport.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logs", nargs="*", type=Path, metavar="LOG", help="- is standard input")
     parser.add_argument("--live", action="store_true", help="ask the running deployment and its nodes")
-    parser.add_argument("--base-url", default="http://127.0.0.1:8000", help="URL of the deployment (default: %(default)s)")
+    add_base_url(parser)
     parser.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or the one that runs here")
     args = parser.parse_args(argv)
     if bool(args.logs) == args.live:

@@ -7,7 +7,10 @@ import re
 import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
+DEFAULT_URL = "http://127.0.0.1:8000"
+ENDPOINT = re.compile(r"/v1(/(completions|chat/completions|models))?$")
 # A line of launch_gptoss.py that run_experiment.py reads: from the start of the engines until they run.
 ENGINES_LOADED = "engines loaded in {} s"
 # What a terminal or a browser obeys instead of showing it: control characters but for tab and newline, marks that turn the
@@ -107,3 +110,43 @@ def variable(text: str) -> tuple[str, str]:
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     return name, value
+
+
+def base_url(text: str) -> str:
+    """Parse the URL of a deployment: `http://HOST:PORT`, with a route prefix behind it where there is one.
+
+    What clients add to it is taken off, since that is how other tools take such a URL: `/v1`, `/v1/completions`, slashes.
+    """
+    if "@" in text:  # the text would be recorded with the results
+        raise argparse.ArgumentTypeError("a URL with a user or a password is not taken: a key goes in OPENAI_API_KEY")
+    try:
+        url = urlsplit(text)
+        host, number = url.hostname, url.port
+    except ValueError as error:  # such as a port out of range
+        raise argparse.ArgumentTypeError(f"{text!r} is not a URL: {error}; write {DEFAULT_URL}") from None
+    if url.scheme not in ("http", "https") or not host or re.search(r"\s", text) or url.query or url.fragment or number == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a base URL: write {_as_base_url(text)}")
+    return f"{url.scheme}://{url.netloc}{_prefix(url.path)}"
+
+
+def _prefix(path: str) -> str:
+    return ENDPOINT.sub("", path.rstrip("/")).rstrip("/")
+
+
+def _as_base_url(text: str) -> str:
+    """The URL that was probably meant."""
+    words = re.sub(r"^\w+:/+|^/+", "", text.strip()).split("#")[0].split("?")[0]
+    secure = "https" if text.startswith("https:") else "http"
+    try:
+        url = urlsplit(f"{secure}://{words}")
+        if url.hostname and url.port != 0 and re.fullmatch(r"[\w.:\[\]-]+", url.netloc):
+            return f"{secure}://{url.netloc}{_prefix(url.path)}"
+    except ValueError:
+        pass
+    return DEFAULT_URL
+
+
+def add_base_url(parser: argparse.ArgumentParser, *short: str) -> None:
+    """Add the option `--base-url`, and its `short` form, to a parser."""
+    parser.add_argument(*short, "--base-url", type=base_url, default=DEFAULT_URL, metavar="URL",
+                        help=f"of the deployment, with its route prefix if it has one (default: {DEFAULT_URL})")  # fmt: skip

@@ -12,7 +12,7 @@ import time
 import uuid
 from pathlib import Path
 
-from pdbench.cli import Parser
+from pdbench.cli import Parser, add_base_url
 from pdbench.files import write_atomically
 from pdbench.layout import placed_as
 from pdbench.manifest import Deployment, Gate, Strict, first_line, now, read_json
@@ -278,7 +278,7 @@ async def check(base_url: str, path: Path, wanted: list[str] | None = None) -> l
 
 def main() -> int:
     parser = Parser(prog="python -m pdbench.gates", description=__doc__.splitlines()[0])
-    parser.add_argument("--base-url", default="http://127.0.0.1:8000")
+    add_base_url(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the random prompts (default: %(default)s)")
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--save", type=Path, metavar="FILE", help="write the collocated arm's greedy tokens to this file")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pdbench import interrupts, workload
-from pdbench.cli import Parser, positive
+from pdbench.cli import Parser, add_base_url, positive
 from pdbench.manifest import Gate, LevelRecord, first_line, now
 from pdbench.measure import level_gates
 from pdbench.measure.bench_client import BenchClient, Used, arguments
@@ -205,8 +205,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--otl", dest="osl", type=positive, help=argparse.SUPPRESS)
     add("--mode", choices=workload.PHASES, default="mixed",
         help="mixed (default), prefill-only (N:1) or decode-only (1:N, an approximation)")  # fmt: skip
-    add("-u", "--base-url", type=lambda text: text.rstrip("/"), default="http://127.0.0.1:8000", metavar="URL",
-        help="default: http://127.0.0.1:8000")  # fmt: skip
+    add_base_url(parser, "-u")
     add("-m", "--served-model-name", dest="model", metavar="NAME", help="default: what the deployment reports")
     add("--tokenizer", metavar="NAME|DIR", help="default: the deployment's model source")
     add("-n", "--num-prompts", type=positive, metavar="N", help="default: 5 x concurrency; 500 at a request rate")

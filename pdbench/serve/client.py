@@ -48,7 +48,7 @@ async def session(base_url: str, total_s: float | None = None):
     """Open an HTTP session that turns connection troubles into one-line ServerErrors."""
     timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_TIMEOUT_S)
     try:
-        async with aiohttp.ClientSession(base_url, timeout=timeout) as opened:
+        async with aiohttp.ClientSession(f"{base_url.rstrip('/')}/", timeout=timeout) as opened:
             yield opened
     except TimeoutError:
         raise ServerError(f"{base_url} did not answer in time") from None
@@ -62,14 +62,14 @@ async def post(opened: aiohttp.ClientSession, path: str, body: dict[str, Any] | 
     Raises:
         ServerError: the status is not 200.
     """
-    async with opened.post(path, json=body) as response:
+    async with opened.post(path.lstrip("/"), json=body) as response:  # behind the base URL's route prefix
         await _check(response)
         return await response.json()
 
 
 async def get(opened: aiohttp.ClientSession, path: str) -> Any:
     """GET JSON; raises ServerError like `post`."""
-    async with opened.get(path) as response:
+    async with opened.get(path.lstrip("/")) as response:
         await _check(response)
         return await response.json()
 
@@ -87,7 +87,7 @@ async def stream(opened: aiohttp.ClientSession, model: str, prompt: str | list[i
         "ignore_eos": True, "stream": True,
     }  # fmt: skip
     done, start = Completion(), time.perf_counter()
-    async with opened.post("/v1/completions", json=body) as response:
+    async with opened.post("v1/completions", json=body) as response:
         await _check(response)
         async for line in response.content:
             data = line.decode().removeprefix("data: ").strip()

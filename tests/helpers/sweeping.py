@@ -60,6 +60,7 @@ class FakeServer(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.deployment, self.requests, self.seeds = deployment, [], []
         self.models = {"data": [{"id": "served"}]}
+        self.prefix = ""  # in front of every route
         self.events = None
         self.finished = 0  # requests of bench clients
         self.compiled = {"monitored": 0, "kernels": []}
@@ -77,7 +78,7 @@ class Handler(Answering):
             "/pdbench/counters": self.counters(),
             "/pdbench/compilations": self.server.compiled,
         }
-        content = known.get(self.path)
+        content = known.get(self.path.removeprefix(self.server.prefix)) if self.path.startswith(self.server.prefix) else None
         self.answer(404 if content is None else 200, json.dumps({"error": "unknown"} if content is None else content))
 
     def counters(self):
@@ -86,6 +87,9 @@ class Handler(Answering):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if not self.path.startswith(self.server.prefix):
+            return self.answer(404, "{}")
+        self.path = self.path.removeprefix(self.server.prefix)
         if self.path == "/finished":
             self.server.finished += body
             self.server.compiled["kernels"] += self.server.compiles.pop(0) if self.server.compiles else []

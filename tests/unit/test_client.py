@@ -71,3 +71,12 @@ def test_staggered_requests_have_prompts_of_their_own_and_end_one_after_the_othe
     load = client.Load(server.url, "m", isl=7, osl=2, in_flight=4, rng=load.rng)
     assert asyncio.run(client.warm_up(load, staggered=True)) == 8
     assert sorted(request["max_tokens"] for request in server.requests) == [1, 1, 2, 2, 2, 2, 2, 2], "at least one token"
+
+
+def test_a_route_prefix_of_the_base_url_is_kept(server):
+    server.prefix = "/llm"
+    model, done = asyncio.run(client.smoke(f"{server.url}/llm", None, max_tokens=3, prompt_tokens=5))
+    assert model == "served" and len(done.times) == 3
+    assert asyncio.run(client.smoke(f"{server.url}/llm/", "m", max_tokens=3, prompt_tokens=5))[0] == "m"
+    with pytest.raises(ServerError, match="answered 404"):
+        smoke(server)
