@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from pdbench.manifest import is_secret
+
 DEFAULT_URL = "http://127.0.0.1:8000"
 ENDPOINT = re.compile(r"/v1(/(completions|chat/completions|models))?$")
 # A line of launch_gptoss.py that run_experiment.py reads: from the start of the engines until they run.
@@ -107,6 +109,10 @@ def not_empty(text: str) -> str:
 def variable(text: str) -> tuple[str, str]:
     """Parse an environment variable, `NAME=VALUE`."""
     name, equals, value = text.partition("=")
+    if is_secret(name):  # the text is not repeated
+        raise argparse.ArgumentTypeError(
+            f"{name} would be recorded with the results: set it on the nodes before Ray starts there"
+        )
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     return name, value

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from pdbench.manifest import Strict, first_line
+from pdbench.manifest import Strict, first_line, is_secret
 from pdbench.model.kv_cache import KVCache
 from pdbench.model.shape import ShapeSpec
 from pdbench.model.tiny import TinySpec
@@ -30,6 +30,8 @@ _DECIDED = {
 
 def check_free(engine_kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the engine arguments; raises ValueError for one that something else decides."""
+    if secret := next((key for key in engine_kwargs if is_secret(key)), None):
+        raise ValueError(f"{secret} would be recorded with the results: set it in the nodes' environment, as HF_TOKEN")
     if taken := next((key for key in engine_kwargs if key in _DECIDED), None):
         raise ValueError(f"{taken} cannot be set here: {_DECIDED[taken]}")
     return engine_kwargs

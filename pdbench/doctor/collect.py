@@ -19,7 +19,7 @@ from pdbench.doctor.processes import leftovers, owner_of_port
 from pdbench.doctor.software import versions
 from pdbench.network.slow_link import is_slow
 from pdbench.nodes.limits import free_processes, soft_and_hard
-from pdbench.nodes.stack import ENVIRONMENT_THAT_MATTERS, installed_version
+from pdbench.nodes.stack import installed_version, telling_environment
 
 
 def collect(quick: bool, distributions: list[str], ports: list[tuple[str, dict]], limit_s: float) -> dict:
@@ -38,7 +38,7 @@ def collect(quick: bool, distributions: list[str], ports: list[tuple[str, dict]]
         "hostname": socket.gethostname(),
         "cores": len(os.sched_getaffinity(0)),
         "memory": psutil.virtual_memory().total,
-        "environment": {k: v for k, v in sorted(os.environ.items()) if ENVIRONMENT_THAT_MATTERS.match(k)},
+        "environment": telling_environment(),
         "versions": versions(),
         "installed": {name: installed_version(name) for name in distributions},
         "gpus": gpus(), "nics": nics(), "rdma": rdma(), "numa_nodes": numa_nodes(), "efa": efa(), "gpudirect": gpudirect(),

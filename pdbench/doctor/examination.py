@@ -1,6 +1,5 @@
 """Examine a cluster, or this machine alone: collect facts, judge them."""
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from pdbench.doctor.facts import Facts
 from pdbench.doctor.findings import Finding, merge, worst
 from pdbench.manifest import Strict
 from pdbench.nodes import cluster
-from pdbench.nodes.stack import ENVIRONMENT_THAT_MATTERS
+from pdbench.nodes.stack import telling_environment
 
 LIMIT_S = 120.0  # for a node to answer: importing NIXL alone takes seconds where cores are busy
 
@@ -58,8 +57,7 @@ def examine(
         found, silent = cluster.ask_every_node(ray, limit_s, collect.collect, *arguments)
     nodes = {node: Facts.model_validate(facts) for node, facts in sorted(found.items())}
     file = requirements or (None if quick else versions.default_requirements(ROOT, nodes.values()))
-    driver = {k: v for k, v in os.environ.items() if ENVIRONMENT_THAT_MATTERS.match(k)}
-    findings = judge(nodes, pins.get(file), file.name if file else "", driver if ray else None)
+    findings = judge(nodes, pins.get(file), file.name if file else "", telling_environment() if ray else None)
     if hardware:
         findings += [f for node in nodes if node in engines_on for f in check_accelerators(node, nodes[node], hardware)]
     findings += [_silence(node, why) for node, why in silent.items()]

@@ -59,13 +59,18 @@ def arguments(
 
 
 class BenchClient:
-    """The client's process; loading goes on while other things are done. Use as a context manager: it ends with the block."""
+    """The client's process; loading goes on while other things are done. Use as a context manager: it ends with the block.
 
-    def __init__(self, log: Path):
+    Args:
+        environment: further variables of the process.
+    """
+
+    def __init__(self, log: Path, environment: dict[str, str]):
         self.log = log
         command = [sys.executable, "-m", "pdbench.measure.bench_client", str(log)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent,
+            env=os.environ | environment,
         )  # fmt: skip
         assert self.process.stdin and self.process.stdout  # both are pipes
         self._questions, self._answers = self.process.stdin, self.process.stdout

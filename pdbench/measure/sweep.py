@@ -56,7 +56,10 @@ class Sweep:
         """
         log, begun = self.target.folder / ".client.log", time.monotonic()
         try:
-            with BenchClient(log) as bench:
+            past = client.past_proxies(self.target.serving_url)
+            if past:
+                warn(f"a proxy is set, but requests to the deployment do not go through it: no_proxy={past['no_proxy']}")
+            with BenchClient(log, past) as bench:
                 if self.target.deployment:
                     self.snapshot = level_gates.snapshot(self.args.base_url)
                 for done, task in enumerate(tasks):
@@ -112,7 +115,7 @@ class Sweep:
         gates: list[Gate] = []
         try:
             if status:
-                print(bench.last_words(), file=sys.stderr, flush=True)
+                print(client.without_key(bench.last_words()), file=sys.stderr, flush=True)
                 raise LevelError(f"the bench client exited with code {status}")
             file = read_partial(partial, level, target, task.num_prompts)
             row, digest = file.row, digest_of(file.summary)
@@ -122,7 +125,7 @@ class Sweep:
             partial.unlink()
             raise
         except (LevelError, client.ServerError) as error:
-            problems = [first_line(error)]
+            problems = [client.without_key(first_line(error))]
         target.record(LevelRecord(
             level=level.stem, command=f"vllm bench serve {shlex.join(words)}", seed=seed, warmup_seed=task.warmup_seed,
             num_prompts=task.num_prompts, attempt=attempt, started=started, ended=now(), digest=digest,

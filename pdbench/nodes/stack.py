@@ -15,7 +15,7 @@ import psutil
 from packaging.version import Version
 
 from pdbench.layout import Layout
-from pdbench.manifest import Repository
+from pdbench.manifest import Repository, is_secret
 from pdbench.nodes.gpus import nvidia_smi
 
 # requirements.txt pins them; assumed where a dry run happens without Ray or vLLM.
@@ -126,8 +126,14 @@ def machine(node_ip: str = "127.0.0.1") -> dict:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": nvidia_smi("name"),
         "versions": versions(),
-        "environment": {k: v for k, v in sorted(os.environ.items()) if ENVIRONMENT_THAT_MATTERS.match(k)},
+        "environment": telling_environment(),
     }
+
+
+def telling_environment() -> dict[str, str]:
+    """Return this process' environment variables that decide what is measured, without the values of keys."""
+    found = {k: v for k, v in sorted(os.environ.items()) if ENVIRONMENT_THAT_MATTERS.match(k)}
+    return {name: "(set)" if is_secret(name) else value for name, value in found.items()}
 
 
 def machine_id() -> str:

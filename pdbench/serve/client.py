@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 import json
 import math
+import os
 import random
 import sys
 import time
+import urllib.request
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -17,8 +20,29 @@ CONNECT_TIMEOUT_S = 5.0
 TOKEN_IDS = range(300, 1000)
 
 
+# The variable from which vLLM's bench client takes the key that it sends.
+KEY = "OPENAI_API_KEY"
+
+
 class ServerError(RuntimeError):
     """The server cannot be reached or answered with an error; one line."""
+
+    def __init__(self, text: str):
+        super().__init__(without_key(text))
+
+
+def without_key(text: str) -> str:
+    """Return the text with the API key taken out: a server may repeat it, and what is printed may be recorded."""
+    key = os.environ.get(KEY)
+    return text.replace(key, f"<{KEY}>") if key else text
+
+
+def _bearer() -> dict[str, str]:
+    """The header with the API key, as the bench client sends it; none where no key is set."""
+    key = os.environ.get(KEY)
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise ServerError(f"{KEY} is not a key: it holds a blank, a line's end or another character that no header may have")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 @dataclass
@@ -43,12 +67,25 @@ def random_prompt(rng: random.Random, length: int) -> list[int]:
     return rng.choices(TOKEN_IDS, k=length)
 
 
+def past_proxies(base_url: str) -> dict[str, str]:
+    """Return variables with which a process that follows `http_proxy` reaches `base_url` directly, as this client does.
+
+    Proxies stay as they are for what else such a process loads, as a tokenizer from the hub. Empty where none is in the way.
+    """
+    url = urlsplit(base_url)
+    if url.scheme not in urllib.request.getproxies() or urllib.request.proxy_bypass(url.hostname or ""):
+        return {}
+    names = ("no_proxy", "NO_PROXY")
+    spared = next((os.environ[name] for name in names if os.environ.get(name)), "")
+    return dict.fromkeys(names, ",".join(filter(None, (spared, url.hostname))))
+
+
 @contextlib.asynccontextmanager
 async def session(base_url: str, total_s: float | None = None):
-    """Open an HTTP session that turns connection troubles into one-line ServerErrors."""
+    """Open an HTTP session that turns connection troubles into one-line ServerErrors, and sends the API key if one is set."""
     timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_TIMEOUT_S)
     try:
-        async with aiohttp.ClientSession(f"{base_url.rstrip('/')}/", timeout=timeout) as opened:
+        async with aiohttp.ClientSession(f"{base_url.rstrip('/')}/", timeout=timeout, headers=_bearer()) as opened:
             yield opened
     except TimeoutError:
         raise ServerError(f"{base_url} did not answer in time") from None
@@ -77,7 +114,8 @@ async def get(opened: aiohttp.ClientSession, path: str) -> Any:
 async def _check(response: aiohttp.ClientResponse) -> None:
     if response.status != 200:
         text = " ".join((await response.text()).split())
-        raise ServerError(f"{response.url} answered {response.status}: {text[:300]}")
+        hint = f" (it wants a key: set {KEY})" if response.status == 401 and KEY not in os.environ else ""
+        raise ServerError(f"{response.url} answered {response.status}: {without_key(text)[:300]}{hint}")
 
 
 async def stream(opened: aiohttp.ClientSession, model: str, prompt: str | list[int], max_tokens: int) -> Completion:

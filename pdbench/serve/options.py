@@ -9,6 +9,7 @@ import yaml
 
 from pdbench.configs import HardwareConfig, ModelConfig, check_free, load_hardware, load_model, load_serve
 from pdbench.layout import CONTROLS, MODES, Layout, Pool, placed_as
+from pdbench.manifest import is_secret
 from pdbench.network import ucx
 from pdbench.network.transport import Transport
 from pdbench.nodes import cluster, stack
@@ -73,6 +74,10 @@ def read_configs(args: argparse.Namespace) -> tuple[ModelConfig, HardwareConfig]
     env = hardware.env | dict(args.env)
     if wrong := next((name for name in OWN if name in env), None):
         raise ValueError(f"{wrong}: {OWN[wrong]}; leave it out of --env and of {args.hardware}")
+    if secret := next((name for name in env if is_secret(name)), None):
+        raise ValueError(
+            f"{secret} would be recorded with the results: leave it out of {args.hardware}, and set it on the nodes"
+        )
     if given := {name: _value(name, text) for name, text in args.engine_arg}:
         try:
             engine = check_free(model.engine_kwargs | given)

@@ -61,6 +61,7 @@ class FakeServer(ThreadingHTTPServer):
         self.deployment, self.requests, self.seeds = deployment, [], []
         self.models = {"data": [{"id": "served"}]}
         self.prefix = ""  # in front of every route
+        self.key = None  # that every request must bring
         self.events = None
         self.finished = 0  # requests of bench clients
         self.compiled = {"monitored": 0, "kernels": []}
@@ -70,7 +71,16 @@ class FakeServer(ThreadingHTTPServer):
 
 
 class Handler(Answering):
+    def refused(self):
+        """Whether the request was answered for want of the key, which the answer repeats."""
+        if self.server.key in (None, brought := self.headers.get("Authorization", "").removeprefix("Bearer ")):
+            return False
+        self.answer(401, json.dumps({"error": f"wrong key: {brought}"}))
+        return True
+
     def do_GET(self):
+        if self.refused():
+            return None
         known = {
             "/v1/models": self.server.models,
             "/pdbench/deployment": self.server.deployment,
@@ -87,6 +97,8 @@ class Handler(Answering):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path != "/finished" and self.refused():
+            return None
         if not self.path.startswith(self.server.prefix):
             return self.answer(404, "{}")
         self.path = self.path.removeprefix(self.server.prefix)

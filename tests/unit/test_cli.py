@@ -6,9 +6,13 @@ import sys
 
 import pytest
 
-from pdbench.cli import DEFAULT_URL, Parser, add_base_url, base_url
+import launch_gptoss
+from pdbench.cli import DEFAULT_URL, Parser, add_base_url, base_url, variable
 from pdbench.configs import ROOT
+from pdbench.doctor import collect
 from pdbench.measure import sweep
+from pdbench.nodes import stack
+from pdbench.serve.options import read_configs
 
 
 @pytest.mark.parametrize(
@@ -82,3 +86,41 @@ def test_every_command_refuses_a_url_without_a_scheme_in_one_line(command):
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "--base-url: '127.0.0.1:1' is not a base URL: write http://127.0.0.1:1\n" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "VLLM_API_KEY", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "key"])
+def test_a_variable_that_may_hold_a_key_is_neither_taken_nor_repeated(name):
+    with pytest.raises(argparse.ArgumentTypeError) as caught:
+        variable(f"{name}=sk-nobody-else-knows")
+    assert str(caught.value).startswith(f"{name} would be recorded") and "sk-" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["UCX_TLS", "UCX_IB_PKEY", "RAY_AUTH_TOKEN_PATH", "VLLM_MAX_TOKENS_PER_EXPERT", "MONKEY"])
+def test_other_variables_are_taken(name):
+    assert variable(f"{name}=x") == (name, "x")
+
+
+def test_what_a_manifest_records_of_the_environment_holds_no_key(monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "sk-nobody-else-knows")
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
+    found = stack.machine()["environment"]
+    assert (found["VLLM_API_KEY"], found["VLLM_LOGGING_LEVEL"]) == ("(set)", "INFO")
+    assert collect.collect(True, [], [], 1.0)["environment"]["VLLM_API_KEY"] == "(set)"
+
+
+@pytest.mark.parametrize(
+    "options", [["--engine-arg", "hf_token=sk-x"], ["--env", "HF_TOKEN=sk-x"], ["--serve-env", "A_KEY=sk-x"]]
+)
+def test_a_launch_takes_no_key(options):
+    words = [sys.executable, "launch_gptoss.py", "--collocated", "--layout", "1xtp1", "--dry-run", *options]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "would be recorded with the results" in done.stderr and "sk-x" not in done.stderr
+
+
+def test_a_file_with_a_key_is_refused(tmp_path):
+    path = tmp_path / "hardware.yaml"
+    path.write_text(f"base: {ROOT}/configs/hardware/cpu.yaml\nname: x\nenv: {{HF_TOKEN: sk-x}}\n")
+    with pytest.raises(ValueError, match="HF_TOKEN would be recorded with the results") as caught:
+        read_configs(launch_gptoss.parse_args(["--collocated", "--layout", "1xtp1", "--hardware", str(path)]))
+    assert "sk-x" not in str(caught.value)

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from pdbench.manifest import FILENAME, Manifest
+from pdbench.serve.client import past_proxies
 from pdbench.workload import Level, level_seed
 from tests.helpers.sweeping import NAMES, FakeServer, serving, sweeper
 
@@ -206,3 +207,54 @@ def test_smoke_prints_one_completion_with_its_times(sweep, server, tmp_path):
     (request,) = server.requests
     assert request["model"] == "named" and request["stream"] and request["ignore_eos"]
     assert files(tmp_path) == ["vllm"]
+
+
+KEY = "sk-nobody-else-knows"
+
+
+def test_a_server_that_wants_a_key_gets_it_and_no_file_does(sweep, server, tmp_path):
+    server.key = KEY
+    options = [*NAMES, "-u", server.url, "-c", "1", "-n", "20"]
+    status, out, err = sweep(*options, OPENAI_API_KEY=KEY)
+    assert status == 0, err
+    status, smoked, err = sweep("-s", "-u", server.url, OPENAI_API_KEY=KEY)
+    assert status == 0, err
+    written = "".join(path.read_text() for path in (tmp_path / "results").rglob("*") if path.is_file())
+    assert "vllm bench serve" in written and KEY not in written + out + smoked
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [({}, " (it wants a key: set OPENAI_API_KEY)\n"), ({"OPENAI_API_KEY": f"{KEY}-old"}, "wrong key: ")]
+)
+def test_a_wrong_key_is_one_line_that_does_not_repeat_it(sweep, server, monkeypatch, given, words):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    server.key = KEY
+    status, out, err = sweep(*NAMES, "-u", server.url, "-c", "1", **given)
+    assert (status, out, err.count("\n")) == (2, "", 1) and "answered 401" in err and words in err and KEY not in err
+
+
+def test_a_key_that_no_header_may_have_is_reported(sweep, server):
+    status, out, err = sweep("-s", "-u", server.url, OPENAI_API_KEY="sk\nx")
+    assert (status, out) == (1, "") and err.startswith("error: OPENAI_API_KEY is not a key: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("more", [{}, {"NO_PROXY": "example.org"}, {"no_proxy": "example.org"}])
+def test_no_client_goes_to_the_deployment_through_a_proxy(sweep, server, dead_url, more, monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    status, out, err = sweep(*NAMES, "-u", server.url, "-c", "1", "-n", "20", http_proxy=dead_url, https_proxy=dead_url, **more)
+    assert status == 0 and "10.00 requests/s" in out, err
+    spared = ",".join([*more.values(), "127.0.0.1"])
+    assert f"a proxy is set, but requests to the deployment do not go through it: no_proxy={spared}\n" in err
+
+
+def test_a_proxy_that_is_not_in_the_way_is_no_matter(monkeypatch):
+    for name in ("no_proxy", "NO_PROXY", "http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert past_proxies("http://127.0.0.1:8000") == {}
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    assert past_proxies("http://127.0.0.1:8000") == {} != past_proxies("https://127.0.0.1:8000")
+    monkeypatch.setenv("http_proxy", "http://proxy:3128")
+    monkeypatch.setenv("no_proxy", "host.example.org")
+    assert past_proxies("http://host.example.org:8000") == {}
+    assert past_proxies("http://[::1]:8000")["no_proxy"] == "host.example.org,::1"

@@ -197,6 +197,8 @@ def test_haproxys_statistics_are_read(monkeypatch):
 
     with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # that is for other servers
+        monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.setenv(serving_path.STATS_PORT, str(server.server_port))
         found = haproxy_servers()
         server.shutdown()
