@@ -1,19 +1,22 @@
 """Run vLLM's bench client: its arguments, and its process, which loads it once for all levels of a sweep.
 
 Loading takes 10 s of CPU, more than a short level. Run as a program (`python -m pdbench.measure.bench_client LOG`) it is that
-process: it reads the arguments of one run per line, quoted as a shell quotes them, and answers with the exit status and what
-its main thread did while it measured. What the client itself prints goes to LOG, the latest run's only.
+process: it reads the arguments of one run per line, quoted as a shell quotes them, reports how many requests have ended
+(`at 12 20`), and answers with the exit status and what its main thread did while it measured (`end 0 1.2 0.1 9.8`). What the
+client itself prints goes to LOG, the latest run's only.
 """
 
 import collections
 import contextlib
 import os
+import queue
 import shlex
 import subprocess
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +24,29 @@ from pdbench.serve.keeper import die_with_parent
 from pdbench.workload import Level
 
 SAMPLE_S = 0.2
+REPORT_S = 0.5  # between two looks at how many requests have ended
+# The client may load, draw prompts and compute its summary for so long: neither is a request.
+PREPARE_S = 600.0
 LOG_LINES = 5  # of the client's log, shown where it fails
+
+
+class Limits(NamedTuple):
+    """Seconds that a level may take once it sends requests, and that may pass without the end of one."""
+
+    level: float
+    request: float
+
+
+class Hangs(RuntimeError):
+    """A level did not end within its limits, and was stopped; one line.
+
+    Attributes:
+        ended: requests that had.
+    """
+
+    def __init__(self, text: str, ended: int):
+        super().__init__(text)
+        self.ended = ended
 
 
 class Used(NamedTuple):
@@ -73,34 +98,92 @@ class BenchClient:
             env=os.environ | environment,
         )  # fmt: skip
         assert self.process.stdin and self.process.stdout  # both are pipes
-        self._questions, self._answers = self.process.stdin, self.process.stdout
+        self._questions, self._pipe = self.process.stdin, self.process.stdout
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def _listen(self) -> None:
+        for line in self._pipe:
+            self._answers.put(line)
+        self._answers.put("end 1 0 0 0")  # its process died
 
     def __enter__(self) -> "BenchClient":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._listener.join(timeout=10)
+        for pipe in (self._questions, *(() if self._listener.is_alive() else (self._pipe,))):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+    def stop(self) -> None:
+        """End the client's process, and with it its requests."""
         self.process.terminate()
         try:
             self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        for pipe in (self._questions, self._answers):
-            with contextlib.suppress(OSError):
-                pipe.close()
 
-    def run(self, words: list[str]) -> tuple[int, Used]:
-        """Measure one level; returns the client's exit status, 1 where its process died, and what it used."""
+    def run(self, words: list[str], requests: int, limits: Limits) -> tuple[int, Used]:
+        """Measure one level of that many requests.
+
+        Returns:
+            The client's exit status, 1 where its process died, and what it used.
+
+        Raises:
+            Hangs: it did not end within its limits; the client is stopped.
+        """
         with contextlib.suppress(BrokenPipeError):
             self._questions.write(shlex.join(words) + "\n")
             self._questions.flush()
-        status, *used = self._answers.readline().split() or ["1", "0", "0", "0"]
-        return int(status), Used(*map(float, used))
+        watch = Watch(requests, limits, time.monotonic())
+        while True:
+            with contextlib.suppress(queue.Empty):
+                kind, *fields = self._answers.get(timeout=REPORT_S).split()
+                if kind == "end":
+                    status, *used = fields
+                    return int(status), Used(*map(float, used))
+                watch.report(*map(int, fields), time.monotonic())
+            if why := watch.complaint(time.monotonic()):
+                self.stop()
+                raise Hangs(why, watch.ended or 0)
 
     def last_words(self) -> str:
         """Return the end of the client's log."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         return "\n".join(lines[-LOG_LINES:])
+
+
+class Watch:
+    """Compares what the client reports of one level with the level's limits."""
+
+    def __init__(self, requests: int, limits: Limits, now: float):
+        self.requests, self.limits = requests, limits
+        self.ended: int | None = None  # until it sends the first one
+        self.changed = self.began = now
+
+    def report(self, ended: int, requests: int, now: float) -> None:
+        """Note that `ended` of `requests` have ended; bars of other things than this level's requests are left out."""
+        if requests != self.requests or ended == self.ended:
+            return
+        if self.ended is None:
+            self.began = now
+        self.ended, self.changed = ended, now
+
+    def complaint(self, now: float) -> str | None:
+        """Say what hangs, if something does."""
+        level, request = self.limits
+        if self.ended is None or self.ended == self.requests:
+            what = "sent no request" if self.ended is None else f"did not end after the last of {self.requests} requests"
+            longest = max(PREPARE_S, request)
+            return f"the bench client {what} within {longest:g} s" if now - self.changed > longest else None
+        ended = f"{self.ended} of {self.requests} requests ended"
+        if now - self.changed > request:
+            return f"{ended}, then none for {request:g} s (--request-limit): the others hang, see the engines' logs"
+        return f"{ended} within {level:g} s (--level-limit)" if now - self.began > level else None
 
 
 class Clock:
@@ -142,7 +225,13 @@ def main() -> int:
 
     parser = FlexibleArgumentParser(prog="vllm bench serve")
     add_cli_args(parser)
-    clock = Clock()
+    clock, writing = Clock(), threading.Lock()
+
+    def answer(*words: object) -> None:
+        with writing:
+            answers.write(" ".join(map(str, words)) + "\n")
+
+    threading.Thread(target=report, args=(answer,), daemon=True).start()
     for line in sys.stdin:
         os.ftruncate(log, 0)
         status, duration = 0, 0.0
@@ -154,8 +243,22 @@ def main() -> int:
             traceback.print_exc()
             status = 1
         sys.stdout.flush()
-        print(status, *(f"{seconds:.3f}" for seconds in clock.last(duration)), file=answers)
+        answer("end", status, *(f"{seconds:.3f}" for seconds in clock.last(duration)))
     return 0
+
+
+def report(answer: Callable[..., None]) -> None:
+    """Report at each change how far the client's progress bar is; it is in the client's own process, and costs it nothing."""
+    from tqdm import tqdm
+
+    last: tuple[float, float] | None = None
+    while True:
+        time.sleep(REPORT_S)
+        with contextlib.suppress(RuntimeError):  # bars came and went while they were listed
+            for bar in list(getattr(tqdm, "_instances", ())):
+                if bar.total and last != (bar.n, bar.total):
+                    last = bar.n, bar.total
+                    answer("at", int(bar.n), int(bar.total))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pdbench.layout import placed_as
 from pdbench.manifest import Deployment, Gate, Strict, first_line, now, read_json
 from pdbench.network.transport import transport_gate
 from pdbench.serve.api import deployed, record_gate
-from pdbench.serve.client import ServerError, post, random_prompt, session
+from pdbench.serve.client import REQUEST_LIMIT_S, ServerError, post, random_prompt, session
 
 PROMPT_LENGTHS = (1, 2, 15, 16, 17, 63, 128, 250, 511, 512, 1000, 2047)
 PROMPTS_PER_LENGTH = 3
@@ -50,7 +50,7 @@ async def decided_prompts(base_url: str, model: str, seed: int, longest: int, re
     rng = random.Random(seed)
     prompts, tokens = [], []
     lengths = [n for n in PROMPT_LENGTHS if n <= longest for _ in range(PROMPTS_PER_LENGTH)]
-    async with session(base_url, total_s=3600) as opened:
+    async with session(base_url, REQUEST_LIMIT_S) as opened:
         for length in lengths:
             for _ in range(MAX_DRAWS):
                 prompt = random_prompt(rng, length)
@@ -72,7 +72,7 @@ async def greedy_choices(base_url: str, model: str, prompts: list[list[int]], le
         The answers' choices, each with `token_ids` and `logprobs`.
     """
     found = []
-    async with session(base_url, total_s=3600) as opened:
+    async with session(base_url, REQUEST_LIMIT_S) as opened:
         for prompt, length in zip(prompts, lengths, strict=True):
             found.append(await _greedy(opened, model, prompt, length))
             report(len(found), len(prompts))
@@ -81,7 +81,7 @@ async def greedy_choices(base_url: str, model: str, prompts: list[list[int]], le
 
 async def _choices_at_once(base_url: str, model: str, prompts: list[list[int]], lengths: list[int]) -> list[dict]:
     """As `greedy_choices`, all in one batch."""
-    async with session(base_url, total_s=3600) as opened:
+    async with session(base_url, REQUEST_LIMIT_S) as opened:
         asked = (_greedy(opened, model, prompt, length) for prompt, length in zip(prompts, lengths, strict=True))
         return await asyncio.gather(*asked)
 

@@ -5,6 +5,7 @@ A level counts only if its file can be read as viz.py reads it and every gate pa
 
 import argparse
 import asyncio
+import json
 import math
 import os
 import random
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from pdbench import interrupts, workload
-from pdbench.cli import Parser, add_base_url, positive
+from pdbench.cli import Parser, add_base_url, positive, seconds
 from pdbench.manifest import Gate, LevelRecord, first_line, now
 from pdbench.measure import level_gates
-from pdbench.measure.bench_client import BenchClient, Used, arguments
+from pdbench.measure.bench_client import BenchClient, Hangs, Limits, Used, arguments
 from pdbench.measure.sweep_plan import BAD, SweepError, Target, Task, plan
 from pdbench.measure.warm_up import warm_up
 from pdbench.read.level_file import LevelFile, ResultError, digest_of, read_level
@@ -30,6 +31,10 @@ from pdbench.workload import Level
 PARTIAL = ".part"
 # Requests in flight while a request rate is warmed up.
 RATE_WARM_UP = 4
+# Of a level, unless the user gives its limit: so long, and so much longer for each request that a place in flight sends.
+LEVEL_LIMIT_S, WAVE_LIMIT_S = 7200.0, 60.0
+# At a rate requests come at random: between two of them this many mean times may pass, once in 10^8 requests more.
+LONGEST_GAP = 20
 
 
 class LevelError(SweepError):
@@ -89,11 +94,15 @@ class Sweep:
     def _warm_up(self, task: Task) -> None:
         isl, osl = self.target.lengths
         in_flight = int(task.level.value) if task.level.kind == "concurrency" else RATE_WARM_UP
-        load = client.Load(self.target.serving_url, self.target.model, isl, osl, in_flight, random.Random(task.warmup_seed))
-        if self.snapshot:
-            self.snapshot = warm_up(self.args.base_url, load, self.snapshot)
-        else:
-            asyncio.run(client.warm_up(load))
+        load = client.Load(self.target.serving_url, self.target.model, isl, osl, in_flight, random.Random(task.warmup_seed),
+                           self.args.request_limit)  # fmt: skip
+        try:
+            if self.snapshot:
+                self.snapshot = warm_up(self.args.base_url, load, self.snapshot)
+            else:
+                asyncio.run(client.warm_up(load))
+        except client.ServerError as error:
+            raise LevelError(f"level {task.level.stem} was not measured: its warm-up failed: {error}") from None
 
     def _attempt(self, bench: BenchClient, task: Task, seed: int, attempt: int) -> None:
         """Measure a level, check it and name its file: `conc8.json` if it counts, else `conc8.json.bad`.
@@ -109,11 +118,11 @@ class Sweep:
             num_prompts=task.num_prompts, seed=seed, prefix=8 if task.warmup_seed is not None else 0,
             metadata=(f"seed={seed}", f"level={level.stem}", f"exp_name={target.manifest.name}"),
         )  # fmt: skip
-        status, used = bench.run(words)
         row: dict[str, Any] = {}
         digest: str | None = None
         gates: list[Gate] = []
         try:
+            status, used = bench.run(words, task.num_prompts, limits(self.args, task))
             if status:
                 print(client.without_key(bench.last_words()), file=sys.stderr, flush=True)
                 raise LevelError(f"the bench client exited with code {status}")
@@ -124,7 +133,9 @@ class Sweep:
         except MeasureAgain:
             partial.unlink()
             raise
-        except (LevelError, client.ServerError) as error:
+        except (LevelError, Hangs, client.ServerError) as error:
+            if isinstance(error, Hangs):  # the client has written nothing
+                partial.write_text(json.dumps({"problem": str(error), "ended": error.ended, "num_prompts": task.num_prompts}))
             problems = [client.without_key(first_line(error))]
         target.record(LevelRecord(
             level=level.stem, command=f"vllm bench serve {shlex.join(words)}", seed=seed, warmup_seed=task.warmup_seed,
@@ -178,6 +189,16 @@ def read_partial(partial: Path, level: Level, target: Target, num_prompts: int) 
     return file
 
 
+def limits(args: argparse.Namespace, task: Task) -> Limits:
+    """Return how long a level may take, and its requests: what the user says, else by the load."""
+    value, requests = task.level.value, task.num_prompts
+    if task.level.kind == "concurrency":
+        usual, request = LEVEL_LIMIT_S + WAVE_LIMIT_S * math.ceil(requests / value), args.request_limit
+    else:
+        usual, request = LEVEL_LIMIT_S + requests / value, args.request_limit + LONGEST_GAP / value
+    return Limits(args.level_limit or usual, request)
+
+
 def summary(row: dict[str, Any]) -> str:
     """Put a level's main numbers in one line; those that its workload does not have are left out."""
     known = (
@@ -222,6 +243,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--tokens", type=Path, metavar="FILE", help="greedy tokens of the collocated arm, compared after each level")
     add("--max-hit-rate", type=_share, metavar="X",
         help=f"largest share of prompt tokens from the prefix cache (default: {level_gates.MAX_HIT_RATE})")  # fmt: skip
+    add("--request-limit", type=seconds, default=client.REQUEST_LIMIT_S, metavar="S",
+        help="a level stops, and does not count, when no request has ended for so long (default: %(default)g)")  # fmt: skip
+    add("--level-limit", type=seconds, metavar="S", help="or when it takes longer than this (default: 2 hours, and a minute "
+        "for each request that a place in flight sends, or the time that sending at a rate takes)")  # fmt: skip
     add("--as-published", action="store_true", help="the public study's procedure: one seed for all levels, no warm-up")
     add("-s", "--smoke", action="store_true", help="stream one completion, print it with its times, and stop")
     return parser

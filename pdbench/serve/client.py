@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 CONNECT_TIMEOUT_S = 5.0
+REQUEST_LIMIT_S = 600.0  # for one request; what takes longer hangs
 # Ids that every vocabulary has: prompts are sent as ids, so that no tokenizer is needed here.
 TOKEN_IDS = range(300, 1000)
 
@@ -87,8 +88,9 @@ async def session(base_url: str, total_s: float | None = None):
     try:
         async with aiohttp.ClientSession(f"{base_url.rstrip('/')}/", timeout=timeout, headers=_bearer()) as opened:
             yield opened
-    except TimeoutError:
-        raise ServerError(f"{base_url} did not answer in time") from None
+    except TimeoutError as error:
+        limit = CONNECT_TIMEOUT_S if isinstance(error, aiohttp.ServerTimeoutError) else total_s
+        raise ServerError(f"{base_url} did not answer within {limit:g} s") from None
     except (aiohttp.ClientError, ValueError) as error:
         raise ServerError(f"no server answers at {base_url}: {error}") from None
 
@@ -177,6 +179,7 @@ class Load:
     osl: int
     in_flight: int
     rng: random.Random
+    limit_s: float = REQUEST_LIMIT_S
 
 
 async def warm_up(load: Load, staggered: bool = False) -> int:
@@ -184,18 +187,30 @@ async def warm_up(load: Load, staggered: bool = False) -> int:
 
     Args:
         staggered: of first answers of all lengths up to `osl`, each followed by a whole one, so that twice as many are sent.
+
+    Raises:
+        ServerError: one was answered with an error, or not within the load's limit.
     """
+    ended = 0
     lengths = [[load.osl]] * load.in_flight
     if staggered:
         lengths = [[math.ceil(load.osl * (n + 1) / load.in_flight), load.osl] for n in range(load.in_flight)]
 
     async def one_after_the_other(opened: aiohttp.ClientSession, tokens: list[int]) -> None:
+        nonlocal ended
         for osl in tokens:
             await stream(opened, load.model, random_prompt(load.rng, load.isl), osl)
+            ended += 1
 
-    async with session(load.base_url, total_s=3600) as opened:
-        await asyncio.gather(*(one_after_the_other(opened, tokens) for tokens in lengths))
-    return sum(map(len, lengths))
+    sent = sum(map(len, lengths))
+    async with session(load.base_url, total_s=load.limit_s) as opened:
+        try:
+            await asyncio.gather(*(one_after_the_other(opened, tokens) for tokens in lengths))
+        except TimeoutError as error:
+            if isinstance(error, aiohttp.ServerTimeoutError):  # no connection
+                raise
+            raise ServerError(f"{ended} of {sent} requests ended, another one did not within {load.limit_s:g} s") from None
+    return sent
 
 
 def _print_smoke(model: str, done: Completion) -> None:

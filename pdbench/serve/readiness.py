@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from pdbench.manifest import Gate, now
-from pdbench.serve.client import ServerError, post, random_prompt, session
+from pdbench.serve.client import REQUEST_LIMIT_S, ServerError, post, random_prompt, session
 
 PROMPT_TOKENS = 20
 NEW_TOKENS = 2
@@ -97,7 +97,7 @@ async def ask_servers(found: list[dict[str, Any]], model: str) -> dict[str, list
 
 
 async def _complete(server: dict[str, Any], model: str, prompt: list[int], tokens: int, more: dict[str, Any]) -> Any:
-    async with session(server["url"]) as opened:
+    async with session(server["url"], REQUEST_LIMIT_S) as opened:
         return await post(opened, "/v1/completions", {"model": model, "prompt": prompt, "max_tokens": tokens} | more)
 
 
@@ -118,7 +118,7 @@ async def ask_router(base_url: str, model: str, replicas: int) -> int:
         ServerError: one was answered with an error.
     """
     number = REQUESTS_PER_REPLICA * replicas
-    async with session(base_url) as opened:
+    async with session(base_url, REQUEST_LIMIT_S) as opened:
         bodies = ({"model": model, "prompt": random_prompt(random.Random(), PROMPT_TOKENS), "max_tokens": NEW_TOKENS}
                   for _ in range(number))  # fmt: skip
         await asyncio.gather(*(post(opened, "/v1/completions", body) for body in bodies))

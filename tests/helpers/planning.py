@@ -29,7 +29,7 @@ class Bench:
     def __init__(self, content=b"", status=0):
         self.content, self.status, self.words = content, status, []
 
-    def run(self, words):
+    def run(self, words, requests, limits):
         self.words = words
         given = dict(zip(words, words[1:], strict=False))
         if self.content is not None:

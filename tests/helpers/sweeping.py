@@ -28,6 +28,12 @@ def main(arguments):
         raise RuntimeError("no such luck")
     if given["--result-filename"] == os.environ.get("DIES"):
         os._exit(3)
+    if os.environ.get("STALLS"):  # after so many requests
+        from tqdm import tqdm
+        bar = tqdm(total=int(given["--num-prompts"]))
+        bar.update(int(os.environ["STALLS"]))
+        open(path + ".pid", "w").write(str(os.getpid()))
+        time.sleep(300)
     time.sleep(0.2)  # else its own start is all that it has used a core for
     urllib.request.urlopen(given["--base-url"] + "/finished", data=given["--num-prompts"].encode())
     content = json.loads(os.environ["CONTENT"]) | {"arguments": arguments, "pid": os.getpid()}
@@ -62,8 +68,10 @@ class FakeServer(ThreadingHTTPServer):
         self.models = {"data": [{"id": "served"}]}
         self.prefix = ""  # in front of every route
         self.key = None  # that every request must bring
+        self.hangs_at = None  # number of a request that never ends
         self.events = None
         self.finished = 0  # requests of bench clients
+        self.gone = threading.Event()  # ends what hangs
         self.compiled = {"monitored": 0, "kernels": []}
         self.compiles = []  # kernels that each further measurement compiles
         self.cold = []  # kernels that further requests compile, one each
@@ -114,6 +122,9 @@ class Handler(Answering):
             self.server.seeds += body
             return self.answer(200, "{}")
         self.server.requests.append(body)
+        if len(self.server.requests) == self.server.hangs_at:
+            self.server.gone.wait(60)
+            return None
         with contextlib.suppress(IndexError):
             self.server.compiled["kernels"].append(self.server.cold.pop())
         piece = {"choices": [{"text": "ab "}]}
@@ -127,6 +138,7 @@ def serving(server):
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server
+        server.gone.set()
         server.shutdown()
         thread.join()
 

@@ -46,6 +46,7 @@ def test_help_names_every_option(sweep, tmp_path):
         "--osl N", "--mode",
         "-u URL, --base-url", "-m NAME, --served-model-name", "--tokenizer", "-n N, --num-prompts", "--repeats",
         "--seed", "--results-dir", "--force", "-s, --smoke", "--transport", "--tokens", "--max-hit-rate", "--as-published",
+        "--request-limit S", "--level-limit S",
     ):  # fmt: skip
         assert f"{option} " in out or f"{option}\n" in out, option
     assert files(tmp_path) == ["vllm"]
@@ -258,3 +259,33 @@ def test_a_proxy_that_is_not_in_the_way_is_no_matter(monkeypatch):
     monkeypatch.setenv("no_proxy", "host.example.org")
     assert past_proxies("http://host.example.org:8000") == {}
     assert past_proxies("http://[::1]:8000")["no_proxy"] == "host.example.org,::1"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--request-limit", "2"], "12 of 20 requests ended, then none for 2 s (--request-limit): the others hang, see the "
+         "engines' logs"),
+        (["--level-limit", "2"], "12 of 20 requests ended within 2 s (--level-limit)"),
+    ],
+)  # fmt: skip
+def test_a_level_that_never_ends_is_stopped_and_does_not_count(sweep, server, tmp_path, options, words):
+    start = time.monotonic()
+    status, out, err = sweep(*NAMES, "-u", server.url, "-c", "1,2", "-n", "20", *options, STALLS="12")
+    assert (status, time.monotonic() - start < 30) == (1, True) and "level conc2" not in out
+    assert err.endswith(f"run_bm: error: level conc1 does not count: {words}\n"), err
+    folder = tmp_path / "results" / "tiny_itl100_otl11_mixed_x"
+    assert not psutil.pid_exists(int((folder / "conc1.json.part.pid").read_text()))
+    assert json.loads((folder / "conc1.json.bad").read_text()) == {"problem": words, "ended": 12, "num_prompts": 20}
+    (record,) = Manifest.read(folder).levels
+    assert not record.ok and record.problems == [words]
+    status, out, err = sweep(*NAMES, "-u", server.url, "-c", "1,2", "-n", "20")
+    assert status == 0 and "2 of 2 levels" in err and not (folder / "conc1.json.bad").exists()
+
+
+def test_a_warm_up_that_never_ends_is_one_line(sweep, server):
+    server.hangs_at = 3  # the smoke test, and two of the four requests of the warm-up
+    status, out, err = sweep(*NAMES, "-u", server.url, "-c", "4", "-n", "20", "--request-limit", "1.5")
+    assert status == 1 and "Traceback" not in err
+    assert err.endswith("level conc4 was not measured: its warm-up failed: 3 of 4 requests ended, another one did not "
+                        "within 1.5 s\n"), err  # fmt: skip
