@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from pdbench.manifest import is_secret
+from pdbench.keys import is_secret
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 ENDPOINT = re.compile(r"/v1(/(completions|chat/completions|models))?$")

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from pdbench.manifest import Strict, first_line, is_secret
+from pdbench.keys import is_secret
+from pdbench.manifest import Strict, first_line
 from pdbench.model.kv_cache import KVCache
 from pdbench.model.shape import ShapeSpec
 from pdbench.model.tiny import TinySpec

@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,15 +18,6 @@ FILENAME = "manifest.json"
 def now() -> str:
     """Return the time in the form of manifests (UTC, ISO 8601)."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
-# Names of environment variables and options whose value is nobody else's to know.
-_SECRET = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
-
-
-def is_secret(name: str) -> bool:
-    """Return whether a variable of this name may hold a key: its value is written nowhere."""
-    return bool(_SECRET.search(name))
 
 
 class Strict(BaseModel):

@@ -146,7 +146,8 @@ class BenchClient:
                 if kind == "end":
                     status, *used = fields
                     return int(status), Used(*map(float, used))
-                watch.report(*map(int, fields), time.monotonic())
+                ended, of = map(int, fields)
+                watch.report(ended, of, time.monotonic())
             if why := watch.complaint(time.monotonic()):
                 self.stop()
                 raise Hangs(why, watch.ended or 0)

@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 from packaging.version import Version
 
+from pdbench.keys import is_secret
 from pdbench.layout import Layout
-from pdbench.manifest import Repository, is_secret
+from pdbench.manifest import Repository
 from pdbench.nodes.gpus import nvidia_smi
 
 # requirements.txt pins them; assumed where a dry run happens without Ray or vLLM.
