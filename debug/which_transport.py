@@ -4,7 +4,8 @@
     python debug/which_transport.py LOG...     output of engines that ran with UCX_PROTO_INFO=y
     python debug/which_transport.py --live     the running deployment: every pair of prefill and decode
 
-launch_gptoss.py sets UCX_PROTO_INFO=y for every PD deployment. Exit code 1 if nothing names a transport.
+launch_gptoss.py sets UCX_PROTO_INFO=y for every PD deployment. Exit code 1 if nothing names a transport, or if one of RDMA is
+there by name only: UCX emulates its reads in messages.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def from_logs(paths: list[Path]) -> bool:
-    """Print what each reader in the files says; False if none says anything.
+    """Print what each reader in the files says; False if none says anything, or one that reads over RDMA are emulated.
 
     Raises:
         ValueError: a file cannot be read.
@@ -61,7 +62,7 @@ def from_logs(paths: list[Path]) -> bool:
         print("no line names what carries KV reads: " + (
             "Ray folded lines that look alike: run the driver with RAY_DEDUP_LOGS=0, or give the workers' own logs" if folded
             else "did the engines run with UCX_PROTO_INFO=y, and was a request completed?"))  # fmt: skip
-    return bool(reads)
+    return bool(reads) and not any(read.emulated for read in reads)
 
 
 def show(reads: list[Read]) -> None:
@@ -69,6 +70,10 @@ def show(reads: list[Read]) -> None:
     for read in dict.fromkeys(reads):
         print(f"  {', '.join(read.transports)}: {read.how}, {read.low:g} bytes to {read.high:g}, {read.connection}")
         print(f"    {read.line.strip()}")
+        if read.emulated:
+            kinds = ", ".join(sorted({name.partition("/")[0] for name in read.emulated}))
+            print(f"    FAIL: {kinds} by name, emulated in fact: the card cannot read that memory, and large reads go in "
+                  "messages; see GPUDirect in debug/doctor.py, and UCX's version")  # fmt: skip
 
 
 async def ask(base_url: str) -> tuple[Deployment, dict]:
@@ -77,7 +82,7 @@ async def ask(base_url: str) -> tuple[Deployment, dict]:
 
 
 def live(args: argparse.Namespace) -> bool:
-    """Print every pair of the running deployment; False if UCX named no transport for one.
+    """Print every pair of the running deployment; False if UCX named no transport for one, or emulates RDMA's reads.
 
     Raises:
         ServerError: no deployment of this repository answers.
@@ -106,7 +111,7 @@ def live(args: argparse.Namespace) -> bool:
     speed = f", {size / seconds / 1e9:.3f} GB/s while transferring" if seconds else ""
     print(f"moved since the launch: {size / 1e6:.1f} MB in {moved.get('kv_transfers', 0):.0f} transfers{speed}; "
           f"{moved.get('kv_failed', 0):.0f} failed")  # fmt: skip
-    return bool(found) and all(pair.transports for pair in found)
+    return bool(found) and all(pair.transports and not any(read.emulated for read in pair.reads) for pair in found)
 
 
 def main() -> int:

@@ -184,7 +184,7 @@ def _progress(done: int, total: int) -> None:
 
 
 async def transports_named(base_url: str) -> list[str]:
-    """Return UCX transports that have carried KV reads since the launch, in UCX's words."""
+    """Return UCX transports that have carried KV reads since the launch, and how, in UCX's words."""
     async with deployed(base_url) as running:
         return await running.transports()
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pdbench.manifest import Gate, Strict, now
 from pdbench.network.ucx import ALIASES, VERBOSE_ENV
+from pdbench.network.ucx_log import emulated_in
 from pdbench.nodes.stack import Stack
 
 
@@ -36,10 +37,12 @@ class Transport(Strict):
 
 
 def transport_gate(seen: list[str], ucx_tls: str | None, wanted: list[str] | None = None) -> Gate:
-    """Return gate `transport`: UCX says what carried the KV reads, and it is what is expected.
+    """Return gate `transport`: UCX says what carried the KV reads and how, and it is what is expected.
+
+    RDMA by name whose reads UCX emulates in messages, as over EFA without GPUDirect, fails: the card does not read.
 
     Args:
-        seen: what UCX named.
+        seen: what UCX named, as `ucx_log.ways_of` has it: `srd/rdmap85s0:1 (zero-copy)`.
         ucx_tls: UCX_TLS of the engines: what they are to use, or, behind a `^`, what not.
         wanted: the only transports that may have carried them (`cuda_ipc`, `srd`, `tcp`), whatever UCX_TLS allows.
     """
@@ -48,7 +51,13 @@ def transport_gate(seen: list[str], ucx_tls: str | None, wanted: list[str] | Non
     # Beginnings: UCX_TLS takes families, too (rc means rc_mlx5 and rc_verbs).
     named = tuple(name for word in words for name in ALIASES.get(word, (word,)))
     fits = all(name.startswith(named) != forbidden for name in seen)
+    emulated = sorted({name.partition("/")[0] for name in emulated_in(seen)})
     expected = f"within UCX_TLS={ucx_tls}" if ucx_tls else "any, but one that UCX names"
     expected = " or ".join(wanted) if wanted else expected
-    return Gate(name="transport", passed=bool(seen) and fits, seen=", ".join(seen) or "none", expected=expected, time=now(),
-                advice="set --ucx-tls, and see what devices UCX finds: ucx_info -d")  # fmt: skip
+    advice = "set --ucx-tls, and see what devices UCX finds: ucx_info -d"
+    if emulated:
+        words = f"{', '.join(emulated)} by name, emulated in fact: the card cannot read that memory"
+        advice = f"{words}; see GPUDirect in debug/doctor.py, and UCX's version"
+        expected += ", reads by the card itself"
+    passed = bool(seen) and fits and not emulated
+    return Gate(name="transport", passed=passed, seen=", ".join(seen) or "none", expected=expected, time=now(), advice=advice)

@@ -46,7 +46,7 @@ class Deployed:
         return Compilations.model_validate(await get(self._opened, "/pdbench/compilations"))
 
     async def transports(self) -> list[str]:
-        """Return the UCX transports that have carried KV reads since the launch, in UCX's words."""
+        """Return the UCX transports that have carried KV reads since the launch, and how, in UCX's words."""
         return await get(self._opened, "/pdbench/transports")
 
     async def haproxy(self) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pdbench.configs import ROOT
 from pdbench.manifest import now
-from pdbench.network.ucx_log import TABLE, read_tables, transports_of
+from pdbench.network.ucx_log import TABLE, read_tables, ways_of
 from pdbench.nodes import stack
 
 # Names, not modules: what the app uses travels to its node by value.
@@ -116,11 +116,11 @@ class Describe:
         return read_compilations([line for lines in files for line in lines])
 
     def _transports(self) -> list[str]:
-        """What has carried KV reads so far, in the words that UCX printed on any node."""
+        """What has carried KV reads so far, and how, in the words that UCX printed on any node."""
         import ray
 
         files = each_file_once(self.nodes.run(ray, engine_lines, TABLE, self.started))
-        return transports_of([read for lines in files for read in read_tables(lines)])
+        return ways_of([read for lines in files for read in read_tables(lines)])
 
     def _counters(self) -> dict[str, dict[str, float]]:
         """Counters since the start, over the living replicas of each role: {role: {name: value}}."""

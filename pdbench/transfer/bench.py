@@ -104,8 +104,9 @@ class Bench:
     def _bound(self, first: dict) -> dict:
         """Which transport carries these transfers, in UCX's words, and which limit of the machine holds for it."""
         size = np.mean([t["bytes"] / max(1, t["descriptors"]) for t in first["telemetry"]])
-        names = transports_of(self.reads(), size)
-        return {"transports": names, "limit": limits.bound_of(names)}
+        names, emulated = transports_of(self.reads(), size), {name for read in self.reads() for name in read.emulated}
+        shown = [f"{name} (RDMA by name, emulated in fact)" if name in emulated else name for name in names]
+        return {"transports": names, "shown": shown, "limit": limits.bound_of(names)}
 
     def reads(self) -> list[Read]:
         """Return what UCX has said in the decode ranks."""
@@ -144,7 +145,7 @@ class Bench:
             "bytes": size, "iterations": o.iterations, "ms_median": median_s * 1e3,
             "gbps_median": float(np.median(speeds)), "gbps_p5": float(np.percentile(speeds, 5)),
             "gbps_p95": float(np.percentile(speeds, 95)),
-            "transport": ", ".join(bound["transports"]) or None,
+            "transport": ", ".join(bound["shown"]) or None,
             "limit": bound["limit"], "limit_gbps": limit, "ratio_to_limit": float(np.median(speeds)) / limit if limit else None,
             "small_read_us": self.small_s * 1e6, "connect_ms": self.connect_s * 1e3,
             "descriptors": timed[0]["descriptors"], "descriptors_per_s": timed[0]["descriptors"] / median_s,

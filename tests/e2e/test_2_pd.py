@@ -42,7 +42,7 @@ def test_pack_tp1_to_tp1(deployed, tokens, tmp_path):
     assert set(gates) == {"readiness", "haproxy", "ports", "core-per-rank", "token-equality", "kv-transfer", "transport"}
     assert gates["core-per-rank"].seen == "2 ranks pinned to a core"
     assert sorted(cores(r["pid"]) for r in found["replicas"] if r["role"] != "ingress") == [{0}, {1}]
-    assert all(g.passed for g in gates.values()) and gates["transport"].seen == "cma/memory"
+    assert all(g.passed for g in gates.values()) and gates["transport"].seen == "cma/memory (zero-copy)"
     first, second = ({g.name: g for g in record.gates} for record in Manifest.read(folder).levels)
     around = {"same-replicas", "requests", "prefix-cache", "no-debug-logging", "no-compilation", "serving-path", "client"}
     around |= {"kv-transfer", "transport"}

@@ -346,7 +346,7 @@ def test_a_run_whose_decode_cannot_be_its_layouts_is_not_taken(tmp_path, arm):
 
 def test_the_transport_is_what_ucx_named(tmp_path, arm, make_manifest):
     """The names say nothing, the manifests' gates do."""
-    for name, seen, throughput in (("a", "srd/rdmap0", 1000), ("b", "tcp/ens32", 10)):
+    for name, seen, throughput in (("a", "srd/rdmap0 (zero-copy)", 1000), ("b", "tcp/ens32 (software emulation)", 10)):
         gate = Gate(name="transport", passed=True, seen=seen, expected="any", time="now")
         arm(f"{name}_p1xtp2-d1xtp2", {4: (10, throughput)}, manifest=make_manifest(gates=[gate], gpus_per_node=8))
     claim = {"rule": "far_below", "arms": ["p1xtp2-d1xtp2 spread tcp"], "than": "p1xtp2-d1xtp2 spread"}

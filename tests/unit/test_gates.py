@@ -300,6 +300,19 @@ def test_the_transport_is_one_of_those_allowed(ucx_tls, seen, passed):
     assert (gate.name, gate.passed, gate.seen) == ("transport", passed, ", ".join(seen) or "none")
 
 
+@pytest.mark.parametrize(("ucx_tls", "wanted"), [(None, None), ("srd,cuda_copy", None), (None, ["srd"]), ("^tcp", None)])
+def test_rdma_by_name_that_is_emulated_in_fact_fails(ucx_tls, wanted):
+    gate = gates.transport_gate(["srd/rdmap0:1 (software emulation)"], ucx_tls, wanted)
+    assert not gate.passed and gate.seen == "srd/rdmap0:1 (software emulation)"
+    assert gate.advice.startswith("srd by name, emulated in fact: ") and gate.expected.endswith(", reads by the card itself")
+    assert gates.transport_gate(["srd/rdmap0:1 (zero-copy)"], ucx_tls, wanted).passed
+
+
+@pytest.mark.parametrize("seen", [["tcp/lo (software emulation)"], ["cuda_ipc/cuda (zero-copy)", "cma/memory (zero-copy)"]])
+def test_what_has_no_card_is_not_emulated(seen):
+    assert gates.transport_gate(seen, None).passed
+
+
 def test_libfabric_has_no_transport_of_ucx_to_see(server, saved):
     server.transport = {"backend": "LIBFABRIC", "ucx_tls": None}
     assert list(check(server, saved)) == ["token-equality", "kv-transfer"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdbench.network.ucx_log import TABLE, read_tables, transports_of
+from pdbench.network.ucx_log import TABLE, emulated_in, read_tables, transports_of, ways_of
 
 # Captured from two ranks of the transfer benchmark, and from Ray drivers with two actors.
 CAPTURED = Path(__file__).resolve().parents[1] / "data/ucx"
@@ -147,3 +147,46 @@ def test_any_output_can_be_read(output):
 def test_the_lines_asked_of_engines_are_the_rows_and_titles():
     kept = [line for line in lines(READ) if re.search(TABLE, line)]
     assert len(kept) == 2 and named(kept) == ["cma/memory"]
+
+
+def ways(*rows):
+    return ways_of(read_tables([READ_TITLE, *rows]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected", "emulated"),
+    [
+        (["| 0..inf | software emulation | srd/rdmap0:1 |"], ["srd/rdmap0:1 (software emulation)"], ["srd/rdmap0:1"]),
+        (["| 0..inf | zero-copy | srd/rdmap0:1 |"], ["srd/rdmap0:1 (zero-copy)"], []),
+        (["| 0..8K | software emulation | rc_mlx5/m:1 |", "| 8193..inf | zero-copy | rc_mlx5/m:1 |"],
+         ["rc_mlx5/m:1 (zero-copy)"], []),  # small ones do not matter
+        (["| 0..8K | short | dc_mlx5/m:1 |", "| 8193..1M | software emulation | dc_mlx5/m:1 |", "| 1048577..inf | zero-copy | "
+          "dc_mlx5/m:1 |"], ["dc_mlx5/m:1 (software emulation, zero-copy)"], ["dc_mlx5/m:1"]),
+        (["| 0..inf | software emulation | 50% on ud_verbs/a:1 and 50% on ud_verbs/b:1 |"],
+         ["ud_verbs/a:1 (software emulation)", "ud_verbs/b:1 (software emulation)"], ["ud_verbs/a:1", "ud_verbs/b:1"]),
+        (["| 0..inf | multi-frag software emulation | srd/a:1 |"], ["srd/a:1 (multi-frag software emulation)"], ["srd/a:1"]),
+        (["| 0..4K | software emulation | srd/a:1 |"], ["srd/a:1 (software emulation, small reads only)"], []),
+        (["| 0..inf | software emulation | tcp/lo |"], ["tcp/lo (software emulation)"], []),  # which knows no other way
+        (["| 0..inf | zero-copy | cuda_ipc/cuda |"], ["cuda_ipc/cuda (zero-copy)"], []),
+    ],
+)  # fmt: skip
+def test_how_large_reads_are_done_is_kept(rows, expected, emulated):
+    assert ways(*rows) == expected and emulated_in(expected) == emulated
+    assert sorted({name for read in read_tables([READ_TITLE, *rows]) for name in read.emulated}) == emulated
+
+
+@pytest.mark.parametrize(("name", "expected"), [("cma", ["cma/memory (zero-copy)"]), ("tcp", ["tcp/lo (software emulation)"])])
+def test_real_output_says_how(name, expected):
+    found = ways_of(read_tables(captured(name)))
+    assert found == expected and emulated_in(found) == []
+
+
+def test_one_emulated_connection_among_others_shows():
+    one = "[1.1] [a:1:0] "
+    lines = [
+        READ_TITLE,
+        "| 0..inf | zero-copy | srd/a:1 |",
+        one + READ_TITLE,
+        one + "| 0..inf | software emulation | srd/a:1 |",
+    ]
+    assert emulated_in(ways_of(read_tables(lines))) == ["srd/a:1"]

@@ -76,3 +76,16 @@ def test_every_pair_has_the_reads_of_its_own_decode_ranks():
         (1, 3, ["cma/memory"]), (2, 3, ["cma/memory"]), (1, over_tcp, ["tcp/lo"]), (2, over_tcp, ["tcp/lo"]),
     ]  # fmt: skip
     assert pairs(replicas, {}, [])[0].transports == []
+
+
+TABLE = """\
+[1.1] [node:42:0] | ucp_context_0 inter-node cfg#3 | remote memory read by ucp_get*(multi) into cuda/GPU0 from cuda |
+[1.1] [node:42:0] |                         0..inf | {} | ud_verbs/rdmap1s0:1 |
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("software emulation", 1), ("zero-copy", 0)])
+def test_rdma_by_name_that_is_emulated_in_fact_fails(how, code):
+    done = which("-", text=TABLE.format(how))
+    assert done.returncode == code and f"ud_verbs/rdmap1s0:1: {how}, " in done.stdout
+    assert ("FAIL: ud_verbs by name, emulated in fact" in done.stdout) == bool(code)
