@@ -10,7 +10,7 @@ import pandas as pd
 
 from pdbench.analysis.audit_mixed import ASKED, CLIENT_KEYS, mixed
 from pdbench.layout import Layout, Pool
-from pdbench.manifest import Manifest
+from pdbench.manifest import LevelRecord, Manifest
 from pdbench.read.laws import SERVED
 from pdbench.read.level_file import digest_of
 from pdbench.read.results import Arm, Folder, Study
@@ -91,7 +91,7 @@ def _of_files(folder: Folder) -> dict[str, list[Any]]:
     for level, file in folder.levels.items():  # as the table has them
         content, record = file.summary, records.get(level.stem)
         files["stem"].append(level.stem)
-        files["seed"].append(str(content.get("seed", record.seed if record else 0)))  # the client does not write its own 0
+        files["seed"].append(_seed(content, record))
         files["launched"].append(str(record.launched) if record else "")
         files["keys"].append(frozenset(CLIENT_KEYS) & content.keys())
         files["asked"].append({key: content.get(key) for keys in ASKED.values() for key in keys})
@@ -99,6 +99,11 @@ def _of_files(folder: Folder) -> dict[str, list[Any]]:
         fits = record and record.num_prompts == file.row["completed"]
         files["recorded"].append((record.digest or digest if fits else "other requests") if record else None)
     return files
+
+
+def _seed(content: dict[str, Any], record: LevelRecord | None) -> str:
+    """The seed of a level's prompts; empty where nobody knows it: the client does not write its `--seed`."""
+    return str(content.get("seed", record.seed if record else ""))
 
 
 Seen = Iterator[tuple[str, Iterable[Source], str]]  # kind, folders, what
@@ -189,9 +194,10 @@ def _files(source: Source) -> Iterator[tuple[str, str]]:
 
 
 def _mixed_prompts(compared: list[Source]) -> Seen:
-    """Folders with replayed prompts beside such whose prompts were not seen before, by their manifests or several levels."""
-    replayed = [source for source in compared if list(_replayed(source))]
-    unseen = [source for source in compared if source not in replayed and (source.manifest or len(source.levels) > 1)]
+    """Folders whose prompts were replayed for sure, beside such with several levels, or a manifest, whose were not."""
+    replays = [(source, *_replays(source)) for source in compared]
+    replayed = [source for source, known, _ in replays if known]
+    unseen = [s for s, known, likely in replays if not known and not likely and (s.manifest or len(s.levels) > 1)]
     if replayed and unseen:
         yield "mixed prompts", replayed, f"prompts were replayed in {len(replayed)} of {len(compared)} folders"
 
@@ -203,18 +209,29 @@ def _no_manifest(compared: list[Source]) -> Seen:
 
 
 def _replayed(source: Source) -> Iterator[tuple[str, str]]:
-    """With one seed the client's random prompts are the same from the first on, however many it sends."""
+    known, likely = _replays(source)
+    if known:
+        yield "replayed prompts", f"prompts that an earlier level had sent: {', '.join(known)}"
+    if likely:
+        unknown = "prompts that an earlier level had sent, unless each had a --seed of its own, which is not recorded"
+        yield "replayed prompts", f"{unknown}: {', '.join(likely)}"
+
+
+def _replays(source: Source) -> tuple[list[str], list[str]]:
+    """The levels with prompts that an earlier one had sent, and their share: where seeds are recorded, and where it is only likely.
+
+    With one seed the client's random prompts are the same from the first on, however many it sends; without `--seed` it has one.
+    """
     deployment = source.manifest and source.manifest.deployment
+    sent, known, likely = defaultdict(int), [], []
     if source.arm.run.isl < CACHE_BLOCK or (deployment and deployment.prefix_caching_off):
-        return
-    sent, shares = defaultdict(int), []
+        return known, likely
     columns = (source.levels[name] for name in ("stem", "launched", "seed", "completed"))
     for stem, launched, seed, completed in zip(*columns):
         if earlier := sent[launched, seed]:
-            shares.append(f"{stem} {min(earlier, completed) / completed:.0%}")
+            (known if seed else likely).append(f"{stem} {min(earlier, completed) / completed:.0%}")
         sent[launched, seed] = max(earlier, completed)
-    if shares:
-        yield "replayed prompts", f"prompts that an earlier level had sent: {', '.join(shares)}"
+    return known, likely
 
 
 def _cold(source: Source) -> Iterator[tuple[str, str]]:

@@ -156,7 +156,8 @@ def _read_folder(path: Path, gpus_per_node: int | None, sla: dict[str, float] | 
     for level, file in sorted(arm.levels.items(), key=lambda item: (item[0].value, item[0].repeat)):
         levels[level] = read_level(file, level, arm.run, sla, arm.decode_bench, details)
         sizes = {"completed": levels[level].row["completed"], "repeat": level.repeat, "ISL": arm.run.isl, "OSL": arm.run.osl}
-        sizes |= {"GPUs": arm.layout.gpus, "gpus_per_node": arm.gpus_per_node, "block": block(manifest, level)["block"]}
+        sizes |= {"GPUs": arm.layout.gpus, "gpus_per_node": arm.gpus_per_node}
+        sizes |= {"block": provenance(manifest, level)["block"]}
         if large := next((name for name, value in sizes.items() if abs(value) > LARGEST), None):
             raise ResultError(f"{file}: {large} above {LARGEST:,}: no measurement has that")
     return Folder(arm, manifest, levels)

@@ -133,13 +133,31 @@ def test_one_seed_for_all_levels_replays_prompts(arm):
     assert seen("replayed prompts", folder) == "prompts that an earlier level had sent: conc16 50%, conc8 100%"
 
 
-def test_files_without_a_seed_have_the_clients_own(arm):
-    folder = arm("2xtp1")
-    for path in folder.glob("conc*.json"):
+def without_seeds(folder, *stems):
+    for path in (folder / f"{stem}.json" for stem in stems):
         content = json.loads(path.read_text())
         del content["seed"]
         path.write_text(json.dumps(content))
-    assert seen("replayed prompts", folder).endswith("conc8 100%, conc16 100%")
+
+
+UNKNOWN = "prompts that an earlier level had sent, unless each had a --seed of its own, which is not recorded: "
+
+
+def test_of_files_without_a_seed_nothing_is_said_as_a_fact(arm):
+    """The client writes no seed: they had its own, one for all, or each level one of the user's."""
+    folder = arm("2xtp1")
+    without_seeds(folder, "conc4", "conc8", "conc16")
+    assert seen("replayed prompts", folder) == UNKNOWN + "conc8 100%, conc16 100%"
+
+
+def test_what_is_known_and_what_is_not_are_said_apart(arm, make_manifest):
+    folder = arm("2xtp1", seed="0")
+    without_seeds(folder, "conc4")
+    assert seen("replayed prompts", folder) == "prompts that an earlier level had sent: conc16 100%", "conc4 had any"
+    without_seeds(folder, "conc8")
+    assert seen("replayed prompts", folder) == UNKNOWN + "conc8 100%"
+    manifest_of(make_manifest, (0, 0, 0)).write(folder)
+    assert seen("replayed prompts", folder).endswith("had sent: conc8 100%, conc16 100%"), "the manifest has them"
 
 
 def manifest_of(make_manifest, seeds, launched=("a", "a", "a"), **deployment):
@@ -337,7 +355,7 @@ def test_the_published_results(published):
     assert {"pack_p1xtp4-d1xtp4", "pd_p1xtp4-d1xtp4", "1xtp4-1xtp4"} in map(names, found["same results"])
     replayed = {f.seen: names(f) for f in found["replayed prompts"]}
     # 20, 40, 80, 160, 240, 320 prompts: 20/40, 40/80, 80/160, 160/240, 240/320 were sent before.
-    of_a_sweep = "prompts that an earlier level had sent: conc8 50%, conc16 50%, conc32 50%, conc48 67%, conc64 75%"
+    of_a_sweep = UNKNOWN + "conc8 50%, conc16 50%, conc32 50%, conc48 67%, conc64 75%"
     assert {"baseline_2xtp4", "pd_p2xtp2-d1xtp2", "spread_srd_1xtp4-1xtp4"} <= replayed[of_a_sweep]
     (versions,) = found["mixed versions"]
     assert names(versions) == {"baseline_2xtp4", "baseline_4xtp2", "spread_srd_1xtp4-1xtp4"}
