@@ -34,6 +34,8 @@ AGREEMENT, MAX_GAP = 0.95, 0.5
 MAX_DRAWS = 300  # with the depth of gpt-oss, one random prompt in 5 to 24 is decided for so long
 OTHER_CACHE = "the KV cache that arrives is not the one that was computed: see vLLM's issues on this pair of TP sizes"
 NO_TRANSFER = "see the engines' logs for NIXL's errors; a decode replica that computed prompts itself is not PD"
+EXPIRED = ("KV blocks of requests that were aborted, as by Ctrl-C in a sweep, expire half a minute later: run the same command "
+           "again; if nothing was aborted, ")  # fmt: skip
 # An engine counts a request or a transfer a moment after its answer; so long may that take.
 COUNTERS_TIMEOUT_S = 10.0
 
@@ -174,7 +176,13 @@ async def kv_moved(base_url: str, before: dict[str, float], requests: int) -> Ga
             f"{moved['kv_failed']:.0f} failed, {moved['kv_expired']:.0f} expired")  # fmt: skip
     passed = enough and not moved["kv_failed"] and not moved["kv_expired"]
     return Gate(name="kv-transfer", passed=passed, seen=seen, time=now(),
-                expected=f"at least {requests} transfers, none failed or expired", advice=NO_TRANSFER)  # fmt: skip
+                expected=f"at least {requests} transfers, none failed or expired",
+                advice=transfer_advice(moved["kv_expired"]))  # fmt: skip
+
+
+def transfer_advice(expired: float) -> str:
+    """Say what to do about transfers that failed, or of which KV blocks expired."""
+    return f"{EXPIRED if expired else ''}{NO_TRANSFER}"
 
 
 def _progress(done: int, total: int) -> None:

@@ -127,9 +127,11 @@ def _same_replicas(before: Snapshot, after: Snapshot) -> Gate:
 
 def _all_finished(finished: float, asked: Asked, checks: list[int]) -> Gate:
     needed = asked.requests + len(checks)
+    late = "requests that an interrupted sweep aborted may end only now: run the same command again; if none was, "
     return Gate(
         name="requests", passed=finished == needed, seen=f"{finished:.0f} requests finished", time=now(),
-        expected=f"{needed}, warm-up and checks included", advice="make sure nothing else sends requests to it",
+        expected=f"{needed}, warm-up and checks included",
+        advice=f"{late if finished > needed else ''}make sure nothing else sends requests to it",
     )  # fmt: skip
 
 
@@ -184,7 +186,7 @@ def _kv_transfer(grown: dict[str, dict[str, float]], deployment: Deployment, ask
         seen=f"{total['kv_transfers']:.0f} transfers, {total['kv_bytes'] / 2**20:.1f} MiB in {total['kv_seconds']:.2f} s "
              f"({speed:.2f} GB/s), {total['kv_failed']:.0f} failed, {total['kv_expired']:.0f} expired",
         expected=f"{expected}, none failed or expired",
-        advice=gates.NO_TRANSFER,
+        advice=gates.transfer_advice(total["kv_expired"]),
     )  # fmt: skip
 
 

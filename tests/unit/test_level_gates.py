@@ -101,6 +101,20 @@ def test_each_gate_fails_for_its_own_reason(pd, change, gate, seen):
     assert gates[gate].expected and gates[gate].advice
 
 
+def test_after_an_interrupted_sweep_its_aborted_requests_are_not_blamed_on_others(pd):
+    """As after Ctrl-C and the same command again: 4 requests end late, and the blocks of 2 expire."""
+    gates = gates_of(pd, decode={"requests": 14.0}, prefill={"kv_expired": 2.0})
+    assert failed(gates) == ["requests", "kv-transfer"]
+    assert gates["requests"].advice.startswith("requests that an interrupted sweep aborted may end only now: run the same")
+    assert gates["kv-transfer"].advice.startswith("KV blocks of requests that were aborted, as by Ctrl-C in a sweep, expire")
+
+
+def test_where_nothing_was_aborted_nothing_is_said_of_it(pd):
+    gates = gates_of(pd, decode={"requests": 9.0, "kv_failed": 1.0})
+    assert failed(gates) == ["requests", "kv-transfer"]
+    assert "abort" not in gates["requests"].advice + gates["kv-transfer"].advice
+
+
 def test_hits_within_the_bound_pass(pd):
     hits = {"prefix_cache_hits": 300.0}
     assert failed(gates_of(pd, prefill=hits, max_hit_rate=0.03)) == []
