@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 
 from pdbench.keys import is_secret
 from pdbench.manifest import Strict, first_line
-from pdbench.model.kv_cache import KVCache
+from pdbench.model.kv_cache import KVCache, check_transferred
 from pdbench.model.shape import ShapeSpec
 from pdbench.model.tiny import TinySpec
 
@@ -69,8 +69,21 @@ class ModelConfig(Strict):
 
     @property
     def kv(self) -> KVCache:
-        """Shape of the KV cache."""
+        """Shape of the KV cache in an engine with this file's arguments."""
+        return self.kv_given.under(self.engine_kwargs)
+
+    @property
+    def kv_given(self) -> KVCache:
+        """Shape of the KV cache as the file gives it, whatever the engine's arguments."""
         return self.made.kv_cache if self.made else self.kv_cache
+
+    def check_kv(self, hardware_kwargs: dict[str, Any], is_pd: bool) -> None:
+        """Check that the bytes of a KV transfer are known; raises ValueError like `KVCache.check`."""
+        engine = hardware_kwargs | self.engine_kwargs
+        if self.kv_cache:
+            self.kv_cache.check(engine)
+        if is_pd:
+            check_transferred(engine)
 
     @property
     def source(self) -> str:

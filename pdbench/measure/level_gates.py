@@ -192,8 +192,8 @@ def _kv_transfer(grown: dict[str, dict[str, float]], deployment: Deployment, ask
 
 def _kv_bounds(deployment: Deployment, prompts: list[int]) -> tuple[float, float]:
     """Return the least and most bytes of prompts of these lengths."""
-    cache = KVCache.model_validate(deployment.kv_cache)
-    tp = deployment.llm_configs["decode"]["engine_kwargs"]["tensor_parallel_size"]
+    engine = deployment.llm_configs["decode"]["engine_kwargs"]
+    cache, tp = KVCache.model_validate(deployment.kv_cache).under(engine), engine["tensor_parallel_size"]
     copies = max(1.0, tp / cache.heads)  # more ranks than heads: heads are stored more than once
     least, most = (copies * sum(of_all) for of_all in zip(*map(cache.bounds, prompts), strict=True))
     return least, most

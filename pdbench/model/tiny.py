@@ -55,7 +55,7 @@ class TinySpec(Strict):
         return KVCache(
             heads=self.num_kv_heads, head_dim=self.head_dim, layers=self.num_layers,
             sliding_layers=(self.num_layers + 1) // 2, sliding_window=self.sliding_window,
-            value_bytes=4 if self.dtype == "float32" else 2,
+            **({"value_bytes": 4} if self.dtype == "float32" else {}),
         )  # fmt: skip
 
     @property

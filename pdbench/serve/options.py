@@ -42,6 +42,7 @@ def resolve(
         raise ValueError("--ucx-tls goes with --use-ucx, not with --use-libfabric")
     if args.ingress_replicas is not None and args.ingress_replicas < 1:
         raise ValueError(f"--ingress-replicas must be at least 1, not {args.ingress_replicas}")
+    model.check_kv(hardware.engine_kwargs, layout.is_pd)
     stack.check_tensor_parallel(layout, model.kv.heads, stack.vllm_version())
     nodes = cluster.of_kind(nodes_of(hardware, layout, mode), hardware.accelerator_type)
     placement = cluster.place(layout, mode, nodes, hardware.accelerator)
@@ -70,7 +71,9 @@ def read_configs(args: argparse.Namespace) -> tuple[ModelConfig, HardwareConfig]
     if args.model_id:
         model = model.model_copy(update={"model_id": args.model_id})
     if args.model_source:
-        model = model.model_copy(update={"model_source": args.model_source, "tiny": None, "shape": None, "kv_cache": model.kv})
+        model = model.model_copy(
+            update={"model_source": args.model_source, "tiny": None, "shape": None, "kv_cache": model.kv_given}
+        )
     env = hardware.env | dict(args.env)
     if wrong := next((name for name in OWN if name in env), None):
         raise ValueError(f"{wrong}: {OWN[wrong]}; leave it out of --env and of {args.hardware}")
