@@ -27,7 +27,10 @@ def consult(ray: ModuleType, args: argparse.Namespace, plan: Plan) -> None:
     nodes = cluster.of_kind(cluster.read_nodes(ray, hardware.accelerator), hardware.accelerator_type)
     chosen = {ip for role, ip in plan.placement.items() if role != "ingress"}
     engines_on = {node.ip for node in nodes if node.accelerators and (node.ip in chosen or "any" in chosen)}
-    found = examine(ray, quick=True, ports=ports, ignore=wanted, hardware=hardware, engines_on=engines_on)
+    candidates = {node.ip for node in nodes if node.accelerators}
+    found = examine(
+        ray, quick=True, ports=ports, ignore=wanted, hardware=hardware, engines_on=engines_on, candidates=candidates
+    )
     for finding in found.of("warn"):
         print(f"launch: warning: {finding.line}", file=sys.stderr)
     for finding in found.of("fail"):

@@ -29,7 +29,7 @@ class Examination(Strict):
 def examine(
     ray, *, quick: bool = False, requirements: Path | None = None, ports: Collection[tuple[str, dict]] = (),
     limit_s: float = LIMIT_S, ignore: Collection[str] = (), hardware: HardwareConfig | None = None,
-    engines_on: Collection[str] = (),
+    engines_on: Collection[str] = (), candidates: Collection[str] | None = None,
 ) -> Examination:  # fmt: skip
     """Look at every node of the connected cluster at once; at this machine alone where `ray` is None.
 
@@ -40,6 +40,7 @@ def examine(
         limit_s: for a node to answer; each NIXL backend there gets a third of it.
         ignore: names of findings that the caller knows and wants.
         hardware: what the nodes of `engines_on` (IPs) are to have.
+        candidates: nodes on which engines may be placed at all, all of one kind; by default every node.
 
     Raises:
         RequirementsError: `requirements` is missing or wrong.
@@ -57,7 +58,7 @@ def examine(
         found, silent = cluster.ask_every_node(ray, limit_s, collect.collect, *arguments)
     nodes = {node: Facts.model_validate(facts) for node, facts in sorted(found.items())}
     file = requirements or (None if quick else versions.default_requirements(ROOT, nodes.values()))
-    findings = judge(nodes, pins.get(file), file.name if file else "", telling_environment() if ray else None)
+    findings = judge(nodes, pins.get(file), file.name if file else "", telling_environment() if ray else None, candidates)
     if hardware:
         findings += [f for node in nodes if node in engines_on for f in check_accelerators(node, nodes[node], hardware)]
     findings += [_silence(node, why) for node, why in silent.items()]
@@ -65,14 +66,19 @@ def examine(
     return Examination(status=worst(findings), nodes=nodes, findings=findings)
 
 
-def judge(nodes: dict[str, Facts], pins: dict | None, file: str, driver: dict[str, str] | None) -> list[Finding]:
+def judge(
+    nodes: dict[str, Facts], pins: dict | None, file: str, driver: dict[str, str] | None,
+    candidates: Collection[str] | None = None,
+) -> list[Finding]:  # fmt: skip
     """Return all findings about `nodes`: a pure function of its arguments.
 
     Args:
         pins: of the requirements `file`; None leaves them out.
         driver: telling environment of the shell that connected; None without a cluster.
+        candidates: as of `examine`.
     """
-    found = [*versions.agreement(nodes), *network.alike(nodes)] if nodes else []
+    compared = {node: facts for node, facts in nodes.items() if candidates is None or node in candidates}
+    found = [*versions.agreement(nodes), *network.alike(compared)] if nodes else []
     for node, facts in nodes.items():
         if pins is not None:
             found += versions.check_requirements(node, facts, pins, file)

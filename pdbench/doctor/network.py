@@ -35,7 +35,8 @@ def alike(nodes: dict[str, Facts]) -> list[Finding]:
         if len(set(seen.values())) > 1:
             found.append(Finding(
                 name=name, nodes=list(seen), status="warn", seen="; ".join(f"{what} on {node}" for node, what in seen.items()),
-                reason="arms on different nodes would not compare", fix="use nodes of one kind",
+                reason="arms on different nodes would not compare",
+                fix="use nodes of one kind, or a hardware file with the accelerator_type of one: engines go to no other then",
             ))  # fmt: skip
     return found
 

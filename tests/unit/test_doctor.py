@@ -194,6 +194,17 @@ def test_nodes_with_other_gpus_do_not_compare():
     assert "7 x NVIDIA H100 80GB HBM3 on 10.0.0.2" in found[0].seen
 
 
+def test_nodes_that_no_engine_goes_to_are_not_compared():
+    other = p5(gpus=Gpus(names=["NVIDIA A100-SXM4-80GB"] * 8, on_bus=8))
+    nodes = {"10.0.0.1": p5(), "10.0.0.2": other, "10.0.0.3": p5()}
+    (fault,) = ill(nodes)
+    assert fault.name == "same GPUs" and "accelerator_type" in fault.fix
+    assert [f for f in merge(judge(nodes, None, "", None, {"10.0.0.1", "10.0.0.3"})) if f.name.startswith("same")] == []
+    assert [f.name for f in judge(nodes, None, "", None, {"10.0.0.1", "10.0.0.2"}) if f.name.startswith("same")] == [
+        "same GPUs"
+    ]
+
+
 def test_a_pin_that_differs_is_named(tmp_path):
     (tmp_path / "more.txt").write_text("pandas==3.1.1  # a comment\nray[serve,llm]==2.60.0\nmatplotlib\n")
     other = 'NIXL==1.3.1\nplotly==7\n./folder\nx==1; python_version < "3"\n'

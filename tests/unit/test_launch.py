@@ -419,4 +419,5 @@ def test_the_doctor_looks_for_accelerators_where_engines_will_be(monkeypatch, wh
     asked = consult(monkeypatch, [], nodes=nodes, what=[*what, *BIG])
     assert asked["engines_on"] == engines_on and asked["hardware"].name == "p5.48xlarge"
     other = [cluster.Node("10.0.0.9", 8, kind="A100"), *nodes]
-    assert consult(monkeypatch, [], nodes=other, what=[*what, *BIG])["engines_on"] == engines_on
+    asked = consult(monkeypatch, [], nodes=other, what=[*what, *BIG])
+    assert asked["engines_on"] == engines_on and asked["candidates"] == {"10.0.0.1", "10.0.0.2"}
