@@ -218,9 +218,9 @@ def _replayed(source: Source) -> Iterator[tuple[str, str]]:
 
 
 def _replays(source: Source) -> tuple[list[str], list[str]]:
-    """The levels with prompts that an earlier one had sent, and their share: where seeds are recorded, and where it is only likely.
+    """The levels with prompts that an earlier one had sent, and their share: where seeds are recorded, and where it is likely.
 
-    With one seed the client's random prompts are the same from the first on, however many it sends; without `--seed` it has one.
+    With one seed the client's random prompts are the same from the first on, however many it sends; by default it has one.
     """
     deployment = source.manifest and source.manifest.deployment
     sent, known, likely = defaultdict(int), [], []

@@ -33,6 +33,8 @@ class Levels(Strict):
             raise ValueError("give either concurrency or request_rate")
         if len(set(self.values)) < len(self.values):
             raise ValueError(f"{self.kind} names a level twice")
+        if self.concurrency and self.num_prompts and self.num_prompts < max(self.concurrency):
+            raise ValueError(f"num_prompts {self.num_prompts} cannot keep {max(self.concurrency)} in flight")
         return self
 
     @property

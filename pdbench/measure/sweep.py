@@ -20,10 +20,10 @@ from pdbench import interrupts, workload
 from pdbench.cli import Parser, add_base_url, positive, seconds
 from pdbench.manifest import Gate, LevelRecord, first_line, now
 from pdbench.measure import level_gates
-from pdbench.measure.bench_client import BenchClient, Hangs, Limits, Used, arguments
-from pdbench.measure.sweep_plan import BAD, SweepError, Target, Task, plan
+from pdbench.measure.bench_client import BenchClient, Hangs, Used, arguments
+from pdbench.measure.sweep_plan import BAD, SweepError, Target, Task, limits, plan
 from pdbench.measure.warm_up import warm_up
-from pdbench.read.level_file import LevelFile, ResultError, digest_of, read_level
+from pdbench.read.level_file import LevelFile, ResultError, digest_of, falls_behind, read_level
 from pdbench.serve import client
 from pdbench.workload import Level
 
@@ -31,10 +31,6 @@ from pdbench.workload import Level
 PARTIAL = ".part"
 # Requests in flight while a request rate is warmed up.
 RATE_WARM_UP = 4
-# Of a level, unless the user gives its limit: so long, and so much longer for each request that a place in flight sends.
-LEVEL_LIMIT_S, WAVE_LIMIT_S = 7200.0, 60.0
-# At a rate requests come at random: between two of them this many mean times may pass, once in 10^8 requests more.
-LONGEST_GAP = 20
 
 
 class LevelError(SweepError):
@@ -148,6 +144,9 @@ class Sweep:
         if problems:
             raise LevelError(f"level {level.stem} does not count: {'; '.join(problems)}")
         print(summary(row), flush=True)
+        if falls_behind(row):
+            served = f"{row['request_throughput']:.3g} of {level.value:g} requests/s were served"
+            warn(f"level {level.stem}: {served}: latencies are those of a queue, which grows with the number of requests")
 
     def _gates(self, task: Task, used: Used, attempt: int) -> list[Gate]:
         """Check the engines and the client after a level; those between levels only where all of these pass.
@@ -187,16 +186,6 @@ def read_partial(partial: Path, level: Level, target: Target, num_prompts: int) 
     if file.row["completed"] != num_prompts:
         raise LevelError(f"{file.row['completed']} requests instead of {num_prompts}")
     return file
-
-
-def limits(args: argparse.Namespace, task: Task) -> Limits:
-    """Return how long a level may take, and its requests: what the user says, else by the load."""
-    value, requests = task.level.value, task.num_prompts
-    if task.level.kind == "concurrency":
-        usual, request = LEVEL_LIMIT_S + WAVE_LIMIT_S * math.ceil(requests / value), args.request_limit
-    else:
-        usual, request = LEVEL_LIMIT_S + requests / value, args.request_limit + LONGEST_GAP / value
-    return Limits(args.level_limit or usual, request)
 
 
 def summary(row: dict[str, Any]) -> str:

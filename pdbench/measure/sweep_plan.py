@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import itertools
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,12 +14,17 @@ from pdbench import workload
 from pdbench.configs import ROOT
 from pdbench.manifest import FILENAME, Deployment, LevelRecord, Machine, Manifest, differences, kept_launches
 from pdbench.measure import gates
+from pdbench.measure.bench_client import Limits
 from pdbench.nodes import stack
 from pdbench.serve import client, serving_path
 from pdbench.serve.api import deployed
 from pdbench.workload import Level, RunName
 
 BAD = ".bad"  # ends the name of what no plot reads
+# Of a level, unless the user gives its limit: so long, and so much longer for each request that a place in flight sends.
+LEVEL_LIMIT_S, WAVE_LIMIT_S = 7200.0, 60.0
+# At a rate requests come at random: between two of them this many mean times may pass, once in 10^8 requests more.
+LONGEST_GAP = 20
 
 
 class SweepError(ValueError):
@@ -88,6 +94,10 @@ def plan(args: argparse.Namespace, warn: Callable[[str], None]) -> tuple[Target,
     # All levels once, then again: drift of the machine does not pass for a difference between levels.
     repeats = [args.block] if args.block else range(1, args.repeats + 1)
     levels = [replace(level, repeat=repeat) for repeat in repeats for level in named]
+    if args.num_prompts and (most := max(map(_in_flight, levels))) > args.num_prompts:
+        raise SweepError(
+            f"-n {args.num_prompts}: {args.num_prompts} requests cannot keep {most:g} in flight: give at least {most:g}"
+        )
     deployment = describe_deployment(args.base_url)
     model, tokenizer = _model(args, deployment, warn)
     if deployment:
@@ -222,3 +232,13 @@ def _manifest(folder: Path, name: RunName, args: argparse.Namespace, deployment:
     return new.model_copy(update={
         "commands": [*old.commands, args.typed], "levels": levels, "earlier": kept_launches([old], levels, new.deployment),
     })  # fmt: skip
+
+
+def limits(args: argparse.Namespace, task: Task) -> Limits:
+    """Return how long a level may take, and its requests: what the user says, else by the load."""
+    value, requests = task.level.value, task.num_prompts
+    if task.level.kind == "concurrency":
+        usual, request = LEVEL_LIMIT_S + WAVE_LIMIT_S * math.ceil(requests / value), args.request_limit
+    else:
+        usual, request = LEVEL_LIMIT_S + requests / value, args.request_limit + LONGEST_GAP / value
+    return Limits(args.level_limit or usual, request)

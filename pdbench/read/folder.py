@@ -147,6 +147,8 @@ def _check_deployment(deployment: Deployment) -> None:
     """Check the form of what a manifest keeps of others: an engine's configuration."""
     if not deployment.machines:
         raise ValueError("deployment.machines is empty: it must say where engines ran")
+    path = deployment.serving_path or {"env": {}}
+    _check_object("deployment.serving_path.env", path.get("env"))
     for role, config in deployment.llm_configs.items():
         where = f"deployment.llm_configs.{role}"
         _check_object(where, config)

@@ -104,6 +104,11 @@ def digest_of(summary: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
+def falls_behind(row: dict[str, Any]) -> bool:
+    """Return whether a level's requests came faster than they were served."""
+    return row["served_share"] < laws.SERVED
+
+
 def _pure_decode(requests: Requests | None) -> dict[str, float]:
     """Return the row of a deployment that fills KV caches: decode steps only, and nothing of prompts."""
     if requests is None:

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from pdbench.measure.bench_client import PREPARE_S, Clock, Limits, Watch
-from pdbench.measure.sweep import limits, parse_args
-from pdbench.measure.sweep_plan import Task
+from pdbench.measure.sweep import parse_args
+from pdbench.measure.sweep_plan import Task, limits
 from pdbench.workload import Level
 
 

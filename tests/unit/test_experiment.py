@@ -281,6 +281,7 @@ def test_blocks_and_repeats_are_selected_by_their_own_options(write):
         ({"arms": [{"layout": "2xtp1"}, SLOW | {"ucx_tls": None}]}, "link_mbit slows TCP down, so it needs ucx_tls: tcp"),
         ({"arms": [{"layout": "2xtp1", "link_mbit": 5}]}, "is collocated: it has no KV transfer"),
         ({"levels": {}}, "give either concurrency or request_rate"),
+        ({"levels": {"concurrency": [1, 8], "num_prompts": 7}}, "num_prompts 7 cannot keep 8 in flight"),
         ({"levels": {"concurrency": [1], "request_rate": [1]}}, "give either concurrency or request_rate"),
         ({"levels": {"concurrency": [0]}}, "levels.concurrency.0"),
         ({"levels": {"concurrency": [4, 8, 4]}}, "concurrency names a level twice"),

@@ -82,7 +82,8 @@ def test_no_mutation_is_a_traceback(tmp_path, monkeypatch, capsys, write_folder,
         written = documents | {changed: mutated(documents[changed], rng)}
         write_folder(tmp_path, folder.name, written)
         try:
-            viz.main(["--audit", "--show-tables", "--show-stalls", "--export", "a.csv", "--exps", str(folder), str(other)])
+            asked = ["--audit", "--include-refuted", "--show-tables", "--show-stalls", "--export", "a.csv"]
+            viz.main([*asked, "--exps", str(folder), str(other)])
             answered += 1
         except SystemExit as stopped:
             err = capsys.readouterr().err

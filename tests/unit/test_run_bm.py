@@ -283,6 +283,19 @@ def test_a_level_that_never_ends_is_stopped_and_does_not_count(sweep, server, tm
     assert status == 0 and "2 of 2 levels" in err and not (folder / "conc1.json.bad").exists()
 
 
+def test_fewer_requests_than_are_to_be_in_flight_are_refused_before_anything_is_sent(sweep, server, tmp_path):
+    status, out, err = sweep(*NAMES, "-u", server.url, "-c", "4,64", "-n", "10")
+    assert (status, out, server.requests) == (2, "", [])
+    assert err == "run_bm: error: -n 10: 10 requests cannot keep 64 in flight: give at least 64\n"
+    assert files(tmp_path) == ["vllm"]
+
+
+@pytest.mark.parametrize(("rate", "warned"), [("10", False), ("50", True)])
+def test_a_rate_that_is_not_served_is_reported_at_once(sweep, server, rate, warned):
+    status, out, err = sweep(*NAMES, "-u", server.url, "-t", "request-rate", "-r", rate, "-n", "20")
+    assert status == 0 and ("level rr50: 10 of 50 requests/s were served: latencies are those of a queue" in err) == warned
+
+
 def test_a_warm_up_that_never_ends_is_one_line(sweep, server):
     server.hangs_at = 3  # the smoke test, and two of the four requests of the warm-up
     status, out, err = sweep(*NAMES, "-u", server.url, "-c", "4", "-n", "20", "--request-limit", "1.5")

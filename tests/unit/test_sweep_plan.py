@@ -51,7 +51,7 @@ def test_a_plan_follows_the_options(server, tmp_path):
     assert target.folder.name == "name_itl100_otl11_prefill-only_x"
     assert (target.model, target.tokenizer, target.lengths) == ("org/name", "t", (100, 1))
     assert tasks["rr2.5"].num_prompts == 500 and seeds_of(tasks["rr2.5"]) == seeds(5, Level("request-rate", 2.5))
-    assert planned(tmp_path, "-n", "3", levels="8")[1]["conc8"].num_prompts == 3
+    assert planned(tmp_path, "-n", "9", levels="8")[1]["conc8"].num_prompts == 9
     assert list(planned(tmp_path, levels="all", name="all")[1]) == [f"conc{c}" for c in (4, 8, 16, 32, 48, 64)]
 
 
@@ -96,7 +96,7 @@ def test_as_published_all_levels_have_one_seed_and_no_warm_up(server, tmp_path):
 def test_levels_already_measured_are_skipped(server, tmp_path, level_content):
     measure(tmp_path, level_content())
     assert list(planned(tmp_path)[1]) == ["conc8"]
-    assert list(planned(tmp_path, "--num-prompts", "3")[1]) == ["conc4", "conc8"], "another number of requests"
+    assert list(planned(tmp_path, "--num-prompts", "9")[1]) == ["conc4", "conc8"], "another number of requests"
     assert len(Manifest.read(tmp_path / NAME).commands) == 3
 
 
@@ -219,7 +219,7 @@ def test_a_dead_server_is_reported_within_seconds_and_nothing_is_written(tmp_pat
         ({"seed": "x"}, "argument --seed: invalid int value: 'x'"),
         ({"mode": "both"}, "argument --mode: invalid choice: 'both'"),
         ({"type": "speed"}, "argument -t/--type: invalid choice: 'speed'"),
-        ({"base-url": "nonsense"}, "no server answers at nonsense: "),
+        ({"base-url": "nonsense"}, "argument -u/--base-url: 'nonsense' is not a base URL: write http://nonsense"),
         ({"surprise": 1}, "unrecognized arguments: --surprise=1"),
         ({"num": 1}, "unrecognized arguments: --num=1"),  # not short for --num-prompts
         ({"max-hit-rate": 7}, "argument --max-hit-rate: '7' is not a number from 0 to 1"),
