@@ -95,7 +95,7 @@ class BenchClient:
         command = [sys.executable, "-m", "pdbench.measure.bench_client", str(log)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent,
-            env=os.environ | environment,
+            env={name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"} | environment,  # see `report`
         )  # fmt: skip
         assert self.process.stdin and self.process.stdout  # both are pipes
         self._questions, self._pipe = self.process.stdin, self.process.stdout

@@ -35,7 +35,7 @@ class ServerError(RuntimeError):
 def without_key(text: str) -> str:
     """Return the text with the API key taken out: a server may repeat it, and what is printed may be recorded."""
     key = os.environ.get(KEY)
-    return text.replace(key, f"<{KEY}>") if key else text
+    return text.replace(key, f"<{KEY}>") if key and len(key) > 3 else text  # a shorter one is no secret, but part of words
 
 
 def _bearer() -> dict[str, str]:

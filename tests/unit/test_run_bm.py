@@ -271,7 +271,7 @@ def test_a_proxy_that_is_not_in_the_way_is_no_matter(monkeypatch):
 )  # fmt: skip
 def test_a_level_that_never_ends_is_stopped_and_does_not_count(sweep, server, tmp_path, options, words):
     start = time.monotonic()
-    status, out, err = sweep(*NAMES, "-u", server.url, "-c", "1,2", "-n", "20", *options, STALLS="12")
+    status, out, err = sweep(*NAMES, "-u", server.url, "-c", "1,2", "-n", "20", *options, STALLS="12", TQDM_DISABLE="1")
     assert (status, time.monotonic() - start < 30) == (1, True) and "level conc2" not in out
     assert err.endswith(f"run_bm: error: level conc1 does not count: {words}\n"), err
     folder = tmp_path / "results" / "tiny_itl100_otl11_mixed_x"
