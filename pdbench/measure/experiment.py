@@ -26,6 +26,10 @@ class Levels(Strict):
     concurrency: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
     request_rate: list[Annotated[float, Field(gt=0)]] | None = Field(default=None, min_length=1)
     num_prompts: int | None = Field(default=None, ge=1, description="per level; run_bm.sh's default if absent")
+    request_limit: float | None = Field(
+        default=None, gt=0, description="seconds without the end of a request, after which it hangs"
+    )
+    level_limit: float | None = Field(default=None, gt=0, description="seconds; both are run_bm.sh's default if absent")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

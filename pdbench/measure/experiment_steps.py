@@ -132,6 +132,8 @@ def _sweep(name: str, arm: Arm, experiment: Experiment, results: Path, block: in
     command += ["-c"] if levels.concurrency else ["-t", "request-rate", "-r"]
     command += [",".join(f"{value:g}" for value in levels.values)]
     command += ["-n", str(levels.num_prompts)] if levels.num_prompts else []
+    for option, limit in (("--request-limit", levels.request_limit), ("--level-limit", levels.level_limit)):
+        command += [option, f"{limit:g}"] if limit else []
     command += ["--transport", ",".join(arm.transport)] if arm.transport else []
     command += ["--tokens", str(tokens_file(name, results))] if arm.is_pd else []
     command += ["--max-hit-rate", f"{experiment.max_hit_rate:g}"] if experiment.max_hit_rate is not None else []

@@ -123,12 +123,15 @@ def test_without_a_pd_arm_no_transfer_is_drawn(write, tmp_path):
 
 def test_request_rates_phases_and_transports_reach_the_commands(write, tmp_path):
     arms = [{"layout": "1xtp2"}, {"layout": "p1xtp1-d1xtp1", "mode": "pd-spread", "ucx_tls": "tcp", "name": "slow"}]
-    changes = {"levels": {"request_rate": [0.5, 2], "num_prompts": 30}, "arms": arms}
+    changes = {"levels": {"request_rate": [0.5, 2], "num_prompts": 30, "level_limit": 900.5}, "arms": arms}
     experiment = load_experiment(write(**changes, workload={"isl": 7, "osl": 3, "phase": "prefill-only"}))
     one = plan.rounds("small", experiment, tmp_path)[1]
     assert one.steps[0].command[-2:] == ["--ucx-tls", "tcp"]
     text = " ".join(one.steps[2].command)
-    assert "-e small_spread_p1xtp1-d1xtp1_slow --isl 7 --osl 3 --mode prefill-only -t request-rate -r 0.5,2 -n 30" in text
+    assert (
+        "-e small_spread_p1xtp1-d1xtp1_slow --isl 7 --osl 3 --mode prefill-only -t request-rate -r 0.5,2 -n 30 --level-limit 900.5"
+        in text
+    )
 
 
 def test_a_slow_link_lies_around_its_arm(write, tmp_path):
@@ -282,6 +285,7 @@ def test_blocks_and_repeats_are_selected_by_their_own_options(write):
         ({"arms": [{"layout": "2xtp1", "link_mbit": 5}]}, "is collocated: it has no KV transfer"),
         ({"levels": {}}, "give either concurrency or request_rate"),
         ({"levels": {"concurrency": [1, 8], "num_prompts": 7}}, "num_prompts 7 cannot keep 8 in flight"),
+        ({"levels": {"concurrency": [1], "request_limit": 0}}, "request_limit: Input should be greater than 0"),
         ({"levels": {"concurrency": [1], "request_rate": [1]}}, "give either concurrency or request_rate"),
         ({"levels": {"concurrency": [0]}}, "levels.concurrency.0"),
         ({"levels": {"concurrency": [4, 8, 4]}}, "concurrency names a level twice"),
