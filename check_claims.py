@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
 
     try:
         asked = claims.load(args.claims)
-        evidence = read_evidence(args.results, args.workload)
+        evidence = read_evidence(args.results, args.workload, args.model)
     except (ConfigError, ResultError) as error:
         parser.error(str(error))
     verdicts = claims.check(asked, evidence)
@@ -49,6 +49,7 @@ def build_parser() -> Parser:
     add("--results", nargs="+", action="extend", required=True, metavar="DIR", type=Path,
         help="result folders, or folders that contain some at any depth")  # fmt: skip
     add("--workload", type=lengths, metavar="ISL:OSL", help="one of several workloads in DIR (default: that of most layouts)")
+    add("--model", metavar="NAME", help="one of several models in DIR, as folders are called (default: that of most layouts)")
     add("--json", type=Path, metavar="FILE", help="also write the verdicts to this file")
     return parser
 

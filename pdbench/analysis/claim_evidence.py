@@ -20,6 +20,7 @@ from pdbench.workload import Level, RunName
 # Of two layouts the audit cannot say which is right: such a run is used where there is no other.
 DOUBTFUL = "two layouts"
 REFUTED = tuple(kind for kind in audit.REFUTED if kind not in (DOUBTFUL, "same results", "no manifest"))
+REPLAYED = "replayed prompts"  # taken where there is no other: throughput is too high
 COPIES = ("same results", "two layouts")
 
 
@@ -67,7 +68,7 @@ class Evidence:
         return any("tcp" in re.split("[-_]", Path(name).name) for name in names)
 
     def candidates(self, text: str) -> list[Source]:
-        """Return runs of an arm, the one to take first: not in doubt, not in a folder called archive, the latest."""
+        """Return runs of an arm, the one to take first: not in doubt, prompts not replayed, not archived, the latest."""
         spec = Spec.parse(text)
         fitting = [
             source for source in self.sources
@@ -75,7 +76,8 @@ class Evidence:
             and not source.arm.is_control and self.over_tcp(source) == spec.tcp and not self.doubts(source, *REFUTED)
         ]  # fmt: skip
         latest = sorted(fitting, key=lambda source: source.levels["date"].iloc[-1], reverse=True)
-        return sorted(latest, key=lambda source: (bool(self.doubts(source, DOUBTFUL)), "archive" in source.arm.folder.parts))
+        doubts = {source: [bool(self.doubts(source, kind)) for kind in (DOUBTFUL, REPLAYED)] for source in latest}
+        return sorted(latest, key=lambda source: (*doubts[source], "archive" in source.arm.folder.parts))
 
     def among(self, words: str) -> list[str]:
         """Return all layouts measured on one node."""
@@ -84,14 +86,17 @@ class Evidence:
         return list(dict.fromkeys(str(arm.layout) for arm in fitting if arm.layout.is_pd or words == "one node"))
 
 
-def read_evidence(folders: Sequence[str | os.PathLike[str]], lengths: tuple[int, int] | None = None) -> Evidence:
+def read_evidence(
+    folders: Sequence[str | os.PathLike[str]], lengths: tuple[int, int] | None = None, model: str | None = None
+) -> Evidence:
     """Read all result folders in `folders`, at any depth, and keep one workload: that of most layouts.
 
     Args:
         lengths: (ISL, OSL) of the workload, where it is not to be that of most layouts.
+        model: as the folders' names have it, where it is not to be that of most layouts.
 
     Raises:
-        ResultError: a folder is missing, or no result folder in them can be read or is of `lengths`.
+        ResultError: a folder is missing, or no result folder in them can be read or is of `lengths` and `model`.
     """
     sources, unread = [], []
     given, files = folders_among(folders)
@@ -104,11 +109,13 @@ def read_evidence(folders: Sequence[str | os.PathLike[str]], lengths: tuple[int,
             unread.append(str(error))
     by_workload = defaultdict(list)
     for source in sources:
-        if lengths is None or (source.arm.run.isl, source.arm.run.osl) == lengths:
+        fits = lengths is None or (source.arm.run.isl, source.arm.run.osl) == lengths
+        if fits and model in (None, source.arm.run.model):
             by_workload[source.workload].append(source)
     if not by_workload:
-        asked = f" of {lengths[0]}:{lengths[1]}" if lengths else ""
-        reason = f": {unread[0]}" if unread else ""
+        asked = (f" of {model}" if model else "") + (f" of {lengths[0]}:{lengths[1]}" if lengths else "")
+        have = ", ".join(sorted({_workload_words(source) for source in sources}))
+        reason = f" (there are: {have})" if have else f": {unread[0]}" if unread else ""
         raise ResultError(f"{', '.join(map(str, folders))}: no result folder{asked} that can be read{reason}")
     workload, kept = max(by_workload.items(), key=lambda item: len({source.arm.layout for source in item[1]}))
     others = [source.name for source in sources if source not in kept]
@@ -116,6 +123,10 @@ def read_evidence(folders: Sequence[str | os.PathLike[str]], lengths: tuple[int,
     node = max(source.arm.gpus_per_node for source in kept)  # else arms of smaller nodes would seem to do less
     kept = [replace(source, levels=per_node_of(source.levels, node)) for source in kept]
     return Evidence(workload, kept, found, others, unread)
+
+
+def _workload_words(source: Source) -> str:
+    return f"{source.arm.run.model} {source.arm.run.isl}:{source.arm.run.osl}"
 
 
 def result_folders(folder: Path, unread: list[str]) -> Iterator[Path]:

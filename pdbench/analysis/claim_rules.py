@@ -1,7 +1,7 @@
 """Apply the rules by which claims are checked: what is compared, and when a comparison is as claimed."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -36,11 +36,15 @@ class Point:
         at: where it was made: a level, a latency or a range of throughput.
         true: whether it is as claimed.
         values: by arm, what was compared; of a range, the share of it in which the arm is best.
+        shares: whether the values are such shares.
+        exact: whether it is as claimed without the tolerance, too.
     """
 
     at: str
     true: bool
     values: dict[str, float]
+    shares: bool = False
+    exact: bool = True
 
 
 def judge(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
@@ -52,7 +56,13 @@ def judge(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
     """
     asked = [claim.metric] + [claim.latency] * claim.by_latency  # with one output token there is no TPOT
     known = {arm: rows.dropna(subset=asked) for arm, rows in arms.items()}
-    return globals()[f"_{claim.rule}"](claim, {arm: rows for arm, rows in known.items() if len(rows)})
+    known = {arm: rows for arm, rows in known.items() if len(rows)}
+    rule = globals()[f"_{claim.rule}"]
+    points = rule(claim, known)
+    if claim.rule == "about_equal":  # that is a claim about the tolerance
+        return points
+    exact = rule(claim.model_copy(update={"tolerance": 0.0}), known)
+    return [replace(point, exact=bool(other.true)) for point, other in zip(points, exact, strict=True)]
 
 
 def _order_by(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
@@ -147,7 +157,7 @@ def _best_by_regime(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
             if (width := min(until, high) - max(begin, low)) > 0:
                 shares[arm] = shares.get(arm, 0.0) + width / (high - low)
         at = f"{low:,.0f} to {high:,.0f} tokens/s" if low < high else f"from {low:,.0f} tokens/s on, which none attains"
-        points.append(Point(at, shares.get(regime.best, 0.0) > 0.5, shares))
+        points.append(Point(at, shares.get(regime.best, 0.0) > 0.5, shares, shares=True))
         if regime.reaches:
             rate = float(_medians(arms[regime.best])["request_throughput_per_node"].max())
             true = abs(rate - regime.reaches) <= claim.tolerance * regime.reaches

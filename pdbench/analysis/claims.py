@@ -6,6 +6,7 @@ an arm of the claim was not measured, `fails` where fewer are, `no-data` where n
 """
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,8 @@ from pdbench.manifest import Strict
 
 # Findings that a verdict does not turn on: it rests on medians, at levels that all its arms have.
 ASIDE = ("same results", "few requests", "missing levels", "name and manifest")
+# Throughput and TPOT of two runs of one published layout differ by 8 and 11% (the 95th of 100): this is about twice that.
+MOST_TOLERANCE = 0.2
 VERDICTS = ("holds", "partly", "fails", "no-data")
 # Columns of the tidy table that claims may be about.
 LATENCY = "((mean|median|p99)_(ttft|tpot|itl)|chunk_latency)_ms"
@@ -50,7 +53,7 @@ class Claim(Strict):
     latency: str = Field(default="median_tpot_ms", pattern=f"^{LATENCY}$")
     at: Literal["latencies", "levels", "low levels", "high levels"] = "levels"
     above: float = Field(default=0, ge=0, description="dominated_by: only where an arm attains this throughput")
-    tolerance: float = Field(default=0.03, ge=0, lt=1, description="smaller differences, as a share, do not count")
+    tolerance: float = Field(default=0.03, description="smaller differences do not count: a share, 0.03, or in percent, 3%")
 
     @field_validator("arms", "than", mode="after")
     @classmethod
@@ -58,6 +61,16 @@ class Claim(Strict):
         for text in [value] if isinstance(value, str) else value or []:
             Spec.parse(text)
         return value
+
+    @field_validator("tolerance", mode="before")
+    @classmethod
+    def _tolerance_is_small(cls, value):
+        percent = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value, re.ASCII) if isinstance(value, str) else None
+        share = float(percent[1]) / 100 if percent else value
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= MOST_TOLERANCE:
+            allowed = f"a share from 0 to {MOST_TOLERANCE:g}, or percent as in 3%"
+            raise ValueError(f"{value!r} is not {allowed}: more would hide that a claim is false")
+        return share
 
     @model_validator(mode="after")
     def _a_rule_has_what_it_needs(self):
@@ -119,6 +132,11 @@ class Verdict:
     warnings: list[Finding] = field(default_factory=list)
     refused: list[Finding] = field(default_factory=list)
 
+    @property
+    def within(self) -> int:
+        """Comparisons that are as claimed only within the tolerance."""
+        return sum(bool(point.true) and not point.exact for point in self.points)
+
     def as_json(self) -> dict[str, Any]:
         """Return `id`, `verdict` and `numbers`, and their evidence; what is not attained is null."""
         numbers = [
@@ -128,7 +146,8 @@ class Verdict:
         ]  # fmt: skip
         return {
             "id": self.claim.id, "verdict": self.verdict, "numbers": numbers, "says": self.claim.says,
-            "rule": RULES[self.claim.rule], "tolerance": self.claim.tolerance, "runs": self.runs, "missing": self.missing,
+            "rule": RULES[self.claim.rule], "tolerance": self.claim.tolerance, "only_within_tolerance": self.within,
+            "runs": self.runs, "missing": self.missing,
             "other_runs": [{"arm": arm, "folder": folder, "verdict": verdict} for arm, folder, verdict in self.others],
             "warnings": _findings_as_json(self.warnings), "refused": _findings_as_json(self.refused),
         }  # fmt: skip

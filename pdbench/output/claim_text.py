@@ -23,7 +23,10 @@ def print_verdicts(verdicts: Sequence[Verdict], evidence: Evidence) -> None:
     model, isl, osl, phase, kind = evidence.workload
     print(f"{len(evidence.sources)} result folders of {model}, {isl}:{osl} tokens, {phase}, by {kind}", end="")
     print(f"; {len(evidence.others)} of other workloads left out" if evidence.others else "")
-    print("of several runs of an arm the latest is taken that the audit does not put in doubt, archived ones last")
+    print(
+        "of several runs of an arm the latest is taken that the audit does not put in doubt; last those with replayed prompts,"
+    )
+    print("and archived ones")
     for reason in evidence.unread:
         print(wrapped("  not read: ", reason))
     for verdict in verdicts:
@@ -35,12 +38,13 @@ def print_verdicts(verdicts: Sequence[Verdict], evidence: Evidence) -> None:
 def _print_verdict(of: Verdict) -> None:
     claim = of.claim
     print(wrapped("", f"{of.verdict.upper()} {claim.id}: {claim.says}"))
-    print(wrapped("    ", f"{claim.rule}: {RULES[claim.rule]} ({claim.metric}, tolerance {claim.tolerance:.0%})"))
+    print(wrapped("    ", f"{claim.rule}: {RULES[claim.rule]} ({claim.metric}, tolerance {100 * claim.tolerance:g}%)"))
     for point in of.points:
-        values = ", ".join(f"{arm} {_value(value)}" for arm, value in point.values.items())
+        values = ", ".join(f"{arm} {f'{value:.0%}' if point.shares else number(value)}" for arm, value in point.values.items())
         print(wrapped(f"    {'yes' if point.true else 'NO':3}  ", f"{point.at}: {values}"))
     true = sum(point.true for point in of.points)
-    print(f"    {true} of {len(of.points)} as claimed" if of.points else "    nothing to compare")
+    only = f", {of.within} of them only within the tolerance" if of.within else ""
+    print(f"    {true} of {len(of.points)} as claimed{only}" if of.points else "    nothing to compare")
     if of.missing:
         print(wrapped("    ", f"no run that could be taken: {', '.join(of.missing)}"))
     shown = {arm for point in of.points for arm in point.values}
@@ -69,8 +73,3 @@ def _run(folder: str) -> str:
     """The name that was given to a run, after the folder in which it lies: the workload is the same for all."""
     path = Path(os.path.abspath(folder))
     return f"{path.parent.name}/{RunName.parse(path.name).name}"
-
-
-def _value(value: float) -> str:
-    """A share of a range is at most 1; latencies and throughputs are above."""
-    return f"{value:.0%}" if value <= 1 else number(value)
