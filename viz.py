@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     from pdbench.read.level_file import ResultError
 
     goodput = per_request(args.sla or ())
-    details = bool(args.sla or args.export or args.report or args.show_stalls or args.figure in OF_REQUESTS)
+    details = bool(args.sla or args.export or args.report or args.audit or args.show_stalls or args.figure in OF_REQUESTS)
     decide = args.show_decision or args.sla or args.gpu_hour_price
     try:
         study = answers.read(args, goodput, details)

@@ -5,6 +5,7 @@ then installs no handler of its own, and bash cannot trap the signal.
 """
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STATUS = 130  # as shells report a command that SIGINT ended
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNREAD = 141  # and one that SIGPIPE did
 
 
@@ -26,7 +28,7 @@ def interruptible() -> None:
 def run(main: Callable[[], int | None], name: str) -> int | None:
     """Run a script's `main` and return its status; when a signal ends it, say so in one line that begins with `name`.
 
-    Where nobody reads its output any more, as after `| head`, it ends without a word.
+    Where nobody reads its output any more, as after `| head`, it ends without a word; where there is no room for it, in a line.
     """
     interruptible()
     try:
@@ -40,6 +42,12 @@ def run(main: Callable[[], int | None], name: str) -> int | None:
         if not _is_unread():
             raise  # another pipe
         return UNREAD
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"{name}: error: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+        _write_nowhere()
+        return 2
 
 
 def _is_unread() -> bool:
@@ -48,8 +56,13 @@ def _is_unread() -> bool:
     asked.register(sys.stdout.fileno(), select.POLLOUT)
     if not any(event & select.POLLERR for _, event in asked.poll(0)):
         return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _write_nowhere()
     return True
+
+
+def _write_nowhere() -> None:
+    """Let what is left of our output go nowhere: Python writes it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

@@ -96,7 +96,7 @@ def plot(study: Study, args: argparse.Namespace, path: Path) -> None:
     table, view = study.table, view_of(args)
     left_out = figures.left_out(table, view, args.most_arms)
     table = table[~table["arm"].isin(left_out)]
-    figures.save(figures.draw(table, view, study), path)
+    figures.save(figures.draw(_without_formulas(table), view, study), path)
     print(f"{path}: {table['arm'].nunique()} arms, {len(table)} measurements")
     if left_out:
         print(f"  left out: {some(left_out)}, which are farther from the Pareto frontier;")
@@ -108,6 +108,11 @@ def plot(study: Study, args: argparse.Namespace, path: Path) -> None:
     without = table.loc[table["median_tpot_ms"].isna(), "arm"].unique()
     if len(without):
         print(f"  one output token per request, so no TPOT: {', '.join(without)}")
+
+
+def _without_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with names that Matplotlib does not set as formulas: `$` begins one."""
+    return table.assign(**{name: table[name].str.replace("$", r"\$", regex=False) for name in ("arm", "model")})
 
 
 def some(names: list[str], most: int = 6) -> str:

@@ -240,6 +240,28 @@ def test_a_report_that_cannot_be_written_is_one_line(good, capsys, tmp_path, mon
     assert f"{tmp_path / 'a.html'}: No space left on device" in fails(capsys, "--report", tmp_path / "a.html", "--exps", good)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_under_the_output_is_one_line(good):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, ROOT / "viz.py", "--show-tables", "--exps", good]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (2, "viz.py: error: standard output: No space left on device\n")
+
+
+def test_a_name_that_looks_like_a_formula_is_drawn_as_it_is(tmp_path, monkeypatch, write_folder, level_content):
+    monkeypatch.chdir(tmp_path)
+    names = (rf"tiny_itl100_otl11_mixed_2xtp1_{word}" for word in (r"$\foo$", "$b"))
+    folders = [str(write_folder(tmp_path, name, {"conc4.json": level_content(4)})) for name in names]
+    viz.main(["--plot-path", "a.svg", "--exps", *folders])  # once a traceback of Matplotlib
+    assert r"2xtp1 $\foo$" in (drawn := Path("a.svg").read_text("utf-8")) and "2xtp1 $b" in drawn
+
+
+def test_the_audit_compares_summaries_with_requests(tmp_path, write_folder, level_content, capsys):
+    content = level_content(4, detailed=True) | {"median_ttft_ms": 1.0}
+    folder = write_folder(tmp_path, OTHER, {"conc4.json": content})
+    assert "median_ttft_ms is 1, but by the requests' own times it is 50" in fails(capsys, "--audit", "--exps", folder)
+
+
 # -- spellings of the public study --
 
 
