@@ -24,6 +24,7 @@ TOKENS = ("input", "output", "total")
 DETAILS = ("input_lens", "output_lens", "ttfts", "itls", "start_times", "generated_texts", "errors")  # in the client's order
 # Bytes at the beginning and at the end of a level's file that hold all that is not a detail.
 EDGE = 1 << 14
+ASK_FOR = "measure with --percentile-metrics ttft,tpot,itl --metric-percentiles 99"
 DETAILS_BEGIN = b'"input_lens": ['
 
 
@@ -269,6 +270,8 @@ def _latencies(content: dict[str, Any], osl: int) -> dict[str, float]:
         for statistic in STATISTICS:
             key = f"{statistic}_{metric}_ms"
             defined = osl > 1 or metric == "ttft"
+            if key not in content:
+                raise ValueError(f"{key} is missing: {ASK_FOR}")
             number = _number(content, key, positive=defined and statistic == "median" and metric != "itl")
             latencies[key] = number if defined else math.nan
         for key in (f"p90_{metric}_ms", f"p95_{metric}_ms"):  # there only if the client was asked for them

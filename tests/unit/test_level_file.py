@@ -193,3 +193,18 @@ def test_whatever_a_file_holds_a_row_has_finite_numbers(tmp_path, write_folder, 
         rests_on_details = numbers.index.str.match("served_share|tokens_per_piece|p90_|p95_")
         assert all(math.isfinite(value) and value >= 0 for value in numbers[~rests_on_details])
         assert all(not value < 0 for value in numbers[rests_on_details]), "NaN where the details are not there"
+
+
+@pytest.mark.parametrize("key", ["p99_ttft_ms", "mean_itl_ms", "std_tpot_ms"])
+def test_a_statistic_that_was_not_asked_for_says_how_to(tmp_path, write_folder, level_content, key):
+    content = level_content(4)
+    del content[key]
+    folder = write_folder(tmp_path, COLLOCATED, {"conc4.json": content})
+    with pytest.raises(ResultError, match=f"{key} is missing: measure with --percentile-metrics ttft,tpot,itl --metric-perc"):
+        read_results([folder])
+
+
+def test_requests_per_second_must_follow_from_the_counts(tmp_path, write_folder, level_content):
+    folder = write_folder(tmp_path, COLLOCATED, {"conc4.json": level_content(4) | {"request_throughput": 12.0}})
+    with pytest.raises(ResultError, match="request_throughput is 12, but requests / duration is 10"):
+        read_results([folder])

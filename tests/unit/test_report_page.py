@@ -127,6 +127,14 @@ def test_hovering_tells_arm_level_metrics_and_repeats(page):
         assert words in reported
 
 
+def test_no_button_sends_the_chart_away(page):
+    """plotly.js 4 has `Share chart...`, which opens all of it at cloud.plotly.com."""
+    page.locator("#chart").hover()
+    titles = page.locator("#chart .modebar-btn").evaluate_all("all => all.map(one => one.getAttribute('data-title') || '')")
+    assert titles and not [title for title in titles if "share" in title.lower() or "cloud" in title.lower()]
+    assert page.evaluate("chart._context.plotlyServerURL") == "" and not page.evaluate("chart._context.showSendToCloud")
+
+
 def test_tables_sort_by_mouse_and_keyboard(page):
     header = page.locator("#measurements th").filter(has_text="conc.")
     assert header.get_attribute("aria-sort") == "none"
