@@ -7,7 +7,6 @@ of 1, is noise.
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from pdbench.analysis import repeats
 from pdbench.analysis.decision import WORKLOAD
@@ -64,7 +63,11 @@ def _compare(bare: pd.DataFrame, ray: pd.DataFrame) -> dict[str, float | bool]:
         without, beside = bare[column].to_numpy(), ray[column].to_numpy()
         found |= {f"{column}_bare": float(np.mean(without)), f"{column}_ray": float(np.mean(beside))}
         if column == RATE:
-            at, ends, none = float(stats.gmean(beside) / stats.gmean(without)), repeats.of_ratio(beside, without), 1.0
+            at, ends, none = (
+                float(np.exp(np.mean(np.log(beside)) - np.mean(np.log(without)))),
+                repeats.of_ratio(beside, without),
+                1.0,
+            )
         else:
             at, ends, none = float(np.mean(beside) - np.mean(without)), repeats.of_difference(beside, without), 0.0
         name = DIFFERENCES.get(column, RATIO)

@@ -13,7 +13,6 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 CONFIDENCE = 0.95
 EQUIVALENT = 0.9  # two one-sided tests at 5% each
@@ -28,7 +27,7 @@ def of_mean(values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE
     """Return Student's interval of the mean of values, shape (n,); NaN where n is below three."""
     if len(values) < MIN_REPEATS:
         return NONE
-    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values))
+    half = _student(len(values) - 1, confidence) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
@@ -38,6 +37,8 @@ def of_difference(ours: np.ndarray, theirs: np.ndarray, confidence: float = CONF
         return NONE
     if not np.ptp(ours) and not np.ptp(theirs):
         return (float(ours[0] - theirs[0]),) * 2
+    from scipy import stats
+
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # repeats of one arm that are all equal
         low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(confidence)
     return float(low), float(high)
@@ -92,9 +93,20 @@ def of_ratios(values: Mapping[str, np.ndarray], over: Collection[str] | None = N
     return found
 
 
+# SciPy is imported where it is needed only: that takes a second, and without repeats there is no interval.
+@lru_cache
+def _student(freedom: int, confidence: float) -> float:
+    """The end of Student's t on both sides of which the rest of the confidence is."""
+    from scipy import stats
+
+    return float(stats.t.ppf((1 + confidence) / 2, freedom))
+
+
 @lru_cache
 def _studentized_range(arms: int, freedom: int) -> float:
     """Its 95th percentile; not by scipy.stats.tukey_hsd, which integrates a p-value for each pair: a minute for 100 arms."""
+    from scipy import stats
+
     return float(stats.studentized_range.ppf(CONFIDENCE, arms, freedom))
 
 
