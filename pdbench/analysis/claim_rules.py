@@ -2,16 +2,18 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
 from pdbench.analysis import repeats
-from pdbench.analysis.frontier import Curve, crossovers, curves
+from pdbench.analysis.frontier import Curve, attainable, crossovers
 
 # At this number of latencies, evenly spaced over what all arms (best_of: the first) were measured at.
 LATENCIES = 5
+RATE = "request_throughput_per_node"
 # At most this share of the other's.
 FAR_BELOW = 0.5
 
@@ -54,15 +56,41 @@ def judge(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
         claim: of `claims.Claim`.
         arms: rows of the tidy table by arm, as the claim names them; arms without results are absent.
     """
-    asked = [claim.metric] + [claim.latency] * claim.by_latency  # with one output token there is no TPOT
-    known = {arm: rows.dropna(subset=asked) for arm, rows in arms.items()}
-    known = {arm: rows for arm, rows in known.items() if len(rows)}
+    asked = (claim.metric, *[claim.latency] * claim.by_latency)  # with one output token there is no TPOT
+    columns = tuple(dict.fromkeys((claim.metric, claim.latency, RATE)))
+    known = {arm: _levels(_Same(rows), asked, columns) for arm, rows in arms.items()}
+    known = {arm: levels for arm, levels in known.items() if len(levels)}
+    if claim.rule == "about_equal":  # that is a claim about the tolerance, and about repeats
+        return _about_equal(claim, known, arms)
     rule = globals()[f"_{claim.rule}"]
     points = rule(claim, known)
-    if claim.rule == "about_equal":  # that is a claim about the tolerance
-        return points
     exact = rule(claim.model_copy(update={"tolerance": 0.0}), known)
     return [replace(point, exact=bool(other.true)) for point, other in zip(points, exact, strict=True)]
+
+
+class _Same:
+    """A frame as a key of a cache: equal to itself only."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self.frame = frame
+
+    def __hash__(self) -> int:
+        return id(self.frame)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.frame is other.frame
+
+
+# Of many runs of an arm each is judged in its place, beside the same runs of the others.
+@lru_cache(maxsize=10_000)
+def _levels(rows: _Same, asked: tuple[str, ...], columns: tuple[str, ...]) -> pd.DataFrame:
+    """Levels at which what is asked is known, ascending, each the median of its repeats."""
+    return rows.frame[["level", *columns]].dropna(subset=list(asked)).groupby("level").median()
+
+
+@lru_cache(maxsize=10_000)
+def _curve(levels: _Same, latency: str, metric: str) -> Curve:
+    return attainable("", *levels.frame[[latency, metric]].to_numpy().T)
 
 
 def _order_by(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
@@ -91,7 +119,7 @@ def _dominated_by(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
     other = _curves(claim, arms, [claim.than])[claim.than]
     points = []
     for arm in claim.arms:
-        for level, row in _medians(arms[arm]).iterrows() if arm in arms else ():
+        for level, row in arms[arm].iterrows() if arm in arms else ():
             ours, theirs = row[claim.metric], other.throughput_at(row[claim.latency])
             if ours >= claim.above:
                 true = theirs >= (1 - claim.tolerance) * ours  # NaN: the other was never as fast
@@ -113,20 +141,20 @@ def _best_of(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
     return points
 
 
-def _about_equal(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
+def _about_equal(claim, arms: dict[str, pd.DataFrame], rows: dict[str, pd.DataFrame]) -> list[Point]:
     if not set(claim.arms) <= set(arms):
         return []
     return [
-        Point(at, _alike(claim, at, arms, a, b), {first: a, second: b})
+        Point(at, _alike(claim, at, rows, a, b), {first: a, second: b})
         for at, values in _compared(claim, arms, claim.arms)
         for (first, a), (second, b) in [values.items()]
     ]  # fmt: skip
 
 
-def _alike(claim, at: str, arms: dict[str, pd.DataFrame], a: float, b: float) -> bool:
-    """Whether two arms are alike; `a` and `b` are their medians there."""
-    rows = [arms[arm] for arm in claim.arms]
-    repeated = [of.loc[of["level"].map("{:g}".format) == at, claim.metric].to_numpy() for of in rows]
+def _alike(claim, at: str, rows: dict[str, pd.DataFrame], a: float, b: float) -> bool:
+    """Whether two arms are alike, by the repeats among their rows; `a` and `b` are their medians there."""
+    known = [rows[arm].dropna(subset=[claim.metric]) for arm in claim.arms]
+    repeated = [of.loc[of["level"].map("{:g}".format) == at, claim.metric].to_numpy() for of in known]
     if claim.at == "latencies" or min(map(len, repeated)) < repeats.MIN_REPEATS:
         return abs(a - b) <= claim.tolerance * max(a, b)
     return repeats.alike(*map(np.log, repeated), margin=claim.tolerance)
@@ -159,7 +187,7 @@ def _best_by_regime(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
         at = f"{low:,.0f} to {high:,.0f} tokens/s" if low < high else f"from {low:,.0f} tokens/s on, which none attains"
         points.append(Point(at, shares.get(regime.best, 0.0) > 0.5, shares, shares=True))
         if regime.reaches:
-            rate = float(_medians(arms[regime.best])["request_throughput_per_node"].max())
+            rate = float(arms[regime.best][RATE].max())
             true = abs(rate - regime.reaches) <= claim.tolerance * regime.reaches
             points.append(Point(f"most requests/s, {regime.reaches:g} claimed", true, {regime.best: rate}))
     return points
@@ -187,16 +215,12 @@ def _compared(claim, arms: dict[str, pd.DataFrame], names: list[str]) -> list[tu
         low, high = max(c.latency[0] for c in found.values()), min(c.latency[-1] for c in found.values())
         at = np.linspace(low, high, LATENCIES) if low <= high else []
         return [(f"{x:.2f} ms", {arm: float(found[arm].throughput_at(x)) for arm in names}) for x in at]
-    table = pd.DataFrame({arm: _medians(arms[arm])[claim.metric] for arm in names}).dropna()
-    third = math.ceil(len(table) / 3)
-    part = {"levels": table, "low levels": table.head(third), "high levels": table.tail(third)}[claim.at]
-    return [(f"{level:g}", row.to_dict()) for level, row in part.iterrows()]
-
-
-def _medians(rows: pd.DataFrame) -> pd.DataFrame:
-    """Levels, ascending, each the median of its repeats."""
-    return rows.groupby("level").median(numeric_only=True)
+    measured = {arm: arms[arm][claim.metric].to_dict() for arm in names}
+    shared = sorted(set.intersection(*map(set, measured.values())))
+    third = math.ceil(len(shared) / 3)
+    part = {"levels": shared, "low levels": shared[:third], "high levels": shared[len(shared) - third :]}[claim.at]
+    return [(f"{level:g}", {arm: measured[arm][level] for arm in names}) for level in part]
 
 
 def _curves(claim, arms: dict[str, pd.DataFrame], names: list[str]) -> dict[str, Curve]:
-    return curves(pd.concat([arms[arm].assign(arm=arm) for arm in names]), claim.latency, claim.metric)
+    return {arm: replace(_curve(_Same(arms[arm]), claim.latency, claim.metric), arm=arm) for arm in names}

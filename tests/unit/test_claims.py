@@ -473,3 +473,19 @@ def test_the_claims_of_our_own_results(experiment, verdicts):
     folders = sorted((ROOT / "bm_results").glob(f"*_h200x2_{experiment}_*"))
     found = claims.check(claims.load(ROOT / "configs/claims/h200x2.yaml"), read_evidence(folders))
     assert [verdict.verdict for verdict in found] == verdicts
+
+
+def test_with_repeats_an_equivalence_test_must_show_that_arms_are_about_equal(tmp_path, arm):
+    """Medians are 1% apart in both; of the second pair repeats differ so much that this shows nothing."""
+
+    def repeated(name, within, *tpots):
+        folder = arm(name, flat(tpots[0], tpots[0]), within=within)
+        for number, tpot in enumerate(tpots[1:], start=2):
+            for file in arm(f"{name}_{number}", flat(tpot, tpot), within="parts").iterdir():
+                (folder / f"{file.stem}_rep{number}.json").write_bytes(file.read_bytes())
+
+    equal = {"rule": "about_equal", "arms": ["1xtp2", "2xtp1"], "metric": "median_tpot_ms", "tolerance": 0.05}
+    for within, spread, verdict in (("close", 0.01, "holds"), ("wide", 2.0, "fails")):
+        repeated("1xtp2", within, 10 - spread, 10, 10 + spread)
+        repeated("2xtp1", within, 10.1 - spread, 10.1, 10.1 + spread)
+        assert judged(tmp_path, within, **equal).verdict == verdict
