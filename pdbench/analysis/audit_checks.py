@@ -77,12 +77,6 @@ def sources_of(study: Study) -> list[Source]:
     return [Source(f.arm, f.manifest, rows[name].set_axis(range(len(rows[name])))) for name, f in study.folders.items()]
 
 
-def source_of(folder: Folder, rows: pd.DataFrame) -> Source:
-    """Read what a folder holds for the audit; `rows` are its rows of the tidy table."""
-    levels = rows.assign(**_of_files(folder)).sort_values("date", kind="stable", ignore_index=True)
-    return Source(folder.arm, folder.manifest, levels)
-
-
 def _of_files(folder: Folder) -> dict[str, list[Any]]:
     """What `Source.levels` has beside the tidy table, in the table's order."""
     manifest = folder.manifest

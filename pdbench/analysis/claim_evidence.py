@@ -10,7 +10,7 @@ from typing import Any
 
 from pdbench.analysis import audit
 from pdbench.analysis.audit import Finding, findings
-from pdbench.analysis.audit_checks import Source, source_of
+from pdbench.analysis.audit_checks import Source, sources_of
 from pdbench.layout import Layout
 from pdbench.read.folder import check_folder, folders_among, left_out_words
 from pdbench.read.level_file import ResultError, naming
@@ -98,15 +98,11 @@ def read_evidence(
     Raises:
         ResultError: a folder is missing, or no result folder in them can be read or is of `lengths` and `model`.
     """
-    sources, unread = [], []
+    unread: list[str] = []
     given, files = folders_among(folders)
     unread += [left_out_words(files)] * bool(files)
-    for folder in {os.path.realpath(path): path for top in given for path in result_folders(top, unread)}.values():
-        try:
-            study = read_study([folder], details=False)
-            sources.append(source_of(study.folders[str(folder)], study.table))
-        except ResultError as error:
-            unread.append(str(error))
+    paths = {os.path.realpath(path): path for top in given for path in result_folders(top, unread)}
+    sources = _read(list(paths.values()), unread)
     by_workload = defaultdict(list)
     for source in sources:
         fits = lengths is None or (source.arm.run.isl, source.arm.run.osl) == lengths
@@ -119,10 +115,22 @@ def read_evidence(
         raise ResultError(f"{', '.join(map(str, folders))}: no result folder{asked} that can be read{reason}")
     workload, kept = max(by_workload.items(), key=lambda item: len({source.arm.layout for source in item[1]}))
     others = [source.name for source in sources if source not in kept]
-    found = findings(sources)
     node = max(source.arm.gpus_per_node for source in kept)  # else arms of smaller nodes would seem to do less
-    kept = [replace(source, levels=per_node_of(source.levels, node)) for source in kept]
-    return Evidence(workload, kept, found, others, unread)
+    kept = [source if _is_of(source, node) else replace(source, levels=per_node_of(source.levels, node)) for source in kept]
+    return Evidence(workload, kept, findings(sources), others, unread)
+
+
+def _read(folders: list[Path], unread: list[str]) -> list[Source]:
+    """Read folders at once; `unread` takes why one cannot be read."""
+    try:
+        return sources_of(read_study(folders, details=False, unreadable=unread))
+    except ResultError:  # none can
+        return []
+
+
+def _is_of(source: Source, node: int) -> bool:
+    """Whether its throughput per node is of nodes of this size."""
+    return bool((source.levels["gpus_per_node"] == node).all())
 
 
 def _workload_words(source: Source) -> str:
