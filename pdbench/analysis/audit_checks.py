@@ -229,12 +229,11 @@ def _replays(source: Source) -> tuple[list[str], list[str]]:
 
 
 def _cold(source: Source) -> Iterator[tuple[str, str]]:
-    if len(source.levels) < 2:
+    mean, median = (source.levels[f"{name}_ttft_ms"].iloc[0] for name in ("mean", "median"))
+    if len(source.levels) < 2 or not mean >= COLD * median:
         return
-    names = ("stem", "level", "mean_ttft_ms", "median_ttft_ms", "p99_ttft_ms")  # whole rows of many types are slow to take
-    first, second = ({name: source.levels[name].iloc[i] for name in names} for i in (0, 1))
-    mean, median = first["mean_ttft_ms"], first["median_ttft_ms"]
-    if mean >= COLD * median and second["level"] > first["level"] and mean > second["mean_ttft_ms"]:
+    first, second = source.levels.iloc[0], source.levels.iloc[1]
+    if second["level"] > first["level"] and mean > second["mean_ttft_ms"]:
         slow = f"{first['stem']}, the first level measured: TTFT has a median of {median:,.0f}, a mean of {mean:,.0f} and"
         p99, later = f"a p99 of {first['p99_ttft_ms']:,.0f} ms", f"{second['mean_ttft_ms']:,.0f}"
         yield "cold start", f"{slow} {p99}; the mean of {second['stem']} is {later}"
