@@ -85,7 +85,8 @@ class _Same:
 @lru_cache(maxsize=10_000)
 def _levels(rows: _Same, asked: tuple[str, ...], columns: tuple[str, ...]) -> pd.DataFrame:
     """Levels at which what is asked is known, ascending, each the median of its repeats."""
-    return rows.frame[["level", *columns]].dropna(subset=list(asked)).groupby("level").median()
+    known = rows.frame[["level", *columns]].dropna(subset=list(asked))
+    return known.set_index("level").sort_index() if known["level"].is_unique else known.groupby("level").median()
 
 
 @lru_cache(maxsize=10_000)
