@@ -56,7 +56,7 @@ def in_clients_words(content: dict[str, Any]) -> dict[str, Any]:
 
 def _latencies(content: dict[str, Any], single: bool) -> dict[str, float]:
     """Every statistic in ms; 0, as the client has it, of what a single output token does not have."""
-    found = {}
+    found: dict[str, float] = {}
     for theirs, ours in METRICS.items():
         if single and ours != "ttft":
             found |= {f"{statistic}_{ours}_ms": 0.0 for statistic in STATISTICS.values()}
