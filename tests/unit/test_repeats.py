@@ -79,6 +79,14 @@ def test_many_equal_arms_seldom_have_a_false_winner():
     assert wrong <= 20
 
 
+def test_ratios_over_some_arms_are_those_of_all_pairs():
+    rng = np.random.default_rng(3)
+    values = {arm: rng.uniform(1, 2, 4) for arm in "abcd"}
+    every = repeats.of_ratios(values)
+    assert repeats.of_ratios(values, {"b"}) == {pair: ends for pair, ends in every.items() if pair[0] == "b"}
+    assert len(every) == 12
+
+
 # -- alike --
 
 
