@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdbench.analysis.audit_checks import MIN_SAMPLES, Source, checked, sources_of
+from pdbench.analysis.audit_checks import MIN_SAMPLES, checked
+from pdbench.analysis.audit_source import Source, sources_of
 from pdbench.read.results import Study
 
 # Of every kind of finding: why it matters, and what to do.

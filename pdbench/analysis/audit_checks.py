@@ -3,18 +3,13 @@
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
-from pdbench.analysis.audit_mixed import ASKED, CLIENT_KEYS, mixed
-from pdbench.layout import Layout, Pool
-from pdbench.manifest import LevelRecord, Manifest
+from pdbench.analysis.audit_mixed import mixed
+from pdbench.analysis.audit_source import Source
+from pdbench.layout import Layout
 from pdbench.read.laws import SERVED
-from pdbench.read.level_file import digest_of
-from pdbench.read.results import Arm, Folder, Study
-from pdbench.workload import phase_lengths
 
 # A first level is cold where a few requests waited for what later ones found ready: their mean is far above their
 # median, and above that of the next level although that had more load.
@@ -29,75 +24,6 @@ SATURATING = 4
 NOISE = 0.05
 # By how much a TPOT may lie outside those of the arms with fewer and with more prefill replicas.
 ODD = 0.2
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A result folder as the audit sees it.
-
-    Attributes:
-        levels: its rows of the tidy table in the order measured, with stem, date, seed, launched, and, of the file,
-            keys (those of `CLIENT_KEYS` in it), asked (values of `ASKED`), digest (of its summary: copies share it, also where
-            white space or details differ) and recorded (the manifest's; the same where it has none, None without a record).
-    """
-
-    arm: Arm
-    manifest: Manifest | None
-    levels: pd.DataFrame
-
-    @property
-    def name(self) -> str:
-        return str(self.arm.folder)
-
-    @property
-    def osl(self) -> int:
-        """Output tokens of a request."""
-        return phase_lengths(self.arm.run.phase, self.arm.run.isl, self.arm.run.osl)[1]
-
-    @property
-    def prefill(self) -> Pool:
-        """The replicas that compute prompts."""
-        return self.arm.layout.prefill or self.arm.layout.decode
-
-    @property
-    def workload(self) -> tuple:
-        """What arms that are compared have in common."""
-        run = self.arm.run
-        return run.model, run.isl, run.osl, run.phase, self.levels["kind"].iloc[0]
-
-
-def sources_of(study: Study) -> list[Source]:
-    """Return what result folders hold for the audit, in their order."""
-    files: dict[str, list[Any]] = defaultdict(list)
-    for folder in study.folders.values():
-        for name, values in _of_files(folder).items():
-            files[name] += values
-    table = pd.concat([study.table.reset_index(drop=True), pd.DataFrame(files)], axis=1)  # rows of both follow the folders
-    rows = dict(list(table.sort_values("date", kind="stable").groupby("folder", sort=False)))
-    return [Source(f.arm, f.manifest, rows[name].set_axis(range(len(rows[name])))) for name, f in study.folders.items()]
-
-
-def _of_files(folder: Folder) -> dict[str, list[Any]]:
-    """What `Source.levels` has beside the tidy table, in the table's order."""
-    manifest = folder.manifest
-    records = {record.level: record for record in manifest.levels} if manifest else {}
-    files = defaultdict(list)
-    for level, file in folder.levels.items():  # as the table has them
-        content, record = file.summary, records.get(level.stem)
-        files["stem"].append(level.stem)
-        files["seed"].append(_seed(content, record))
-        files["launched"].append(str(record.launched) if record else "")
-        files["keys"].append(frozenset(CLIENT_KEYS) & content.keys())
-        files["asked"].append({key: content.get(key) for keys in ASKED.values() for key in keys})
-        files["digest"].append(digest := digest_of(content))
-        fits = record and record.num_prompts == file.row["completed"]
-        files["recorded"].append((record.digest or digest if fits else "other requests") if record else None)
-    return files
-
-
-def _seed(content: dict[str, Any], record: LevelRecord | None) -> str:
-    """The seed of a level's prompts; empty where nobody knows it: the client does not write its `--seed`."""
-    return str(content.get("seed", record.seed if record else ""))
 
 
 Seen = Iterator[tuple[str, Iterable[Source], str]]  # kind, folders, what

@@ -2,20 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
+from pdbench.analysis.audit_source import ASKED, CLIENT_KEYS, Source
 from pdbench.manifest import Machine
 
-if TYPE_CHECKING:
-    from pdbench.analysis.audit_checks import Source
 
-# Keys that some versions of the bench client write and others do not (`failed`: from vLLM 0.11.1 on).
-CLIENT_KEYS = ("endpoint_type", "backend", "failed", "max_output_tokens_per_s", "max_concurrent_requests", "rtfx")
-# What the client was asked for, by the kind of finding that a difference is.
-ASKED = {"mixed clients": ("backend", "endpoint_type"), "mixed models": ("model_id",), "mixed loads": ("burstiness",)}
-
-
-def mixed(compared: list["Source"]) -> Iterator[tuple[str, Iterable["Source"], str]]:
+def mixed(compared: list[Source]) -> Iterator[tuple[str, Iterable[Source], str]]:
     """Yield (kind of finding, the folders that have the rarer values, what differs with its values).
 
     A setting of engines that only some manifests have is `default` in the others; of all else, nothing is known there.
@@ -34,7 +26,7 @@ def mixed(compared: list["Source"]) -> Iterator[tuple[str, Iterable["Source"], s
                 yield kind, [source for _, having in rare[:-1] for source in having], f"{what}: {counts}"
 
 
-def _versions(source: "Source") -> dict[str, str]:
+def _versions(source: Source) -> dict[str, str]:
     """Return everything that a folder records of the stack."""
     keys = set.intersection(*map(set, source.levels["keys"]))
     found = {f"the client's key {key}": "present" if key in keys else "absent" for key in CLIENT_KEYS}
@@ -55,13 +47,13 @@ def _machines(role: str, machines: list[Machine]) -> dict[str, str]:
     return {name: " and ".join(sorted(versions)) for name, versions in seen.items()}
 
 
-def _engines(source: "Source") -> dict[str, str]:
+def _engines(source: Source) -> dict[str, str]:
     deployment = source.manifest.deployment if source.manifest else None
     return deployment.engine_settings if deployment else {}
 
 
-def _asked(kind: str) -> Callable[["Source"], dict[str, str]]:
-    def of(source: "Source") -> dict[str, str]:
+def _asked(kind: str) -> Callable[[Source], dict[str, str]]:
+    def of(source: Source) -> dict[str, str]:
         found = {key: sorted({str(asked.get(key)) for asked in source.levels["asked"]} - {"None"}) for key in ASKED[kind]}
         if kind == "mixed loads" and source.levels["kind"].iloc[0] == "request-rate":
             found |= {f"requests at {row.level:g}/s": [str(row.completed)] for row in source.levels.itertuples()}
@@ -70,6 +62,6 @@ def _asked(kind: str) -> Callable[["Source"], dict[str, str]]:
     return of
 
 
-FACTS: dict[str, Callable[["Source"], dict[str, str]]] = {
+FACTS: dict[str, Callable[[Source], dict[str, str]]] = {
     "mixed versions": _versions, "mixed engines": _engines, **{kind: _asked(kind) for kind in ASKED},
 }  # fmt: skip

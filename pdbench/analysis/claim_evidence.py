@@ -10,7 +10,7 @@ from typing import Any
 
 from pdbench.analysis import audit
 from pdbench.analysis.audit import Finding, findings
-from pdbench.analysis.audit_checks import Source, sources_of
+from pdbench.analysis.audit_source import Source, sources_of
 from pdbench.layout import Layout
 from pdbench.read.folder import check_folder, folders_among, left_out_words
 from pdbench.read.level_file import ResultError, naming

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pdbench import configs
 from pdbench.analysis.audit import Finding
-from pdbench.analysis.audit_checks import Source
+from pdbench.analysis.audit_source import Source
 from pdbench.analysis.claim_evidence import COPIES, DOUBTFUL, REFUTED, Evidence, Spec
 from pdbench.analysis.claim_rules import RULES, Point, judge
 from pdbench.manifest import Strict

@@ -1,0 +1,87 @@
+"""What the audit has of a result folder: its levels in the order measured, and what their files and records say."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from pdbench.layout import Pool
+from pdbench.manifest import LevelRecord, Manifest
+from pdbench.read.level_file import digest_of
+from pdbench.read.results import Arm, Folder, Study
+from pdbench.workload import phase_lengths
+
+# Keys that some versions of the bench client write and others do not (`failed`: from vLLM 0.11.1 on).
+CLIENT_KEYS = ("endpoint_type", "backend", "failed", "max_output_tokens_per_s", "max_concurrent_requests", "rtfx")
+# What the client was asked for, by the kind of finding that a difference is.
+ASKED = {"mixed clients": ("backend", "endpoint_type"), "mixed models": ("model_id",), "mixed loads": ("burstiness",)}
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A result folder as the audit sees it.
+
+    Attributes:
+        levels: its rows of the tidy table in the order measured, with stem, date, seed, launched, and, of the file,
+            keys (those of `CLIENT_KEYS` in it), asked (values of `ASKED`), digest (of its summary: copies share it, also where
+            white space or details differ) and recorded (the manifest's; the same where it has none, None without a record).
+    """
+
+    arm: Arm
+    manifest: Manifest | None
+    levels: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        return str(self.arm.folder)
+
+    @property
+    def osl(self) -> int:
+        """Output tokens of a request."""
+        return phase_lengths(self.arm.run.phase, self.arm.run.isl, self.arm.run.osl)[1]
+
+    @property
+    def prefill(self) -> Pool:
+        """The replicas that compute prompts."""
+        return self.arm.layout.prefill or self.arm.layout.decode
+
+    @property
+    def workload(self) -> tuple[Any, ...]:
+        """What arms that are compared have in common."""
+        run = self.arm.run
+        return run.model, run.isl, run.osl, run.phase, self.levels["kind"].iloc[0]
+
+
+def sources_of(study: Study) -> list[Source]:
+    """Return what result folders hold for the audit, in their order."""
+    files: dict[str, list[Any]] = defaultdict(list)
+    for folder in study.folders.values():
+        for name, values in _of_files(folder).items():
+            files[name] += values
+    table = pd.concat([study.table.reset_index(drop=True), pd.DataFrame(files)], axis=1)  # rows of both follow the folders
+    rows = dict(list(table.sort_values("date", kind="stable").groupby("folder", sort=False)))
+    return [Source(f.arm, f.manifest, rows[name].set_axis(range(len(rows[name])))) for name, f in study.folders.items()]
+
+
+def _of_files(folder: Folder) -> dict[str, list[Any]]:
+    """What `Source.levels` has beside the tidy table, in the table's order."""
+    manifest = folder.manifest
+    records = {record.level: record for record in manifest.levels} if manifest else {}
+    files: dict[str, list[Any]] = defaultdict(list)
+    for level, file in folder.levels.items():  # as the table has them
+        content, record = file.summary, records.get(level.stem)
+        files["stem"].append(level.stem)
+        files["seed"].append(_seed(content, record))
+        files["launched"].append(str(record.launched) if record else "")
+        files["keys"].append(frozenset(CLIENT_KEYS) & content.keys())
+        files["asked"].append({key: content.get(key) for keys in ASKED.values() for key in keys})
+        files["digest"].append(digest := digest_of(content))
+        fits = record and record.num_prompts == file.row["completed"]
+        files["recorded"].append((record.digest or digest if fits else "other requests") if record else None)
+    return files
+
+
+def _seed(content: dict[str, Any], record: LevelRecord | None) -> str:
+    """The seed of a level's prompts; empty where nobody knows it: the client does not write its `--seed`."""
+    return str(content.get("seed", record.seed if record else ""))
