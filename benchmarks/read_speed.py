@@ -92,6 +92,7 @@ def level(concurrency: int, speed: float, details: bool) -> dict[str, object]:
     content = {"date": "20251021-000022", "num_prompts": requests, "request_rate": "inf", "max_concurrency": concurrency}
     content |= {"duration": duration, "completed": requests, "failed": 0}
     content |= {"total_input_tokens": requests * ISL, "total_output_tokens": requests * OSL}
+    content |= {"request_throughput": requests / duration}
     content |= {"output_throughput": requests * OSL / duration, "total_token_throughput": requests * (ISL + OSL) / duration}
     if details:
         gaps, each = [[tpot / 1e3] * (OSL - 1)] * requests, (ttft + OSL * tpot) / 1e3

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from pdbench.keys import is_secret
-
 DEFAULT_URL = "http://127.0.0.1:8000"
 ENDPOINT = re.compile(r"/v1(/(completions|chat/completions|models))?$")
 # A line of launch_gptoss.py that run_experiment.py reads: from the start of the engines until they run.
@@ -18,6 +16,13 @@ ENGINES_LOADED = "engines loaded in {} s"
 # What a terminal or a browser obeys instead of showing it: control characters but for tab and newline, marks that turn the
 # direction of text around, line separators; and halves of characters, which are no UTF-8.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Ends the names of variables and options whose values are keys.
+_KEY = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+
+
+def is_secret(name: str) -> bool:
+    """Return whether a variable or option of this name may hold a key: such values are written nowhere."""
+    return bool(_KEY.search(name))
 
 
 class Parser(argparse.ArgumentParser):

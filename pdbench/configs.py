@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from pdbench.keys import is_secret
+from pdbench.cli import is_secret
 from pdbench.manifest import Strict, first_line
 from pdbench.model.kv_cache import KVCache, check_transferred
 from pdbench.model.shape import ShapeSpec

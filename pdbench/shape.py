@@ -1,4 +1,4 @@
-"""Make a model of a gpt-oss' shape: the command `python -m pdbench.shape`."""
+"""The command `python -m pdbench.shape`."""
 
 import sys
 from pathlib import Path

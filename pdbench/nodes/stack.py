@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 from packaging.version import Version
 
-from pdbench.keys import is_secret
+from pdbench.cli import is_secret
 from pdbench.layout import Layout
 from pdbench.manifest import Repository
 from pdbench.nodes.gpus import nvidia_smi

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from pdbench.cli import is_secret
 from pdbench.configs import HardwareConfig, ModelConfig, check_free, load_hardware, load_model, load_serve
-from pdbench.keys import is_secret
 from pdbench.layout import CONTROLS, MODES, Layout, Pool, placed_as
 from pdbench.network import ucx
 from pdbench.network.transport import Transport

@@ -92,7 +92,7 @@ def test_details_are_passed_over_where_nobody_asks(tmp_path, write_folder, level
     content = level_content(detailed=True, p90_ttft_ms=50.0)
     whole = read_one(write_folder, tmp_path, content)
     quick = read_one(write_folder, tmp_path, content, details=False)
-    rests_on_details = whole.index.str.match("tokens_per_piece|p95_ttft|p9[05]_(tpot|itl)")
+    rests_on_details = whole.index.str.match("tokens_per_piece|full_share|p95_ttft|p9[05]_(tpot|itl)")
     assert quick[~rests_on_details].equals(whole[~rests_on_details]) and quick["p90_ttft_ms"] == 50
     assert quick[rests_on_details].isna().all() and whole["p95_itl_ms"] == 10
     # What is passed over may be broken; what is left may not, and a failed request is seen.

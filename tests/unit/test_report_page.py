@@ -148,8 +148,8 @@ def test_tables_sort_by_mouse_and_keyboard(page):
 
 
 def test_what_is_not_known_sorts_last_either_way(page):
-    cells = "#decision tbody td:nth-child(4)"  # by how much the best is better, which itself has none
-    button = page.locator("#decision th button").nth(3)
+    cells = "#decision tbody td:nth-child(5)"  # by how much the best is better, which itself has none
+    button = page.locator("#decision th button").nth(4)
     for _ in range(2):
         button.click()
         assert texts(page, cells)[-1] == "-"
