@@ -37,15 +37,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         study = answers.read(args, goodput, details)
         table = study.table
-        compares = (
-            decide
-            or args.report
-            or args.show_stalls
-            or args.show_blocks
-            or args.show_overhead
-            or args.json
-            or args.figure == "heatmap"
-        )
+        compares = decide or args.report or args.json or args.show_stalls or args.show_blocks or args.show_overhead
+        compares = compares or args.figure == "heatmap"
         findings = audit(study) if args.audit or compares else []
         left_out = refuted(findings) if compares and not args.include_refuted else {}
         compared = study.without(left_out)

@@ -239,6 +239,12 @@ class Manifest(Strict):
         """Tokens (in, out) that each request really has."""
         return workload.phase_lengths(self.phase, self.isl, self.osl, bool(self.deployment and self.deployment.decode_bench))
 
+    @property
+    def transport_gates(self) -> list[Gate]:
+        """What UCX was seen to carry KV caches with: before measuring, and around each level, in this order."""
+        gates = [*(self.deployment.gates if self.deployment else []), *(gate for level in self.levels for gate in level.gates)]
+        return [gate for gate in gates if gate.name == "transport"]
+
     def deployment_of(self, record: LevelRecord | None) -> Deployment | None:
         """Return the deployment that a level was measured on; of older manifests, which kept one, the last."""
         known = [one for one in (self.deployment, *self.earlier) if one and record and one.launched == record.launched]

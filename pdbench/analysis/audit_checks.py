@@ -180,9 +180,8 @@ def _few_requests(source: Source) -> Iterator[tuple[str, str]]:
 def _transport(source: Source) -> Iterator[tuple[str, str]]:
     if not source.arm.layout.is_pd:
         return
-    deployment = source.manifest.deployment if source.manifest else None
-    gates = [gate for gate in deployment.gates if gate.name == "transport"] if deployment else []
-    if not deployment:
+    gates = source.manifest.transport_gates if source.manifest else []
+    if not (source.manifest and source.manifest.deployment):
         yield "transport not proved", "PD without a manifest"
     elif not gates:
         yield "transport not proved", "PD, and no transport gate in the manifest"

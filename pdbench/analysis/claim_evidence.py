@@ -61,8 +61,7 @@ class Evidence:
 
     def over_tcp(self, source: Source) -> bool:
         """Return whether UCX, or without it the name of the folder or of a copy of it, says TCP."""
-        deployment = source.manifest.deployment if source.manifest else None
-        if gates := [gate for gate in deployment.gates if gate.name == "transport"] if deployment else []:
+        if gates := source.manifest.transport_gates if source.manifest else []:
             return gates[-1].seen.startswith("tcp")
         names = {source.name}.union(*(f.folders for f in self.doubts(source, *COPIES)))
         return any("tcp" in re.split("[-_]", Path(name).name) for name in names)

@@ -328,6 +328,21 @@ def test_the_transport_is_proved_by_its_gate(arm, make_manifest, gates, reported
     assert [f.seen for f in audit(read_study([folder], details=False))] == ([reported] if reported else [])
 
 
+def test_a_levels_own_gate_proves_the_transport_too(arm, make_manifest, speed_record):
+    """As after run_bm.sh alone, without `python -m pdbench.gates` before it."""
+    manifest = make_manifest()
+    manifest.levels = [speed_record(f"conc{level}", 1.0) for level in LEVELS]
+    for record in manifest.levels:
+        record.gates, record.num_prompts = [gate(True)], 200
+    folder = arm("p1xtp2-d1xtp2", manifest=manifest)
+    assert found(folder) == []
+    manifest.levels[-1].gates = []
+    manifest.levels[0].gates, manifest.levels[1].gates = [gate(True)], [gate(False)]
+    manifest.write(folder)
+    kinds = [kind for kind, _ in found(folder)]
+    assert kinds == ["failed gate", "transport not proved"]
+
+
 def test_pd_without_a_manifest_proves_no_transport(arm):
     assert seen("transport not proved", arm("2xtp1"), arm("p1xtp1-d1xtp1")) == "PD without a manifest"
 
