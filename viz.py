@@ -23,7 +23,6 @@ def main(argv: list[str] | None = None) -> None:
     parser = build_parser(__doc__)
     args = parser.parse_args(argv)
     # Imported only now: --help and a wrong flag answer at once.
-    from pdbench.analysis.audit import audit, refuted
     from pdbench.analysis.intervals import level_intervals
     from pdbench.analysis.overhead import overheads
     from pdbench.analysis.stalls import stall_lines
@@ -37,12 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         study = answers.read(args, goodput, details)
         table = study.table
-        compares = decide or args.report or args.json or args.show_stalls or args.show_blocks or args.show_overhead
-        compares = compares or args.figure == "heatmap"
-        findings = audit(study) if args.audit or compares else []
-        left_out = refuted(findings) if compares and not args.include_refuted else {}
-        compared = study.without(left_out)
-        print(*answers.left_out_lines(table, left_out), sep="\n", end="\n" if left_out else "")
+        findings, left_out, compared = answers.audited(study, args)
         if args.export:
             export(table, args.export)
             print(f"{args.export}: {len(table)} rows, {len(table.columns)} columns")

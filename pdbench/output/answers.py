@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from pdbench.analysis import decision
-from pdbench.analysis.audit import Finding
+from pdbench.analysis.audit import Finding, audit, refuted
 from pdbench.analysis.frontier import LATENCIES
 from pdbench.cli import note
 from pdbench.files import write_atomically
@@ -40,11 +40,23 @@ def read(args: argparse.Namespace, sla: dict[str, float], details: bool) -> Stud
     return study
 
 
-def left_out_lines(table: pd.DataFrame, left_out: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return a line for each folder that comparisons leave out; `left_out` is of `audit.refuted`."""
-    arms = dict(zip(table["folder"], table["arm"], strict=True))
-    return [f"left out: {arms[folder]}: {', '.join(kinds)} (see --audit; --include-refuted compares it, too)"
-            for folder, kinds in left_out.items()]  # fmt: skip
+def audited(study: Study, args: argparse.Namespace) -> tuple[list[Finding], dict[str, list[str]], Study]:
+    """Audit where that is asked for or something is compared; print what comparisons leave out.
+
+    Returns:
+        The findings; what is left out, of `audit.refuted`; and the study without it.
+
+    Raises:
+        ResultError: nothing remains.
+    """
+    compares = args.show_decision or args.sla or args.gpu_hour_price or args.report or args.json or args.figure == "heatmap"
+    compares = compares or args.show_stalls or args.show_blocks or args.show_overhead
+    findings = audit(study) if args.audit or compares else []
+    left_out = refuted(findings) if compares and not args.include_refuted else {}
+    compared, arms = study.without(left_out), dict(zip(study.table["folder"], study.table["arm"], strict=True))
+    for folder, kinds in left_out.items():
+        print(f"left out: {arms[folder]}: {', '.join(kinds)} (see --audit; --include-refuted compares it, too)")
+    return findings, left_out, compared
 
 
 def show_decision(table: pd.DataFrame, args: argparse.Namespace) -> None:

@@ -21,7 +21,13 @@ def build_parser(description: str | None = None) -> Parser:
     """Build the parser of viz.py's options."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(prog="viz.py", description=description, formatter_class=raw, allow_abbrev=False)
-    add = parser.add_argument
+    for add in (_add_folders, _add_counting, _add_answers, _add_figures):
+        add(parser)
+    return parser
+
+
+def _add_folders(parser: Parser) -> None:
+    add = parser.add_argument_group("what is compared").add_argument
     add(
         "--exps",
         nargs="+",
@@ -32,6 +38,14 @@ def build_parser(description: str | None = None) -> Parser:
     )
     add("--skip-unreadable", action="store_true",
         help="leave out folders that cannot be read, and say why; without it the first one is an error")  # fmt: skip
+    add("--include-refuted", action="store_true",
+        help="compare also what is not what it is called, by the audit; else it is left out")  # fmt: skip
+    add("--gpus-per-node", type=positive, metavar="N",
+        help="GPUs per node (default: each manifest's number, or 8 without a manifest)")  # fmt: skip
+
+
+def _add_counting(parser: Parser) -> None:
+    add = parser.add_argument_group("what is counted").add_argument
     add("--latency-mode", choices=LATENCY_MODES, default="token",
         help="latency of the trade-off panel, from medians: TPOT, TTFT, or of the first chunk,"
         " TTFT + (chunk-1) x TPOT (default: %(default)s)")  # fmt: skip
@@ -41,11 +55,10 @@ def build_parser(description: str | None = None) -> Parser:
         help="throughput per node, that is x GPUs per node / GPUs of the layout (default: on)")  # fmt: skip
     add("--throughput-metric", choices=THROUGHPUT_METRICS, default="input",
         help="tokens counted (default: %(default)s)")  # fmt: skip
-    add("--log-latency", action="store_true", help="log scale for latencies")
-    add("--log-concurrency", action="store_true", help="log scale for concurrencies or request rates")
-    add("--show-itl", action="store_true", help="add p99 inter-token latency: shows decoding stalled by prefill")
-    # The name in older recipes; in run_bm.sh it is the input length.
-    add("--itl", dest="show_itl", action="store_true", help=argparse.SUPPRESS)
+
+
+def _add_answers(parser: Parser) -> None:
+    add = parser.add_argument_group("what is printed or written").add_argument
     add("--show-tables", action="store_true", help="print every measurement")
     add("--show-stalls", action="store_true", help="compare each PD arm's p99 inter-token latency with the collocated one")
     add("--show-intervals", action="store_true", help="95%% confidence intervals of every level, over its repeats")
@@ -54,8 +67,6 @@ def build_parser(description: str | None = None) -> Parser:
     add("--show-overhead", action="store_true",
         help="what Ray Serve adds to TTFT and TPOT, and takes from throughput, beside control arms without it")  # fmt: skip
     add("--audit", action="store_true", help="print what to know before believing these folders, and what to do about it")
-    add("--include-refuted", action="store_true",
-        help="compare also what is not what it is called, by the audit; else it is left out")  # fmt: skip
     add("--show-decision", action="store_true", help="which layout is best in which band of latency (see --latency-mode)")
     add("--sla", type=sla, metavar="tpot=MS,p99_ttft=MS,...",
         help="which layout is best within these bounds (medians unless a statistic is said), and what the others lack;"
@@ -65,22 +76,28 @@ def build_parser(description: str | None = None) -> Parser:
     add("--json", type=json_path, metavar="PATH",
         help="write the decision, the answer to --sla, the audit and the intervals as numbers; with --show-overhead and"
         " --show-blocks those too")  # fmt: skip
+    add("--report", type=html_path, metavar="PATH",
+        help="write one self-contained HTML file: decision, crossovers, interactive chart, tables, provenance")  # fmt: skip
+
+
+def _add_figures(parser: Parser) -> None:
+    add = parser.add_argument_group("what is drawn").add_argument
     add("--plot", action="store_true", help="draw the figure; the default where nothing else is asked for")
     add("--plot-path", type=figure_path, metavar="PATH",
         help=f"where to, {', '.join(FORMATS)} (default: {DEFAULT_PATH}); implies --plot")  # fmt: skip
-    add("--report", type=html_path, metavar="PATH",
-        help="write one self-contained HTML file: decision, crossovers, interactive chart, tables, provenance")  # fmt: skip
     add("--figure", choices=FIGURES,
         help="classic: TPOT, TTFT and trade-off; the trade-off alone; heatmap: best throughput under --sla by P:D ratio and TP;"
         " network: one PD layout by placement and transport; latencies: their distributions at a level; timeline: every"
         f" request of a level; overhead: what --show-overhead prints (default: {FIGURES[0]}); implies --plot")  # fmt: skip
-    add("--most-arms", type=positive, default=MOST_ARMS, metavar="N",
-        help="draw at most N arms: those nearest to the frontier, and the best collocated (default: %(default)s)")  # fmt: skip
     add("--level", type=above_zero, metavar="N",
         help="level of --figure latencies and timeline (default: the highest that all arms have)")  # fmt: skip
-    add("--gpus-per-node", type=positive, metavar="N",
-        help="GPUs per node (default: each manifest's number, or 8 without a manifest)")  # fmt: skip
-    return parser
+    add("--most-arms", type=positive, default=MOST_ARMS, metavar="N",
+        help="draw at most N arms: those nearest to the frontier, and the best collocated (default: %(default)s)")  # fmt: skip
+    add("--log-latency", action="store_true", help="log scale for latencies")
+    add("--log-concurrency", action="store_true", help="log scale for concurrencies or request rates")
+    add("--show-itl", action="store_true", help="add p99 inter-token latency: shows decoding stalled by prefill")
+    # The name in older recipes; in run_bm.sh it is the input length.
+    add("--itl", dest="show_itl", action="store_true", help=argparse.SUPPRESS)
 
 
 def sla(text: str) -> tuple[Bound, ...]:

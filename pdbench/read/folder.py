@@ -9,7 +9,8 @@ from typing import Any
 from pdbench.manifest import FILENAME as MANIFEST
 from pdbench.manifest import Deployment, Manifest, differences
 from pdbench.read import foreign
-from pdbench.read.level_file import check_regular, load_level, naming
+from pdbench.read.level_file import naming
+from pdbench.read.level_json import check_regular, load_level
 from pdbench.workload import Level, RunName
 
 VERSIONS = ("vllm", "ray", "nixl")

@@ -22,7 +22,8 @@ from pdbench.cli import Parser, note
 from pdbench.files import write_atomically
 from pdbench.manifest import first_line
 from pdbench.read import foreign
-from pdbench.read.level_file import ResultError, load_level
+from pdbench.read.level_file import ResultError
+from pdbench.read.level_json import load_level
 from pdbench.read.results import read_results, read_study
 
 TIMES = ("ttfts", "itls", "start_times")

@@ -3,7 +3,8 @@
 import pytest
 
 from pdbench.manifest import LevelRecord, Manifest, differences
-from pdbench.read.level_file import ResultError, digest_of, load_level
+from pdbench.read.level_file import ResultError, digest_of
+from pdbench.read.level_json import load_level
 from pdbench.read.results import read_results
 
 NAME = "tiny_itl100_otl11_mixed_x"
