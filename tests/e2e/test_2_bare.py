@@ -88,7 +88,7 @@ def test_pd_behind_the_router_and_a_crash(deployed, tokens, tmp_path):
 
     # The API server of decode, then the actor of prefill: neither can stop its engine, which must not stay all the same.
     psutil.Process(pids["decode"]).kill()
-    wait_for(lambda: len([line for line in servers() if line.startswith("VLLM::EngineCore")]) == 1)
+    wait_for(lambda: len([line for line in servers() if line.startswith("VLLM::EngineCore")]) == 1, seen=servers)
     assert "decode" not in {r["role"] for r in deployment()["replicas"]}
     keeper = psutil.Process(pids["prefill"]).parent()
     keeper.parent().kill()

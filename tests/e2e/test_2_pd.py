@@ -54,7 +54,7 @@ def test_pack_tp1_to_tp1(deployed, tokens, tmp_path):
     assert re.fullmatch(r"Prefill:gpt-oss-tiny: \w+; Decode:gpt-oss-tiny: \w+", first["readiness"].seen)
 
     done = bench(tmp_path, "-e", "other", "--isl", "300", "--osl", "16", "-c", "1", "--transport", "srd", check=False)
-    assert done.returncode == 1 and "level conc1 does not count: transport: cma/memory; expected srd" in done.stderr
+    assert done.returncode == 1 and "level conc1 does not count: transport: cma/memory (zero-copy); expected srd" in done.stderr
 
 
 def test_spread_over_tcp(deployed, tokens):

@@ -49,8 +49,9 @@ def level(folder: Path, name: str) -> dict:
     return json.loads((folder / name).read_text())
 
 
-def wait_for(condition, seconds: float = 120) -> None:
+def wait_for(condition, seconds: float = 120, seen=lambda: "") -> None:
+    """Wait until a condition holds; what is `seen` instead is in the failure."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "not in time"
+        assert time.monotonic() < deadline, f"not in time: {seen()}"
         time.sleep(0.2)
