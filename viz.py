@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = build_parser(__doc__)
     args = parser.parse_args(argv)
     # Imported only now: --help and a wrong flag answer at once.
+    from pdbench.analysis.blocks import paired
     from pdbench.analysis.intervals import level_intervals
     from pdbench.analysis.overhead import overheads
     from pdbench.analysis.stalls import stall_lines
@@ -47,8 +48,6 @@ def main(argv: list[str] | None = None) -> None:
         if args.show_intervals:
             tables.print_intervals(level_intervals(study.table))
         if args.show_blocks:
-            from pdbench.analysis.blocks import paired  # SciPy takes a second
-
             tables.print_blocks(paired(compared.table))
         if args.show_overhead:
             tables.print_overheads(overheads(compared.table))

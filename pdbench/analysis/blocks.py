@@ -25,7 +25,7 @@ def paired(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         `decision.WORKLOAD`, arm, base, level, blocks (that both have), and for each of MEASURES its ratio of arm to base: the
-        geometric mean over blocks, with `_from` and `_to` (95% interval, NaN with fewer than three blocks) `_noise`
+        geometric mean over blocks, with `_from` and `_to` (95% interval, NaN with fewer than three blocks), `_noise`
         (whether that contains 1) and `_alike` (`repeats.alike`). NaN where a request has a single output token.
 
     Raises:

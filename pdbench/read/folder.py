@@ -165,9 +165,10 @@ def _check_object(where: str, value: Any, optional: bool = False) -> None:
 
 def provenance(manifest: Manifest | None, level: Level) -> dict[str, Any]:
     """Return what was running when a level was measured, and where, as far as a manifest says so; see `read_results`."""
-    if manifest is None:
+    records = {record.level: record for record in manifest.levels} if manifest else {}
+    record = records.get(level.stem)
+    if manifest is None or (records and not record):  # nothing says what a file was measured on that the manifest lacks
         return dict.fromkeys(("commit", "engine", *VERSIONS, "machines"), "") | {"as_published": False, "block": 0}
-    record = next((record for record in manifest.levels if record.level == level.stem), None)
     deployment = manifest.deployment_of(record)
     machine = next(iter(deployment.machines if deployment else []), manifest.client)
     settings = deployment.engine_settings if deployment else {}

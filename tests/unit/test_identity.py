@@ -1,5 +1,7 @@
 """What makes two deployments the same measurement, and what a level keeps of its own."""
 
+import json
+
 import pytest
 
 from pdbench.manifest import LevelRecord, Manifest, differences
@@ -79,6 +81,14 @@ def test_each_level_keeps_the_deployment_that_it_was_measured_on(two_launches):
     folder, manifest = two_launches
     assert [Manifest.read(folder).deployment_of(one).launched for one in manifest.levels] == ["monday", "tuesday"]
     assert list(read_results([folder])["commit"]) == ["aaa", "bbb"]
+
+
+def test_of_a_level_that_the_manifest_lacks_nothing_is_known(two_launches, level_content):
+    folder, _ = two_launches
+    (folder / "conc8.json").write_text(json.dumps(level_content(8)))
+    table = read_results([folder]).set_index("level")
+    assert table.loc[8, ["commit", "engine", "vllm", "machines"]].tolist() == [""] * 4
+    assert set(table.loc[4, "engine"]) == {"block_size 16"}
 
 
 def test_repeats_on_other_deployments_are_no_repeats(two_launches):
