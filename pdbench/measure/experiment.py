@@ -68,6 +68,7 @@ class Arm(Strict):
     llm_options: dict[str, str] = Field(default={}, description="options of Ray Serve LLM, over configs/serve.yaml's")
     direct_streaming: bool = Field(default=False, description="no ingress; binds every address, unless local_workers is 0")
     router: Router | None = Field(default=None, description="request routing policy")
+    ingress_replicas: int | None = Field(default=None, ge=1, description="instead of the hardware file's")
     link_mbit: int | None = Field(default=None, ge=1, description="slow UCX over TCP on one machine down to N Mbit/s")
     needs_vllm: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$", description="the oldest vLLM that can")
 
@@ -86,8 +87,11 @@ class Arm(Strict):
             raise ValueError(f"arm {self.layout}: decode alone is measured collocated")
         if self.backend == "LIBFABRIC" and (self.ucx_tls or self.transport):
             raise ValueError("ucx_tls and transport are about UCX, not LIBFABRIC")
-        if self.mode in CONTROLS and (self.serve_env or self.llm_options or self.direct_streaming or self.router):
+        of_serve = self.serve_env or self.llm_options or self.direct_streaming or self.router or self.ingress_replicas
+        if self.mode in CONTROLS and of_serve:
             raise ValueError(f"arm {self.layout} is a control: it runs without Ray Serve")
+        if self.direct_streaming and self.ingress_replicas:
+            raise ValueError(f"arm {self.layout}: direct_streaming leaves the ingress out, so it has no ingress_replicas")
         if self.link_mbit and self.ucx_tls != "tcp":
             raise ValueError(f"arm {self.layout}: link_mbit slows TCP down, so it needs ucx_tls: tcp")
         return self

@@ -101,6 +101,7 @@ def launch_of(arm: Arm, experiment: Experiment) -> list[str]:
     command += ["--use-libfabric"] if arm.backend == "LIBFABRIC" else []
     command += ["--ucx-tls", arm.ucx_tls] if arm.ucx_tls else []
     command += ["--router", arm.router] if arm.router else []
+    command += ["--ingress-replicas", str(arm.ingress_replicas)] if arm.ingress_replicas else []
     command += ["--direct-streaming"] if arm.direct_streaming else []
     # Engines on other nodes must be reached by HAProxy.
     command += ["--host", "0.0.0.0"] if arm.direct_streaming and experiment.local_workers != 0 else []

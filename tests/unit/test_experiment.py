@@ -388,6 +388,16 @@ def test_the_serving_path_reaches_the_launch(write, tmp_path):
         assert words in text
 
 
+def test_an_arm_may_have_its_own_number_of_ingress_replicas(write, tmp_path):
+    (one,) = plan.rounds("small", load_experiment(write(arms=[{"layout": "2xtp1", "ingress_replicas": 1}])), tmp_path)
+    assert "--ingress-replicas 1" in " ".join(one.steps[0].command)
+    for arm, why in (({"layout": "2xtp1", "ingress_replicas": 1, "direct_streaming": True}, "leaves the ingress out"),
+                     ({"layout": "2xtp1", "ingress_replicas": 1, "mode": "bare"}, "without Ray Serve"),
+                     ({"layout": "2xtp1", "ingress_replicas": 0}, "greater than or equal to 1")):  # fmt: skip
+        with pytest.raises(ValueError, match=why):
+            load_experiment(write(arms=[arm]))
+
+
 def test_direct_streaming_stays_on_loopback_where_engines_stand_on_the_head(write, tmp_path):
     arm = {"layout": "2xtp1", "direct_streaming": True}
     experiment = load_experiment(write(arms=[arm], local_workers=0))
