@@ -15,6 +15,7 @@ from pdbench.manifest import Deployment, Gate, Strict, now
 from pdbench.measure import gates
 from pdbench.measure.bench_client import Used
 from pdbench.measure.gates import transports_named
+from pdbench.measure.tokens import read_tokens
 from pdbench.model.kv_cache import KVCache
 from pdbench.network.transport import transport_gate
 from pdbench.network.ucx import loud
@@ -240,7 +241,7 @@ def between(base_url: str, deployment: Deployment, tokens: Path | None) -> tuple
         gate, sent = await _every_replica_answers(base_url, deployment)
         if tokens is None:
             return [gate], sent
-        saved = gates.read_tokens(tokens, deployment).some(LEVEL_PROMPTS)
+        saved = read_tokens(tokens, deployment).some(LEVEL_PROMPTS)
         return [gate, await gates.equal_tokens(base_url, deployment, saved)], sent + saved.lengths
 
     return asyncio.run(ask())

@@ -13,7 +13,7 @@ from typing import Any
 from pdbench import workload
 from pdbench.configs import ROOT
 from pdbench.manifest import FILENAME, Deployment, LevelRecord, Machine, Manifest, differences, kept_launches
-from pdbench.measure import gates
+from pdbench.measure import tokens
 from pdbench.measure.bench_client import Limits
 from pdbench.nodes import stack
 from pdbench.serve import client, serving_path
@@ -102,7 +102,7 @@ def plan(args: argparse.Namespace, warn: Callable[[str], None]) -> tuple[Target,
     model, tokenizer = _model(args, deployment, warn)
     if deployment:
         if args.tokens:
-            gates.read_tokens(args.tokens, deployment)  # an error in it must not cost a level
+            tokens.read_tokens(args.tokens, deployment)  # an error in it must not cost a level
         serving_path.check_load(deployment.serving_path, max(_in_flight(level) for level in levels))
     name = RunName(model.rsplit("/", 1)[-1], args.isl, args.osl, args.mode, args.exp_name)
     folder = args.results_dir / str(name)

@@ -24,6 +24,7 @@ from pdbench.analysis import decision
 from pdbench.analysis.audit import Finding
 from pdbench.analysis.overhead import overheads
 from pdbench.cli import visible
+from pdbench.manifest import Manifest
 from pdbench.output import chart, figures, tables
 from pdbench.output.figures.view import LATENCIES
 from pdbench.output.provenance import commands, facts, manifests
@@ -106,10 +107,7 @@ def render(
         measurements=Grid("Latencies in ms", *tables.measurement_rows(table, kind, view.chunk_size, view.normalized)),
         method=method(table, view),
         unknown=[arm for arm, manifest in found.items() if manifest is None],
-        provenance=[
-            Grid("Folders", ["arm", "folder"], [(arm, folder) for folder, arm in folders.items()], prose=True),
-            *provenance({arm: facts(manifest) for arm, manifest in found.items() if manifest}),
-        ],
+        provenance=origins(folders, found),
         commands={arm: commands(manifest) for arm, manifest in found.items() if manifest},
         style=Markup(_read("report.css")),
         script=Markup(script),
@@ -117,6 +115,14 @@ def render(
         plotly=packed,
         data=chart.data(table, looks, metrics, view.sla),
     )
+
+
+def origins(folders: Mapping[str, str], found: Mapping[str, Manifest | None]) -> list[Grid]:
+    """Return which folder an arm is from, and what ran there; `folders` has arms by folder, `found` is of `manifests`."""
+    return [
+        Grid("Folders", ["arm", "folder"], [(arm, folder) for folder, arm in folders.items()], prose=True),
+        *provenance({arm: facts(manifest) for arm, manifest in found.items() if manifest}),
+    ]
 
 
 def summary(table: pd.DataFrame, kind: str) -> str:

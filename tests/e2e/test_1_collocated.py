@@ -94,11 +94,11 @@ def test_the_kv_gate_fails_where_no_kv_cache_moved(running):
     """A deployment that computes the prompts itself answers correctly and moves nothing."""
     import asyncio
 
-    from pdbench.measure import gates
+    from pdbench.measure import gates, tokens
 
     async def check():
         before = await gates._kv_counters(URL)
-        await gates.greedy_choices(URL, "gpt-oss-tiny", [list(range(300, 500))], [8], lambda *_: None)
+        await tokens.greedy_choices(URL, "gpt-oss-tiny", [list(range(300, 500))], [8], lambda *_: None)
         return await gates.kv_moved(URL, before, 1)
 
     old, gates.COUNTERS_TIMEOUT_S = gates.COUNTERS_TIMEOUT_S, 3.0

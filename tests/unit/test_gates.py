@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pdbench.manifest import Deployment
 from pdbench.measure import gates, level_gates
-from pdbench.measure.gates import MARGIN, NEW_TOKENS, _decided, compare, varied
+from pdbench.measure.tokens import MARGIN, MAX_DRAWS, NEW_TOKENS, _decided, agree, compare, varied
 from pdbench.serve.client import ServerError
 
 CONTINUATION = [[1, 2, 3], [4, 5, 6]]
@@ -104,12 +104,12 @@ SAME = parted(EXPECTED[0], 0, 99, 5.0)
     ],
 )  # fmt: skip
 def test_on_gpus_leading_tokens_agree_and_part_by_little(choice, passed, seen):
-    gate = gates.agree(EXPECTED, [SAME, choice])
+    gate = agree(EXPECTED, [SAME, choice])
     assert (gate.name, gate.passed) == ("token-agreement", passed) and seen in gate.seen
 
 
 def test_nothing_compared_is_no_agreement():
-    assert not gates.agree([], []).passed
+    assert not agree([], []).passed
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_a_model_whose_tokens_change_with_the_batch_proves_nothing(server, tmp_p
 
 def test_a_model_that_wavers_on_everything_is_not_compared(server, tmp_path):
     server.margin = MARGIN / 2
-    with pytest.raises(ServerError, match=f"undecided on {gates.MAX_DRAWS} prompts of 1 tokens"):
+    with pytest.raises(ServerError, match=f"undecided on {MAX_DRAWS} prompts of 1 tokens"):
         asyncio.run(gates.save(server.url, tmp_path / "tokens.json", seed=0))
     assert list(tmp_path.iterdir()) == []
 
