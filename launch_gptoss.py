@@ -12,7 +12,7 @@ from pdbench.configs import ROOT, LLMOptions
 from pdbench.doctor import before_launch
 from pdbench.layout import MODES
 from pdbench.nodes import cluster
-from pdbench.serve import deployment, serving_path
+from pdbench.serve import deployment, roles, serving_path
 from pdbench.serve.launch import prepare
 from pdbench.serve.options import resolve, warn_if_verbose
 
@@ -37,6 +37,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     action = action.add_mutually_exclusive_group()
     action.add_argument("--dry-run", action="store_true", help="print the plan as YAML, start nothing")
     action.add_argument("--status", action="store_true", help="print what is running, as JSON")
+    action.add_argument(
+        "--roles", type=not_empty, metavar="RATIO", help="pd-pool: change who prefills and who decodes, to p2-d1"
+    )
     action.add_argument("--stop", action="store_true", help="stop the deployment; returns when all is gone")
     where = parser.add_argument_group("where")
     where.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or the one that runs here")
@@ -66,7 +69,8 @@ def _add_what(parser: Parser) -> None:
     group.add_argument("--env", action="append", default=[], type=variable, metavar="NAME=VALUE",
                        help="further environment variable of the engines; may be given again")  # fmt: skip
     group.add_argument("--engine-arg", action="append", default=[], type=variable, metavar="NAME=VALUE",
-                       help="engine argument of vLLM, over those of both files; VALUE is YAML; may be given again")  # fmt: skip
+                       help="engine argument of vLLM, over those of both files; prefill:NAME and decode:NAME are of one "
+                            "role's engines; VALUE is YAML; may be given again")  # fmt: skip
     group.add_argument("--decode-bench", action="store_true",
                        help="collocated: fill KV caches instead of computing them, to bench decode-only")  # fmt: skip
 
@@ -91,6 +95,9 @@ def run(args: argparse.Namespace) -> int:
         found = deployment.status(args.address)
         print(json.dumps(found, indent=2))
         return {None: NOTHING_RUNS, "RUNNING": 0}.get(found.get("status"), UNHEALTHY)
+    if args.roles:
+        print("\n".join(roles.change(f"http://{args.host}:{args.port}", args.roles)))
+        return 0
     if args.stop:
         deployment.stop(args.address, deadline)
         return 0

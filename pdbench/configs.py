@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
@@ -29,6 +29,12 @@ _DECIDED = {
 }  # fmt: skip
 
 
+PDRole = Literal["prefill", "decode"]
+PD_ROLES: dict[str, PDRole] = {role: role for role in get_args(PDRole)}
+# What the bytes of a KV transfer follow from.
+_OF_THE_KV_CACHE = ("block_size", "dtype", "kv_cache_dtype")
+
+
 def check_free(engine_kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the engine arguments; raises ValueError for one that something else decides."""
     if secret := next((key for key in engine_kwargs if is_secret(key)), None):
@@ -36,6 +42,13 @@ def check_free(engine_kwargs: dict[str, Any]) -> dict[str, Any]:
     if taken := next((key for key in engine_kwargs if key in _DECIDED), None):
         raise ValueError(f"{taken} cannot be set here: {_DECIDED[taken]}")
     return engine_kwargs
+
+
+def check_role(engine_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return one role's engine arguments; raises ValueError for one that P and D must share, or that something else decides."""
+    if shared := next((key for key in engine_kwargs if key in _OF_THE_KV_CACHE), None):
+        raise ValueError(f"{shared} must be the same for P and D: how many bytes their transfers have would not be known")
+    return check_free(engine_kwargs)
 
 
 EngineArguments = Annotated[dict[str, Any], AfterValidator(check_free)]
@@ -55,6 +68,9 @@ class ModelConfig(Strict):
     kv_cache: KVCache | None = Field(default=None, description="its shape; that of a model made here follows from its sizes")
     max_model_len: int = Field(ge=1, description="tokens of prompt and output together")
     engine_kwargs: EngineArguments = Field(default_factory=dict)
+    role_kwargs: dict[PDRole, Annotated[dict[str, Any], AfterValidator(check_role)]] = Field(
+        default={}, description="engine arguments of one role of PD, over engine_kwargs"
+    )
 
     @model_validator(mode="after")
     def _the_kv_cache_has_one_shape(self):

@@ -4,8 +4,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Mode = Literal["collocated", "pd-pack", "pd-spread", "bare", "bare-pd", "bare-pd-spread"]
+Mode = Literal["collocated", "pd-pack", "pd-spread", "pd-pool", "bare", "bare-pd", "bare-pd-spread"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+# One deployment of equal engines; which of them prefill is a table that may change while they serve.
+POOL: Mode = "pd-pool"
 # Plain `vllm serve` without Ray Serve, and the mode of which it is the control.
 CONTROLS = {"bare": "collocated", "bare-pd": "pd-pack", "bare-pd-spread": "pd-spread"}
 FORMAT = "write 4xtp2 (4 collocated replicas of TP2) or p2xtp2-d1xtp4 (2 prefill of TP2, 1 decode of TP4)"
@@ -23,7 +25,7 @@ _PUBLISHED_PTP = re.compile(r"([1-9]\d*)ptp([1-9]\d*)-([1-9]\d*)dtp([1-9]\d*)", 
 
 
 def placed_as(mode: str) -> str:
-    """Return the mode with the same engines in the same places under Ray Serve: collocated, pd-pack or pd-spread."""
+    """Return the mode with the same engines in the same places under Ray Serve: collocated, pd-pack, pd-spread or pd-pool."""
     return CONTROLS.get(mode, mode)
 
 
@@ -94,7 +96,7 @@ class Layout:
             if layout:
                 found.append(layout)
             for word in words:
-                placement = {"pack": "pack", "packed": "pack", "spread": "spread"}.get(word, placement)
+                placement = {"pack": "pack", "packed": "pack", "spread": "spread", "pool": "pool"}.get(word, placement)
         if len(found) != 1:
             raise ValueError(f"no single layout in {text!r}: {FORMAT}")
         return found[0], placement

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
+from pdbench.layout import POOL
 from pdbench.manifest import Deployment, Gate, Strict, now
 from pdbench.measure import gates
 from pdbench.measure.bench_client import Used
@@ -22,6 +23,7 @@ from pdbench.network.ucx import loud
 from pdbench.serve import compilations, readiness
 from pdbench.serve.api import deployed
 from pdbench.serve.counters import finished, grown
+from pdbench.serve.pool import DECODE, PREFILL, Report
 
 # Two of a level's random prompts may begin at the same token by chance; what shows beyond this was seen before.
 MAX_HIT_RATE = 0.02
@@ -33,12 +35,14 @@ READY_TIMEOUT_S = 120
 
 
 class Snapshot(Strict):
-    """The engines at one moment: counters by role, and the process of each replica."""
+    """The engines at one moment: counters by role, the process of each replica, and what those of a pool report."""
 
     counters: dict[str, dict[str, float]]
     replicas: dict[str, int]
     since: list[int] = Field(default=[], description="prompt tokens of each request that checks and warm-up have sent since")
     compiled: compilations.Compilations = Field(default=compilations.Compilations(), description="when the level began")
+
+    pool: list[Report] = []
 
     @property
     def requests(self) -> float:
@@ -79,7 +83,8 @@ async def _snapshot(base_url: str) -> Snapshot:
     async with deployed(base_url) as running:
         counters, found = await running.counters(), await running.deployment()
         compiled = await running.compilations()
-    return Snapshot(counters=counters, replicas={r.replica_id: r.pid for r in found.replicas}, compiled=compiled)
+        pool = await running.roles() if found.mode == POOL else []
+    return Snapshot(counters=counters, replicas={r.replica_id: r.pid for r in found.replicas}, compiled=compiled, pool=pool)
 
 
 async def compilations_now(base_url: str) -> compilations.Compilations:
@@ -104,6 +109,8 @@ def judge(before: Snapshot, after: Snapshot, deployment: Deployment, asked: Aske
         found.append(_no_fallback(counted["ingress"]["fallback_requests"]))
     if "decode" in counted:
         found.append(_kv_transfer(counted, deployment, asked, before.since))
+    if deployment.mode == POOL:
+        found.append(_roles(before, after))
     if carried is not None and deployment.transport:
         found.append(transport_gate(carried, deployment.transport["ucx_tls"], asked.transport))
     return found
@@ -146,6 +153,24 @@ def _prefix_cache(grown: dict[str, dict[str, float]], deployment: Deployment, as
         name="prefix-cache", passed=(queries > 0 or off) and rate <= asked.max_hit_rate, time=now(), value=rate,
         seen=f"{rate:.1%} of {queries:.0f} prompt tokens were cached", expected=f"at most {asked.max_hit_rate:.1%}",
         advice="prompts were seen before: choose another --seed, launch again, or allow it with --max-hit-rate",
+    )  # fmt: skip
+
+
+def _roles(before: Snapshot, after: Snapshot) -> Gate:
+    """By each engine's own count of requests: it did what the table says, and nothing else."""
+    other, was = {PREFILL: DECODE, DECODE: PREFILL}, {one.replica_id: one for one in before.pool}
+    did: dict[str, int] = {PREFILL: 0, DECODE: 0}
+    wrong = []
+    for one in after.pool:
+        begun = was.get(one.replica_id, one)
+        did[one.role] += one.ended[one.role] - begun.ended[one.role]
+        if strange := one.ended[other[one.role]] - begun.ended[other[one.role]]:
+            wrong.append(f"{one.replica_id}, which is to {one.role}, took {strange} requests to {other[one.role]}")
+    idle = [f"no engine took a request to {role}" for role, requests in did.items() if not requests]
+    return Gate(
+        name="roles", passed=not (wrong or idle), time=now(), expected="every engine does what its role is, and nothing else",
+        seen="; ".join(wrong + idle) or f"{did[PREFILL]} requests were prefilled and {did[DECODE]} decoded, each by its role",
+        advice="the roles were changed while the level ran: measure it again",
     )  # fmt: skip
 
 

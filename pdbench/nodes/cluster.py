@@ -9,7 +9,7 @@ from typing import Any
 
 from pdbench import interrupts
 from pdbench.configs import HardwareConfig
-from pdbench.layout import CONTROLS, Layout, placed_as
+from pdbench.layout import CONTROLS, POOL, Layout, placed_as
 from pdbench.nodes import local_cluster
 
 
@@ -42,7 +42,7 @@ class Placement:
 def place(layout: Layout, mode: str, nodes: list[Node], unit: str = "GPU") -> Placement:
     """Choose nodes by what they have: the fullest pools first, on the largest nodes.
 
-    A replica never crosses nodes. P and D share one node (pd-pack) or have one each (pd-spread); a
+    A replica never crosses nodes. P and D share one node (pd-pack, pd-pool) or have one each (pd-spread); a
     collocated layout takes one node if it fits there, so that it meets the same memory and links as
     the packed arms, and otherwise as many as it needs.
 
@@ -50,14 +50,14 @@ def place(layout: Layout, mode: str, nodes: list[Node], unit: str = "GPU") -> Pl
         PlacementError: too few nodes, or too few accelerators on them.
     """
     if layout.is_pd == (placed_as(mode) == "collocated"):
-        fitting = "pd-pack or pd-spread" if layout.is_pd else "collocated"
+        fitting = "pd-pack, pd-spread or pd-pool" if layout.is_pd else "collocated"
         if mode in CONTROLS:
             fitting = "bare-pd or bare-pd-spread" if layout.is_pd else "bare"
         raise PlacementError(f"layout {layout} does not go with mode {mode}: use {fitting}")
     mode = placed_as(mode)
     nodes = sorted(nodes, key=lambda n: (-n.accelerators, n.is_head, n.ip))
     have = ", ".join(map(str, nodes)) or "no nodes"
-    if mode == "pd-pack":
+    if mode in ("pd-pack", POOL):
         node = _first_fit(layout.gpus, nodes, f"{layout} packed needs {layout.gpus} {unit}s on one node", have)
         return Placement(decode=node, prefill=node)
     if mode == "pd-spread":
@@ -110,7 +110,7 @@ def planned_nodes(hardware: HardwareConfig, layout: Layout, mode: str) -> list[N
     replicas_per_node = max(1, hardware.accelerators_per_node // layout.decode.tp)
     mode = placed_as(mode)
     count = 2 if mode == "pd-spread" else max(1, math.ceil(layout.decode.num / replicas_per_node))
-    count = 1 if mode == "pd-pack" else count
+    count = 1 if mode in ("pd-pack", POOL) else count
     return [Node(f"<node{i + 1}>", hardware.accelerators_per_node, kind=hardware.accelerator_type) for i in range(count)]
 
 

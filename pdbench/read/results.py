@@ -235,7 +235,7 @@ def arm_labels(arms: Sequence[Arm]) -> list[str]:
 def _remarks(name: str) -> list[str]:
     """What a folder's name says besides layout and placement: `spread_srd_1xtp4-1xtp4` -> `srd`."""
     words = name.replace("_", "-").split("-")
-    return [word for word in words if word not in ("pack", "packed", "spread", "bare") and not _is_pool(word)]
+    return [word for word in words if word not in ("pack", "packed", "spread", "pool", "bare") and not _is_pool(word)]
 
 
 def _is_pool(word: str) -> bool:

@@ -6,9 +6,11 @@ from typing import Any
 
 import aiohttp
 
+from pdbench.layout import Layout
 from pdbench.manifest import Deployment, Gate, Strict
 from pdbench.serve.client import get, post, session
 from pdbench.serve.compilations import Compilations
+from pdbench.serve.pool import Report
 
 TIMEOUT_S = 60  # the slowest answers read the logs of all nodes
 
@@ -56,6 +58,15 @@ class Deployed:
     async def ready(self) -> Ready:
         """Have every replica answer a request."""
         return Ready.model_validate(await post(self._opened, "/pdbench/ready", {}))
+
+    async def roles(self) -> list[Report]:
+        """Return what each replica of a pool reports."""
+        return [Report(**one) for one in await get(self._opened, "/pdbench/roles")]
+
+    async def set_roles(self, layout: Layout) -> list[Report]:
+        """Have as many replicas of a pool prefill, and decode, as `layout` has; returns what each reports then."""
+        body = {"layout": str(layout)}
+        return [Report(**one) for one in await post(self._opened, "/pdbench/roles", body)]
 
     async def seeds(self) -> set[int]:
         """Return the seeds of all prompts that the engines may have in their prefix caches."""

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from pdbench.configs import ROOT
+from pdbench.layout import Layout
 from pdbench.manifest import now
 from pdbench.network.ucx_log import TABLE, read_tables, ways_of
 from pdbench.nodes import stack
@@ -22,6 +23,8 @@ from pdbench.nodes.cluster import NodeProcesses, each_file_once, engine_lines, o
 from pdbench.serve.compilations import LINES, read_compilations
 from pdbench.serve.counters import ENV, by_role, of_node
 from pdbench.serve.plan import HEAD_RESOURCE, PIN, Plan
+from pdbench.serve.pool import Report, assign, pool_of, reports, set_roles
+from pdbench.serve.serve_app import APP
 from pdbench.serve.serving_path import FALLBACK, HA_PROXY, haproxy_servers
 
 ROUTE = "/pdbench"
@@ -69,6 +72,7 @@ class Describe:
         path = record.get("serving_path") or {"env": {}}
         self.has_haproxy = path["env"].get(HA_PROXY) == "1"
         self.nodes = NodeProcesses()
+        self.roles: dict[str, str] = {}  # of a pool's replicas
         self.seeds: list[int] = []  # of all prompts that these engines may have in their prefix caches
 
     async def __call__(self, request: Any) -> Any:
@@ -87,6 +91,13 @@ class Describe:
             return JSONResponse(self._compilations())
         if what == ("GET", "seeds"):
             return JSONResponse(self.seeds)
+        if what == ("GET", "roles"):
+            return JSONResponse([one.model_dump() for one in await self._healed()])
+        if what == ("POST", "roles"):
+            try:
+                return JSONResponse([one.model_dump() for one in await self._set_roles((await request.json())["layout"])])
+            except ValueError as error:
+                return JSONResponse({"error": str(error)}, status_code=409)
         if what == ("POST", "ready"):
             return JSONResponse(await self._ready())
         if what == ("POST", "seeds"):
@@ -99,11 +110,35 @@ class Describe:
 
     def _replicas(self) -> list[dict[str, Any]]:
         keep = ("role", "replica_id", "node_id", "node_ip", "pid")
-        return [{name: replica[name] for name in keep} for replica in self.running()]
+        found = [{name: replica[name] for name in keep} for replica in self.running()]
+        return [replica | {"role": self.roles.get(replica["replica_id"], replica["role"])} for replica in found]
+
+    def _pool(self) -> str:
+        return pool_of(self.running()) or ""
+
+    async def _healed(self) -> list[Report]:
+        """Reports of a pool's replicas, of which one that has come new has got the role of one that is gone."""
+        found = await reports(self._pool(), APP)
+        whole = len(found) == len(self.roles)  # else one is gone, and the new one is still on its way
+        if not whole or {one.replica_id for one in found} == set(self.roles):
+            return found
+        return await self._set_roles(self.record["layout"])
+
+    async def _set_roles(self, layout: str) -> list[Report]:
+        """Give the pool the roles of a layout; from then on that is the layout of the deployment."""
+        pool = self._pool()
+        found = await set_roles(pool, APP, assign(await reports(pool, APP), Layout.parse(layout)))
+        self.roles = {one.replica_id: one.role for one in found}
+        self.record["layout"] = layout
+        for role, config in self.record["llm_configs"].items():
+            config["deployment_config"]["num_replicas"] = list(self.roles.values()).count(role)
+        return found
 
     async def _ready(self) -> dict[str, Any]:
         """Engine replicas by deployment, those that answered a request (null where Ray cannot address them), and how many
         requests that was where answers come from."""
+        if self.roles:
+            await self._healed()
         counts, answered = await self.ask(self.record["model_id"])
         requests = sum(count for name, count in counts.items() if not name.lower().startswith("prefill"))
         return {"counts": counts, "answered": answered, "requests": requests}

@@ -93,7 +93,8 @@ def pin_ranks(ray: ModuleType, plan: Plan, engines: list[dict[str, Any]]) -> Gat
     replicas, first = [], 0
     for engine in engines:
         replicas.append({"node_id": engine["node_id"], "pid": engine["pid"], "first": first})
-        first += plan.llm_configs[engine["role"]]["engine_kwargs"]["tensor_parallel_size"]
+        role = "decode" if engine["role"] == "pool" else engine["role"]  # all of a pool are alike
+        first += plan.llm_configs[role]["engine_kwargs"]["tensor_parallel_size"]
     pinned = sum(cluster.on_every_node(ray, cluster.pin_ranks, replicas).values())
     if pinned != first:
         raise LaunchError(f"{pinned} of {first} engine ranks were found and pinned to a core: arms would not compare")

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from pdbench.cli import is_secret
-from pdbench.configs import HardwareConfig, ModelConfig, check_free, load_hardware, load_model, load_serve
-from pdbench.layout import CONTROLS, MODES, Layout, Pool, placed_as
+from pdbench.configs import PD_ROLES, HardwareConfig, ModelConfig, check_free, check_role, load_hardware, load_model, load_serve
+from pdbench.layout import CONTROLS, MODES, POOL, Layout, Pool, placed_as
 from pdbench.network import ucx
 from pdbench.network.transport import Transport
 from pdbench.nodes import cluster, stack
@@ -42,6 +42,9 @@ def resolve(
         raise ValueError("--ucx-tls goes with --use-ucx, not with --use-libfabric")
     if args.ingress_replicas is not None and args.ingress_replicas < 1:
         raise ValueError(f"--ingress-replicas must be at least 1, not {args.ingress_replicas}")
+    if model.role_kwargs and (mode == POOL or not layout.is_pd):
+        why = "each engine takes both roles" if mode == POOL else "there are no roles"
+        raise ValueError(f"engine arguments of one role ({', '.join(model.role_kwargs)}) with mode {mode}: {why}")
     model.check_kv(hardware.engine_kwargs, layout.is_pd)
     stack.check_tensor_parallel(layout, model.kv.heads, stack.vllm_version())
     nodes = cluster.of_kind(nodes_of(hardware, layout, mode), hardware.accelerator_type)
@@ -81,13 +84,26 @@ def read_configs(args: argparse.Namespace) -> tuple[ModelConfig, HardwareConfig]
         raise ValueError(
             f"{secret} would be recorded with the results: leave it out of {args.hardware}, and set it on the nodes"
         )
-    if given := {name: _value(name, text) for name, text in args.engine_arg}:
+    return _with_engine_args(model, args.engine_arg), hardware.model_copy(update={"env": env})
+
+
+def _with_engine_args(model: ModelConfig, given: list[tuple[str, str]]) -> ModelConfig:
+    """The model with the engine arguments of --engine-arg: NAME of all engines, prefill:NAME or decode:NAME of one role's."""
+    for text, value in given:
+        before, colon, name = text.rpartition(":")
+        role = PD_ROLES.get(before)
         try:
-            engine = check_free(model.engine_kwargs | given)
+            if role:
+                of_role = check_role(model.role_kwargs.get(role, {}) | {name: _value(text, value)})
+                model = model.model_copy(update={"role_kwargs": model.role_kwargs | {role: of_role}})
+            elif colon:
+                raise ValueError(f"{text}: write NAME, prefill:NAME or decode:NAME")
+            else:
+                engine = check_free(model.engine_kwargs | {name: _value(text, value)})
+                model = model.model_copy(update={"engine_kwargs": engine})
         except ValueError as error:
-            raise ValueError(f"--engine-arg {error}") from None
-        model = model.model_copy(update={"engine_kwargs": engine})
-    return model, hardware.model_copy(update={"env": env})
+            raise ValueError(f"--engine-arg {str(error).removeprefix('--engine-arg ')}") from None
+    return model
 
 
 def _value(name: str, text: str) -> Any:
@@ -116,7 +132,7 @@ def read_layout(args: argparse.Namespace) -> tuple[Layout, str]:
     else:
         layout = _layout_of(mode, sizes)
     if mode is None and layout.is_pd:
-        raise ValueError(f"layout {layout} needs --pd-pack or --pd-spread")
+        raise ValueError(f"layout {layout} needs --pd-pack, --pd-spread or --pd-pool")
     return layout, mode or "collocated"
 
 
@@ -151,6 +167,8 @@ def read_path(args: argparse.Namespace, mode: str) -> serving_path.ServingPath:
         if wrong := next((option for option, is_given in given.items() if is_given), None):
             raise ValueError(f"mode {mode} runs without Ray Serve: leave {wrong} out")
         return serving_path.ServingPath()
+    if mode == POOL and (wrong := next((option for option in ("--router", "--direct-streaming") if given[option]), None)):
+        raise ValueError(f"mode {mode} has a router of its own, which knows who prefills: leave {wrong} out")
     if args.direct_streaming and args.ingress_replicas is not None:
         raise ValueError("--direct-streaming leaves the ingress out: leave --ingress-replicas out, too")
     ray = stack.Stack.installed().ray

@@ -5,14 +5,14 @@ from typing import Any, Literal
 import yaml
 
 from pdbench.configs import HardwareConfig, ModelConfig
-from pdbench.layout import Layout, Pool
+from pdbench.layout import POOL, Layout, Pool
 from pdbench.manifest import Strict
 from pdbench.network.transport import Transport
 from pdbench.nodes.cluster import Node, Placement
 from pdbench.nodes.stack import Stack
 from pdbench.serve import counters
 from pdbench.serve.compilations import pad_steps
-from pdbench.serve.serving_path import ServingPath
+from pdbench.serve.serving_path import PREWARM, ServingPath
 
 # The smallest amount that still binds a bundle to a node: Ray gives every node 1.0 of `node:<ip>`.
 PIN = 0.001
@@ -88,7 +88,13 @@ def make_plan(
     model: ModelConfig, hardware: HardwareConfig, layout: Layout, mode: str, placement: Placement,
     transport: Transport, path: ServingPath, ingress_replicas: int, host: str, port: int,
 ) -> Plan:  # fmt: skip
-    """Resolve a layout on its nodes into the LLMConfigs, placement and environment of a launch."""
+    """Resolve a layout on its nodes into the LLMConfigs, placement and environment of a launch.
+
+    Raises:
+        ValueError: the engines of a pd-pool are to have two TP sizes.
+    """
+    if mode == POOL and layout.prefill and layout.prefill.tp != layout.decode.tp:
+        raise ValueError(f"layout {layout}: each engine of a pd-pool may prefill and decode: give P and D the same TP size")
     pools: dict[Role, tuple[Pool, Node | None]] = {"collocated": (layout.decode, placement.decode)}
     if layout.prefill:
         pools = {"prefill": (layout.prefill, placement.prefill), "decode": (layout.decode, placement.decode)}
@@ -106,7 +112,7 @@ def make_plan(
         path=path,
         ingress=None if path.direct_streaming else _ingress(ingress_replicas),
         llm_configs={
-            role: _llm_config(model, hardware, role, pool, node, transport, path, port)
+            role: _llm_config(model, hardware, role, pool, node, transport, path, port, mode == POOL)
             for role, (pool, node) in pools.items()
         },
         http={"host": host, "port": port},
@@ -140,13 +146,13 @@ def _ingress(replicas: int) -> dict[str, Any]:
 
 def _llm_config(
     model: ModelConfig, hardware: HardwareConfig, role: Role, pool: Pool, node: Node | None,
-    transport: Transport, path: ServingPath, port: int,
+    transport: Transport, path: ServingPath, port: int, in_pool: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """Arguments of one `ray.serve.llm.LLMConfig`."""
-    engine, env = _engine(model, hardware, pool), hardware.env | {counters.ENV: counters.folder(port)}
+    """Arguments of one `ray.serve.llm.LLMConfig`; those of a pool differ in `num_replicas` alone."""
+    engine, env = _engine(model, hardware, role, pool), hardware.env | {counters.ENV: counters.folder(port)}
     if role != "collocated":
         engine["kv_transfer_config"] = transport.kv_transfer_config(
-            role, hardware.kv_buffer_device, hardware.kv_connector_extra_config, Stack.installed()
+            "decode" if in_pool else role, hardware.kv_buffer_device, hardware.kv_connector_extra_config, Stack.installed()
         )
         env |= transport.environment()
     elif transport.verbose:
@@ -168,7 +174,8 @@ def _llm_config(
             "ray_actor_options": {"num_cpus": 0 if hardware.accelerator == "CPU" else 1},
         },
         "runtime_env": {"env_vars": env},
-        "experimental_configs": path.llm_options,
+        # A replica of a pool would wait for itself.
+        "experimental_configs": path.llm_options | ({PREWARM: False} if in_pool else {}),
         # Else vLLM counts through Ray alone, which reports it late: see counters.py.
         "log_engine_metrics": False,
     }
@@ -179,10 +186,11 @@ def _llm_config(
     return config
 
 
-def _engine(model: ModelConfig, hardware: HardwareConfig, pool: Pool) -> dict[str, Any]:
-    """Engine arguments of both kinds of arm: the model's win over the hardware's, the layout's over both."""
+def _engine(model: ModelConfig, hardware: HardwareConfig, role: Role, pool: Pool) -> dict[str, Any]:
+    """Engine arguments of both kinds of arm: the model's win over the hardware's, a role's over both, the layout's over all."""
     engine = {
         **Stack.installed().jit_monitor(hardware.accelerator), **hardware.engine_kwargs, **model.engine_kwargs,
+        **(model.role_kwargs[role] if role != "collocated" and role in model.role_kwargs else {}),
         "tensor_parallel_size": pool.tp, "max_model_len": model.max_model_len,
     }  # fmt: skip
     if hardware.pad_steps_to and Stack.installed().compiles_each_step_size:

@@ -16,12 +16,17 @@ REMOTE_DECODE = {"do_remote_decode": True, "do_remote_prefill": False} | dict.fr
     ("remote_engine_id", "remote_block_ids", "remote_host", "remote_port"))  # fmt: skip
 
 
+def short_completion(model: str) -> dict[str, Any]:
+    """Return the fields of a request with a prompt that no engine has seen."""
+    prompt = random_prompt(random.Random(time.time_ns()), PROMPT_TOKENS)
+    return {"model": model, "prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0, "stream": True}
+
+
 class _Completion:
     """Arrives as a CompletionRequest: only where it arrives is vLLM, which takes 10 s to import, loaded anyway."""
 
     def __init__(self, model: str):
-        prompt = random_prompt(random.Random(time.time_ns()), PROMPT_TOKENS)
-        self.fields = {"model": model, "prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0, "stream": True}
+        self.fields = short_completion(model)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _request, (self.fields,)

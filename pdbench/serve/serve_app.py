@@ -10,10 +10,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pdbench.layout import POOL, Layout
 from pdbench.manifest import Gate
 from pdbench.nodes.stack import Stack
+from pdbench.serve.api import deployed
 from pdbench.serve.plan import LaunchError, Plan
-from pdbench.serve.readiness import ask_each, ask_router, can_address_replicas, gate, router_gate
+from pdbench.serve.pool import REPORTS_S, answer, meet, pool_of
+from pdbench.serve.readiness import ask_each, ask_router, can_address_replicas, gate, router_gate, short_completion
 
 APP = "pdbench"
 # The app that describes the deployment; control arms have it, too.
@@ -53,10 +56,21 @@ def build_app(plan: Plan) -> Any:
     # Two separate objects: P and D of one shared LLMConfig would share an engine id.
     configs = {role: LLMConfig(**config, **more) for role, config in plan.llm_configs.items()}
     ingress = plan.ingress or {}
+    if plan.mode == POOL:
+        return build_openai_app({"llm_configs": [_pool(configs["decode"], plan)], "ingress_deployment_config": ingress})
     if "collocated" in configs:
         return build_openai_app({"llm_configs": [configs["collocated"]], "ingress_deployment_config": ingress})
     engines = {"prefill_config": configs["prefill"], "decode_config": configs["decode"]}
     return build_pd_openai_app(engines | Stack.installed().pd_deployments(ingress))
+
+
+def _pool(config: Any, plan: Plan) -> Any:
+    """The LLMConfig of a pool of all engines of a plan, from that of those that decode at first."""
+    from pdbench.serve.pool_server import PoolServer, RoleRouter
+
+    router = {"request_router_class": RoleRouter, "request_routing_stats_period_s": REPORTS_S}
+    of_pool = config.deployment_config | {"num_replicas": plan.replicas, "request_router_config": router}
+    return config.model_copy(update={"server_cls": PoolServer, "deployment_config": of_pool})
 
 
 def _no_download(llm_config: Any) -> dict[str, Any]:
@@ -136,6 +150,10 @@ def _messages(apps: Iterable[Any]) -> str:
 
 async def readiness(plan: Plan) -> Gate:
     """Return gate `readiness`: every replica has answered, or, with an older Ray, many requests at once were."""
+    if plan.mode == POOL:
+        await meet(pool_of(replicas()) or "", APP, short_completion(plan.model_id))
+        async with deployed(plan.base_url) as running:
+            await running.set_roles(Layout.parse(plan.layout))
     counts, answered = await ask(plan.model_id)
     if answered is None:
         return router_gate(await ask_router(plan.base_url, plan.model_id, plan.replicas), plan.replicas)
@@ -144,6 +162,9 @@ async def readiness(plan: Plan) -> Gate:
 
 async def ask(model: str) -> tuple[dict[str, int], dict[str, list[str]] | None]:
     """Have every engine complete a request: number by deployment, and who answered if this Ray can address replicas."""
+    if pool := pool_of(replicas()):
+        by_role = await answer(pool, APP, short_completion(model))
+        return {role: len(ids) for role, ids in by_role.items()}, by_role
     counts = dict(Counter(replica["deployment"] for replica in replicas() if replica["role"] != "ingress"))
     answered = await ask_each(counts, APP, model) if can_address_replicas() else None
     return counts, answered
@@ -238,5 +259,5 @@ def replicas_of(details: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 def role_of(deployment: str) -> str:
     """Return the role of a deployment: `Prefill:gpt-oss-tiny` -> prefill; the names are those that Ray's builders give."""
-    prefixes = {"Prefill": "prefill", "Decode": "decode", "LLMServer": "collocated"}
+    prefixes = {"Prefill": "prefill", "Decode": "decode", "LLMServer": "collocated", "PoolServer": "pool"}
     return prefixes.get(deployment.split(":")[0], "ingress")

@@ -31,6 +31,8 @@ ROUTERS: dict[Router, dict[str, str]] = {
     "power-of-two": {},
     "round-robin": {"request_router_class": "ray.serve.experimental.round_robin_router:RoundRobinRouter"},
 }
+# Ray names this option so while it is on trial.
+PREWARM = "_prewarm_prefill_decode"
 STATS_PORT = "RAY_SERVE_HAPROXY_STATS_PORT"
 DEFAULT_PORTS = {STATS_PORT: 8404, "RAY_SERVE_HAPROXY_METRICS_PORT": 9101}
 FALLBACK = "SERVE_PROXY_ACTOR-fallback"
@@ -69,8 +71,7 @@ class ServingPath(Strict):
     def llm_options(self) -> dict[str, Any]:
         """`experimental_configs` of an LLMConfig."""
         options = self.llm.model_dump()
-        # Ray names it so while it is on trial.
-        options["_prewarm_prefill_decode"] = options.pop("prewarm_prefill_decode")
+        options[PREWARM] = options.pop("prewarm_prefill_decode")
         return options
 
 

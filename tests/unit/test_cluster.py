@@ -78,7 +78,7 @@ def test_among_equal_nodes_the_head_comes_last():
     ("layout", "mode", "sizes", "message"),
     [
         ("p2xtp2-d1xtp4", "collocated", (8,), "layout p2xtp2-d1xtp4 does not go with mode collocated: "
-         "use pd-pack or pd-spread"),
+         "use pd-pack, pd-spread or pd-pool"),
         ("4xtp2", "pd-pack", (8,), "layout 4xtp2 does not go with mode pd-pack: use collocated"),
         ("4xtp2", "pd-spread", (8, 8), "layout 4xtp2 does not go with mode pd-spread: use collocated"),
         ("2xtp8", "collocated", (8, 4), "2xtp8 needs 16 GPUs in groups of 8 on a node; there are a: 8, b: 4"),

@@ -152,20 +152,23 @@ def test_verbose_warns_that_it_distorts(monkeypatch, capsys):
 
 PD = ["--layout", "p1xtp1-d1xtp1", "--pd-pack"]
 MISTAKES = [
-    ([], "name a --mode (collocated, pd-pack, pd-spread, bare, bare-pd, bare-pd-spread) and a --layout such as 4xtp2 or "),
-    (["--tp", 2], "name a --mode (collocated, pd-pack, pd-spread, bare, bare-pd, bare-pd-spread) and a --layout"),
+    ([], "name a --mode (collocated, pd-pack, pd-spread, pd-pool, bare, bare-pd, bare-pd-spread) and a --layout such as 4xtp"),
+    (["--tp", 2], "name a --mode (collocated, pd-pack, pd-spread, pd-pool, bare, bare-pd, bare-pd-spread) and a --layout"),
     (["--layout", "4xtp2", "--tp", 2], "give either --layout or --tp, not both"),
     (["--layout", "4xtp2", "--p-num", 1, "--d-tp", 2], "give either --layout or --p-num, --d-tp, not both"),
     (["--mode", "collocated", "--p-num", 2], "mode collocated takes --tp and --num, not --p-num"),
     (["--mode", "pd-pack", "--tp", 2], "mode pd-pack takes --p-num, --p-tp, --d-num and --d-tp, not --tp"),
     (["--pd-spread", "--p-tp", 2, "--num", 2], "mode pd-spread takes --p-num, --p-tp, --d-num and --d-tp, not --num"),
-    (["--layout", "p1xtp1-d1xtp1"], "layout p1xtp1-d1xtp1 needs --pd-pack or --pd-spread"),
+    (["--layout", "p1xtp1-d1xtp1"], "layout p1xtp1-d1xtp1 needs --pd-pack, --pd-spread or --pd-pool"),
+    (["--pd-pool", "--p-tp", 1, "--d-tp", 2], "layout p1xtp1-d1xtp2: each engine of a pd-pool may prefill and decode: give P "),
+    (["--pd-pool", "--router", "round-robin"], "mode pd-pool has a router of its own, which knows who prefills: leave "),
+    (["--pd-pool", "--direct-streaming"], "which knows who prefills: leave --direct-streaming out"),
     (["--layout", "nonsense"], "cannot read the layout 'nonsense': write 4xtp2"),
     (["--layout", ""], "cannot read the layout ''"),
     (["--layout", "", "--collocated"], "cannot read the layout ''"),
     (["--layout", "0xtp2"], "cannot read the layout '0xtp2'"),
     (["--layout", "4xtp2", "--pd-pack"], "layout 4xtp2 does not go with mode pd-pack: use collocated"),
-    (["--layout", "p1xtp1-d1xtp1", "--collocated"], "does not go with mode collocated: use pd-pack or pd-spread"),
+    (["--layout", "p1xtp1-d1xtp1", "--collocated"], "does not go with mode collocated: use pd-pack, pd-spread or pd-pool"),
     (["--layout", "4xtp2", "--bare-pd"], "layout 4xtp2 does not go with mode bare-pd: use bare"),
     (["--layout", "p1xtp1-d1xtp1", "--bare"], "does not go with mode bare: use bare-pd or bare-pd-spread"),
     (["--bare", "--p-num", 2], "mode bare takes --tp and --num, not --p-num"),
@@ -180,6 +183,11 @@ MISTAKES = [
     (["--collocated", "--direct-streaming", "--ingress-replicas", 2], "leave --ingress-replicas out, too"),
     (["--collocated", "--env", "PROMETHEUS_MULTIPROC_DIR=/tmp/x"], "PROMETHEUS_MULTIPROC_DIR: engines keep their"),
     (["--collocated", "--engine-arg", "tensor_parallel_size=2"], "--engine-arg tensor_parallel_size cannot be set here"),
+    (["--collocated", "--engine-arg", "prefill:max_num_seqs=8"], "engine arguments of one role (prefill) with mode collocated"),
+    (["--pd-pool", "--d-num", 2, "--engine-arg", "decode:max_num_seqs=8"], "(decode) with mode pd-pool: each engine takes"),
+    (["--pd-pack", "--engine-arg", "prefill:block_size=64"], "--engine-arg block_size must be the same for P and D"),
+    (["--pd-pack", "--engine-arg", "ingress:max_num_seqs=8"], "--engine-arg ingress:max_num_seqs: write NAME, prefill"),
+    (["--pd-pack", "--engine-arg", "decode:tensor_parallel_size=2"], "--engine-arg tensor_parallel_size cannot be set here"),
     (["--collocated", "--engine-arg", "block_size={64"], "--engine-arg block_size: '{64' is no YAML"),
     (["--collocated", "--env", "VLLM_NIXL_SIDE_CHANNEL_PORT=5600"], "every engine of a node would take this one port"),
     (["--collocated", "--env", "VLLM_NIXL_SIDE_CHANNEL_HOST=10.0.0.1"], "every engine would announce this one address"),
@@ -421,3 +429,11 @@ def test_the_doctor_looks_for_accelerators_where_engines_will_be(monkeypatch, wh
     other = [cluster.Node("10.0.0.9", 8, kind="A100"), *nodes]
     asked = consult(monkeypatch, [], nodes=other, what=[*what, *BIG])
     assert asked["engines_on"] == engines_on and asked["candidates"] == {"10.0.0.1", "10.0.0.2"}
+
+
+def test_prefill_and_decode_may_have_engine_arguments_of_their_own(monkeypatch, capsys):
+    options = ["--engine-arg", "max_num_seqs=64", "--engine-arg", "prefill:max_num_seqs=8", "--engine-arg", "prefill:seed=1"]
+    status, said = run(monkeypatch, capsys, "--dry-run", *PD, *options, *BIG)
+    engines = {role: config["engine_kwargs"] for role, config in yaml.safe_load(said.out)["llm_configs"].items()}
+    assert status == 0 and engines["prefill"]["max_num_seqs"] == 8 and engines["prefill"]["seed"] == 1
+    assert engines["decode"]["max_num_seqs"] == 64 and "seed" not in engines["decode"]

@@ -1,0 +1,113 @@
+"""Serve an engine of a pool, and route requests by the replicas' roles: see pool.py. Imports vLLM, which takes seconds."""
+
+import random
+import time
+from typing import Any
+
+from ray import serve
+from ray.serve.exceptions import RayServeException
+from ray.serve.llm.deployment import LLMServer, PDDecodeServer
+from ray.serve.request_router import RequestRouter
+
+from pdbench.serve.pool import DECODE, PREFILL
+
+
+class PoolServer(PDDecodeServer):
+    """Takes a request as PD's decode replica does, or computes a prompt for another replica, which then takes it."""
+
+    async def __init__(self, llm_config: Any, **kwargs: Any) -> None:
+        here = serve.get_replica_context()
+        # Until a table names them, one prefills.
+        self.replica_id, self.role = here.replica_id.unique_id, DECODE if here.rank.rank else PREFILL
+        self.running, self.ended = {PREFILL: 0, DECODE: 0}, {PREFILL: 0, DECODE: 0}
+        siblings = serve.get_deployment_handle(here.deployment, here.app_name)
+        await super().__init__(llm_config, prefill_server=siblings, **kwargs)
+
+    async def completions(self, request: Any, raw_request_info: Any = None) -> Any:
+        """Answer a request, or compute its prompt where it says that another replica will read it."""
+        if request.kv_transfer_params:
+            return self._counted(PREFILL, await LLMServer.completions(self, request, raw_request_info))
+        return self._counted(DECODE, await super().completions(request, raw_request_info))
+
+    async def chat(self, request: Any, raw_request_info: Any = None) -> Any:
+        """As `completions`, for a chat."""
+        if request.kv_transfer_params:
+            return self._counted(PREFILL, await LLMServer.chat(self, request, raw_request_info))
+        return self._counted(DECODE, await super().chat(request, raw_request_info))
+
+    async def _counted(self, work: str, pieces: Any) -> Any:
+        self.running[work] += 1
+        try:
+            async for piece in pieces:
+                yield piece
+            self.ended[work] += 1
+        finally:
+            self.running[work] -= 1
+
+    async def set_roles(self, prefill: list[str]) -> dict[str, Any]:
+        """Take the role that a table gives: those named prefill; returns `report`."""
+        self.role = PREFILL if self.replica_id in prefill else DECODE
+        return await self.report()
+
+    async def report(self) -> dict[str, Any]:
+        """Return replica_id, role, and work of either kind that runs and that ended since the start, in requests."""
+        return {"replica_id": self.replica_id, "role": self.role, "running": dict(self.running), "ended": dict(self.ended)}
+
+    async def answer(self, fields: dict[str, Any]) -> tuple[str, str, str]:
+        """Complete one request in this replica's role; returns replica_id, role and the answer as it was streamed."""
+        from ray.serve.llm.openai_api_models import CompletionRequest
+
+        request = CompletionRequest(**fields)
+        alone = self.role == PREFILL  # an engine that prefills answers for itself, as PD's prefill replicas do when asked
+        pieces = await (LLMServer.completions(self, request, None) if alone else self.completions(request, None))
+        return self.replica_id, self.role, "".join([str(piece) async for piece in pieces])
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """Return what the routers read: role and running work, beside Ray's own."""
+        return {**await super().record_routing_stats(), "role": self.role, "at": time.time(), **self.running}
+
+
+def in_replica() -> bool:
+    """Return whether this process is a replica of Ray Serve; a launch is not."""
+    try:
+        return serve.get_replica_context() is not None
+    except RayServeException:
+        return False
+
+
+class RoleRouter(RequestRouter):
+    """Chooses, of the replicas with a request's role, the one with the least work: what it reported, and what was sent since.
+
+    Ray's own choice, by the lengths of queues that it remembers, would count a changed engine's decodes as prefill work.
+    """
+
+    def initialize_state(self, **kwargs: Any) -> None:
+        """Begin with nothing sent."""
+        self.sent: dict[Any, tuple[int, float]] = {}  # by replica: requests since the report of that time
+        self.here = serve.get_replica_context().replica_id.unique_id if in_replica() else ""
+
+    async def choose_replicas(self, candidate_replicas: list[Any], pending_request: Any = None) -> list[list[Any]]:
+        """Rank the replicas that have the request's role; all, where none has it yet.
+
+        A replica that orchestrates a request never computes its prompt, too: its own router may not know the new table yet.
+        """
+        work = DECODE
+        if pending_request is not None:
+            pending_request.routing_context.should_backoff = True
+            if pending_request.args and getattr(pending_request.args[0], "kv_transfer_params", None):
+                work = PREFILL
+                candidate_replicas = [r for r in candidate_replicas if r.replica_id.unique_id != self.here]
+        fitting = [r for r in candidate_replicas if (r.routing_stats or {}).get("role") == work] or candidate_replicas
+        return [[replica] for replica in sorted(fitting, key=lambda replica: (self._load(replica, work), random.random()))]
+
+    def _load(self, replica: Any, work: str) -> int:
+        reported = replica.routing_stats or {}
+        sent, since = self.sent.get(replica.replica_id, (0, 0.0))
+        if since != reported.get("at", 0.0):
+            self.sent[replica.replica_id] = (sent := 0, reported["at"])
+        return reported.get(work, 0) + sent
+
+    def on_request_routed(self, pending_request: Any, replica_id: Any, result: Any) -> None:
+        """Count a request that was sent."""
+        sent, since = self.sent.get(replica_id, (0, 0.0))
+        self.sent[replica_id] = (sent + 1, since)

@@ -1,0 +1,38 @@
+"""A pool of three equal engines for real: every ratio and a change between them give the collocated arm's tokens."""
+
+import re
+import subprocess
+
+from pdbench.manifest import Manifest
+from tests.helpers.commands import BIN, bench, deployment, launch, module
+
+
+def roles(found: dict) -> dict[str, str]:
+    return {replica["replica_id"]: replica["role"] for replica in found["replicas"] if replica["role"] != "ingress"}
+
+
+def test_a_pool_changes_its_ratio_while_it_serves(deployed, tokens, tmp_path):
+    deployed("--pd-pool", "--layout", "p1xtp1-d2xtp1")
+    before = roles(deployment())
+    assert sorted(before.values()) == ["decode", "decode", "prefill"]
+    assert "ok   token-equality: 36 of 36" in module("gates", "--against", str(tokens)).stdout
+
+    # Prompts are asked one after the other: some before the change, some after it.
+    asking = [str(BIN / "python"), "-m", "pdbench.gates", "--against", str(tokens)]
+    with subprocess.Popen(asking, stdout=subprocess.PIPE, text=True) as asked:
+        said = launch("--roles", "p2-d1").stdout
+        lines = asked.communicate(timeout=120)[0]
+    first, second = said.splitlines()
+    assert re.fullmatch(r"layout p1xtp1-d2xtp1 -> p2xtp1-d1xtp1: table changed in \d+ ms", first)
+    assert re.fullmatch(r"\w+: decode -> prefill; its first request there ended after \d+\.\d s", second)
+    assert "ok   token-equality: 36 of 36" in lines and "ok   kv-transfer" in lines
+    after = roles(deployment())
+    assert before.keys() == after.keys(), "no engine was restarted"
+    assert [name for name in before if before[name] != after[name]] == [second.split(":")[0]]
+
+    bench(tmp_path, "-e", "pool", "--isl", "300", "--osl", "16", "-c", "2", "--tokens", str(tokens))
+    manifest = Manifest.read(tmp_path / "gpt-oss-tiny_itl300_otl16_mixed_pool")
+    assert (manifest.deployment.mode, manifest.deployment.layout) == ("pd-pool", "p2xtp1-d1xtp1")
+    gates = {gate.name: gate for gate in manifest.levels[0].gates}
+    assert gates["roles"].passed and gates["token-equality"].passed and gates["kv-transfer"].passed
+    assert launch("--roles", "p2-d1").stdout == "layout p2xtp1-d1xtp1: nothing to change\n"
