@@ -49,7 +49,7 @@ def draw(table: pd.DataFrame, view: View, study: Study) -> Figure:
     figure.suptitle(heading(table, study), fontsize=12)
     key = ["dashed black: collocated"] * any(style.color == COLLOCATED_COLOR for style in styles.values())
     key += ["hollow: P and D on two nodes"] * any(not style.filled for style in styles.values())
-    key += ["number: GB/s of the KV transfers"] * bool(speeds)
+    key += ["number: GB/s of the KV transfers, those of warm-up and checks included"] * bool(speeds)
     key += ["median of repeats, line: least to most of them"] * bool((table["repeat"] > 1).any())
     legend(figure, [Patch(label=arm, **look) for arm, look in looks.items()], key)
     return figure

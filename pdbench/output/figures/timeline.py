@@ -56,7 +56,7 @@ def _draw_flight(axes: Axes, requests: Requests, color: str) -> None:
     times, number = requests.in_flight()
     axes.step(times, number, where="post", color=color, linewidth=1.2)
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, steps=[1, 2, 4, 5, 10]))
 
 
 def _draw_bars(axes: Axes, requests: Requests, color: str) -> None:
