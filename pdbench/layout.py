@@ -127,6 +127,11 @@ class Layout:
         return self.decode.gpus + (self.prefill.gpus if self.prefill else 0)
 
     @property
+    def roles(self) -> str:
+        """P:D as `launch_gptoss.py --roles` takes it, for example `p2-d1`; empty when collocated."""
+        return f"p{self.prefill.num}-d{self.decode.num}" if self.prefill else ""
+
+    @property
     def ratio(self) -> str:
         """P:D as replicas, for example `2:1`; empty when collocated."""
         return f"{self.prefill.num}:{self.decode.num}" if self.prefill else ""

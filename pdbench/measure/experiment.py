@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from pdbench.configs import load
-from pdbench.layout import CONTROLS, Layout, Mode, placed_as
+from pdbench.layout import CONTROLS, POOL, Layout, Mode, placed_as
 from pdbench.manifest import Strict
 from pdbench.serve.serving_path import Router
 from pdbench.workload import Phase
@@ -100,6 +100,12 @@ class Arm(Strict):
     def is_pd(self) -> bool:
         """Return whether prefill and decode have engines of their own."""
         return placed_as(self.mode) != "collocated"
+
+    def shares_pool(self, other: "Arm") -> bool:
+        """Return whether both are ratios of one pool, so that one launch serves both."""
+        mine, its = Layout.parse(self.layout), Layout.parse(other.layout)
+        alike = self.model_copy(update={"layout": other.layout, "name": other.name}) == other
+        return self.mode == POOL and not self.link_mbit and alike and (mine.gpus, mine.decode.tp) == (its.gpus, its.decode.tp)
 
     @property
     def label(self) -> str:

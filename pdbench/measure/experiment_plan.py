@@ -3,8 +3,8 @@
 import random
 import shlex
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 from pathlib import Path
 
 from packaging.version import Version
@@ -19,6 +19,7 @@ from pdbench.measure.experiment_steps import (
     figure_steps,
     folder,
     launch_of,
+    roles_of,
     steps_of,
 )
 from pdbench.network import slow_link
@@ -39,6 +40,10 @@ class Round:
     repeats: Collection[int]
     steps: list[Step]
     ends: list[Step]
+
+    def on_running_pool(self) -> "Round":
+        """Return the round of an arm whose pool runs already, with another ratio."""
+        return replace(self, steps=[roles_of(self.arm) if step.what == "launch" else step for step in self.steps])
 
 
 def rounds(name: str, experiment: Experiment, results: Path, only: int | None = None) -> list[Round]:
@@ -62,10 +67,20 @@ def rounds(name: str, experiment: Experiment, results: Path, only: int | None = 
 def drawn(name: str, experiment: Experiment, block: int) -> list[Arm]:
     """Return the arms in the order of a block, drawn from the experiment's name, so that the same command plans the same.
 
-    The first block begins with the arm whose tokens the others are compared with.
+    The first block begins with the arm whose tokens the others are compared with. Ratios of one pool follow each other.
     """
-    order = random.Random(f"{name} {block}").sample(experiment.arms, len(experiment.arms))
+    sample = random.Random(f"{name} {block}").sample(experiment.arms, len(experiment.arms))
+    order: list[Arm] = []
+    for arm in sample:
+        order += [other for other in sample if other not in order and (other is arm or other.shares_pool(arm))]
     return sorted(order, key=lambda arm: arm is not experiment.arms[0]) if block == 1 else order
+
+
+def chained(every: list[Round]) -> list[Round]:
+    """Have the rounds of one pool that follow each other in a block share its launch."""
+    shared = [one.block == other.block and one.arm.shares_pool(other.arm) for one, other in pairwise(every)]
+    begun = [other.on_running_pool() if is_shared else other for is_shared, other in zip([False, *shared], every, strict=True)]
+    return [replace(one, ends=[]) if is_shared else one for one, is_shared in zip(begun, [*shared, False], strict=True)]
 
 
 def left_out(arm: Arm, vllm: Version) -> str | None:
@@ -95,7 +110,7 @@ def script(
         experiment = experiment.model_copy(update={"arms": [arm for arm in experiment.arms if arm.label in labels]})
     lines = ["#!/usr/bin/env bash", f"# {name}: {experiment.shows}", "set -euo pipefail"]
     lines += _lines([start, doctor_step(experiment)])
-    for number, one in enumerate(every, start=1):
+    for number, one in enumerate(chained(every), start=1):
         needs = f", needs vLLM >= {one.arm.needs_vllm}" if one.arm.needs_vllm else ""
         block = f", block {one.block}" if one.block else ""
         lines += ["", f"# {number}: {one.arm.label}{block}{needs}", *_lines([*one.steps, *one.ends])]

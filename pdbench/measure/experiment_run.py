@@ -17,7 +17,7 @@ from pdbench.cli import ENGINES_LOADED
 from pdbench.configs import ROOT
 from pdbench.files import write_atomically
 from pdbench.manifest import now
-from pdbench.measure.experiment import Experiment
+from pdbench.measure.experiment import Arm, Experiment
 from pdbench.measure.experiment_plan import Round, left_out, rounds, script, to_measure
 from pdbench.measure.experiment_steps import Step, cluster_steps, doctor_step, ends_of_all, figure_steps, tokens_file
 from pdbench.measure.experiment_times import COUNTS_AS, Times, measured_seconds
@@ -129,11 +129,13 @@ class Run:
             arms = list(group)
             if block and not self._begins(block, [one.arm.label for one in arms]):
                 return
-            for one in arms:
+            up: Arm | None = None  # whose pool still runs
+            for one, after in zip(arms, [*arms[1:], None], strict=True):
                 minutes = (time.monotonic() - begun) / 60
                 left = f", about {minutes / number * (len(todo) - number):.0f} min left" if number else ""
                 number += 1
-                self._round(one, f"{self.name}: launch {number} of {len(todo)}, {one.arm.label}{left}")
+                title = f"{self.name}: launch {number} of {len(todo)}, {one.arm.label}{left}"
+                up = self._round(one.on_running_pool() if up else one, title, up, after)
 
     def _begins(self, block: int, labels: list[str]) -> bool:
         """Print what a block will take; return whether it ends before --minutes are over, as far as that is known."""
@@ -146,27 +148,45 @@ class Run:
         console.print(f"[yellow]{self.name}: block {block} is not begun: {left / 60:.0f} of the --minutes are left[/yellow]")
         return False
 
-    def _round(self, one: Round, title: str) -> None:
-        label = one.arm.label
-        if label in self.failed or label in self.left_out:
-            return
-        if reason := left_out(one.arm, vllm_version()):
-            self.left_out[label] = reason
-            console.print(f"[yellow]{self.name}: {label} is left out: {reason}[/yellow]")
-            return
-        tokens = tokens_file(self.name, self.results)
-        if one.arm.is_pd and not tokens.exists():
-            self._fails(label, f"{tokens} is missing: the collocated arm must be measured first")
-            return
+    def _round(self, one: Round, title: str, up: Arm | None, after: Round | None) -> Arm | None:
+        """Measure an arm, and stop it unless the next one is another ratio of its pool.
+
+        Args:
+            up: the arm before it, where its pool still runs.
+
+        Returns:
+            This arm, if its pool still runs.
+        """
+        label, keep, can = one.arm.label, False, self._can_be_measured(one.arm)
+        if not can and not up:
+            return None
         try:
-            begun = now()
-            self.times.launched(label)
-            if all(self._passes(step, label, f"{title}: {step.what}") for step in one.steps):
-                measured = measured_seconds(self.name, one.arm, self.experiment, self.results, begun)
-                self.times.count(label, "measuring", measured, out_of="waiting")
+            if can:
+                begun = now()
+                self.times.launched(label)
+                if all(self._passes(step, label, f"{title}: {step.what}") for step in one.steps):
+                    measured = measured_seconds(self.name, one.arm, self.experiment, self.results, begun)
+                    self.times.count(label, "measuring", measured, out_of="waiting")
+                    keep = after is not None and after.arm.shares_pool(one.arm)
         finally:
-            for step in one.ends:
-                self._passes(step, label, f"{title}: stop")
+            if not keep:
+                for step in one.ends:
+                    self._passes(step, label, f"{title}: stop")
+        return one.arm if keep else None
+
+    def _can_be_measured(self, arm: Arm) -> bool:
+        """Whether the arm has not failed, can be measured here, and has the tokens it is compared with; prints why not."""
+        if arm.label in self.failed or arm.label in self.left_out:
+            return False
+        if reason := left_out(arm, vllm_version()):
+            self.left_out[arm.label] = reason
+            console.print(f"[yellow]{self.name}: {arm.label} is left out: {reason}[/yellow]")
+            return False
+        tokens = tokens_file(self.name, self.results)
+        if arm.is_pd and not tokens.exists():
+            self._fails(arm.label, f"{tokens} is missing: the collocated arm must be measured first")
+            return False
+        return True
 
     def _passes(self, step: Step, label: str, title: str) -> bool:
         """Run a step of an arm; where it fails, so does the arm."""

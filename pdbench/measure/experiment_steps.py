@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from pdbench.configs import ROOT, load_model
-from pdbench.layout import CONTROLS, placed_as
+from pdbench.layout import CONTROLS, Layout, placed_as
 from pdbench.measure.experiment import Arm, Experiment
 from pdbench.network import slow_link
 from pdbench.workload import Phase, RunName
 
-What = Literal["cluster", "doctor", "link", "launch", "check", "sweep", "stop", "figure"]
+What = Literal["cluster", "doctor", "link", "launch", "roles", "check", "sweep", "stop", "figure"]
 STOP = ["python", "launch_gptoss.py", "--stop"]
 # What a phase's figures need: there is no TPOT of a single token, and no throughput of prompts in decode.
 PHASE_OPTIONS: dict[Phase, list[str]] = {
@@ -74,6 +74,12 @@ def steps_of(arm: Arm, name: str, experiment: Experiment, results: Path, block: 
         "check": _check(arm, experiment, str(tokens_file(name, results))),
         "sweep": _sweep(name, arm, experiment, results, block),
     })  # fmt: skip
+
+
+def roles_of(arm: Arm) -> Step:
+    """Return what gives a running pool an arm's ratio."""
+    layout = Layout.parse(arm.layout)
+    return Step("roles", ["python", "launch_gptoss.py", "--roles", layout.roles], arm.label)
 
 
 def ends_of(arm: Arm) -> list[Step]:

@@ -17,7 +17,13 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 USEFUL: tuple[Kind, ...] = ("loading", "measuring")
 # What a step's time counts as. Of a launch, loading is what engines take from their start until they run. Of a sweep, the bench
 # client's own durations are measuring; the rest is waiting: for the client to load, for warm-ups, for checks of levels.
-COUNTS_AS: dict[What, Kind] = {"launch": "launching", "check": "checking", "sweep": "waiting", "stop": "stopping"}
+COUNTS_AS: dict[What, Kind] = {
+    "launch": "launching",
+    "roles": "launching",
+    "check": "checking",
+    "sweep": "waiting",
+    "stop": "stopping",
+}
 LAUNCHES = "launches"  # beside the kinds: how often an arm was launched in that time
 
 

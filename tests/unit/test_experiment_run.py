@@ -88,6 +88,83 @@ def test_one_arms_failure_does_not_lose_the_others(run):
     assert (None, "figure") not in run.ran
 
 
+POOL = ["pool_p1xtp1-d2xtp1", "pool_p2xtp1-d1xtp1"]
+
+
+@pytest.fixture
+def pool(write, tmp_path, monkeypatch):
+    """Two ratios of one pool, behind the collocated arm and before another PD arm."""
+    monkeypatch.setattr(experiment_run, "measured_seconds", lambda *args: 0.0)
+    ratios = [{"layout": name.removeprefix("pool_"), "mode": "pd-pool"} for name in POOL]
+    last = {"layout": "p1xtp1-d1xtp1", "mode": "pd-pack"}
+    return Recorded(load_experiment(write(arms=[{"layout": "3xtp1"}, *ratios, last])), tmp_path / "results")
+
+
+FIRST, SECOND = (
+    [(name, what) for what in (first, "check", "sweep")] for name, first in zip(POOL, ("launch", "roles"), strict=True)
+)
+
+
+def test_ratios_of_one_pool_share_a_launch(pool):
+    pool.all()
+    of_pool = [(arm, what) for arm, what in pool.ran if arm in POOL]
+    assert of_pool == [*FIRST, *SECOND, (POOL[1], "stop")] and pool.failed == {}
+    assert [what for arm, what in pool.ran if arm == "pack_p1xtp1-d1xtp1"] == ["launch", "check", "sweep", "stop"]
+    script = plan.script("small", pool.experiment, pool.results)
+    assert script.count("launch_gptoss.py --mode pd-pool") == script.count("launch_gptoss.py --roles p2-d1") == 1
+    assert script.count("--stop") == 3
+
+
+@pytest.mark.parametrize("failing", ["launch", "check", "sweep"])
+def test_a_ratio_that_fails_stops_the_pool_and_the_next_launches_its_own(pool, failing):
+    pool.fails = {(POOL[0], failing)}
+    pool.all()
+    ran = [(arm, what) for arm, what in pool.ran if arm in POOL]
+    begun = FIRST[: FIRST.index((POOL[0], failing)) + 1]
+    assert ran == [*begun, (POOL[0], "stop"), *((POOL[1], what) for what in ("launch", "check", "sweep", "stop"))]
+
+
+def test_a_pool_that_does_not_follow_is_stopped(pool):
+    pool.fails = {(POOL[1], "roles")}
+    pool.all()
+    assert [one for one in pool.ran if one[0] in POOL] == [*FIRST, (POOL[1], "roles"), (POOL[1], "stop")]
+    assert pool.failed == {POOL[1]: "roles exited with 1"}
+
+
+def test_a_pool_is_stopped_where_its_next_ratio_cannot_be_measured(pool, monkeypatch):
+    monkeypatch.setattr(experiment_run, "left_out", lambda arm, vllm: "why" if arm.label == POOL[1] else None)
+    pool.all()
+    assert [one for one in pool.ran if one[0] in POOL] == [*FIRST, (POOL[1], "stop")]
+
+
+def test_ratios_of_one_pool_follow_each_other_in_every_block(write):
+    ratios = [{"layout": f"p{p}xtp1-d{4 - p}xtp1", "mode": "pd-pool"} for p in (1, 2, 3)]
+    others = [{"layout": "4xtp1"}, {"layout": "2xtp2"}, {"layout": "p2xtp1-d2xtp1", "mode": "pd-pack"}]
+    experiment = load_experiment(write(arms=[*others, *ratios])).model_copy(update={"blocks": 8})
+    orders = set()
+    for block in range(1, 9):
+        order = [arm.label for arm in plan.drawn("small", experiment, block)]
+        at = [number for number, label in enumerate(order) if label.startswith("pool")]
+        assert sorted(order) == sorted(arm.label for arm in experiment.arms) and at == list(range(at[0], at[0] + 3))
+        orders.add(tuple(label for label in order if label.startswith("pool")))
+    assert len(orders) > 1, "drawn in each block"
+
+
+def test_pools_that_differ_in_more_than_their_ratio_do_not_share(write):
+    arms = [
+        Arm(layout=layout, mode="pd-pool", **more)
+        for layout, more in (
+            ("p1xtp1-d2xtp1", {}),
+            ("p2xtp1-d1xtp1", {}),
+            ("p1xtp1-d3xtp1", {}),
+            ("p2xtp1-d1xtp1", {"env": {"A": "1"}, "name": "x"}),
+        )
+    ]
+    assert [arms[0].shares_pool(other) for other in arms[1:]] == [True, False, False]
+    packed = Arm(layout="p1xtp1-d2xtp1", mode="pd-pack")
+    assert not packed.shares_pool(Arm(layout="p2xtp1-d1xtp1", mode="pd-pack"))
+
+
 def test_without_the_collocated_tokens_no_pd_arm_is_launched(run):
     run.fails = {("2xtp1", "launch")}
     run.all()
