@@ -68,6 +68,10 @@ KINDS = {
         "requests came faster than they were served: TTFT is that of a queue, and grows with the number of requests",
         "compare at rates that are served; a bound on TTFT leaves this level out",
     ),
+    "capped": (
+        "the client held requests back at its cap of requests in flight: the queue is in the client and not in TTFT",
+        "measure without --max-concurrency, or with one that is never reached; a bound on TTFT leaves this level out",
+    ),
     "mixed versions": (
         "a difference between these arms may be one between their versions",
         "measure them again on one stack; until then compare within one version only",

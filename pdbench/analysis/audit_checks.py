@@ -34,7 +34,7 @@ def checked(sources: list[Source]) -> Seen:
     yield from _same_results(sources)
     yield from _above_prefill(sources)
     for source in sources:
-        for check in (_name_and_manifest, _files, _replayed, _cold, _overloaded, _few_requests, _transport):
+        for check in (_name_and_manifest, _files, _replayed, _cold, _overloaded, _capped, _few_requests, _transport):
             yield from ((kind, [source], seen) for kind, seen in check(source))
     by_workload = defaultdict(list)
     for source in sources:
@@ -166,9 +166,15 @@ def _cold(source: Source) -> Iterator[tuple[str, str]]:
 
 
 def _overloaded(source: Source) -> Iterator[tuple[str, str]]:
-    columns = (source.levels[name] for name in ("stem", "request_throughput", "level", "served_share"))
-    if seen := [f"{stem} {rate:.3g} of {asked:g}" for stem, rate, asked, share in zip(*columns) if share < SERVED]:
+    behind = source.levels[(source.levels["served_share"] < SERVED) & source.levels["cap_reached"].isna()]
+    if seen := [f"{row.stem} {row.request_throughput:.3g} of {row.level:g}" for row in behind.itertuples()]:
         yield "overloaded", f"requests/s served: {', '.join(seen)}"
+
+
+def _capped(source: Source) -> Iterator[tuple[str, str]]:
+    for row in source.levels.dropna(subset="cap_reached").itertuples():
+        seen = f"{row.stem}: max_concurrency {row.cap_reached:g}, {row.in_flight:.3g} in flight on average"
+        yield "capped", f"{seen}, {row.request_throughput:.3g} of {row.level:g} requests/s served"
 
 
 def _few_requests(source: Source) -> Iterator[tuple[str, str]]:

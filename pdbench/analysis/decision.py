@@ -18,9 +18,8 @@ from pdbench.analysis import repeats
 from pdbench.analysis.frontier import attainable, crossovers, curves
 from pdbench.analysis.sla import Bound
 from pdbench.layout import Layout
-from pdbench.read.laws import SERVED
 from pdbench.read.level_file import TOKENS, ResultError
-from pdbench.read.results import contenders
+from pdbench.read.results import contenders, saturated
 
 WORKLOAD = ["model", "isl", "osl", "phase", "kind"]
 RATES = [f"{kind}_throughput_per_node" for kind in (*TOKENS, "request")]
@@ -144,7 +143,7 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
 
 def overloaded(table: pd.DataFrame, bounds: Sequence[Bound]) -> pd.DataFrame:
     """Return the levels whose TTFT is that of a queue, which no bound on TTFT can be held against; none without one."""
-    return table[(table["served_share"] < SERVED) & any("ttft" in bound.column for bound in bounds)]
+    return table[saturated(table) & any("ttft" in bound.column for bound in bounds)]
 
 
 def highest(throughput: np.ndarray, latencies: np.ndarray, limits: np.ndarray) -> Points:

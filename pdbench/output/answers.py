@@ -77,7 +77,7 @@ def show_decision(table: pd.DataFrame, args: argparse.Namespace) -> None:
             tables.print_decision(answers, args.sla, counted, rows["kind"].iloc[0], args.gpu_hour_price)
             for row in decision.overloaded(rows, args.sla).itertuples():
                 served = f"{row.request_throughput:.3g} of {row.level:g} requests/s served"
-                print(f"left out: {row.arm}, {served}: its TTFT is that of a queue")
+                print(f"left out: {row.arm}, {served}: {tables.queue_words(row.cap_reached)}")
         print(*tables.uncertainty_words(rows), sep="\n")
     print(f"{args.throughput_metric} tokens/s{tables.how_counted(table, args.use_normalized)}")
 

@@ -70,7 +70,7 @@ def _answers(
             answers[f"price_{tokens}"] = decision.cost(
                 price, answers["gpus_per_node"], answers[f"{tokens}_throughput_per_node"]
             )
-        late = decision.overloaded(rows, bounds)[["arm", "level", "repeat", "request_throughput"]]
+        late = decision.overloaded(rows, bounds)[["arm", "level", "repeat", "request_throughput", "cap_reached"]]
         found |= {"sla": _records(answers), "overloaded": _records(late)}
     return found
 

@@ -178,6 +178,11 @@ def answer_words(answers: pd.DataFrame, bounds: Sequence[Bound], counted: str) -
             yield f"  {share_text(row['lead'], row['lead_from'], row['lead_to'])} over {what}, {row['arm']}"
 
 
+def queue_words(cap: float) -> str:
+    """Say where requests waited at a rate that was not served, or that the client's cap held back; `cap` is NaN without."""
+    return f"the queue is in the client, at its cap of {cap:g} in flight" if cap > 0 else "its TTFT is that of a queue"
+
+
 def print_overheads(overheads: pd.DataFrame) -> None:
     """Print what Ray Serve adds; `overheads` is of `overhead.overheads`."""
     for title, headers, lines in overhead_grids(overheads):

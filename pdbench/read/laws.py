@@ -24,6 +24,10 @@ LEAST_TPOT_MS = 0.1
 DETAILS_TOLERANCE = 2e-3
 # Of the rate that was asked for, when the last request's time is allowed for.
 SERVED = 0.95
+# Of the client's cap, from which on it held requests back: the mean over a level is lower than what most of it held.
+CAP_REACHED = 0.9
+# Of the mean wait that a queue at the server would have; where requests waited less, the queue was in the client.
+QUEUED_AT_SERVER = 0.5
 
 
 def check(content: dict[str, Any], level: Level, osl: int, requests: Requests | None) -> None:
@@ -46,10 +50,8 @@ def check(content: dict[str, Any], level: Level, osl: int, requests: Requests | 
         )
     if level.kind == "concurrency":
         _check_concurrency(content, level.value, osl)
-    elif content.get("ramp_up_strategy"):
-        raise ValueError(
-            f"the rate rose during the level (ramp_up_strategy {content['ramp_up_strategy']}): its name says one rate"
-        )
+    else:
+        _check_rate(content, osl)
     if requests:
         _check_details(content, osl, requests)
 
@@ -71,6 +73,19 @@ def served_share(content: dict[str, Any], rate: float, osl: int) -> float:
     level lasts, and depend on its length.
     """
     return (content["completed"] / rate + end_to_end(content, osl)) / content["duration"]
+
+
+def cap_reached(content: dict[str, Any], rate: float, osl: int) -> float:
+    """Return the client's cap of requests in flight (max_concurrency), if it held back a level of this rate (1/s); else NaN.
+
+    It did where so many were in flight; and where requests came faster than they were served, but are not seen to have waited:
+    sent at this rate and served one after another, they would have waited for half of the level's excess, in the mean.
+    """
+    if (cap := content.get("max_concurrency")) is None:
+        return math.nan
+    wait = (content["duration"] - content["completed"] / rate) / 2
+    unseen = served_share(content, rate, osl) < SERVED and end_to_end(content, osl) < QUEUED_AT_SERVER * wait
+    return float(cap) if unseen or in_flight(content, osl) >= CAP_REACHED * cap else math.nan
 
 
 def _check_order(content: dict[str, Any], osl: int) -> None:
@@ -95,6 +110,21 @@ def _check_concurrency(content: dict[str, Any], asked: float, osl: int) -> None:
         raise ValueError(
             f"{held:.2g} requests were in flight (requests/s x mean end-to-end time), but the file's name says {asked:g}:"
             " another load, or times that are not in ms"
+        )
+
+
+def _check_rate(content: dict[str, Any], osl: int) -> None:
+    if content.get("ramp_up_strategy"):
+        raise ValueError(
+            f"the rate rose during the level (ramp_up_strategy {content['ramp_up_strategy']}): its name says one rate"
+        )
+    if (cap := content.get("max_concurrency")) is None:
+        return
+    if isinstance(cap, bool) or not isinstance(cap, int | float) or not 0 < cap < math.inf:
+        raise ValueError(f"max_concurrency must be a number above 0 or null, not {reprlib.repr(cap)}")
+    if (held := in_flight(content, osl)) > ROUNDING * cap:
+        raise ValueError(
+            f"{held:.3g} requests were in flight (requests/s x mean end-to-end time), but max_concurrency allowed {cap:g}"
         )
 
 

@@ -84,6 +84,7 @@ def read_level(
         row["tokens_per_piece"] = requests.tokens_per_piece if requests else math.nan
         row["full_share"] = requests.share_of_time(min(level.value, completed)) if requests and not at_rate else math.nan
         row["served_share"] = laws.served_share(content, level.value, osl) if at_rate else math.nan
+        row["cap_reached"] = laws.cap_reached(content, level.value, osl) if at_rate else math.nan
         row |= {key: value for key, value in percentiles(requests).items() if math.isnan(latencies[key])}
         if decode_bench:
             row |= _pure_decode(requests)

@@ -20,6 +20,7 @@ from pdbench.layout import CONTROLS, Layout, placed_as
 from pdbench.manifest import FILENAME as MANIFEST
 from pdbench.manifest import Manifest
 from pdbench.read.folder import VERSIONS, check_folder, find_levels, provenance, read_manifest
+from pdbench.read.laws import SERVED
 from pdbench.read.level_file import TOKENS, LevelFile, ResultError, naming, read_level
 from pdbench.workload import Level, RunName
 
@@ -109,7 +110,7 @@ def read_results(
         (1000 / median TPOT, tokens/s/user) and chunk_latency_ms; in_flight (requests, in the mean over the level, by
         Little's law), steady_request_throughput (1/s, what the level would have with all the requests asked for in flight
         all the time: concurrency / mean end-to-end time; NaN at a rate), served_share (`laws.served_share`; NaN at a
-        concurrency), full_share (of the time, with all the requests asked for in flight; NaN at a rate),
+        concurrency), cap_reached (the client's cap of requests in flight where it held a rate back, else NaN), full_share (of the time, with all the requests asked for in flight; NaN at a rate),
         tokens_per_piece (as the client got them) and, with `sla`, goodput (requests/s). What rests on TPOT is
         NaN where requests have a single output token; what rests on per-request details is NaN without them.
 
@@ -211,6 +212,11 @@ def contenders(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that a decision is about: without control arms, unless there is nothing else."""
     others = table[table["serving"] != "bare"]
     return table if others.empty else others
+
+
+def saturated(table: pd.DataFrame) -> pd.Series:
+    """Return whether a level's TTFT says nothing of its arm: it is that of a queue, or the queue was in the client."""
+    return (table["served_share"] < SERVED) | table["cap_reached"].notna()
 
 
 def arm_labels(arms: Sequence[Arm]) -> list[str]:

@@ -207,6 +207,15 @@ def test_an_overloaded_level_is_named_with_what_was_served(tmp_path, write_folde
     assert seen("overloaded", folder) == "requests/s served: rr8 2 of 8"
 
 
+def test_a_rate_that_the_client_held_back_is_named_with_its_cap(tmp_path, write_folder, level_content):
+    """2 of 10/s served, and no request waited: as many as were in flight, the client did not send."""
+    content = level_content(4, rate=10.0, requests=200, duration=100.0)
+    folder = write_folder(tmp_path, MIXED + "2xtp1", {"rr10.json": content})
+    reported = "rr10: max_concurrency 4, 0.33 in flight on average, 2 of 10 requests/s served"
+    assert seen("capped", folder) == reported and [kind for kind, _ in found(folder)] == ["capped"]
+    assert "the queue is in the client and not in TTFT" in KINDS["capped"][0]
+
+
 def test_few_requests_are_named_with_their_number(arm):
     assert seen("few requests", arm("2xtp1", requests=[20, 99, 100])) == "requests of a level: conc4 20, conc8 99"
 

@@ -44,7 +44,7 @@ def table(*rows, kind="concurrency"):
         row |= {"model": "tiny", "isl": 100, "osl": 11, "phase": "mixed", "median_tpot_ms": tpot, "median_ttft_ms": ttft}
         row |= {"input_throughput_per_node": rate, "output_throughput_per_node": 0.11 * rate}
         row |= {"total_throughput_per_node": 1.11 * rate, "request_throughput_per_node": rate / 100}
-        made.append(row | {"request_throughput": rate / 200, "served_share": float("nan")})
+        made.append(row | {"request_throughput": rate / 200, "served_share": math.nan, "cap_reached": math.nan})
     return pd.DataFrame(made)
 
 
@@ -118,6 +118,15 @@ def test_an_overloaded_level_keeps_no_bound_on_ttft():
     assert decide(rates, parse("tpot=10"))["throughput"].tolist() == [1500, 1500], "throughput and TPOT are real"
     with pytest.raises(ResultError, match="no level was served as fast as its requests came"):
         decide(rates[1:], bounds)
+
+
+def test_a_level_that_the_client_capped_keeps_no_bound_on_ttft():
+    rates = table(("2xtp2", 4, 8, 100, 1000), ("2xtp2", 8, 8, 100, 1500), kind="request-rate")
+    rates["served_share"], rates["cap_reached"] = 1.0, [math.nan, 64]
+    assert decide(rates, parse("ttft=500"))["level"].tolist() == [4]
+    assert decide(rates, parse("tpot=10"))["level"].tolist() == [8]
+    assert tables.queue_words(64) == "the queue is in the client, at its cap of 64 in flight"
+    assert tables.queue_words(math.nan) == "its TTFT is that of a queue"
 
 
 def test_a_request_rate_is_no_concurrency():

@@ -68,7 +68,7 @@ def test_rates_that_were_not_served_are_listed(tmp_path, monkeypatch, write_fold
     levels = {"rr2.json": level_content(None, rate=2, duration=10.1), "rr8.json": level_content(None, rate=8, duration=10.0)}
     found = written("--sla", "ttft=500", "--exps", str(write_folder(tmp_path, COLLOCATED, levels)))
     (late,) = found["workloads"][0]["overloaded"]
-    assert late == {"arm": "2xtp1", "level": 8, "repeat": 1, "request_throughput": 2}
+    assert late == {"arm": "2xtp1", "level": 8, "repeat": 1, "request_throughput": 2, "cap_reached": None}
 
 
 def test_audit_intervals_and_what_is_left_out(rivals, write_folder, tmp_path, level_content):

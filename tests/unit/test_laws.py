@@ -124,3 +124,39 @@ def test_published_and_own_levels_obey(published):
         laws.check(content, Level.from_filename(path.name), content["total_output_tokens"] // content["completed"], None)
         checked += 1
     assert checked > 300
+
+
+# -- a rate that the client capped --
+
+
+def capped(level_content, cap, duration=20.0, rate=10.0, **means):
+    """200 requests at 10/s of 200 ms each: 2 in flight in 20 s."""
+    means = {"mean_ttft_ms": 90.0, "mean_tpot_ms": 11.0} | means
+    return level_content(cap, rate=rate, requests=200, duration=duration, **means)
+
+
+@pytest.mark.parametrize(
+    ("cap", "duration", "reached"),
+    [(None, 20.0, False), (2, 20.0, True), (2.2, 20.0, True), (2.3, 20.0, False), (4, 20.0, False), (4, 80.0, True)],
+)
+def test_a_cap_of_the_client_that_was_reached(read, level_content, cap, duration, reached):
+    """In 80 s the queue of 60 s excess would have been 30 s long, in the mean; a request took 0.2 s."""
+    row = read(capped(level_content, cap, duration), "rr10.json")
+    assert row["cap_reached"] == cap if reached else math.isnan(row["cap_reached"])
+
+
+def test_a_queue_at_the_server_is_not_the_cap(read, level_content):
+    """Half of the excess of 60 s was waited for, with 75 of 100 in flight."""
+    row = read(capped(level_content, 100, 80.0, mean_ttft_ms=30000.0), "rr10.json")
+    assert row["served_share"] < laws.SERVED and math.isnan(row["cap_reached"])
+
+
+def test_more_than_the_cap_cannot_be_in_flight(read, level_content):
+    with pytest.raises(ResultError, match="2 requests were in flight .*, but max_concurrency allowed 1.9"):
+        read(capped(level_content, 1.9), "rr10.json")
+
+
+@pytest.mark.parametrize("cap", [True, "4", [4], 0, -1])
+def test_a_cap_that_is_no_number(read, level_content, cap):
+    with pytest.raises(ResultError, match="max_concurrency must be a number above 0 or null"):
+        read(capped(level_content, 4) | {"max_concurrency": cap}, "rr10.json")

@@ -26,8 +26,7 @@ from pdbench.output.figures.view import (
     throughput_label,
     with_axes,
 )
-from pdbench.read.laws import SERVED
-from pdbench.read.results import Study, contenders
+from pdbench.read.results import Study, contenders, saturated
 
 NO_TTFT = "no time to first token:\nprompts' KV caches are filled, not computed"
 NO_TPOT = "no time per output token:\nevery request has one output token"
@@ -82,7 +81,8 @@ def _key(data: pd.DataFrame, kind: str) -> list[str]:
     unit = "core" if set(data["accelerator"]) == {"CPU"} else "GPU"
     key = [{"concurrency": f"number: concurrency per {unit}", "request-rate": "number: requests/s asked for"}[kind]]
     key += ["grey band: Pareto frontier", "pale: dominated"] * one_workload(data)
-    key += ["ring: overloaded, requests came faster than they were served"] * bool((data["served_share"] < SERVED).any())
+    capped = ", or waited in the client" * bool(data["cap_reached"].notna().any())
+    key += [f"ring: overloaded, requests came faster than they were served{capped}"] * bool(saturated(data).any())
     return key + ["line: median of repeats, bar: least to most of them"] * bool((data["repeat"] > 1).any())
 
 
@@ -112,7 +112,7 @@ def _lines(axes: Axes, data: pd.DataFrame, x: str, y: str, styles: dict[str, Sty
             middle["at"], middle["up"], label=arm, gid=ARM, color=style.color, linestyle=style.line, marker=style.marker,
             markersize=style.size, linewidth=style.width, markerfacecolor=style.color if style.filled else "white",
         )  # fmt: skip
-        late = middle[rows.groupby("level")["served_share"].median() < SERVED]
+        late = middle[saturated(rows.groupby("level")[["served_share", "cap_reached"]].median())]
         if len(late):
             axes.plot(late["at"], late["up"], label="_overloaded", gid=OVERLOADED, **RING)
         if (rows["repeat"] > 1).any():
