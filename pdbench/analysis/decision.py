@@ -6,7 +6,7 @@ simultaneous over all arms that are compared. A difference whose interval contai
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pdbench.analysis import repeats
-from pdbench.analysis.frontier import attainable, crossovers, curves
+from pdbench.analysis.frontier import attainable, crossovers, curves, rests_on_ttft
 from pdbench.analysis.sla import Bound
 from pdbench.layout import Layout
 from pdbench.read.level_file import TOKENS, ResultError
@@ -59,11 +59,14 @@ def collocated(table: pd.DataFrame) -> set[str]:
 def bands(table: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
     """Compute `frontier.crossovers` of a table of one workload, with intervals of the margins in the middle of each band.
 
+    Of a latency that contains TTFT, `overloaded` levels are left out.
+
     Returns:
         its columns, and {next,collocated}_margin_from, _to: 95% intervals, NaN without three repeats of every level;
         high_from, high_to: that of the latency where the next band begins, NaN, too, where a repeat has no such change; and
         gpus, those that the throughput is counted over: of a node for a column per node, else of the best layout.
     """
+    table = judged(table, [latency])
     found = curves(table, latency, throughput)
     if not found:
         return pd.DataFrame()
@@ -107,7 +110,7 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
     """Find for each arm the highest throughput at which every bound holds.
 
     Levels follow each other in order of load, and between neighbours every column is interpolated linearly. With a bound
-    on TTFT, `overloaded` levels are left out.
+    on TTFT, or on a latency that contains it, `overloaded` levels are left out.
 
     Args:
         table: of `read_results`, of one workload; repeats are reduced to their median.
@@ -124,10 +127,10 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
     Raises:
         ResultError: every level is overloaded.
     """
-    table = table.drop(index=overloaded(table, bounds).index)
+    columns, limits = [bound.column for bound in bounds], np.array([bound.limit for bound in bounds])
+    table = judged(table, columns)
     if table.empty:
         raise ResultError("no level was served as fast as its requests came: a bound on TTFT has nothing to hold for")
-    columns, limits = [bound.column for bound in bounds], np.array([bound.limit for bound in bounds])
     measured = _repeats(table, [throughput, *columns], ["level", *RATES])
     rows = [_answer(arm, measured.get(arm.arm, []), bounds) for arm in _arms(table, [throughput, *columns]).itertuples()]
     rows.sort(key=lambda row: (-np.nan_to_num(row["throughput"]), not row["collocated"], row["arm"]))
@@ -141,9 +144,14 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
     return pd.DataFrame(rows)
 
 
-def overloaded(table: pd.DataFrame, bounds: Sequence[Bound]) -> pd.DataFrame:
-    """Return the levels whose TTFT is that of a queue, which no bound on TTFT can be held against; none without one."""
-    return table[saturated(table) & any("ttft" in bound.column for bound in bounds)]
+def overloaded(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """Return the levels whose TTFT is not their arm's (`results.saturated`), if one of the columns contains TTFT; else none."""
+    return table[saturated(table) & any(map(rests_on_ttft, columns))]
+
+
+def judged(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """Return the table without the levels that are `overloaded`: those that these columns can be compared at."""
+    return table[~(saturated(table) & any(map(rests_on_ttft, columns)))]
 
 
 def highest(throughput: np.ndarray, latencies: np.ndarray, limits: np.ndarray) -> Points:

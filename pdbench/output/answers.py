@@ -67,17 +67,18 @@ def show_decision(table: pd.DataFrame, args: argparse.Namespace) -> None:
     counted = f"{args.throughput_metric}/s\n/{'node' if args.use_normalized else 'layout'}"
     for title, rows in decision.workloads(table):
         print(f"\n{title}")
+        late = decision.overloaded(rows, [LATENCIES[mode], *(bound.column for bound in args.sla or ())])
+        print(*tables.saturated_words(late), sep="\n", end="\n" * bool(len(late)))
         bands = decision.bands(rows, LATENCIES[mode], throughput)
-        if bands.empty:
+        if bands.empty and len(decision.overloaded(rows, [LATENCIES[mode]])) == len(rows):
+            print(f"no arm has a {words} that is its own: every level is saturated")
+        elif bands.empty:
             print(f"no arm has both {LATENCIES[mode]} and {throughput}: use --latency-mode or --throughput-metric")
         else:
             tables.print_bands(bands, words, counted, args.use_interactivity, args.gpu_hour_price)
         if args.sla:
             answers = decision.decide(rows, args.sla, throughput)
             tables.print_decision(answers, args.sla, counted, rows["kind"].iloc[0], args.gpu_hour_price)
-            for row in decision.overloaded(rows, args.sla).itertuples():
-                served = f"{row.request_throughput:.3g} of {row.level:g} requests/s served"
-                print(f"left out: {row.arm}, {served}: {tables.queue_words(row.cap_reached)}")
         print(*tables.uncertainty_words(rows), sep="\n")
     print(f"{args.throughput_metric} tokens/s{tables.how_counted(table, args.use_normalized)}")
 

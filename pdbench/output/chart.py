@@ -12,12 +12,13 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
 
+from pdbench.analysis.frontier import rests_on_ttft
 from pdbench.analysis.sla import Bound
 from pdbench.output import figures
 from pdbench.output.figures.view import LATENCIES
 from pdbench.output.number_text import number
 from pdbench.read.level_file import METRICS, TOKENS
-from pdbench.read.results import contenders
+from pdbench.read.results import contenders, saturated
 
 STATISTICS = ("median", "mean", "p90", "p95", "p99")
 WORDS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "inter-token latency"}
@@ -101,14 +102,16 @@ def data(table: pd.DataFrame, arms: Mapping[str, Looks], groups: dict[str, dict[
     if (repeats > 1).any():
         frames |= {"low": levels[list(labels)].min(), "high": levels[list(labels)].max()}
     curves, ours = [], set(contenders(table)["arm"])
+    late = saturated(levels[["served_share", "cap_reached"]].median())
     for arm, look in arms.items():
         of_arm = {name: frame.loc[arm] for name, frame in frames.items()}
         rows = zip(of_arm["middle"].to_dict("records"), repeats[arm], strict=True)
         hover = [_hover(arm, labels, values, count) for values, count in rows]
-        known = asdict(look) | {"name": arm, "control": arm not in ours, "hover": hover}
+        known = asdict(look) | {"name": arm, "control": arm not in ours, "hover": hover, "late": late.loc[arm].tolist()}
         curves.append(known | {name: _lists(frame) for name, frame in of_arm.items()})
     better = {metric: {"Latency": -1, "Load": 0}.get(group, 1) for group, names in groups.items() for metric in names}
     content = {"arms": curves, "labels": labels, "better": better, "bounds": {bound.column: bound.limit for bound in bounds}}
+    content["queued"] = [metric for metric in labels if rests_on_ttft(metric)]
     return Markup(json.dumps(content, allow_nan=False).replace("<", "\\u003c"))  # so that no name ends the script
 
 

@@ -63,15 +63,16 @@ def _answers(
     if price and len(bands):
         for end in ("low", "high"):
             bands[f"price_{end}"] = decision.cost(price, bands["gpus"], bands[f"throughput_{end}"])
-    found = {"bands": _records(bands)}
+    columns = [latency, *(bound.column for bound in bounds)]
+    late = decision.overloaded(rows, columns)[["arm", "level", "repeat", "request_throughput", "cap_reached"]]
+    found = {"bands": _records(bands), "overloaded": _records(late)}
     if bounds:
         answers = decision.decide(rows, bounds, throughput)
         for tokens in TOKENS if price else ():
             answers[f"price_{tokens}"] = decision.cost(
                 price, answers["gpus_per_node"], answers[f"{tokens}_throughput_per_node"]
             )
-        late = decision.overloaded(rows, bounds)[["arm", "level", "repeat", "request_throughput", "cap_reached"]]
-        found |= {"sla": _records(answers), "overloaded": _records(late)}
+        found |= {"sla": _records(answers)}
     return found
 
 

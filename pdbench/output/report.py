@@ -136,7 +136,9 @@ def summary(table: pd.DataFrame, kind: str) -> str:
 
 def decide(title: str, table: pd.DataFrame, view: figures.View, price: float | None) -> Decision:
     """Return the head of the page; `table` is of one workload."""
-    uncertainty, counted = list(tables.uncertainty_words(table)), _counted(view)
+    columns = [bound.column for bound in view.sla] or [LATENCIES[view.latency_mode]]
+    late = [line.strip() for line in tables.saturated_words(decision.overloaded(table, columns))]
+    uncertainty, counted = [*late, *tables.uncertainty_words(table)], _counted(view)
     if not view.sla:
         return Decision(title, "", "", [], band_grid(table, view, view.latency_mode, price), uncertainty)
     answers = decision.decide(table, view.sla, chart.throughput(view))
@@ -151,7 +153,9 @@ def band_grid(table: pd.DataFrame, view: figures.View, mode: str, price: float |
     words = f"first {view.chunk_size}" if mode == "chunk" else {"token": "median TPOT", "first_token": "median TTFT"}[mode]
     bands = decision.bands(table, LATENCIES[mode], chart.throughput(view))
     rows = tables.band_rows(bands, words, _counted(view), view.interactivity, price)
-    return Grid(f"Best by {words}{' tokens' if mode == 'chunk' else ''}", *rows)
+    late = len(decision.overloaded(table, [LATENCIES[mode]]))
+    without = f", without {late} saturated level{'s' * (late > 1)}" * bool(late)
+    return Grid(f"Best by {words}{' tokens' if mode == 'chunk' else ''}{without}", *rows)
 
 
 def crossovers(table: pd.DataFrame, view: figures.View, modes: Sequence[str], price: float | None) -> dict[str, list[Grid]]:

@@ -178,6 +178,21 @@ def answer_words(answers: pd.DataFrame, bounds: Sequence[Bound], counted: str) -
             yield f"  {share_text(row['lead'], row['lead_from'], row['lead_to'])} over {what}, {row['arm']}"
 
 
+def saturated_words(late: pd.DataFrame) -> Iterator[str]:
+    """Say how many levels are left out where TTFT counts, which, and where their requests waited.
+
+    Args:
+        late: rows of the tidy table, of `decision.overloaded`.
+    """
+    if late.empty:
+        return
+    what = f"{len(late)} level{'s' * (len(late) > 1)} of {late['arm'].nunique()} arm{'s' * (late['arm'].nunique() > 1)}"
+    yield f"left out as saturated, of what contains TTFT: {what}"
+    for row in late.itertuples():
+        served = f"{row.request_throughput:.3g} of {row.level:g} requests/s served"
+        yield f"  {row.arm}, {served}: {queue_words(row.cap_reached)}"
+
+
 def queue_words(cap: float) -> str:
     """Say where requests waited at a rate that was not served, or that the client's cap held back; `cap` is NaN without."""
     return f"the queue is in the client, at its cap of {cap:g} in flight" if cap > 0 else "its TTFT is that of a queue"

@@ -68,6 +68,22 @@ def test_a_rate_that_was_not_served_has_a_ring(study, level_content):
     assert "ring" not in key(draw(study({"1xtp1": served}).table, View()))
 
 
+def test_a_saturated_level_is_no_frontier_where_ttft_counts(study, level_content):
+    served = {"rr2.json": level_content(None, rate=2, requests=20, duration=10.1)}
+    late = {"rr8.json": level_content(None, rate=8, requests=20, duration=4.0, median_ttft_ms=60.0)}
+    table = study({"2xtp1": served | late}).table
+
+    def highest(mode):
+        band = next(line for line in panel(draw(table, View(latency_mode=mode)), "tradeoff").get_lines()
+                    if line.get_label() == "Pareto frontier")  # fmt: skip
+        return max(band.get_ydata())
+
+    assert highest("token") == pytest.approx(2000), "TPOT is that of the level"
+    assert highest("first_token") == highest("chunk") == pytest.approx(20 / 10.1 * 100 * 4)
+    alone = draw(study({"1xtp1": late}).table, View(latency_mode="first_token"))
+    assert "Pareto frontier" not in lines(panel(alone, "tradeoff"), gid=None)
+
+
 # -- heading --
 
 

@@ -187,3 +187,15 @@ def test_published_results(published, tmp_path, monkeypatch, capsys):
     viz.main(["--sla", "tpot=10,ttft=500", "--report", "out.html", "--exps", *exps])
     assert "out.html: 12 arms, 72 measurements" in capsys.readouterr().out
     assert os.listdir() == ["out.html"] and Path("out.html").stat().st_size < 6e6
+
+
+def test_a_saturated_level_wins_no_band_of_ttft(tmp_path, write_folder, level_content):
+    rates = {"rr2.json": level_content(None, rate=2, duration=10.1), "rr8.json": level_content(None, rate=8, duration=4.0)}
+    study = read_study([write_folder(tmp_path, "tiny_itl100_otl11_mixed_2xtp1", rates)])
+    page = html.unescape(report.render(study, View(latency_mode="first_token")))
+    assert "Best by median TTFT, without 1 saturated level<" in page and "Best by median TPOT<" in page
+    assert "Left out as saturated, of what contains TTFT: 1 level of 1 arm" in page
+    data = chart_data(report.render(study, View()))
+    assert data["arms"][0]["late"] == [False, True]
+    assert {"median_ttft_ms", "chunk_latency_ms", "first_token_interactivity", "chunk_interactivity"} <= set(data["queued"])
+    assert "median_tpot_ms" not in data["queued"] and "token_interactivity" not in data["queued"]

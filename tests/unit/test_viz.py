@@ -241,6 +241,24 @@ def test_what_the_audit_refutes_is_left_out_of_decisions(rivals, write_folder, l
     )
 
 
+@pytest.mark.parametrize("flags", [["--sla", "chunk=20000"], ["--show-decision", "--latency-mode", "first_token"],
+                                   ["--show-decision", "--latency-mode", "chunk"]])  # fmt: skip
+def test_how_many_saturated_levels_were_left_out_is_said(flags, tmp_path, monkeypatch, write_folder, level_content, capsys):
+    monkeypatch.chdir(tmp_path)
+    rates = {"rr2.json": level_content(None, rate=2, duration=10.1), "rr8.json": level_content(None, rate=8, duration=10.0)}
+    viz.main([*flags, "--exps", str(write_folder(tmp_path, COLLOCATED, rates))])
+    out = capsys.readouterr().out
+    assert "left out as saturated, of what contains TTFT: 1 level of 1 arm\n" in out
+    assert "  2xtp1, 2 of 8 requests/s served: its TTFT is that of a queue\n" in out
+
+
+def test_where_every_level_is_saturated_no_band_of_ttft_is_printed(tmp_path, monkeypatch, write_folder, level_content, capsys):
+    monkeypatch.chdir(tmp_path)
+    rates = {"rr8.json": level_content(None, rate=8, duration=10.0)}
+    viz.main(["--show-decision", "--latency-mode", "chunk", "--exps", str(write_folder(tmp_path, COLLOCATED, rates))])
+    assert "no arm has a first 16 that is its own: every level is saturated" in capsys.readouterr().out
+
+
 def test_why_an_arm_falls_short_is_within_a_window_of_80_columns(rivals, capsys):
     viz.main(["--sla", "tpot=9,ttft=500,p99_ttft=900,p99_itl=20", "--gpu-hour-price", "3", "--exps", *rivals])
     lines = [line[:80] for line in capsys.readouterr().out.splitlines()]

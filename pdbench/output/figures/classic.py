@@ -12,11 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from pdbench.analysis.decision import judged
 from pdbench.analysis.frontier import curves, frontier, pareto
 from pdbench.output.figures.labels import ARM, OVERLOADED, RANGE, annotate
 from pdbench.output.figures.panels import from_zero, level_axis, level_ticks, log_ticks, new_figure, plain, prepare, settle
 from pdbench.output.figures.styles import Style, arm_styles, faded, legend, line_handles, style_key
 from pdbench.output.figures.view import (
+    LATENCIES,
     View,
     heading,
     latency_label,
@@ -73,7 +75,7 @@ def _filled(figure: Figure, panels: dict[str, Axes], table: pd.DataFrame, view: 
     figure.suptitle(heading(table, study, *one_level), fontsize=12)
     legend(figure, line_handles(styles), style_key(table, styles) + _key(data, kind))
     settle(figure)
-    annotate(panels["tradeoff"], _points(data), styles, _load_words(data, kind))
+    annotate(panels["tradeoff"], _points(data, view), styles, _load_words(data, kind))
     return figure
 
 
@@ -86,11 +88,15 @@ def _key(data: pd.DataFrame, kind: str) -> list[str]:
     return key + ["line: median of repeats, bar: least to most of them"] * bool((data["repeat"] > 1).any())
 
 
-def _points(data: pd.DataFrame) -> pd.DataFrame:
-    """Each arm's levels as the trade-off draws them: medians of repeats, and whether none beats them; controls beat none."""
+def _points(data: pd.DataFrame, view: View) -> pd.DataFrame:
+    """Each arm's levels as the trade-off draws them: medians of repeats, and whether none beats them.
+
+    Controls beat none, nor do saturated levels where the latency contains TTFT.
+    """
     columns = ["latency", "x", "y", "gpus"]
     points = data.groupby(["arm", "level"], sort=False, as_index=False)[columns].median().dropna()
-    ours = points[points["arm"].isin(contenders(data)["arm"])]
+    compared = pd.MultiIndex.from_frame(judged(contenders(data), [LATENCIES[view.latency_mode]])[["arm", "level"]])
+    ours = points[pd.MultiIndex.from_frame(points[["arm", "level"]]).isin(compared)]
     dominated = points.index.isin(ours.index[~pareto(ours, "latency", "y")])
     return points.assign(efficient=~dominated | (not one_workload(data)))
 
@@ -167,7 +173,7 @@ def _tradeoff_panel(axes: Axes, data: pd.DataFrame, styles: dict[str, Style], vi
     if one_workload(data):
         _frontier_band(axes, data, view)
     _lines(axes, data, "x", "y", styles)
-    _fade(axes, _points(data), styles)
+    _fade(axes, _points(data, view), styles)
     axes.set_xlabel(latency_label(view))
     axes.set_ylabel(throughput_label(data, view))
     axes.margins(0.06)
@@ -178,7 +184,10 @@ def _tradeoff_panel(axes: Axes, data: pd.DataFrame, styles: dict[str, Style], vi
 
 
 def _frontier_band(axes: Axes, data: pd.DataFrame, view: View) -> None:
-    best = frontier(curves(contenders(data), "latency", "y"))
+    found = curves(judged(contenders(data), [LATENCIES[view.latency_mode]]), "latency", "y")
+    if not found:
+        return
+    best = frontier(found)
     # Straight in latency is bent in interactivity.
     share = np.linspace(0, 1, 20)
     corners = np.arange(len(best.latency) - 1)[:, None]

@@ -16,12 +16,15 @@ function bars(arm, metric) {
   return { type: "data", symmetric: false, thickness: 1, width: 3, array: away(arm.high), arrayminus: away(arm.low) };
 }
 
-// Of each point of each arm shown: whether another is at least as good in both metrics and better in one. Controls take no part.
+// Of each point of each arm shown: whether another is at least as good in both metrics and better in one. Controls take no part,
+// nor saturated levels where a metric contains TTFT.
 function dominated(shown) {
   const [better, also] = [data.better[xs.value], data.better[ys.value]];
-  const points = shown.flatMap((arm) => arm.middle[xs.value].map((x, i) => [better * x, also * arm.middle[ys.value][i]]));
+  const queued = data.queued.includes(xs.value) || data.queued.includes(ys.value);
+  const at = (arm, i) => [better * arm.middle[xs.value][i], also * arm.middle[ys.value][i]];
+  const points = shown.flatMap((arm) => arm.late.flatMap((late, i) => (late && queued ? [] : [at(arm, i)])));
   const beaten = ([x, y]) => better && also && points.some(([a, b]) => a >= x && b >= y && (a > x || b > y));
-  return (arm) => arm.middle[xs.value].map((x, i) => !arm.control && beaten([better * x, also * arm.middle[ys.value][i]]));
+  return (arm) => arm.late.map((late, i) => !arm.control && !(late && queued) && beaten(at(arm, i)));
 }
 
 function traces(isDark) {
