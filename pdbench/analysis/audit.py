@@ -84,6 +84,10 @@ KINDS = {
         "another backend of the client counts pieces, TTFT and inter-token latency in another way",
         "measure them again with one backend, as run_bm.sh does",
     ),
+    "mixed pieces": (
+        "inter-token latency is between pieces: of more tokens it is longer, although none of them is later",
+        "measure them again with one stream interval, without speculative decoding; a bound on ITL leaves the coarser ones out",
+    ),
     "mixed models": (
         "requests went to models of different names, whatever the folders are called",
         "compare arms of one model only",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
-from pdbench.analysis.audit_mixed import mixed
+from pdbench.analysis.audit_mixed import mixed, mixed_pieces
 from pdbench.analysis.audit_source import Source
 from pdbench.layout import Layout
 from pdbench.read.laws import SERVED
@@ -40,7 +40,7 @@ def checked(sources: list[Source]) -> Seen:
     for source in sources:
         by_workload[source.workload].append(source)
     for compared in by_workload.values():
-        for check in (_odd_decode, mixed, _mixed_prompts, _no_manifest, _missing_levels):
+        for check in (_odd_decode, mixed, mixed_pieces, _mixed_prompts, _no_manifest, _missing_levels):
             yield from check(compared)
 
 

@@ -3,7 +3,10 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
+import pandas as pd
+
 from pdbench.analysis.audit_source import ASKED, CLIENT_KEYS, Source
+from pdbench.analysis.pieces import coarser
 from pdbench.manifest import Machine
 
 
@@ -24,6 +27,14 @@ def mixed(compared: list[Source]) -> Iterator[tuple[str, Iterable[Source], str]]
                 rare = sorted(values.items(), key=lambda item: len(item[1]))
                 counts = ", ".join(f"{value} in {len(having)} of {len(compared)} folders" for value, having in reversed(rare))
                 yield kind, [source for _, having in rare[:-1] for source in having], f"{what}: {counts}"
+
+
+def mixed_pieces(compared: list[Source]) -> Iterator[tuple[str, Iterable[Source], str]]:
+    """Yield the folders whose answers came in coarser pieces than those of another, each with what was seen."""
+    found = coarser(pd.concat([source.levels for source in compared]))
+    for source in compared:
+        if seen := found.get(source.levels["arm"].iloc[0]):
+            yield "mixed pieces", [source], seen
 
 
 def _versions(source: Source) -> dict[str, str]:

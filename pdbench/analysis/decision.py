@@ -16,6 +16,7 @@ import pandas as pd
 
 from pdbench.analysis import repeats
 from pdbench.analysis.frontier import attainable, crossovers, curves, rests_on_ttft
+from pdbench.analysis.pieces import not_judged
 from pdbench.analysis.sla import Bound
 from pdbench.layout import Layout
 from pdbench.read.level_file import TOKENS, ResultError
@@ -110,7 +111,8 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
     """Find for each arm the highest throughput at which every bound holds.
 
     Levels follow each other in order of load, and between neighbours every column is interpolated linearly. With a bound
-    on TTFT, or on a latency that contains it, `overloaded` levels are left out.
+    on TTFT, or on a latency that contains it, `overloaded` levels are left out. With a bound on ITL an arm with coarser pieces
+    than another keeps none (`pieces.not_judged`).
 
     Args:
         table: of `read_results`, of one workload; repeats are reduced to their median.
@@ -132,7 +134,8 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
     if table.empty:
         raise ResultError("no level was served as fast as its requests came: a bound on TTFT has nothing to hold for")
     measured = _repeats(table, [throughput, *columns], ["level", *RATES])
-    rows = [_answer(arm, measured.get(arm.arm, []), bounds) for arm in _arms(table, [throughput, *columns]).itertuples()]
+    coarse, arms = not_judged(table, bounds), _arms(table, [throughput, *columns])
+    rows = [_answer(arm, measured.get(arm.arm, []), bounds, coarse.get(arm.arm, "")) for arm in arms.itertuples()]
     rows.sort(key=lambda row: (-np.nan_to_num(row["throughput"]), not row["collocated"], row["arm"]))
     each = _each({row["arm"]: measured[row["arm"]] for row in rows if row["holds"]}, limits)
     best, leads = rows[0], repeats.of_ratios(each, {rows[0]["arm"]})
@@ -204,14 +207,16 @@ def _repeats(table: pd.DataFrame, needed: list[str], others: list[str]) -> dict[
     return found
 
 
-def _answer(arm: Any, repeats: list[np.ndarray], bounds: Sequence[Bound]) -> dict[str, Any]:
-    """An arm's row; `arm` is of `_arms`, `repeats` of `_repeats`: throughput, bounds, level and rates."""
+def _answer(arm: Any, repeats: list[np.ndarray], bounds: Sequence[Bound], coarse: str) -> dict[str, Any]:
+    """An arm's row; `arm` is of `_arms`, `repeats` of `_repeats`: throughput, bounds, level and rates; `coarse` of its pieces."""
     columns = [bound.column for bound in bounds]
     row = {name: getattr(arm, name) for name in ("arm", "layout", "accelerator", "gpus", "gpus_per_node", "repeats")}
     row |= {"goodput_per_node": arm.goodput_per_node, "collocated": not Layout.parse(arm.layout).is_pd, "holds": False}
     row |= dict.fromkeys(["throughput", *columns, "level", *RATES, "concurrency_per_gpu"], np.nan)
     if not repeats:
         return row | {"reason": f"its results lack {' and '.join(arm.lacks)}"}
+    if coarse:
+        return row | {"reason": f"not judged by ITL: {coarse}"}
     levels = np.array([np.median(rows, axis=0) for rows in repeats])
     latencies = levels[:, 1 : 1 + len(bounds)]
     found = highest(levels[:, 0], latencies, np.array([bound.limit for bound in bounds]))

@@ -2,14 +2,13 @@
 
 import pandas as pd
 
+from pdbench.analysis.pieces import PIECES_ALIKE
 from pdbench.layout import Layout
 from pdbench.read.level_file import ResultError
 from pdbench.read.results import contenders
 
 # Of the two arms' p99; a single run of a level cannot show smaller differences.
 NOTEWORTHY = 1.25
-# Of the tokens that come at once: gaps between pieces of 8 tokens are no longer stalls than those between single ones.
-PIECES_ALIKE = 1.5
 
 
 def stall_lines(table: pd.DataFrame) -> list[str]:

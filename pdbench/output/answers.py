@@ -68,7 +68,8 @@ def show_decision(table: pd.DataFrame, args: argparse.Namespace) -> None:
     for title, rows in decision.workloads(table):
         print(f"\n{title}")
         late = decision.overloaded(rows, [LATENCIES[mode], *(bound.column for bound in args.sla or ())])
-        print(*tables.saturated_words(late), sep="\n", end="\n" * bool(len(late)))
+        for line in tables.saturated_words(late):
+            print(line)
         bands = decision.bands(rows, LATENCIES[mode], throughput)
         if bands.empty and len(decision.overloaded(rows, [LATENCIES[mode]])) == len(rows):
             print(f"no arm has a {words} that is its own: every level is saturated")
@@ -77,6 +78,8 @@ def show_decision(table: pd.DataFrame, args: argparse.Namespace) -> None:
         else:
             tables.print_bands(bands, words, counted, args.use_interactivity, args.gpu_hour_price)
         if args.sla:
+            for line in tables.piece_words(rows, args.sla):
+                print(line)
             answers = decision.decide(rows, args.sla, throughput)
             tables.print_decision(answers, args.sla, counted, rows["kind"].iloc[0], args.gpu_hour_price)
         print(*tables.uncertainty_words(rows), sep="\n")

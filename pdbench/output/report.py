@@ -137,8 +137,9 @@ def summary(table: pd.DataFrame, kind: str) -> str:
 def decide(title: str, table: pd.DataFrame, view: figures.View, price: float | None) -> Decision:
     """Return the head of the page; `table` is of one workload."""
     columns = [bound.column for bound in view.sla] or [LATENCIES[view.latency_mode]]
-    late = [line.strip() for line in tables.saturated_words(decision.overloaded(table, columns))]
-    uncertainty, counted = [*late, *tables.uncertainty_words(table)], _counted(view)
+    out = [line.strip() for line in tables.saturated_words(decision.overloaded(table, columns))]
+    out += tables.piece_words(table, view.sla)
+    uncertainty, counted = [*out, *tables.uncertainty_words(table)], _counted(view)
     if not view.sla:
         return Decision(title, "", "", [], band_grid(table, view, view.latency_mode, price), uncertainty)
     answers = decision.decide(table, view.sla, chart.throughput(view))

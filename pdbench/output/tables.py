@@ -8,6 +8,7 @@ import pandas as pd
 
 from pdbench.analysis.audit import Finding
 from pdbench.analysis.decision import WORKLOAD, cost, workload_title
+from pdbench.analysis.pieces import not_judged
 from pdbench.analysis.repeats import MARGIN, MIN_REPEATS
 from pdbench.analysis.sla import Bound
 from pdbench.output.grid import show
@@ -191,6 +192,12 @@ def saturated_words(late: pd.DataFrame) -> Iterator[str]:
     for row in late.itertuples():
         served = f"{row.request_throughput:.3g} of {row.level:g} requests/s served"
         yield f"  {row.arm}, {served}: {queue_words(row.cap_reached)}"
+
+
+def piece_words(table: pd.DataFrame, bounds: Sequence[Bound]) -> Iterator[str]:
+    """Say which arms a bound on inter-token latency is not applied to; `table` is of one workload."""
+    for arm, seen in not_judged(table, bounds).items():
+        yield f"not judged by ITL: {arm}, {seen}: a time between pieces is none between tokens"
 
 
 def queue_words(cap: float) -> str:

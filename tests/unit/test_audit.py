@@ -260,6 +260,16 @@ def test_what_the_client_was_asked_for_otherwise(arm, kind, change, reported):
     assert [name for name, _ in found(*folders)] == [kind] and seen(kind, *folders) == reported
 
 
+def test_pieces_of_other_sizes_are_named(tmp_path, write_folder, level_content, lawful):
+    single = level_content(detailed=True, requests=100)
+    several = lawful(single | {"itls": [[0.05] * 2] * 100})
+    folders = [write_folder(tmp_path, MIXED + name, {"conc4.json": content})
+               for name, content in (("2xtp1", single), ("1xtp2", several), ("1xtp4", single | {"seed": "2"}))]  # fmt: skip
+    found = [f for f in audit(read_study(folders)) if f.kind == "mixed pieces"]
+    assert [(f.folders, f.seen) for f in found] == [((str(folders[1]),), "5 tokens a piece against 1")]
+    assert "mixed pieces" not in [f.kind for f in audit(read_study(folders, details=False))], "unknown without details"
+
+
 def test_numbers_of_requests_count_at_a_rate_only(arm, tmp_path, write_folder, level_content):
     assert found(arm("2xtp1"), arm("1xtp2", requests=300, duration=3.1)) == []
     rates = [write_folder(tmp_path, MIXED + name, {"rr8.json": level_content(None, rate=8.0, requests=n, duration=n / 8)})

@@ -44,7 +44,11 @@ def table(*rows, kind="concurrency"):
         row |= {"model": "tiny", "isl": 100, "osl": 11, "phase": "mixed", "median_tpot_ms": tpot, "median_ttft_ms": ttft}
         row |= {"input_throughput_per_node": rate, "output_throughput_per_node": 0.11 * rate}
         row |= {"total_throughput_per_node": 1.11 * rate, "request_throughput_per_node": rate / 100}
-        made.append(row | {"request_throughput": rate / 200, "served_share": math.nan, "cap_reached": math.nan})
+        made.append(
+            row
+            | {"request_throughput": rate / 200, "served_share": math.nan, "cap_reached": math.nan}
+            | {"tokens_per_piece": math.nan}
+        )
     return pd.DataFrame(made)
 
 
@@ -141,6 +145,21 @@ def test_a_level_that_the_client_capped_keeps_no_bound_on_ttft():
     assert decide(rates, parse("tpot=10"))["level"].tolist() == [8]
     assert tables.queue_words(64) == "the queue is in the client, at its cap of 64 in flight"
     assert tables.queue_words(math.nan) == "its TTFT is that of a queue"
+
+
+def test_coarser_pieces_are_not_judged_by_the_time_between_them():
+    """Equal answers; one arm sends 8 tokens at once, so its gaps are 8 times longer, and their p99 misses the bound."""
+    measured = table(("2xtp2", 4, 10, 100, 1000), (PD, 4, 10, 100, 1200))
+    measured["p99_itl_ms"], measured["tokens_per_piece"] = [12.0, 80.0], [1.0, 8.0]
+    for bound in ("p99_itl=50", "p99_itl=500"):
+        answers = decide(measured, parse(bound))
+        assert answers["arm"].tolist() == ["2xtp2", PD] and answers["holds"].tolist() == [True, False]
+        assert answers["reason"][1] == "not judged by ITL: 8 tokens a piece against 1"
+    expected = f"not judged by ITL: {PD}, 8 tokens a piece against 1: a time between pieces is none between tokens"
+    assert list(tables.piece_words(measured, parse("p99_itl=50"))) == [expected]
+    assert decide(measured, parse("tpot=20"))["holds"].all() and not list(tables.piece_words(measured, parse("tpot=20")))
+    measured["tokens_per_piece"] = [1.0, 1.4]
+    assert decide(measured, parse("p99_itl=500"))["arm"].tolist() == [PD, "2xtp2"], "on a busy machine two come in one"
 
 
 def test_a_request_rate_is_no_concurrency():
