@@ -62,7 +62,8 @@ def main(argv: list[str] | None = None) -> None:
         shown = [args.show_tables, args.show_stalls, args.show_intervals, args.show_overhead, args.audit, decide]
         shown += [args.export, args.report, args.show_blocks, args.json]
         if args.plot or args.plot_path or args.figure or not any(shown):
-            answers.plot(compared if args.figure == "heatmap" else study, args, args.plot_path or DEFAULT_PATH)
+            drawn = compared if args.figure == "heatmap" else study
+            answers.plot(drawn, findings, args, args.plot_path or DEFAULT_PATH)
     except ResultError as error:
         parser.error(str(error))
 

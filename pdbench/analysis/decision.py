@@ -208,7 +208,7 @@ def _repeats(table: pd.DataFrame, needed: list[str], others: list[str]) -> dict[
 
 
 def _answer(arm: Any, repeats: list[np.ndarray], bounds: Sequence[Bound], coarse: str) -> dict[str, Any]:
-    """An arm's row; `arm` is of `_arms`, `repeats` of `_repeats`: throughput, bounds, level and rates; `coarse` of its pieces."""
+    """An arm's row (`arm` of `_arms`, `repeats` of `_repeats`): throughput, bounds, level, rates; `coarse`: of `not_judged`."""
     columns = [bound.column for bound in bounds]
     row = {name: getattr(arm, name) for name in ("arm", "layout", "accelerator", "gpus", "gpus_per_node", "repeats")}
     row |= {"goodput_per_node": arm.goodput_per_node, "collocated": not Layout.parse(arm.layout).is_pd, "holds": False}

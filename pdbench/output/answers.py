@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from pdbench.analysis.frontier import LATENCIES
 from pdbench.cli import note
 from pdbench.files import write_atomically
 from pdbench.output import tables
-from pdbench.output.options import FIGURES, LATENCY_MODES
+from pdbench.output.options import FIGURES, LATENCY_MODES, WITH_FRONTIER
 from pdbench.read.folder import folders_among, left_out_words
 from pdbench.read.level_file import naming
 from pdbench.read.results import Study, read_study
@@ -105,14 +106,27 @@ def write_json(
     print(f"{args.json}: {table['arm'].nunique()} arms, {len(findings)} findings")
 
 
-def plot(study: Study, args: argparse.Namespace, path: Path) -> None:
-    """Draw the figure, and print what its axes are."""
+def plot(study: Study, findings: Sequence[Finding], args: argparse.Namespace, path: Path) -> None:
+    """Draw the figure, and print what its axes are; an arm that the audit refutes is in no frontier, and one line says so.
+
+    Args:
+        findings: of `audit.audit`, where it has been asked for; a figure with a frontier asks for it else.
+    """
     from pdbench.output import figures  # Matplotlib takes a second
 
     table, view = study.table, view_of(args)
+    if view.figure in WITH_FRONTIER and not args.include_refuted:
+        arms = dict(zip(table["folder"], table["arm"], strict=True))
+        found = refuted(findings or audit(study))
+        view = replace(view, refuted=tuple((arms[folder], ", ".join(kinds)) for folder, kinds in found.items()))
     left_out = figures.left_out(table, view, args.most_arms)
     table = table[~table["arm"].isin(left_out)]
-    figures.save(figures.draw(_without_formulas(table), view, study), path)
+    drawn = [f"{arm}: {kinds}" for arm, kinds in view.refuted if arm not in left_out]
+    if drawn:
+        where = "drawn with a \N{DAGGER}, in no frontier (see --audit; --include-refuted)"
+        note(f"viz.py: refuted by the audit, {where}: {'; '.join(drawn)}")
+    escaped = replace(view, refuted=tuple((_without_formula(arm), kinds) for arm, kinds in view.refuted))
+    figures.save(figures.draw(_without_formulas(table), escaped, study), path)
     print(f"{path}: {table['arm'].nunique()} arms, {len(table)} measurements")
     if left_out:
         print(f"  left out: {some(left_out)}, which are farther from the Pareto frontier;")
@@ -127,8 +141,12 @@ def plot(study: Study, args: argparse.Namespace, path: Path) -> None:
 
 
 def _without_formulas(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with names that Matplotlib does not set as formulas: `$` begins one."""
-    return table.assign(**{name: table[name].str.replace("$", r"\$", regex=False) for name in ("arm", "model")})
+    """The table with names that Matplotlib does not set as formulas."""
+    return table.assign(**{name: table[name].map(_without_formula) for name in ("arm", "model")})
+
+
+def _without_formula(name: str) -> str:
+    return name.replace("$", r"\$")  # which begins one
 
 
 def some(names: list[str], most: int = 6) -> str:

@@ -3,7 +3,7 @@
 import html
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
@@ -93,15 +93,22 @@ def metrics(table: pd.DataFrame, kind: str, view: figures.View) -> dict[str, dic
     return {group: names for group, names in groups.items() if names}
 
 
-def data(table: pd.DataFrame, arms: Mapping[str, Looks], groups: dict[str, dict[str, str]], bounds: Sequence[Bound]) -> Markup:
-    """Return as JSON how each arm is drawn and, by level, the median, least and most of each metric over repeats."""
+def data(
+    table: pd.DataFrame, arms: Mapping[str, Looks], groups: dict[str, dict[str, str]], bounds: Sequence[Bound],
+    refuted: Collection[str] = (),
+) -> Markup:  # fmt: skip
+    """Return as JSON how each arm is drawn and, by level, the median, least and most of each metric over repeats.
+
+    Args:
+        refuted: arms that take no part in what is dominated, as controls do not.
+    """
     labels = {metric: label for names in groups.values() for metric, label in names.items()}
     levels = with_metrics(table).groupby(["arm", "level"])
     repeats = levels["repeat"].nunique()
     frames = {"middle": levels[list(labels)].median()}
     if (repeats > 1).any():
         frames |= {"low": levels[list(labels)].min(), "high": levels[list(labels)].max()}
-    curves, ours = [], set(contenders(table)["arm"])
+    curves, ours = [], set(contenders(table)["arm"]) - set(refuted)
     late = saturated(levels[["served_share", "cap_reached"]].median())
     for arm, look in arms.items():
         of_arm = {name: frame.loc[arm] for name, frame in frames.items()}

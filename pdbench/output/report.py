@@ -113,7 +113,7 @@ def render(
         script=Markup(script),
         hashes=Markup(f"{_hash(script)} {plotly}"),
         plotly=packed,
-        data=chart.data(table, looks, metrics, view.sla),
+        data=chart.data(table, looks, metrics, view.sla, [folders[name] for name in left_out or ()]),
     )
 
 
@@ -187,7 +187,7 @@ def method(table: pd.DataFrame, view: figures.View) -> list[str]:
         "levels: it may be loaded less than it could be. Beyond its last level it attains its maximum, below its lowest "
         "latency nothing. An arm is best where it attains most.",
         "In the chart a faded point is dominated: another point of the arms shown is at least as good in both metrics and "
-        "better in one.",
+        "better in one. What the audit refutes takes no part in that, nor do control arms.",
     ]
 
 

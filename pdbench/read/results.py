@@ -110,7 +110,8 @@ def read_results(
         (1000 / median TPOT, tokens/s/user) and chunk_latency_ms; in_flight (requests, in the mean over the level, by
         Little's law), steady_request_throughput (1/s, what the level would have with all the requests asked for in flight
         all the time: concurrency / mean end-to-end time; NaN at a rate), served_share (`laws.served_share`; NaN at a
-        concurrency), cap_reached (the client's cap of requests in flight where it held a rate back, else NaN), full_share (of the time, with all the requests asked for in flight; NaN at a rate),
+        concurrency), cap_reached (the client's cap of requests in flight where it held a rate back, else NaN), full_share (of
+        the time, with all the requests asked for in flight; NaN at a rate),
         tokens_per_piece (as the client got them) and, with `sla`, goodput (requests/s). What rests on TPOT is
         NaN where requests have a single output token; what rests on per-request details is NaN without them.
 

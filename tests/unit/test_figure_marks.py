@@ -84,6 +84,41 @@ def test_a_saturated_level_is_no_frontier_where_ttft_counts(study, level_content
     assert "Pareto frontier" not in lines(panel(alone, "tradeoff"), gid=None)
 
 
+# -- refuted --
+
+
+def test_what_the_audit_refutes_is_drawn_and_marked_but_no_frontier(tmp_path, monkeypatch, write_folder, level_content, capsys):
+    """The copy of one measurement under a smaller layout has twice the throughput per node."""
+    monkeypatch.chdir(tmp_path)
+    same = {f"conc{k}.json": level_content(k, duration=2.0) for k in (4, 8)}
+    good = {f"conc{k}.json": level_content(k, duration=4.0, median_tpot_ms=11.0) for k in (4, 8)}
+    arms = {"p1xtp1-d1xtp1": same, "p2xtp1-d2xtp1": same, "2xtp1": good}
+    folders = [str(write_folder(tmp_path, NAMES.format(name), levels)) for name, levels in arms.items()]
+    drawn = []
+    monkeypatch.setattr("pdbench.output.figures.save", lambda figure, path: drawn.append(figure))
+    viz.main(["--exps", *folders])
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "refuted by the audit, drawn with a †, in no frontier" in err
+    assert "p1xtp1-d1xtp1: two layouts; p2xtp1-d2xtp1: two layouts" in err
+    viz.main(["--include-refuted", "--exps", *folders])
+    assert capsys.readouterr().err == ""
+
+    def band(figure):
+        return max(line.get_ydata().max() for line in panel(figure, "tradeoff").get_lines()
+                   if line.get_label() == "Pareto frontier")  # fmt: skip
+
+    def names(figure):
+        return [text.get_text() for text in figure.legends[0].get_texts()]
+
+    marked, whole = drawn
+    assert band(marked) < band(whole) and set(lines(panel(marked, "tradeoff"))) == set(arms), "all of them are drawn"
+    assert sorted(names(marked)) == ["2xtp1", "p1xtp1-d1xtp1 †", "p2xtp1-d2xtp1 †"]
+    assert "† refuted by the audit, in no frontier: two layouts" in key(marked) and "†" not in key(whole)
+    faded = [line for line in panel(marked, "tradeoff").get_lines() if line.get_label() == "_dominated"]
+    assert not faded, "what is refuted beats none"
+    assert not any("†" in name for name in names(whole))
+
+
 # -- heading --
 
 

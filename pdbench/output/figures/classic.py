@@ -12,13 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from pdbench.analysis.decision import judged
 from pdbench.analysis.frontier import curves, frontier, pareto
 from pdbench.output.figures.labels import ARM, OVERLOADED, RANGE, annotate
 from pdbench.output.figures.panels import from_zero, level_axis, level_ticks, log_ticks, new_figure, plain, prepare, settle
 from pdbench.output.figures.styles import Style, arm_styles, faded, legend, line_handles, style_key
 from pdbench.output.figures.view import (
-    LATENCIES,
+    REFUTED_MARK,
     View,
     heading,
     latency_label,
@@ -28,7 +27,7 @@ from pdbench.output.figures.view import (
     throughput_label,
     with_axes,
 )
-from pdbench.read.results import Study, contenders, saturated
+from pdbench.read.results import Study, saturated
 
 NO_TTFT = "no time to first token:\nprompts' KV caches are filled, not computed"
 NO_TPOT = "no time per output token:\nevery request has one output token"
@@ -73,29 +72,33 @@ def _filled(figure: Figure, panels: dict[str, Axes], table: pd.DataFrame, view: 
             _level_panel(axes, data, *LEVEL_PANELS[name], styles, kind, view)
     _tradeoff_panel(panels["tradeoff"], data, styles, view)
     figure.suptitle(heading(table, study, *one_level), fontsize=12)
-    legend(figure, line_handles(styles), style_key(table, styles) + _key(data, kind))
+    handles = line_handles({view.named(arm): style for arm, style in styles.items()})
+    legend(figure, handles, style_key(table, styles) + _key(data, kind, view))
     settle(figure)
     annotate(panels["tradeoff"], _points(data, view), styles, _load_words(data, kind))
     return figure
 
 
-def _key(data: pd.DataFrame, kind: str) -> list[str]:
+def _key(data: pd.DataFrame, kind: str, view: View) -> list[str]:
     unit = "core" if set(data["accelerator"]) == {"CPU"} else "GPU"
     key = [{"concurrency": f"number: concurrency per {unit}", "request-rate": "number: requests/s asked for"}[kind]]
     key += ["grey band: Pareto frontier", "pale: dominated"] * one_workload(data)
     capped = ", or waited in the client" * bool(data["cap_reached"].notna().any())
     key += [f"ring: overloaded, requests came faster than they were served{capped}"] * bool(saturated(data).any())
+    drawn = set(data["arm"])
+    if kinds := dict.fromkeys(kinds for arm, kinds in view.refuted if arm in drawn):
+        key.append(f"{REFUTED_MARK} refuted by the audit, in no frontier: {', '.join(kinds)}")
     return key + ["line: median of repeats, bar: least to most of them"] * bool((data["repeat"] > 1).any())
 
 
 def _points(data: pd.DataFrame, view: View) -> pd.DataFrame:
     """Each arm's levels as the trade-off draws them: medians of repeats, and whether none beats them.
 
-    Controls beat none, nor do saturated levels where the latency contains TTFT.
+    What `view` does not compare beats none, and is beaten by none.
     """
     columns = ["latency", "x", "y", "gpus"]
     points = data.groupby(["arm", "level"], sort=False, as_index=False)[columns].median().dropna()
-    compared = pd.MultiIndex.from_frame(judged(contenders(data), [LATENCIES[view.latency_mode]])[["arm", "level"]])
+    compared = pd.MultiIndex.from_frame(view.compared(data)[["arm", "level"]])
     ours = points[pd.MultiIndex.from_frame(points[["arm", "level"]]).isin(compared)]
     dominated = points.index.isin(ours.index[~pareto(ours, "latency", "y")])
     return points.assign(efficient=~dominated | (not one_workload(data)))
@@ -136,7 +139,7 @@ def _arm_panel(
     rows = {arm: float(row) for row, arm in enumerate(styles)}
     _lines(axes, data.assign(row=data["arm"].map(rows)), column, "row", styles)
     axes.set_xlabel(label)
-    axes.set_yticks(list(rows.values()), list(rows) if named else [""] * len(rows))
+    axes.set_yticks(list(rows.values()), [view.named(arm) if named else "" for arm in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     if data[column].isna().all():
         _say_why_empty(axes, column)
@@ -184,7 +187,7 @@ def _tradeoff_panel(axes: Axes, data: pd.DataFrame, styles: dict[str, Style], vi
 
 
 def _frontier_band(axes: Axes, data: pd.DataFrame, view: View) -> None:
-    found = curves(judged(contenders(data), [LATENCIES[view.latency_mode]]), "latency", "y")
+    found = curves(view.compared(data), "latency", "y")
     if not found:
         return
     best = frontier(found)

@@ -4,18 +4,23 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from pdbench.analysis.decision import judged
 from pdbench.analysis.sla import Bound
 from pdbench.read.level_file import ResultError
-from pdbench.read.results import CHUNK_SIZE, Study, node_words
+from pdbench.read.results import CHUNK_SIZE, Study, contenders, node_words
 
 LATENCIES = {"token": "median_tpot_ms", "first_token": "median_ttft_ms", "chunk": "chunk_latency_ms"}
 
+REFUTED_MARK = "†"
 NAMES = {"CPU": "CPU cores", "GPU": "GPUs"}  # of accelerators that have no better one
 
 
 @dataclass(frozen=True)
 class View:
-    """Which figure, the axes of its trade-off and the scales; `level` and `sla` where a figure is of one."""
+    """Which figure, the axes of its trade-off and the scales; `level` and `sla` where a figure is of one.
+
+    `refuted` are the arms that the audit refutes, with the kinds of findings: drawn and marked, but in no frontier.
+    """
 
     latency_mode: str = "token"
     chunk_size: int = CHUNK_SIZE
@@ -28,6 +33,16 @@ class View:
     figure: str = "classic"
     level: float | None = None
     sla: tuple[Bound, ...] = ()
+    refuted: tuple[tuple[str, str], ...] = ()
+
+    def compared(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows that a frontier is of: no controls, nothing refuted, and no saturated level of what contains TTFT."""
+        believed = table[~table["arm"].isin([arm for arm, _ in self.refuted])]
+        return judged(contenders(believed), [LATENCIES[self.latency_mode]])
+
+    def named(self, arm: str) -> str:
+        """Return an arm's name, with a mark where the audit refutes it."""
+        return f"{arm} {REFUTED_MARK}" if arm in dict(self.refuted) else arm
 
 
 def with_axes(table: pd.DataFrame, view: View) -> pd.DataFrame:
