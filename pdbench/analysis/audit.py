@@ -32,6 +32,10 @@ KINDS = {
         "it is one measurement: that these arms agree shows nothing, and where their names differ one of them may be wrong",
         "keep one of them, under the right name",
     ),
+    "another folder's level": (
+        "it was measured on something else than the folder's other levels",
+        "move the file to the folder that it is of, and measure the level here with run_bm.sh",
+    ),
     "changed file": (
         "its numbers are not those that the manifest's gates have passed",
         "restore the file, or measure the level again",
@@ -110,8 +114,8 @@ KINDS = {
     ),
 }  # fmt: skip
 # A folder with one of these is not what it is called, or is compared with what cannot be compared: decisions leave it out.
-REFUTED = ("two layouts", "odd decode", "changed file", "not in the manifest", "failed gate", "mixed prompts", "no manifest",
-           "same results")  # fmt: skip
+REFUTED = ("two layouts", "odd decode", "another folder's level", "changed file", "not in the manifest", "failed gate",
+           "mixed prompts", "no manifest", "same results")  # fmt: skip
 
 
 @dataclass(frozen=True)

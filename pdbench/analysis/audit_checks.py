@@ -34,7 +34,7 @@ def checked(sources: list[Source]) -> Seen:
     yield from _same_results(sources)
     yield from _above_prefill(sources)
     for source in sources:
-        for check in (_name_and_manifest, _files, _replayed, _cold, _overloaded, _capped, _few_requests, _transport):
+        for check in (_name_and_manifest, _origin, _files, _replayed, _cold, _overloaded, _capped, _few_requests, _transport):
             yield from ((kind, [source], seen) for kind, seen in check(source))
     by_workload = defaultdict(list)
     for source in sources:
@@ -97,6 +97,11 @@ def _name_and_manifest(source: Source) -> Iterator[tuple[str, str]]:
             "name and manifest",
             f"the name says {named} ({named.gpus} GPUs), the manifest {ran.layout} ({ran.gpus} GPUs)",
         )
+
+
+def _origin(source: Source) -> Iterator[tuple[str, str]]:
+    for seen, rows in source.levels[source.levels["elsewhere"] != ""].groupby("elsewhere", sort=False):
+        yield "another folder's level", f"{_listed(rows['stem'])}: {seen}"
 
 
 def _files(source: Source) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from pdbench.analysis.audit_origin import elsewhere
 from pdbench.layout import Pool
 from pdbench.manifest import LevelRecord, Manifest
 from pdbench.read.level_file import digest_of
@@ -25,7 +26,8 @@ class Source:
     Attributes:
         levels: its rows of the tidy table in the order measured, with stem, date, seed, launched, and, of the file,
             keys (those of `CLIENT_KEYS` in it), asked (values of `ASKED`), digest (of its summary: copies share it, also where
-            white space or details differ) and recorded (the manifest's; the same where it has none, None without a record).
+            white space or details differ), recorded (the manifest's; the same where it has none, None without a record) and
+            elsewhere (what shows that it is of another folder).
     """
 
     arm: Arm
@@ -77,6 +79,7 @@ def _of_files(folder: Folder) -> dict[str, list[Any]]:
         files["keys"].append(frozenset(CLIENT_KEYS) & content.keys())
         files["asked"].append({key: content.get(key) for keys in ASKED.values() for key in keys})
         files["digest"].append(digest := digest_of(content))
+        files["elsewhere"].append(elsewhere(folder, level, content, record))
         fits = record and record.num_prompts == file.row["completed"]
         files["recorded"].append((record.digest or digest if fits else "other requests") if record else None)
     return files

@@ -351,8 +351,8 @@ def test_a_levels_own_gate_proves_the_transport_too(arm, make_manifest, speed_re
     """As after run_bm.sh alone, without `python -m pdbench.gates` before it."""
     manifest = make_manifest()
     manifest.levels = [speed_record(f"conc{level}", 1.0) for level in LEVELS]
-    for record in manifest.levels:
-        record.gates, record.num_prompts = [gate(True)], 200
+    for seed, record in enumerate(manifest.levels):
+        record.gates, record.num_prompts, record.seed = [gate(True)], 200, seed
     folder = arm("p1xtp2-d1xtp2", manifest=manifest)
     assert found(folder) == []
     manifest.levels[-1].gates = []

@@ -10,8 +10,8 @@ from pdbench.read.level_file import digest_of
 from pdbench.read.results import read_study
 
 
-def record(stem, digest):
-    return LevelRecord(level=stem, command="", launched="now", seed=1, warmup_seed=2, num_prompts=200, started="", ended="",
+def record(stem, digest, seed=1):
+    return LevelRecord(level=stem, command="", launched="now", seed=seed, warmup_seed=2, num_prompts=200, started="", ended="",
                        ok=True, digest=digest)  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def folder(tmp_path, write_folder, level_content, make_manifest):
         path = write_folder(tmp_path, f"tiny_itl100_otl11_mixed_{layout}", {f"{stem}.json": of for stem, of in levels.items()})
         if measured:
             manifest = make_manifest(layout, mode, gpus=2)
-            manifest.levels = [record(stem, digest_of(content)) for stem, content in levels.items()]
+            manifest.levels = [record(stem, digest_of(content), content["seed"]) for stem, content in levels.items()]
             manifest.write(path)
         return path
 
@@ -117,3 +117,68 @@ def test_a_record_of_other_requests_is_not_that_of_the_file(folder):
     manifest.levels[1].num_prompts, manifest.levels[1].digest = 999, None
     manifest.write(path)
     assert findings(path)[0]["changed file"].seen.endswith("recorded: conc8")
+
+
+@pytest.fixture
+def written(tmp_path, write_folder, level_content, make_manifest):
+    """A folder as run_bm.sh of an older version wrote it: the client's metadata, and records without digests."""
+
+    def write(name, start, command="vllm bench serve --result-dir 'r/{}'", measured=True):
+        folder = f"tiny_itl100_otl11_mixed_{name}"
+        seeds = {f"conc{c}": start + c for c in (4, 8)}
+        levels = {
+            f"{stem}.json": level_content(c, None, 200, seed=str(seeds[stem]), level=stem, exp_name=name, duration=20.0 + start)
+            for c, stem in zip((4, 8), seeds, strict=True)
+        }  # fmt: skip
+        path = write_folder(tmp_path, folder, levels)
+        if measured:
+            manifest = make_manifest("2xtp1", "collocated", gpus=2).model_copy(update={"name": name})
+            manifest.levels = [record(stem, None, seed).model_copy(update={"command": command.format(folder)})
+                               for stem, seed in seeds.items()]  # fmt: skip
+            manifest.write(path)
+        return path
+
+    return write
+
+
+def test_a_level_of_another_folder_is_named_and_left_out(written):
+    here, other = written("a_2xtp1", 1), written("b_2xtp1", 2)
+    assert findings(here, other) == ({}, {})
+    (here / "conc8.json").write_bytes((other / "conc8.json").read_bytes())
+    found, left_out = findings(here)
+    assert found["another folder's level"].seen == "conc8: exp_name is b_2xtp1, here a_2xtp1; seed is 10, here 9"
+    assert left_out == {str(here): ["another folder's level"]}
+
+
+def test_without_a_manifest_the_folders_name_is_what_a_level_must_be_of(written):
+    here, other = (written(name, start, measured=False) for name, start in (("a_2xtp1", 1), ("b_2xtp1", 2)))
+    (here / "conc8.json").write_bytes((other / "conc8.json").read_bytes())
+    assert findings(here)[0]["another folder's level"].seen == "conc8: exp_name is b_2xtp1, here a_2xtp1"
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        ({"model_id": "m/small"}, "model is small, here tiny"),
+        ({"level": "conc8_rep2"}, "level is conc8_rep2, here conc8"),
+        ({"model_id": "m/tiny"}, None),
+    ],
+)
+def test_what_else_a_level_says_of_itself(written, change, seen):
+    here = written("a_2xtp1", 1)
+    path = here / "conc8.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    found = findings(here)[0].get("another folder's level")
+    assert (found and found.seen) == (seen and f"conc8: {seen}")
+
+
+def test_a_record_whose_command_wrote_elsewhere(written):
+    found = findings(written("a_2xtp1", 1, "vllm bench serve --result-dir r/tiny_itl100_otl11_mixed_c_2xtp1"))[0]
+    of = "is tiny_itl100_otl11_mixed_c_2xtp1, here tiny_itl100_otl11_mixed_a_2xtp1"
+    assert found["another folder's level"].seen == f"conc4 and conc8: the result folder {of}"
+    assert findings(written("d_2xtp1", 5, "vllm 'bench"))[0] == {}
+
+
+def test_a_folder_that_was_renamed_keeps_its_levels(written, tmp_path):
+    here = written("a_2xtp1", 1).rename(tmp_path / "tiny_itl100_otl11_mixed_better_2xtp1")
+    assert findings(here) == ({}, {})
