@@ -56,6 +56,18 @@ KINDS = {
         "other folders say what ran and on which nodes; of these only the name says something, which somebody typed",
         "measure them with run_bm.sh, or compare folders without manifests with each other",
     ),
+    "prompts not computed": (
+        "the deployment filled prompts' KV caches: no prefill is in these numbers, TTFT and input throughput mean nothing",
+        "measure with a deployment launched without --decode-bench",
+    ),
+    "mixed contexts": (
+        "decode steps at a context of one token are compared with such that have a whole prompt behind them, which cost more",
+        "measure these, too, on a deployment launched with --decode-bench",
+    ),
+    "short context": (
+        "what a long context costs each decode step is not in these numbers: they are those of a prompt of one token",
+        "launch with --decode-bench and measure again, or say that it is an upper bound",
+    ),
     "replayed prompts": (
         "a server that stays up finds them in its prefix cache, on by default: TTFT is too low and input throughput too high",
         "measure with a seed for each level, as run_bm.sh does, or with the prefix cache off",
@@ -115,7 +127,7 @@ KINDS = {
 }  # fmt: skip
 # A folder with one of these is not what it is called, or is compared with what cannot be compared: decisions leave it out.
 REFUTED = ("two layouts", "odd decode", "another folder's level", "changed file", "not in the manifest", "failed gate",
-           "mixed prompts", "no manifest", "same results")  # fmt: skip
+           "prompts not computed", "mixed contexts", "mixed prompts", "no manifest", "same results")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ CACHE_BLOCK = 16
 SATURATING = 4
 # By how much a single run of a level may differ from another for no reason that matters here.
 NOISE = 0.05
+DECODE_ONLY = "decode-only"
 # By how much a TPOT may lie outside those of the arms with fewer and with more prefill replicas.
 ODD = 0.2
 
@@ -40,7 +41,7 @@ def checked(sources: list[Source]) -> Seen:
     for source in sources:
         by_workload[source.workload].append(source)
     for compared in by_workload.values():
-        for check in (_odd_decode, mixed, mixed_pieces, _mixed_prompts, _no_manifest, _missing_levels):
+        for check in (_odd_decode, _decode_bench, mixed, mixed_pieces, _mixed_prompts, _no_manifest, _missing_levels):
             yield from check(compared)
 
 
@@ -97,6 +98,20 @@ def _name_and_manifest(source: Source) -> Iterator[tuple[str, str]]:
             "name and manifest",
             f"the name says {named} ({named.gpus} GPUs), the manifest {ran.layout} ({ran.gpus} GPUs)",
         )
+
+
+def _decode_bench(compared: list[Source]) -> Seen:
+    """Decode-only folders whose deployment computed prompts, and others whose deployment filled their KV caches."""
+    known = [(source, source.manifest.deployment) for source in compared if source.manifest and source.manifest.deployment]
+    filled = [source for source, ran in known if ran.decode_bench]
+    for source, ran in known:
+        decode_only = DECODE_ONLY in (source.arm.run.phase, *source.arm.run.name.split("_"))
+        if ran.decode_bench and source.arm.run.phase != DECODE_ONLY:
+            seen = f"{source.arm.run.phase}, but the manifest's deployment has decode_bench true"
+            yield "prompts not computed", [source], seen
+        elif decode_only and not ran.decode_bench:
+            seen = f"{DECODE_ONLY} in the folder's name, but the manifest's deployment has decode_bench false"
+            yield "mixed contexts" if filled else "short context", [source], seen
 
 
 def _origin(source: Source) -> Iterator[tuple[str, str]]:

@@ -123,6 +123,42 @@ def test_decode_within_a_fifth_of_its_neighbours_is_in_line(arm, tpots):
     assert "odd decode" not in [kind for kind, _ in found(*folders)]
 
 
+@pytest.mark.parametrize(
+    ("folder", "phase", "decode_bench", "kind"),
+    [
+        ("decode-only_2xtp1", "decode-only", False, "short context"),
+        ("decode-only_2xtp1", "decode-only", True, None),
+        ("mixed_2xtp1", "mixed", True, "prompts not computed"),
+        ("mixed_2xtp1", "mixed", False, None),
+        ("mixed_decode-only_2xtp1", "mixed", False, "short context"),
+    ],
+)
+def test_the_phase_against_what_the_deployment_does_with_prompts(
+    tmp_path, write_folder, level_content, lawful, make_manifest, folder, phase, decode_bench, kind
+):
+    content = level_content(detailed=True, requests=100, seed="1")
+    if decode_bench:  # all at once, so that all decode at one time
+        content = lawful(content | {"start_times": [1.5] * 100, "max_concurrency": 100})
+    name = "conc100.json" if decode_bench else "conc4.json"
+    path = write_folder(tmp_path, f"tiny_itl100_otl11_{folder}", {name: content})
+    make_manifest("2xtp1", "collocated", phase=phase, decode_bench=decode_bench, gpus=2).write(path)
+    found = audit(read_study([path]))
+    assert [f.kind for f in found] == [kind] * bool(kind)
+    if kind:
+        assert f"decode_bench {str(decode_bench).lower()}" in found[0].seen
+        assert bool(refuted(found)) == (kind == "prompts not computed"), "decode at 1:OSL is an approximation"
+
+
+def test_decode_at_another_context_is_not_compared(tmp_path, write_folder, level_content, make_manifest):
+    folders = []
+    for layout, decode_bench in (("2xtp1", False), ("1xtp2", True)):
+        content = level_content(20, detailed=True, seed=layout) | {"start_times": [1.5] * 20}
+        folders.append(write_folder(tmp_path, f"tiny_itl100_otl11_decode-only_{layout}", {"conc20.json": content}))
+        make_manifest(layout, "collocated", phase="decode-only", decode_bench=decode_bench, gpus=2).write(folders[-1])
+    found = audit(read_study(folders))
+    assert "mixed contexts" in [f.kind for f in found] and refuted(found) == {str(folders[0]): ["mixed contexts"]}
+
+
 # -- how the levels were measured --
 
 
