@@ -66,7 +66,12 @@ def show_decision(table: pd.DataFrame, args: argparse.Namespace) -> None:
     words = f"first {args.chunk_size}" if mode == "chunk" else f"median {mode.upper()}"
     throughput = throughput_column(args)
     counted = f"{args.throughput_metric}/s\n/{'node' if args.use_normalized else 'layout'}"
-    for title, rows in decision.workloads(table):
+    several = list(decision.workloads(table))
+    if len(several) > 1:
+        print(
+            f"{len(several)} workloads, which are not compared with each other:", *(title for title, _ in several), sep="\n  "
+        )
+    for title, rows in several:
         print(f"\n{title}")
         late = decision.overloaded(rows, [LATENCIES[mode], *(bound.column for bound in args.sla or ())])
         for line in tables.saturated_words(late):

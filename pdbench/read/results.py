@@ -98,7 +98,8 @@ def read_results(
 
     Returns:
         One row per (folder, level, repeat), columns always of the same types: text, whole numbers, numbers
-        and, for as_published, a truth value. Identity: folder, arm (unique short label), model, layout,
+        and, for as_published, a truth value. Identity: folder, arm (unique short label), model (by the folder's name; where
+        requests to one went to models of several names, with that name after it), layout,
         placement ("" when unknown or collocated), serving ("bare" of a control arm, without Ray Serve; else "ray", or ""
         where no manifest records it), kind (concurrency | request-rate), level, repeat,
         block (0 outside blocks), accelerator, gpus, gpus_per_node, isl, osl, phase. Provenance, of the
@@ -148,6 +149,7 @@ def read_study(
         for level, file in one.levels.items():
             rows.append(_identity(one.arm, label, level) | provenance(one.manifest, level) | file.row)
     table = pd.DataFrame(rows)
+    table["model"] = _models(table["model"], [_asked_for(file) for one in read for file in one.levels.values()])
     table["gpus_per_node"] = table.groupby("accelerator")["gpus_per_node"].transform("max")
     return Study(_typed(_with_derived(table, chunk_size)), {str(one.arm.folder): one for one in read})
 
@@ -272,6 +274,18 @@ def _with_derived(table: pd.DataFrame, chunk_size: int) -> pd.DataFrame:
     if chunk_size > 1:  # a chunk of one token is there at TTFT, whether or not there is a TPOT
         table["chunk_latency_ms"] += (chunk_size - 1) * table["median_tpot_ms"]
     return table
+
+
+def _asked_for(file: LevelFile) -> str:
+    """The name that requests had for the model, without the folder or owner before it; "" where the file has none."""
+    return visible(str(file.summary.get("model_id") or "")).rsplit("/", 1)[-1]
+
+
+def _models(named: pd.Series, asked: list[str]) -> pd.Series:
+    """Names of models by the folders; where requests to one of these went to several, each with the name that they had."""
+    several = {name for name in named.unique() if len({a for a, of in zip(asked, named, strict=True) if a and of == name}) > 1}
+    names = [f"{of} ({a})" if of in several and a else of for a, of in zip(asked, named, strict=True)]
+    return pd.Series(names, index=named.index)
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:

@@ -91,6 +91,13 @@ def test_different_workloads_are_not_compared(arm):
         lines_of(arm("2xtp1", {4: (10.0, 30.0)}), arm("pack_p1xtp1-d1xtp1", {4: (10.0, 30.0)}, isl=200))
 
 
+def test_models_that_only_the_files_tell_apart_are_not_compared(tmp_path, write_folder, level_content):
+    folders = [write_folder(tmp_path, f"tiny_itl100_otl11_mixed_{layout}", {"conc4.json": level_content(model_id=model)})
+               for layout, model in (("2xtp1", "tiny"), ("p1xtp1-d1xtp1", "large"))]  # fmt: skip
+    with pytest.raises(ResultError, match="stalls compare arms of one model and one workload"):
+        lines_of(*folders)
+
+
 def test_one_output_token_has_no_stalls(arm, level_content, write_folder, tmp_path):
     content = {"conc4.json": level_content(osl=1)}
     folders = [write_folder(tmp_path, f"tiny_itl100_otl1_mixed_{name}", content) for name in ("2xtp1", "p1xtp1-d1xtp1")]

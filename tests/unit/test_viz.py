@@ -259,6 +259,33 @@ def test_where_every_level_is_saturated_no_band_of_ttft_is_printed(tmp_path, mon
     assert "no arm has a first 16 that is its own: every level is saturated" in capsys.readouterr().out
 
 
+def several(tmp_path, write_folder, level_content, *arms):
+    return [str(write_folder(tmp_path, f"{name}", {"conc4.json": level_content(**more)})) for name, more in arms]
+
+
+@pytest.mark.parametrize("flag", ["--show-decision", "--sla=tpot=10"])
+def test_models_of_one_name_by_their_folders_are_not_compared(flag, tmp_path, write_folder, level_content, capsys):
+    arms = (COLLOCATED, {"model_id": "org/tiny"}), (PD, {"model_id": "large", "duration": 1.5})
+    viz.main([flag, "--exps", *several(tmp_path, write_folder, level_content, *arms)])
+    out = capsys.readouterr().out
+    titles = [f"tiny ({name}) · ISL 100 · OSL 11 · mixed · by concurrency" for name in ("tiny", "large")]
+    assert out.startswith("2 workloads, which are not compared with each other:\n  " + "\n  ".join(titles) + "\n\n")
+    assert out.count("alone") and " over the next best" not in out
+
+
+def test_owners_and_folders_of_a_model_are_no_other_model(tmp_path, write_folder, level_content, capsys):
+    arms = (COLLOCATED, {"model_id": "org/tiny"}), (PD, {"model_id": "tiny", "duration": 1.5})
+    viz.main(["--sla", "tpot=10", "--exps", *several(tmp_path, write_folder, level_content, *arms)])
+    out = capsys.readouterr().out
+    assert out.startswith("\ntiny · ISL 100") and " over the next best" in out and "workloads" not in out
+
+
+def test_workloads_are_named_before_they_are_answered(tmp_path, write_folder, level_content, capsys):
+    arms = (COLLOCATED, {}), ("tiny_itl200_otl11_mixed_2xtp1", {"isl": 200})
+    viz.main(["--show-decision", "--exps", *several(tmp_path, write_folder, level_content, *arms)])
+    assert capsys.readouterr().out.startswith("2 workloads, which are not compared with each other:\n  tiny · ISL 100")
+
+
 def test_why_an_arm_falls_short_is_within_a_window_of_80_columns(rivals, capsys):
     viz.main(["--sla", "tpot=9,ttft=500,p99_ttft=900,p99_itl=20", "--gpu-hour-price", "3", "--exps", *rivals])
     lines = [line[:80] for line in capsys.readouterr().out.splitlines()]
