@@ -116,6 +116,10 @@ KINDS = {
         "where a curve ends early its arm cannot win or lose: its maximum is that of the levels measured",
         "measure them, or compare at common levels only",
     ),
+    "in one go": (
+        "answers may have come at their end, through something that buffers: TTFT is then that of the whole",
+        "look at a stream as it comes (run_bm.sh --smoke prints its times), and turn buffering off on the way",
+    ),
     "few requests": (
         f"p99 of fewer than {MIN_SAMPLES} requests lies between the two slowest: one request decides it",
         "send more requests, or repeat the level; until then read the median",

@@ -23,6 +23,9 @@ SATURATING = 4
 # By how much a single run of a level may differ from another for no reason that matters here.
 NOISE = 0.05
 DECODE_ONLY = "decode-only"
+# Share of each request's time from which on its tokens can hardly have come one by one, if it has that many: at 3 ms a token
+# the prompt of 16 would have taken 2 s without waiting, which is far beyond those that are measured here.
+AT_ONCE, MANY_TOKENS = 0.98, 16
 # By how much a TPOT may lie outside those of the arms with fewer and with more prefill replicas.
 ODD = 0.2
 
@@ -35,7 +38,18 @@ def checked(sources: list[Source]) -> Seen:
     yield from _same_results(sources)
     yield from _above_prefill(sources)
     for source in sources:
-        for check in (_name_and_manifest, _origin, _files, _replayed, _cold, _overloaded, _capped, _few_requests, _transport):
+        for check in (
+            _name_and_manifest,
+            _origin,
+            _files,
+            _replayed,
+            _cold,
+            _overloaded,
+            _capped,
+            _at_once,
+            _few_requests,
+            _transport,
+        ):
             yield from ((kind, [source], seen) for kind, seen in check(source))
     by_workload = defaultdict(list)
     for source in sources:
@@ -195,6 +209,17 @@ def _capped(source: Source) -> Iterator[tuple[str, str]]:
     for row in source.levels.dropna(subset="cap_reached").itertuples():
         seen = f"{row.stem}: max_concurrency {row.cap_reached:g}, {row.in_flight:.3g} in flight on average"
         yield "capped", f"{seen}, {row.request_throughput:.3g} of {row.level:g} requests/s served"
+
+
+def _at_once(source: Source) -> Iterator[tuple[str, str]]:
+    """Levels in which every request spent nearly all of its time before the first token, although many followed."""
+    levels = source.levels[source.levels["ttft_share"] >= AT_ONCE]
+    if source.osl >= MANY_TOKENS and len(levels):
+        least = levels["ttft_share"].min()
+        yield (
+            "in one go",
+            f"{_listed(levels['stem'])}: TTFT is {least:.1%} or more of each request of {source.osl} output tokens",
+        )
 
 
 def _few_requests(source: Source) -> Iterator[tuple[str, str]]:

@@ -82,6 +82,7 @@ def read_level(
         row["in_flight"] = laws.in_flight(content, osl)
         row["steady_request_throughput"] = math.nan if at_rate else level.value / laws.end_to_end(content, osl)
         row["tokens_per_piece"] = requests.tokens_per_piece if requests else math.nan
+        row["ttft_share"] = requests.ttft_share if requests else math.nan
         row["full_share"] = requests.share_of_time(min(level.value, completed)) if requests and not at_rate else math.nan
         row["served_share"] = laws.served_share(content, level.value, osl) if at_rate else math.nan
         row["cap_reached"] = laws.cap_reached(content, level.value, osl) if at_rate else math.nan

@@ -58,6 +58,11 @@ class Requests:
         pieces = sum(map(len, self.itl))
         return float((self.osl - 1).sum() / pieces) if pieces else math.nan
 
+    @property
+    def ttft_share(self) -> float:
+        """Least share of a request's time that its TTFT is; NaN where requests have a single token."""
+        return float((self.ttft / (self.end - self.start)).min()) if (self.osl > 1).all() else math.nan
+
     def in_flight(self) -> tuple[np.ndarray, np.ndarray]:
         """Return when the number of requests in flight changes (s since the first start), and that number from then on."""
         times = np.concatenate([self.start, self.end]) - self.start.min()

@@ -113,8 +113,9 @@ def read_results(
         all the time: concurrency / mean end-to-end time; NaN at a rate), served_share (`laws.served_share`; NaN at a
         concurrency), cap_reached (the client's cap of requests in flight where it held a rate back, else NaN), full_share (of
         the time, with all the requests asked for in flight; NaN at a rate),
-        tokens_per_piece (as the client got them) and, with `sla`, goodput (requests/s). What rests on TPOT is
-        NaN where requests have a single output token; what rests on per-request details is NaN without them.
+        tokens_per_piece (as the client got them), ttft_share (the least share of a request's time that its TTFT is) and, with
+        `sla`, goodput (requests/s). What rests on TPOT is NaN where requests have a single output token; what rests on
+        per-request details is NaN without them.
 
     Raises:
         ResultError: a folder or file is missing, truncated, malformed or has failed requests.

@@ -306,6 +306,16 @@ def test_pieces_of_other_sizes_are_named(tmp_path, write_folder, level_content, 
     assert "mixed pieces" not in [f.kind for f in audit(read_study(folders, details=False))], "unknown without details"
 
 
+def test_answers_that_came_in_one_go_are_named(tmp_path, write_folder, level_content, lawful):
+    """Slower than the law of a TPOT that can be, and faster than any engine with such a TTFT."""
+    honest = level_content(detailed=True, requests=100, osl=33)
+    for number, (gap, is_seen) in enumerate([(0.0002, True), (0.003, False)]):
+        content = lawful(honest | {"ttfts": [0.8] * 100, "itls": [[gap] * 32] * 100, "seed": str(number)})
+        folder = write_folder(tmp_path, f"tiny_itl100_otl33_mixed_{number}_2xtp1", {"conc4.json": content})
+        findings = [f.seen for f in audit(read_study([folder])) if f.kind == "in one go"]
+        assert findings == ["conc4: TTFT is 99.2% or more of each request of 33 output tokens"] * is_seen
+
+
 def test_numbers_of_requests_count_at_a_rate_only(arm, tmp_path, write_folder, level_content):
     assert found(arm("2xtp1"), arm("1xtp2", requests=300, duration=3.1)) == []
     rates = [write_folder(tmp_path, MIXED + name, {"rr8.json": level_content(None, rate=8.0, requests=n, duration=n / 8)})
