@@ -48,6 +48,9 @@ FAULTS = {
     "a request too few": lambda c: c | {"completed": 19},
     "failed requests": lambda c: c | {"failed": 2},
     "too few tokens": lambda c: c | {"total_output_tokens": 219},
+    "prompts counted twice": lambda c: c | {"total_input_tokens": 2 * c["total_input_tokens"], "input_lens": [200] * 20},
+    "buffered answers": lambda c: c | {"itls": [[2e-5] * 10] * 20, "median_tpot_ms": 0.02, "mean_tpot_ms": 0.02},
+    "no time per token": lambda c: c | {f"{of}_tpot_ms": 0.0 for of in ("mean", "median", "p99")},
 }
 
 
