@@ -7,6 +7,7 @@ those of the Ray arm; what is in front of the engines is not: nothing before a s
 import json
 import shlex
 from typing import Any
+from urllib.parse import urlsplit
 
 from pdbench.manifest import Strict
 from pdbench.nodes.cluster import Node, Placement
@@ -146,9 +147,11 @@ def _with_router(servers: list[Server], head_ip: str, http: dict[str, Any]) -> l
     port = http["port"] + ROUTER
     command = ["vllm-router", "--host", http["host"], "--port", str(port), *to, *ROUTER_OPTIONS]
     command += ["--prometheus-port", str(http["port"] + ROUTER_METRICS)]
+    # It follows http_proxy, and its servers are the only ones that it talks to.
+    hosts = ",".join(dict.fromkeys(urlsplit(server.url).hostname or "" for server in servers))
     return [*servers, Server(
         name="router", role="ingress", node_ip=head_ip, url=_url(http["host"], head_ip, port),
-        command=shlex.join(command), environment={},
+        command=shlex.join(command), environment=dict.fromkeys(("no_proxy", "NO_PROXY"), hosts),
         resources={"num_cpus": 0, "num_gpus": 0, "resources": {HEAD_RESOURCE: PIN}},
     )]  # fmt: skip
 

@@ -1,7 +1,17 @@
 """The control arm: command lines from plans, where servers run, and what is in front of them."""
 
+import contextlib
 import json
+import os
 import shlex
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -77,6 +87,68 @@ def test_one_server_is_asked_directly_and_several_through_the_router():
     options = options_of(two.servers[-1].command)
     assert options["--worker-urls"] == ["http://<node1>:8010", "http://<node1>:8011"]
     assert "--vllm-pd-disaggregation" not in options and "--disable-retries" in options
+
+
+class Engine(BaseHTTPRequestHandler):
+    """Answers everything, as an idle server does."""
+
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_POST = do_GET
+
+    def log_message(self, *args):
+        pass
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def test_the_router_reaches_its_servers_although_a_proxy_is_set(monkeypatch):
+    """The real one: it follows http_proxy, which leads nowhere here."""
+    plan = plan_of("bare", "2xtp4", nodes=[Node("127.0.0.1", 8, is_head=True, kind="H100")])
+    command, port = plan.servers[-1].command, free_port()
+    assert plan.servers[-1].environment == {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
+    engines = [ThreadingHTTPServer(("127.0.0.1", 0), Engine) for _ in range(2)]
+    for old, engine in zip(plan.servers, engines, strict=False):
+        threading.Thread(target=engine.serve_forever, daemon=True).start()
+        command = command.replace(old.url, f"http://127.0.0.1:{engine.server_port}")
+    command = command.replace("--port 8001", f"--port {port}").replace(
+        "--prometheus-port 8002", f"--prometheus-port {free_port()}"
+    )
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    program, *words = shlex.split(command)
+    router = subprocess.Popen([Path(sys.executable).parent / program, *words], env=os.environ | plan.servers[-1].environment,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    try:
+        assert answers_within(30, port)
+    finally:
+        router.terminate()
+        router.wait()
+        for engine in engines:
+            engine.shutdown()
+            engine.server_close()
+
+
+def answers_within(seconds, port):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        connection = HTTPConnection("127.0.0.1", port, timeout=5)
+        with contextlib.suppress(OSError), contextlib.closing(connection):
+            connection.request(
+                "POST", "/v1/completions", b'{"model": "m", "prompt": "x"}', {"Content-Type": "application/json"}
+            )
+            if connection.getresponse().status == 200:
+                return True
+        time.sleep(0.2)
+    return False
 
 
 def test_bare_pd_names_every_server_to_the_router_and_gives_each_a_side_channel():
