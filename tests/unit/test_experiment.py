@@ -82,8 +82,11 @@ def test_a_dry_run_prints_a_script_that_bash_reads(path, tmp_path):
     assert done.returncode == 0 and done.stderr == "" and not (tmp_path / "none").exists()
     assert subprocess.run(["bash", "-n"], input=done.stdout, text=True).returncode == 0
     experiment = load_experiment(path)
-    assert done.stdout.count("launch_gptoss.py --mode") == len(experiment.arms) * (experiment.blocks or 1)
-    assert done.stdout.count("launch_gptoss.py --stop") == len(experiment.arms) * (experiment.blocks or 1)
+    launches, changes = (done.stdout.count(f"launch_gptoss.py {option}") for option in ("--mode", "--roles"))
+    assert launches + changes == done.stdout.count("./run_bm.sh") == len(experiment.arms) * (experiment.blocks or 1)
+    assert done.stdout.count("launch_gptoss.py --stop") == launches
+    pools = sum(arm.mode == "pd-pool" for arm in experiment.arms)
+    assert changes == max(0, pools - 1) * (experiment.blocks or 1), "the ratios of one pool share a launch"
 
 
 def test_the_commands_of_a_small_experiment(write, tmp_path):
