@@ -26,7 +26,7 @@ from benchmarks.profiles import MOST, recorded, shares  # noqa: E402
 from pdbench import interrupts  # noqa: E402
 from pdbench.cli import Parser, above_zero, add_base_url  # noqa: E402
 from pdbench.manifest import Replica  # noqa: E402
-from pdbench.nodes import local_cluster  # noqa: E402
+from pdbench.nodes import local_cluster, marked  # noqa: E402
 from pdbench.serve.api import deployed  # noqa: E402
 from pdbench.serve.client import ServerError  # noqa: E402
 from pdbench.serve.counters import finished, grown  # noqa: E402
@@ -95,7 +95,7 @@ async def watch(args: argparse.Namespace, mark: str) -> tuple[dict[int, Used], d
 def used(mark: str, replicas: list[Replica]) -> dict[int, Used]:
     """Return CPU time so far of every process of the cluster, and of bench clients."""
     roles = {replica.pid: "ingress" if replica.role == "ingress" else "frontend" for replica in replicas}
-    of_cluster = {process.pid: process for process in local_cluster.marked(mark)}
+    of_cluster = {process.pid: process for process in marked.marked(mark)}
     found = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

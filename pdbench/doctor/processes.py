@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from pdbench.nodes.local_cluster import MARK
+from pdbench.nodes.marked import MARK
 
 ENGINES = ("VLLM::", "ray::ServeReplica", "ray::ServeController", "ray::ProxyActor")
 SECOND_LOOK_S = 1.0

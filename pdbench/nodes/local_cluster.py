@@ -15,7 +15,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -30,12 +29,11 @@ from pdbench import interrupts
 from pdbench.cli import Parser, whole
 from pdbench.files import write_atomically
 from pdbench.nodes import gpus
+from pdbench.nodes.marked import MARK, end_marked
 
 STATE_DIR = Path(os.environ.get("PDBENCH_STATE_DIR", Path(__file__).resolve().parents[2] / ".cluster"))
-MARK = "PDBENCH_CLUSTER"
 HEAD_IP = "127.0.0.2"  # Ray turns 127.0.0.1 into the machine's outside address
 START_TIMEOUT_S = 90.0
-STOP_GRACE_S = 5.0
 OBJECT_STORE_BYTES = 100_000_000
 
 
@@ -218,44 +216,6 @@ def stop() -> int:
     for leftover in (path, Path(found["token_path"])):
         leftover.unlink(missing_ok=True)
     return count
-
-
-def end_marked(mark: str) -> int:
-    """End all processes whose environment contains `mark`: politely first, then by force."""
-    processes = marked(mark)
-    # The `ray start --block` parents take their own children down in order.
-    parents = [p for p in processes if _is_ray_start(p)]
-    for process in parents or processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGTERM)
-    deadline = time.monotonic() + STOP_GRACE_S
-    while time.monotonic() < deadline and (left := marked(mark)):
-        if not any(_is_ray_start(p) for p in left):
-            deadline = min(deadline, time.monotonic() + 3)
-        time.sleep(0.1)
-    while left := marked(mark):
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(left, timeout=5)
-    return len(processes)
-
-
-def marked(mark: str) -> list[psutil.Process]:
-    """Find living processes, other than this one, that inherited `mark` from a cluster's node."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            alive = process.status() != psutil.STATUS_ZOMBIE
-            if alive and process.pid != os.getpid() and process.environ().get(MARK) == mark:
-                found.append(process)
-    return found
-
-
-def _is_ray_start(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return "start" in process.cmdline() and "--block" in process.cmdline()
-    return False
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from pdbench.doctor.collect import collect
 from pdbench.doctor.examination import judge
 from pdbench.doctor.facts import Facts
 from pdbench.nodes import limits
-from pdbench.nodes.local_cluster import MARK
+from pdbench.nodes.marked import MARK
 
 # Not a mock of an engine: what is found is a process by this title, whatever it runs.
 TITLED = "import setproctitle, time; setproctitle.setproctitle('{}'); print('ready', flush=True); time.sleep(300)"

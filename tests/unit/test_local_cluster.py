@@ -12,7 +12,7 @@ import pytest
 
 from pdbench.configs import ROOT
 from pdbench.nodes import local_cluster
-from pdbench.nodes.local_cluster import MARK, end_marked, marked
+from pdbench.nodes.marked import MARK, end_marked, marked
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +119,14 @@ def test_what_does_not_heed_a_polite_request_is_killed(start):
     assert not psutil.pid_exists(deaf.pid)
 
 
+def test_what_has_lost_its_mark_is_found_below_its_parent_and_outlives_nothing(start):
+    """As Ray's agents, whose titles overwrite their environment."""
+    mark = uuid.uuid4().hex
+    start(mark, "sh", "-c", "env -i sh -c 'trap : TERM; while :; do sleep 300; done' & wait")
+    until(lambda: len(pids(mark)) == 3)
+    assert end_marked(mark) == 3 and pids(mark) == set()
+
+
 def test_an_unknown_mark_ends_nothing():
     assert marked(uuid.uuid4().hex) == [] and end_marked(uuid.uuid4().hex) == 0
 
@@ -126,7 +134,7 @@ def test_an_unknown_mark_ends_nothing():
 def test_this_process_is_never_ended_by_its_own_mark(monkeypatch):
     mark = uuid.uuid4().hex
     code = (
-        "import os, sys; from pdbench.nodes.local_cluster import marked; "
+        "import os, sys; from pdbench.nodes.marked import marked; "
         "assert os.environ['PDBENCH_CLUSTER'] == sys.argv[1]; print([p.pid for p in marked(sys.argv[1])])"
     )
     done = subprocess.run([sys.executable, "-c", code, mark], env=os.environ | {MARK: mark}, cwd=ROOT,

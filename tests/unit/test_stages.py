@@ -9,7 +9,7 @@ import pytest
 from benchmarks import stages
 from benchmarks.stages import Used
 from pdbench.manifest import Replica
-from pdbench.nodes import local_cluster
+from pdbench.nodes import local_cluster, marked
 
 BUSY = """
 import time
@@ -27,7 +27,7 @@ def start():
     started = []
 
     def begin(*words, mark="of-this-test"):
-        env = os.environ | {local_cluster.MARK: mark}
+        env = os.environ | {marked.MARK: mark}
         process = subprocess.Popen([sys.executable, "-c", BUSY, *words], stdout=subprocess.PIPE, text=True, env=env)
         started.append(process)
         assert process.stdout.readline() == "done\n"
