@@ -23,12 +23,10 @@ SATURATING = 4
 # By how much a single run of a level may differ from another for no reason that matters here.
 NOISE = 0.05
 DECODE_ONLY = "decode-only"
-# Share of each request's time from which on its tokens can hardly have come one by one, if it has that many: at 3 ms a token
-# the prompt of 16 would have taken 2 s without waiting, which is far beyond those that are measured here.
+# Of each request's time, if it has that many tokens: at 3 ms each they can hardly have come one by one after it.
 AT_ONCE, MANY_TOKENS = 0.98, 16
 # By how much a TPOT may lie outside those of the arms with fewer and with more prefill replicas.
 ODD = 0.2
-
 
 Seen = Iterator[tuple[str, Iterable[Source], str]]  # kind, folders, what
 

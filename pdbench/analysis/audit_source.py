@@ -80,9 +80,14 @@ def _of_files(folder: Folder) -> dict[str, list[Any]]:
         files["asked"].append({key: content.get(key) for keys in ASKED.values() for key in keys})
         files["digest"].append(digest := digest_of(content))
         files["elsewhere"].append(elsewhere(folder, level, content, record))
-        fits = record and record.num_prompts == file.row["completed"]
-        files["recorded"].append((record.digest or digest if fits else "other requests") if record else None)
+        files["recorded"].append(_recorded(record, digest, file.row["completed"]))
     return files
+
+
+def _recorded(record: LevelRecord | None, digest: str, completed: int) -> str | None:
+    if not record:
+        return None
+    return record.digest or digest if record.num_prompts == completed else "other requests"
 
 
 def _seed(content: dict[str, Any], record: LevelRecord | None) -> str:

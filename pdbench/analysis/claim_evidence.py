@@ -110,8 +110,8 @@ def read_evidence(
     if not by_workload:
         asked = (f" of {model}" if model else "") + (f" of {lengths[0]}:{lengths[1]}" if lengths else "")
         have = ", ".join(sorted({_workload_words(source) for source in sources}))
-        reason = f" (there are: {have})" if have else f": {unread[0]}" if unread else ""
-        raise ResultError(f"{', '.join(map(str, folders))}: no result folder{asked} that can be read{reason}")
+        reasons = [*([f" (there are: {have})"] if have else []), *(f": {why}" for why in unread), ""]
+        raise ResultError(f"{', '.join(map(str, folders))}: no result folder{asked} that can be read{reasons[0]}")
     workload, kept = max(by_workload.items(), key=lambda item: len({source.arm.layout for source in item[1]}))
     others = [source.name for source in sources if source not in kept]
     node = max(source.arm.gpus_per_node for source in kept)  # else arms of smaller nodes would seem to do less
