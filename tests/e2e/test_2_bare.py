@@ -7,7 +7,8 @@ import subprocess
 import psutil
 
 from pdbench.manifest import Manifest
-from pdbench.nodes.local_cluster import marked, state
+from pdbench.nodes.local_cluster import state
+from pdbench.nodes.marked import marked
 from tests.helpers.commands import BIN, ROOT, STACK, bench, deployment, environment, launch, level, module, wait_for
 
 FOLDER = "gpt-oss-tiny_itl300_otl16_mixed_{}"
