@@ -63,10 +63,11 @@ def test_stop_where_nothing_runs(local_cluster):
 
 
 def test_the_cluster_ends_with_all_its_processes(local_cluster):
-    from pdbench.nodes import local_cluster as cluster
+    from pdbench.nodes.local_cluster import state
+    from pdbench.nodes.marked import marked
 
-    mark = cluster.state()["mark"]
-    assert len(cluster.marked(mark)) > 5
+    mark = state()["mark"]
+    assert len(marked(mark)) > 5
     module("local_cluster", "stop")
-    assert cluster.marked(mark) == [] and cluster.state() is None
+    assert marked(mark) == [] and state() is None
     module("local_cluster", "stop")  # once more: there is nothing, and that is no error
