@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pdbench.layout import CONTROLS, MODES, Layout, Pool, placed_as
+from pdbench.layout import CONTROLS, MODES, POOL, Layout, Pool, placed_as
 
 sizes = st.integers(1, 10_000)
 pools = st.builds(Pool, sizes, sizes)
@@ -91,7 +91,8 @@ def test_a_published_name_has_exactly_one_layout(name):
 
 
 def test_every_control_stands_like_a_mode_that_is_none():
-    assert {placed_as(mode) for mode in MODES} == set(MODES) - set(CONTROLS) == set(CONTROLS.values())
+    assert {placed_as(mode) for mode in MODES} == set(MODES) - set(CONTROLS)
+    assert set(MODES) - set(CONTROLS) - {POOL} == set(CONTROLS.values()), "a pool has no control"
     assert all(placed_as(mode) == mode for mode in CONTROLS.values())
 
 
