@@ -23,7 +23,7 @@ from pdbench.measure.tokens import (
     greedy_choices,
     read_tokens,
     varied,
-)  # fmt: skip
+)
 from pdbench.network.transport import transport_gate
 from pdbench.serve.api import deployed, record_gate
 from pdbench.serve.client import ServerError

@@ -52,15 +52,15 @@ async def _change(base_url: str, ratio: str) -> list[str]:
         deployment = await running.deployment()
     layout = new_layout(deployment, ratio)  # outside: a session takes a ValueError for an answer that cannot be read
     async with deployed(base_url) as running:
-        before = {one.replica_id: one for one in await running.roles()}
+        before = {one.replica_id: one.role for one in await running.roles()}
         begun = time.monotonic()
         after = await running.set_roles(layout)
         took = time.monotonic() - begun
-        changed = [one for one in after if before[one.replica_id].role != one.role]
+        changed = [one for one in after if before.get(one.replica_id, "new") != one.role]
         lines = [f"layout {deployment.layout} -> {layout}: table changed in {took * 1000:.0f} ms"]
         url = deployment.takes_requests(base_url)
         for one, seconds in await _followed(running, url, deployment.model_id, changed, begun):
-            was = before[one.replica_id].role
+            was = before.get(one.replica_id, "new")
             lines.append(f"{one.replica_id}: {was} -> {one.role}; its first request there ended after {seconds:.1f} s")
         await asyncio.sleep(2 * REPORTS_S)  # until the other routers have read the table, too
     return lines if changed else [f"layout {layout}: nothing to change"]

@@ -162,10 +162,15 @@ async def readiness(plan: Plan) -> Gate:
 
 async def ask(model: str) -> tuple[dict[str, int], dict[str, list[str]] | None]:
     """Have every engine complete a request: number by deployment, and who answered if this Ray can address replicas."""
-    if pool := pool_of(replicas()):
+    found = replicas()
+    if pool := pool_of(found):
         by_role = await answer(pool, APP, short_completion(model))
+        # One that has just died says nothing, and is in no count of those that do.
+        silent = {one["replica_id"] for one in found if one["role"] == "pool"}.difference(*by_role.values())
+        if silent:
+            raise RuntimeError(f"replicas of {pool} that did not answer: {', '.join(sorted(silent))}")
         return {role: len(ids) for role, ids in by_role.items()}, by_role
-    counts = dict(Counter(replica["deployment"] for replica in replicas() if replica["role"] != "ingress"))
+    counts = dict(Counter(replica["deployment"] for replica in found if replica["role"] != "ingress"))
     answered = await ask_each(counts, APP, model) if can_address_replicas() else None
     return counts, answered
 

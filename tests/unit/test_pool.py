@@ -90,6 +90,18 @@ def test_every_replica_answers_in_its_role_or_its_error_is_passed_on(monkeypatch
         asyncio.run(pool.answer("PoolServer:m", "pdbench", {}))
 
 
+def test_a_replica_of_a_pool_that_does_not_answer_is_named(monkeypatch):
+    made = fake(monkeypatch, "a", "b", "c")
+    made.found["c"].role = PREFILL
+    running = [{"role": "pool", "deployment": "PoolServer:m", "replica_id": name} for name in ("a", "b", "c")]
+    monkeypatch.setattr(serve_app, "replicas", lambda: running)
+    both = {PREFILL: ["c"], DECODE: ["a", "b"]}
+    assert asyncio.run(serve_app.ask("m")) == ({PREFILL: 1, DECODE: 2}, both)
+    del made.found["b"]
+    with pytest.raises(RuntimeError, match="replicas of PoolServer:m that did not answer: b"):
+        asyncio.run(serve_app.ask("m"))
+
+
 def test_a_pool_is_found_by_its_name():
     assert serve_app.role_of("PoolServer:m") == "pool"
     replicas = [{"role": "ingress", "deployment": "OpenAiIngress"}, {"role": "pool", "deployment": "PoolServer:m"}]
