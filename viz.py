@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
 
     goodput = per_request(args.sla or ())
     details = bool(args.sla or args.export or args.report or args.audit or args.show_stalls or args.figure in OF_REQUESTS)
+    details = details or bool(args.show_intervals or args.json)
     decide = args.show_decision or args.sla or args.gpu_hour_price
     try:
         study = answers.read(args, goodput, details)
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.show_stalls:
             print(*stall_lines(compared.table), sep="\n")
         if args.show_intervals:
-            tables.print_intervals(level_intervals(study.table))
+            tables.print_intervals(level_intervals(study))
         if args.show_blocks:
             tables.print_blocks(paired(compared.table))
         if args.show_overhead:
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         if decide:
             answers.show_decision(compared.table, args)
         if args.json:
-            answers.write_json(compared.table, findings, left_out, args)
+            answers.write_json(compared, findings, left_out, args)
         if args.report:
             answers.write_report(study, findings, left_out, args)
         shown = [args.show_tables, args.show_stalls, args.show_intervals, args.show_overhead, args.audit, decide]

@@ -5,12 +5,13 @@ and how often arms are called alike.
     python benchmarks/coverage.py                       # half a minute
     python benchmarks/coverage.py --spread 0.1 --studies 500
 
-A study has equal arms, each measured several times; repeats are log-normal. Intervals are those of the
-functions that viz.py calls: `repeats.of_mean` (--show-intervals), `of_difference` and `of_ratio` (--show-overhead), `of_ratios`
-(leads of a decision). Beside them: the percentile bootstrap of the repeats' medians, which they replaced.
+A study has equal arms, each measured several times; repeats are log-normal. Intervals are those of the functions that viz.py
+calls: `repeats.of_mean` and, of a single run, `waves.of_run` (--show-intervals), `of_difference` and `of_ratio` (--show-overhead),
+`of_ratios` (leads of a decision). Beside them: the percentile bootstrap of the repeats' medians, which they replaced.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterator
 from itertools import permutations
@@ -24,10 +25,12 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from pdbench import interrupts  # noqa: E402
-from pdbench.analysis import repeats  # noqa: E402
+from pdbench.analysis import repeats, waves  # noqa: E402
 from pdbench.cli import Parser, above_zero, positive  # noqa: E402
+from pdbench.read.requests import Requests  # noqa: E402
 
 REPEATS, ARMS = (3, 5), (2, 4, 8, 12)
+WAVES, WAVE, CORRELATIONS = (3, 5, 10), 8, (0.0, 0.5)
 DRAWS = 500
 CONSOLE = Console(stderr=True)  # of progress
 
@@ -81,8 +84,29 @@ def called_alike(rng: np.random.Generator, ratio: float, count: int, args: argpa
     return sum(repeats.alike(np.log(a), np.log(b * ratio)) for a, b in pairs) / args.studies
 
 
+def within_run(rng: np.random.Generator, count: int, correlation: float, args: argparse.Namespace) -> float:
+    """Return the share of single runs whose waves' interval of the median TTFT holds its true value, 1 s.
+
+    Requests of a wave have a factor in common, of the spread asked for, that follows from the one before (AR(1)); their own
+    has twice that spread.
+    """
+    hits = 0
+    for _ in track(range(args.studies), f"{count} waves", transient=True, console=CONSOLE):
+        shared = rng.normal(0, args.spread, count)
+        for wave in range(1, count):
+            shared[wave] = correlation * shared[wave - 1] + math.sqrt(1 - correlation**2) * shared[wave]
+        ttft = np.exp(shared.repeat(WAVE) + rng.normal(0, 2 * args.spread, count * WAVE))
+        single = np.ones(count * WAVE)
+        requests = Requests(np.arange(count).repeat(WAVE) * 2.0, ttft, [np.array([])] * len(ttft), single, single)
+        seen = waves.of_run(requests, WAVE)
+        assert seen
+        factor = seen.factor["median_ttft_ms"]
+        hits += 1 / factor <= np.median(ttft) <= factor
+    return hits / args.studies
+
+
 def main() -> int:
-    """Print both tables; return the exit code."""
+    """Print the tables; return the exit code."""
     parser = Parser(prog="coverage.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--studies", type=positive, default=2000, help="studies to simulate (default: %(default)s)")
@@ -102,6 +126,10 @@ def main() -> int:
     table = Table("true ratio", *(f"{count} repeats" for count in REPEATS), title=f"called alike, margin {repeats.MARGIN:.0%}")
     for ratio in (1.0, 1 - repeats.MARGIN, 1 - 2 * repeats.MARGIN):
         table.add_row(f"{ratio:.2f}", *(f"{called_alike(rng, ratio, count, args):.1%}" for count in REPEATS))
+    Console().print(table)
+    table = Table("correlation of waves", *(f"{count} waves" for count in WAVES), title="single runs: within 95% intervals")
+    for correlation in CORRELATIONS:
+        table.add_row(f"{correlation:g}", *(f"{within_run(rng, count, correlation, args):.1%}" for count in WAVES))
     Console().print(table)
     return 0
 

@@ -27,8 +27,13 @@ def of_mean(values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE
     """Return Student's interval of the mean of values, shape (n,); NaN where n is below three."""
     if len(values) < MIN_REPEATS:
         return NONE
-    half = _student(len(values) - 1, confidence) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = half_width(values, confidence)
     return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
+def half_width(values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE) -> float:
+    """Return half of Student's interval of the mean of two values or more, shape (n,)."""
+    return _student(len(values) - 1, confidence) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
 def of_difference(ours: np.ndarray, theirs: np.ndarray, confidence: float = CONFIDENCE) -> Interval:

@@ -98,7 +98,7 @@ def throughput_column(args: argparse.Namespace) -> str:
 
 
 def write_json(
-    table: pd.DataFrame, findings: list[Finding], left_out: Mapping[str, Sequence[str]], args: argparse.Namespace
+    study: Study, findings: list[Finding], left_out: Mapping[str, Sequence[str]], args: argparse.Namespace
 ) -> None:  # fmt: skip
     """Write as numbers what other options print."""
     from pdbench.output import json_answers
@@ -106,9 +106,9 @@ def write_json(
     latency = LATENCIES[LATENCY_MODES[args.latency_mode]]
     added = {"overhead": args.show_overhead, "blocks": args.show_blocks}
     json_answers.write(
-        args.json, table, findings, left_out, latency, throughput_column(args), args.sla or (), args.gpu_hour_price, **added
+        args.json, study, findings, left_out, latency, throughput_column(args), args.sla or (), args.gpu_hour_price, **added
     )
-    print(f"{args.json}: {table['arm'].nunique()} arms, {len(findings)} findings")
+    print(f"{args.json}: {study.table['arm'].nunique()} arms, {len(findings)} findings")
 
 
 def plot(study: Study, findings: Sequence[Finding], args: argparse.Namespace, path: Path) -> None:

@@ -19,20 +19,21 @@ from pdbench.analysis.overhead import overheads
 from pdbench.analysis.sla import Bound
 from pdbench.files import write_atomically
 from pdbench.read.level_file import TOKENS, naming
+from pdbench.read.results import Study
 
 SCHEMA = 1
 
 
 def write(
-    path: Path, table: pd.DataFrame, findings: Sequence[Finding], left_out: Mapping[str, Sequence[str]], latency: str,
+    path: Path, study: Study, findings: Sequence[Finding], left_out: Mapping[str, Sequence[str]], latency: str,
     throughput: str, bounds: Sequence[Bound] = (), price: float | None = None, overhead: bool = False, blocks: bool = False,
 ) -> None:  # fmt: skip
     """Write the file, whole or not at all.
 
     Args:
-        table: without what is left out.
+        study: without what is left out.
         left_out: folders, with the kinds of findings that refute them.
-        latency, throughput: columns of the table, which the bands are of.
+        latency, throughput: columns of its table, which the bands are of.
         bounds: of the SLA that is to be answered.
         price: of an hour of one GPU.
         overhead, blocks: what is added of controls, and of blocks.
@@ -40,6 +41,7 @@ def write(
     Raises:
         ResultError: the file cannot be written; or the table lacks what is asked for.
     """
+    table = study.table
     folders = dict(zip(table["folder"], table["arm"], strict=True))
     content: dict[str, Any] = {"schema": SCHEMA, "latency": latency, "throughput": throughput}
     content |= {"bounds": [asdict(bound) for bound in bounds], "gpu_hour_price": price, "folders": folders}
@@ -49,7 +51,7 @@ def write(
         for _, rows in decision.workloads(table)
     ]
     content |= {"left_out": dict(left_out), "audit": [asdict(finding) for finding in findings]}
-    content["intervals"] = _records(level_intervals(table))
+    content["intervals"] = _records(level_intervals(study))
     content |= {"overhead": _records(overheads(table))} if overhead else {}
     content |= {"blocks": _records(paired(table))} if blocks else {}
     with naming(path):

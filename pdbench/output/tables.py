@@ -1,5 +1,6 @@
 """Print tables in a terminal."""
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from textwrap import fill
@@ -61,12 +62,16 @@ def print_intervals(intervals: pd.DataFrame) -> None:
     for kind, rows in intervals.groupby("kind"):
         names = [name for name in INTERVALS if name in set(rows["statistic"])]
         lines = []
-        for (arm, level, repeats), of_level in rows.groupby(["arm", "level", "repeats"], sort=False):
-            by_name = of_level.set_index("statistic").reindex(names)
-            cells = (f"{number(r.estimate)} [{number(r.low)}, {number(r.high)}]" for r in by_name.itertuples())
-            lines.append([arm, number(level), number(repeats), *cells])
-        show(["arm", KINDS[kind], "rep.", *(INTERVALS[name] for name in names)], lines)
-    print(f"mean over repeats [Student's 95% interval, from {MIN_REPEATS} repeats on]: requests of one run wait for each other")
+        for (arm, level), of_level in rows.groupby(["arm", "level"], sort=False):
+            first, by_name = of_level.iloc[0], of_level.set_index("statistic").reindex(names)
+            ends = ("(", ")") if first["waves"] else ("[", "]")
+            cells = (f"{number(r.estimate)} {ends[0]}{number(r.low)}, {number(r.high)}{ends[1]}" for r in by_name.itertuples())
+            waves = [number(first["waves"] or math.nan), number(round(first["effective"], 1))]
+            lines.append([arm, number(level), number(first["repeats"]), *waves, *cells])
+        show(["arm", KINDS[kind], "rep.", "waves", "eff.\nreq.", *(INTERVALS[name] for name in names)], lines)
+    print(f"mean over repeats [Student's 95% interval, from {MIN_REPEATS} repeats on];", end=" ")
+    print("of one run (its interval by waves, within that run alone):")
+    print("another launch may lie outside; eff. req.: independent requests that would say as much of TTFT and TPOT")
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
