@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
 
     goodput = per_request(args.sla or ())
     details = bool(args.sla or args.export or args.report or args.audit or args.show_stalls or args.figure in OF_REQUESTS)
-    details = details or bool(args.show_intervals or args.json)
+    details = details or bool(args.show_intervals or args.json or args.show_itl)
     decide = args.show_decision or args.sla or args.gpu_hour_price
     try:
         study = answers.read(args, goodput, details)

@@ -6,7 +6,7 @@ and how often arms are called alike.
     python benchmarks/coverage.py --spread 0.1 --studies 500
 
 A study has equal arms, each measured several times; repeats are log-normal. Intervals are those of the functions that viz.py
-calls: `repeats.of_mean` and, of a single run, `waves.of_run` (--show-intervals), `of_difference` and `of_ratio` (--show-overhead),
+calls: `repeats.of_mean`, `waves.of_run` of a single run (--show-intervals), `of_difference`, `of_ratio` (--show-overhead) and
 `of_ratios` (leads of a decision). Beside them: the percentile bootstrap of the repeats' medians, which they replaced.
 """
 

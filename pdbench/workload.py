@@ -66,6 +66,12 @@ class Level:
                 return level
         raise ValueError(f"{filename!r} is not a level: expected conc<K>.json or rr<R>.json")
 
+    @staticmethod
+    def cap_of(filename: str) -> int | None:
+        """Return the most requests in flight that the name of a level's file says (128 of `conc128_rr4.json`), if it does."""
+        match = _LEVEL_FILE.fullmatch(filename)
+        return int(match["cap"]) if match and match["cap"] else None
+
     def num_prompts(self, at_once: bool = False) -> int:
         """Return requests to send: 5 per request in flight, or 500 at a request rate.
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pdbench.analysis.audit_checks import MIN_SAMPLES, checked
+from pdbench.analysis.audit_checks import checked
+from pdbench.analysis.audit_levels import MIN_SAMPLES
 from pdbench.analysis.audit_source import Source, sources_of
 from pdbench.read.results import Study
 
@@ -79,6 +80,14 @@ KINDS = {
     "cold start": (
         "the level's duration includes the server's start-up, so its throughput is too low and its mean latencies are too high",
         "warm the server up with prompts of its own, then measure the level again",
+    ),
+    "other prompts": (
+        "what prompts cost to prefill is not what arms of this ISL are compared by",
+        "measure with prompts of one length, as run_bm.sh does (--random-range-ratio 0), or correct the folder's name",
+    ),
+    "concurrency not kept": (
+        "start and drain, or a slow client, are a large part of the level: its throughput is that of a lower load",
+        "send more requests (run_bm.sh -n), see that the client keeps up, and measure the level again",
     ),
     "overloaded": (
         "requests came faster than they were served: TTFT is that of a queue, and grows with the number of requests",

@@ -6,16 +6,12 @@ from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
+from pdbench.analysis import audit_levels
+from pdbench.analysis.audit_levels import listed
 from pdbench.analysis.audit_mixed import mixed, mixed_pieces
 from pdbench.analysis.audit_source import Source
 from pdbench.layout import Layout
-from pdbench.read.laws import SERVED
 
-# A first level is cold where a few requests waited for what later ones found ready: their mean is far above their
-# median, and above that of the next level although that had more load.
-COLD = 1.5
-# A p99 of fewer than 100 samples lies between its two largest.
-MIN_SAMPLES = 100
 # Prompt tokens that vLLM caches or does not cache together; a shorter prompt is never found in the cache.
 CACHE_BLOCK = 16
 # Requests in flight per replica from which on a prefill-only level is taken to have kept every replica busy.
@@ -23,8 +19,6 @@ SATURATING = 4
 # By how much a single run of a level may differ from another for no reason that matters here.
 NOISE = 0.05
 DECODE_ONLY = "decode-only"
-# Of each request's time, if it has that many tokens: at 3 ms each they can hardly have come one by one after it.
-AT_ONCE, MANY_TOKENS = 0.98, 16
 # By how much a TPOT may lie outside those of the arms with fewer and with more prefill replicas.
 ODD = 0.2
 
@@ -36,18 +30,7 @@ def checked(sources: list[Source]) -> Seen:
     yield from _same_results(sources)
     yield from _above_prefill(sources)
     for source in sources:
-        for check in (
-            _name_and_manifest,
-            _origin,
-            _files,
-            _replayed,
-            _cold,
-            _overloaded,
-            _capped,
-            _at_once,
-            _few_requests,
-            _transport,
-        ):
+        for check in (_name_and_manifest, _origin, _files, _replayed, *audit_levels.CHECKS, _transport):
             yield from ((kind, [source], seen) for kind, seen in check(source))
     by_workload = defaultdict(list)
     for source in sources:
@@ -67,13 +50,13 @@ def _same_results(sources: list[Source]) -> Seen:
             copies, of_copies = zip(*several)
             stems[tuple(dict.fromkeys(copies))] |= dict.fromkeys(of_copies)
     for copies, of_copies in stems.items():
-        seen = f"{_listed(of_copies)} are the same measurement"
+        seen = f"{listed(of_copies)} are the same measurement"
         layouts = dict.fromkeys(source.arm.layout for source in copies)
         if len(layouts) > 1:
             sizes = (f"{layout} ({layout.gpus} GPUs)" for layout in layouts)
-            yield "two layouts", copies, f"{seen}, called {_listed(sizes)}{_other_runs(sources, copies)}"
+            yield "two layouts", copies, f"{seen}, called {listed(sizes)}{_other_runs(sources, copies)}"
         else:
-            yield "same results", copies, f"{seen}, called {_listed(dict.fromkeys(source.arm.run.name for source in copies))}"
+            yield "same results", copies, f"{seen}, called {listed(dict.fromkeys(source.arm.run.name for source in copies))}"
 
 
 def _other_runs(sources: list[Source], copies: tuple[Source, ...]) -> str:
@@ -128,7 +111,7 @@ def _decode_bench(compared: list[Source]) -> Seen:
 
 def _origin(source: Source) -> Iterator[tuple[str, str]]:
     for seen, rows in source.levels[source.levels["elsewhere"] != ""].groupby("elsewhere", sort=False):
-        yield "another folder's level", f"{_listed(rows['stem'])}: {seen}"
+        yield "another folder's level", f"{listed(rows['stem'])}: {seen}"
 
 
 def _files(source: Source) -> Iterator[tuple[str, str]]:
@@ -137,9 +120,9 @@ def _files(source: Source) -> Iterator[tuple[str, str]]:
         return
     levels = source.levels
     if unknown := list(levels["stem"][levels["recorded"].isna()]):
-        yield "not in the manifest", f"levels: {_listed(unknown)}"
+        yield "not in the manifest", f"levels: {listed(unknown)}"
     if changed := list(levels["stem"][levels["recorded"].notna() & (levels["recorded"] != levels["digest"])]):
-        yield "changed file", f"the client's summary is not the one that was recorded: {_listed(changed)}"
+        yield "changed file", f"the client's summary is not the one that was recorded: {listed(changed)}"
     for record in source.manifest.levels:
         if failed := [gate for gate in record.gates if not gate.passed] if record.ok else []:
             yield "failed gate", f"{record.level}: {failed[0].name}: {failed[0].seen}, expected {failed[0].expected}"
@@ -186,46 +169,6 @@ def _replays(source: Source) -> tuple[list[str], list[str]]:
     return known, likely
 
 
-def _cold(source: Source) -> Iterator[tuple[str, str]]:
-    mean, median = (source.levels[f"{name}_ttft_ms"].iloc[0] for name in ("mean", "median"))
-    if len(source.levels) < 2 or not mean >= COLD * median:
-        return
-    first, second = source.levels.iloc[0], source.levels.iloc[1]
-    if second["level"] > first["level"] and mean > second["mean_ttft_ms"]:
-        slow = f"{first['stem']}, the first level measured: TTFT has a median of {median:,.0f}, a mean of {mean:,.0f} and"
-        p99, later = f"a p99 of {first['p99_ttft_ms']:,.0f} ms", f"{second['mean_ttft_ms']:,.0f}"
-        yield "cold start", f"{slow} {p99}; the mean of {second['stem']} is {later}"
-
-
-def _overloaded(source: Source) -> Iterator[tuple[str, str]]:
-    behind = source.levels[(source.levels["served_share"] < SERVED) & source.levels["cap_reached"].isna()]
-    if seen := [f"{row.stem} {row.request_throughput:.3g} of {row.level:g}" for row in behind.itertuples()]:
-        yield "overloaded", f"requests/s served: {', '.join(seen)}"
-
-
-def _capped(source: Source) -> Iterator[tuple[str, str]]:
-    for row in source.levels.dropna(subset="cap_reached").itertuples():
-        seen = f"{row.stem}: max_concurrency {row.cap_reached:g}, {row.in_flight:.3g} in flight on average"
-        yield "capped", f"{seen}, {row.request_throughput:.3g} of {row.level:g} requests/s served"
-
-
-def _at_once(source: Source) -> Iterator[tuple[str, str]]:
-    """Levels in which every request spent nearly all of its time before the first token, although many followed."""
-    levels = source.levels[source.levels["ttft_share"] >= AT_ONCE]
-    if source.osl >= MANY_TOKENS and len(levels):
-        least = levels["ttft_share"].min()
-        yield (
-            "in one go",
-            f"{_listed(levels['stem'])}: TTFT is {least:.1%} or more of each request of {source.osl} output tokens",
-        )
-
-
-def _few_requests(source: Source) -> Iterator[tuple[str, str]]:
-    requests = zip(source.levels["stem"], source.levels["completed"])
-    if few := [f"{stem} {completed}" for stem, completed in requests if completed < MIN_SAMPLES]:
-        yield "few requests", f"requests of a level: {', '.join(few)}"
-
-
 def _transport(source: Source) -> Iterator[tuple[str, str]]:
     if not source.arm.layout.is_pd:
         return
@@ -255,7 +198,7 @@ def _above_prefill(sources: list[Source]) -> Seen:
         rate = source.levels["input_throughput"] / source.prefill.gpus
         high = rate > (1 + NOISE) * bounds[key]
         if bounds[key] and high.any():
-            rates = f"{_listed(source.levels['stem'][high])}: up to {rate.max():,.0f} input tokens/s per prefill GPU"
+            rates = f"{listed(source.levels['stem'][high])}: up to {rate.max():,.0f} input tokens/s per prefill GPU"
             yield "above prefill", [source], f"{rates}; prefill alone at TP{key[-1]} saturates at {bounds[key]:,.0f}"
 
 
@@ -293,8 +236,3 @@ def _missing_levels(compared: list[Source]) -> Seen:
         if missing:
             listed = f"{', '.join(f'{level:g}' for level in missing)} ({source.levels['kind'].iloc[0]})"
             yield "missing levels", [source], f"most of the other arms have {listed}"
-
-
-def _listed(words: Iterable[str]) -> str:
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last

@@ -26,8 +26,9 @@ class Source:
     Attributes:
         levels: its rows of the tidy table in the order measured, with stem, date, seed, launched, and, of the file,
             keys (those of `CLIENT_KEYS` in it), asked (values of `ASKED`), digest (of its summary: copies share it, also where
-            white space or details differ), recorded (the manifest's; the same where it has none, None without a record) and
-            elsewhere (what shows that it is of another folder).
+            white space or details differ), input_tokens (of all prompts), prompt_lengths (tokens of the shortest and of the
+            longest, empty without details), recorded (the manifest's; the same where it has none, None without a record)
+            and elsewhere (what shows that it is of another folder).
     """
 
     arm: Arm
@@ -79,6 +80,9 @@ def _of_files(folder: Folder) -> dict[str, list[Any]]:
         files["keys"].append(frozenset(CLIENT_KEYS) & content.keys())
         files["asked"].append({key: content.get(key) for keys in ASKED.values() for key in keys})
         files["digest"].append(digest := digest_of(content))
+        files["input_tokens"].append(content["total_input_tokens"])
+        lengths = file.requests.isl if file.requests else ()
+        files["prompt_lengths"].append((min(lengths), max(lengths)) if len(lengths) else ())
         files["elsewhere"].append(elsewhere(folder, level, content, record))
         files["recorded"].append(_recorded(record, digest, file.row["completed"]))
     return files

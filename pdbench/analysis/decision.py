@@ -19,7 +19,7 @@ from pdbench.analysis.frontier import attainable, crossovers, curves, rests_on_t
 from pdbench.analysis.pieces import not_judged
 from pdbench.analysis.sla import Bound
 from pdbench.layout import Layout
-from pdbench.read.level_file import TOKENS, ResultError
+from pdbench.read.level_file import TOKENS
 from pdbench.read.results import contenders, saturated
 
 WORKLOAD = ["model", "isl", "osl", "phase", "kind"]
@@ -125,17 +125,14 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
         at request rates), {input,output,total,request}_throughput_per_node, the bounds' columns (ms), lead (by which
         share the best exceeds this arm: 0.1 is 10%), lead_from, lead_to (95% interval), goodput_per_node (highest of its
         levels, requests/s; NaN without per-request details), and reason (what ends its throughput, or why it fails).
-
-    Raises:
-        ResultError: every level is overloaded.
     """
     columns, limits = [bound.column for bound in bounds], np.array([bound.limit for bound in bounds])
-    table = judged(table, columns)
-    if table.empty:
-        raise ResultError("no level was served as fast as its requests came: a bound on TTFT has nothing to hold for")
-    measured = _repeats(table, [throughput, *columns], ["level", *RATES])
-    coarse, arms = not_judged(table, bounds), _arms(table, [throughput, *columns])
-    rows = [_answer(arm, measured.get(arm.arm, []), bounds, coarse.get(arm.arm, "")) for arm in arms.itertuples()]
+    served = judged(table, columns)
+    measured = _repeats(served, [throughput, *columns], ["level", *RATES])
+    out = {arm: f"not judged by ITL: {seen}" for arm, seen in not_judged(served, bounds).items()}
+    out |= dict.fromkeys(set(table["arm"]) - set(served["arm"]), "every level is saturated")
+    arms = _arms(table, served, [throughput, *columns])
+    rows = [_answer(arm, measured.get(arm.arm, []), bounds, out.get(arm.arm, "")) for arm in arms.itertuples()]
     rows.sort(key=lambda row: (-np.nan_to_num(row["throughput"]), not row["collocated"], row["arm"]))
     each = _each({row["arm"]: measured[row["arm"]] for row in rows if row["holds"]}, limits)
     best, leads = rows[0], repeats.of_ratios(each, {rows[0]["arm"]})
@@ -188,14 +185,16 @@ def cost(price: float, gpus: float, tokens_per_second: float) -> float:
     return price * gpus / (tokens_per_second * 3600) * 1e6
 
 
-def _arms(table: pd.DataFrame, needed: list[str]) -> pd.DataFrame:
-    """A row per arm: its layout, the fewest repeats and the highest goodput of its levels, and what it lacks of `needed`."""
+def _arms(table: pd.DataFrame, served: pd.DataFrame, needed: list[str]) -> pd.DataFrame:
+    """A row per arm: its layout, what it lacks of `needed`; of the levels `served` the fewest repeats and highest goodput."""
     arms = table.drop_duplicates("arm")[["arm", "layout", "accelerator", "gpus", "gpus_per_node", "kind"]].set_index("arm")
-    levels = table.assign(goodput=table.get("goodput", np.nan)).groupby(["arm", "level"])["goodput"]
+    levels = served.assign(goodput=served.get("goodput", np.nan)).groupby(["arm", "level"])["goodput"]
     goodput = levels.median().groupby("arm").max() * arms["gpus_per_node"] / arms["gpus"]
     known = table[needed].notna().groupby(table["arm"]).any()
     lacks = known.apply(lambda has: [name for name in needed if not has[name]], axis=1)
-    return arms.assign(repeats=levels.size().groupby("arm").min(), goodput_per_node=goodput, lacks=lacks).reset_index()
+    return arms.assign(
+        repeats=levels.size().groupby("arm").min().reindex(arms.index, fill_value=0), goodput_per_node=goodput, lacks=lacks
+    ).reset_index()
 
 
 def _repeats(table: pd.DataFrame, needed: list[str], others: list[str]) -> dict[str, list[np.ndarray]]:
@@ -207,16 +206,14 @@ def _repeats(table: pd.DataFrame, needed: list[str], others: list[str]) -> dict[
     return found
 
 
-def _answer(arm: Any, repeats: list[np.ndarray], bounds: Sequence[Bound], coarse: str) -> dict[str, Any]:
-    """An arm's row (`arm` of `_arms`, `repeats` of `_repeats`): throughput, bounds, level, rates; `coarse`: of `not_judged`."""
+def _answer(arm: Any, repeats: list[np.ndarray], bounds: Sequence[Bound], out: str) -> dict[str, Any]:
+    """An arm's row (`arm` of `_arms`, `repeats` of `_repeats`): throughput, bounds, level, rates; `out`: why it has none."""
     columns = [bound.column for bound in bounds]
     row = {name: getattr(arm, name) for name in ("arm", "layout", "accelerator", "gpus", "gpus_per_node", "repeats")}
     row |= {"goodput_per_node": arm.goodput_per_node, "collocated": not Layout.parse(arm.layout).is_pd, "holds": False}
     row |= dict.fromkeys(["throughput", *columns, "level", *RATES, "concurrency_per_gpu"], np.nan)
-    if not repeats:
-        return row | {"reason": f"its results lack {' and '.join(arm.lacks)}"}
-    if coarse:
-        return row | {"reason": f"not judged by ITL: {coarse}"}
+    if out or not repeats:
+        return row | {"reason": out or f"its results lack {' and '.join(arm.lacks)}"}
     levels = np.array([np.median(rows, axis=0) for rows in repeats])
     latencies = levels[:, 1 : 1 + len(bounds)]
     found = highest(levels[:, 0], latencies, np.array([bound.limit for bound in bounds]))

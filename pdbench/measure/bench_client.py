@@ -95,7 +95,7 @@ class BenchClient:
         command = [sys.executable, "-m", "pdbench.measure.bench_client", str(log)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent,
-            env={name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"} | environment,  # see `report`
+            env=inherited() | environment,
         )  # fmt: skip
         assert self.process.stdin and self.process.stdout  # both are pipes
         self._questions, self._pipe = self.process.stdin, self.process.stdout
@@ -185,6 +185,12 @@ class Watch:
         if now - self.changed > request:
             return f"{ended}, then none for {request:g} s (--request-limit): the others hang, see the engines' logs"
         return f"{ended} within {level:g} s (--level-limit)" if now - self.began > level else None
+
+
+def inherited() -> dict[str, str]:
+    """Return this process's variables for the client: without one that hides progress (see `report`), and with no file of
+    logins, of which aiohttp would send an entry for the server's host in place of the key."""
+    return {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"} | {"NETRC": os.devnull}
 
 
 class Clock:

@@ -166,7 +166,7 @@ def write_report(
     from pdbench.output.report import render
 
     table = study.table
-    page = render(study, view_of(args), args.gpu_hour_price, findings, left_out)
+    page = render(study, view_of(args), args.gpu_hour_price, findings, left_out, args.most_arms)
     with naming(args.report):
         write_atomically(args.report, page)
     print(f"{args.report}: {table['arm'].nunique()} arms, {len(table)} measurements, {len(page.encode()) / 1e6:.1f} MB")

@@ -13,6 +13,7 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path
 
 from pdbench.analysis.frontier import rests_on_ttft
+from pdbench.analysis.pieces import coarser
 from pdbench.analysis.sla import Bound
 from pdbench.output import figures
 from pdbench.output.figures.view import LATENCIES
@@ -109,11 +110,12 @@ def data(
     if (repeats > 1).any():
         frames |= {"low": levels[list(labels)].min(), "high": levels[list(labels)].max()}
     curves, ours = [], set(contenders(table)["arm"]) - set(refuted)
+    coarse = coarser(table)
     late = saturated(levels[["served_share", "cap_reached"]].median())
     for arm, look in arms.items():
         of_arm = {name: frame.loc[arm] for name, frame in frames.items()}
         rows = zip(of_arm["middle"].to_dict("records"), repeats[arm], strict=True)
-        hover = [_hover(arm, labels, values, count) for values, count in rows]
+        hover = [_hover(arm, labels, values, count, coarse.get(arm, "")) for values, count in rows]
         known = asdict(look) | {"name": arm, "control": arm not in ours, "hover": hover, "late": late.loc[arm].tolist()}
         curves.append(known | {name: _lists(frame) for name, frame in of_arm.items()})
     better = {metric: {"Latency": -1, "Load": 0}.get(group, 1) for group, names in groups.items() for metric in names}
@@ -132,10 +134,11 @@ def _by_tokens(view: figures.View) -> list[figures.View]:
     return [replace(view, throughput=tokens) for tokens in TOKENS]
 
 
-def _hover(arm: str, labels: dict[str, str], values: dict[str, float], repeats: int) -> str:
-    """Return the label of a point: plotly reads a little HTML."""
+def _hover(arm: str, labels: dict[str, str], values: dict[str, float], repeats: int, coarse: str) -> str:
+    """Return the label of a point: plotly reads a little HTML. `coarse` is of `pieces.coarser`."""
     known = {metric: value for metric, value in values.items() if metric in HOVER and not math.isnan(value)}
     lines = [f"{html.escape(labels[metric])}: {number(value)}" for metric, value in known.items()]
+    lines += [f"{coarse}: its inter-token latency is between pieces"] * bool(coarse)
     lines.append(f"{repeats} repeats, medians" if repeats > 1 else "1 measurement")
     return "<br>".join([f"<b>{html.escape(arm)}</b>", *lines])
 

@@ -62,7 +62,11 @@ def _add_answers(parser: Parser) -> None:
     add = parser.add_argument_group("what is printed or written").add_argument
     add("--show-tables", action="store_true", help="print every measurement")
     add("--show-stalls", action="store_true", help="compare each PD arm's p99 inter-token latency with the collocated one")
-    add("--show-intervals", action="store_true", help="95%% confidence intervals of every level, over its repeats, or within its single run")
+    add(
+        "--show-intervals",
+        action="store_true",
+        help="95%% confidence intervals of every level, over its repeats, or within its single run",
+    )
     add("--show-blocks", action="store_true",
         help="each arm over the first collocated one, within blocks, with 95%% intervals")  # fmt: skip
     add("--show-overhead", action="store_true",

@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from itertools import groupby
@@ -27,6 +27,7 @@ from pdbench.cli import visible
 from pdbench.manifest import Manifest
 from pdbench.output import chart, figures, tables
 from pdbench.output.figures.view import LATENCIES
+from pdbench.output.options import MOST_ARMS
 from pdbench.output.provenance import commands, facts, manifests
 from pdbench.read.level_file import ResultError
 from pdbench.read.results import Study, node_words
@@ -68,7 +69,7 @@ class Decision:
 
 def render(
     study: Study, view: figures.View, price: float | None = None, findings: Sequence[Finding] = (),
-    left_out: Mapping[str, Sequence[str]] | None = None,
+    left_out: Mapping[str, Sequence[str]] | None = None, most_arms: int = MOST_ARMS,
 ) -> str:  # fmt: skip
     """Render the page.
 
@@ -78,6 +79,7 @@ def render(
         price: of an hour of one GPU.
         findings: of `audit.audit`.
         left_out: folders that decisions are not about, with the kinds of findings; of `audit.refuted`.
+        most_arms: that the chart opens with, those nearest to the frontier; it has a box for each of the others, too.
 
     Raises:
         ResultError: concurrency and request-rate levels are mixed, or no arm has the latency or throughput of `view`.
@@ -99,6 +101,7 @@ def render(
         overhead=overhead(judged),
         bands_read=" ".join(tables.BANDS_READ),
         arms=looks,
+        hidden=figures.left_out(table, replace(view, figure="tradeoff"), most_arms),
         metrics=metrics,
         opening={"x": chart.latency(view), "y": chart.throughput(view), "log": view.log_latency},
         repeated=bool((table["repeat"] > 1).any()),

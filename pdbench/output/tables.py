@@ -166,7 +166,7 @@ def answer_words(answers: pd.DataFrame, bounds: Sequence[Bound], counted: str) -
     """Describe the best arm in words: what it does, its margins, and by how much it is ahead."""
     best, others = answers.iloc[0], answers[1:]
     if not best["holds"]:
-        yield "no arm keeps it"
+        yield "no arm is seen to keep it"
         return
     load = f", {number(best['concurrency_per_gpu'])} requests in flight per GPU" if best["concurrency_per_gpu"] > 0 else ""
     rates = f"{number(best['throughput'])} {''.join(counted.split())}"

@@ -66,7 +66,7 @@ def read_level(
     with naming(path):
         content = load_level(path, details or decode_bench)
         isl, osl = run.isl, phase_lengths(run.phase, run.isl, run.osl)[1]
-        completed = _check_requests(content, level)
+        completed = _check_requests(content, level, level.cap_of(path.name))
         duration = _number(content, "duration", positive=True)
         tokens = _check_tokens(content, completed, isl, osl, run.phase)
         _check_details(content, completed, osl)
@@ -115,8 +115,8 @@ def _pure_decode(requests: Requests | None) -> dict[str, float]:
     return dict.fromkeys(nothing, math.nan) | decode_steps(requests)
 
 
-def _check_requests(content: dict[str, Any], level: Level) -> int:
-    """Requests completed: all that were asked, at the load that the file's name says."""
+def _check_requests(content: dict[str, Any], level: Level, cap: int | None) -> int:
+    """Requests completed: all that were asked, at the load that the file's name says, and its cap of them in flight."""
     asked, completed = _count(content, "num_prompts", positive=True), _count(content, "completed")
     # Clients before vLLM 0.11.1 do not count failures; `completed` shows them all the same.
     failed = _count(content, "failed") if "failed" in content else 0
@@ -128,6 +128,8 @@ def _check_requests(content: dict[str, Any], level: Level) -> int:
     key = {"concurrency": "max_concurrency", "request-rate": "request_rate"}[level.kind]
     if _number(content, key, positive=True) != level.value:
         raise ValueError(f"{key} is {content[key]}, but the file's name says {level.value:g}")
+    if cap and content.get("max_concurrency") != cap:
+        raise ValueError(f"max_concurrency is {content.get('max_concurrency')}, but the file's name says {cap}")
     return completed
 
 

@@ -38,9 +38,9 @@ def found(*folders):
     return [(f.kind, [name.rsplit("/", 1)[1] for name in f.folders]) for f in audit(read_study(folders, details=False))]
 
 
-def seen(kind, *folders):
+def seen(kind, *folders, details=False):
     """What was seen in the only finding of `kind`."""
-    (one,) = (f for f in audit(read_study(folders, details=False)) if f.kind == kind)
+    (one,) = (f for f in audit(read_study(folders, details=details)) if f.kind == kind)
     assert (one.why, one.fix) == KINDS[kind]
     return one.seen
 
@@ -228,7 +228,7 @@ def test_a_cold_first_level(arm):
 
 
 @pytest.mark.parametrize(
-    ("means", "durations"), [([70.0, 60.0, 60.0], [9.5, 4.5, 2.25]), ([150.0, 160.0, 170.0], [13.7, 7.1, 3.7])]
+    ("means", "durations"), [([70.0, 60.0, 60.0], [8.3, 3.8, 1.9]), ([150.0, 160.0, 170.0], [13.7, 7.1, 3.7])]
 )
 def test_a_first_level_like_the_others_is_not_cold(arm, means, durations):
     """A mean of 1.4 medians is the spread of requests; one that load explains grows with load."""
@@ -250,6 +250,29 @@ def test_a_rate_that_the_client_held_back_is_named_with_its_cap(tmp_path, write_
     reported = "rr10: max_concurrency 4, 0.33 in flight on average, 2 of 10 requests/s served"
     assert seen("capped", folder) == reported and [kind for kind, _ in found(folder)] == ["capped"]
     assert "the queue is in the client and not in TTFT" in KINDS["capped"][0]
+
+
+def test_a_concurrency_that_was_not_kept_is_named(arm, tmp_path, write_folder, level_content):
+    # 100 requests of 50 + 10 x 10 ms: with 4 in flight they take 3.75 s.
+    slow = level_content(4, requests=100, mean_ttft_ms=50.0, mean_tpot_ms=10.0, duration=4.7)
+    folder = write_folder(tmp_path, MIXED + "2xtp1", {"conc4.json": slow})
+    assert seen("concurrency not kept", folder) == "conc4: 3.19 in flight in the mean"
+    # 4 in flight until 2.25 s, then 3 until 4.35 s.
+    places = [0.15 * (i // 4) for i in range(60)] + [2.25 + 0.15 * (i // 3) for i in range(40)]
+    tail = level_content(4, detailed=True, requests=100, start_times=places)
+    folder = write_folder(tmp_path / "tail", MIXED + "2xtp1", {"conc4.json": tail})
+    share = "conc4: 3.45 in flight in the mean, all of them for 52% of the time"
+    assert seen("concurrency not kept", folder, details=True) == share
+
+
+def test_prompts_of_another_length_than_the_name_says(tmp_path, write_folder, level_content):
+    short = level_content(4, isl=92, requests=100)
+    folder = write_folder(tmp_path, MIXED + "2xtp1", {"conc4.json": short})
+    assert seen("other prompts", folder) == "conc4: tokens of a prompt: mean 92; the folder's name says 100"
+    mixed = level_content(4, detailed=True, requests=100, input_lens=[80] * 50 + [120] * 50)
+    folder = write_folder(tmp_path / "mixed", MIXED + "2xtp1", {"conc4.json": mixed})
+    ends = "conc4: tokens of a prompt: shortest 80, longest 120; the folder's name says 100"
+    assert seen("other prompts", folder, details=True) == ends
 
 
 def test_few_requests_are_named_with_their_number(arm):

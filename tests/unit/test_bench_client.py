@@ -1,9 +1,11 @@
 """What the bench client notes of its own use of a core, and which levels are stopped."""
 
+import os
 import time
 
 import pytest
 
+from pdbench.measure import bench_client
 from pdbench.measure.bench_client import PREPARE_S, Clock, Limits, Watch
 from pdbench.measure.sweep import parse_args
 from pdbench.measure.sweep_plan import Task, limits
@@ -27,6 +29,13 @@ def test_a_busy_thread_is_seen():
         pass
     cpu, waited, wall = clock.last(0.3)
     assert wall >= 0.3 and 0 < cpu + waited <= 1.2 * wall
+
+
+def test_a_file_of_logins_does_not_replace_the_key(monkeypatch):
+    monkeypatch.setenv("NETRC", "/somewhere/.netrc")
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    found = bench_client.inherited()
+    assert found["NETRC"] == os.devnull and "TQDM_DISABLE" not in found and found["PATH"] == os.environ["PATH"]
 
 
 def watched(*reports, limits=(100.0, 10.0), now):

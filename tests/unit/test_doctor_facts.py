@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import uuid
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -147,7 +148,7 @@ def test_what_ends_by_itself_is_no_leftover(orphan, monkeypatch):
         process.kill()
         psutil.wait_procs([process], timeout=10)
 
-    monkeypatch.setattr(processes.time, "sleep", end)
+    monkeypatch.setattr(processes, "time", SimpleNamespace(sleep=end))  # not of other threads
     assert seen(pid) is None
 
 

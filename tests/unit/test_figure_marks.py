@@ -55,6 +55,16 @@ def test_several_levels_have_curves(study, level_content):
     assert lines(panel(figure, "tpot")) == {"2xtp1": [[4, 10], [8, 10]]} and "concurrency" not in figure.get_suptitle()
 
 
+def test_where_tokens_came_in_pieces_the_inter_token_latency_says_so(study, level_content, lawful):
+    fine = level_content(detailed=True, requests=100)
+    arms = {"2xtp1": fine, "1xtp2": lawful(fine | {"itls": [[0.05] * 2] * 100, "seed": "2"})}
+    read = study({name: {"conc4.json": content} for name, content in arms.items()})
+    said = "1xtp2: 5 tokens a piece against 1, so no time between tokens"
+    assert said in key(draw(read.table, View(itl=True)))
+    assert said in key(draw(read.table, View(figure="latencies"), read))
+    assert said not in key(draw(read.table, View())), "no inter-token latency is shown"
+
+
 # -- overloaded --
 
 

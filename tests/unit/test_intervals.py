@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import viz
-from pdbench.analysis.intervals import level_intervals
 from pdbench.analysis import waves
+from pdbench.analysis.intervals import level_intervals
 from pdbench.read.requests import Requests
-from pdbench.read.results import read_results, read_study
+from pdbench.read.results import read_study
 
 
 @pytest.fixture

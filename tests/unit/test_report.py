@@ -189,6 +189,24 @@ def test_published_results(published, tmp_path, monkeypatch, capsys):
     assert os.listdir() == ["out.html"] and Path("out.html").stat().st_size < 6e6
 
 
+def test_of_many_arms_the_chart_opens_with_the_best(study):
+    page = report.render(study, View(), most_arms=1)
+    boxes = {tag["value"]: "checked" in tag for name, tag in tags(page) if name == "input" and tag.get("value")}
+    assert boxes == {"2xtp1": True, "p1xtp1-d1xtp2 pack": False}, "the best collocated stays"
+    assert "The chart opens with 1 of 2 arms" in page and len(chart_data(page)["arms"]) == 2
+    assert "The chart opens with" not in report.render(study, View())
+
+
+def test_coarser_pieces_are_said_at_every_point(tmp_path, write_folder, level_content, lawful):
+    fine = level_content(detailed=True, requests=100)
+    coarse = lawful(fine | {"itls": [[0.05] * 2] * 100, "seed": "2"})
+    folders = [write_folder(tmp_path, f"tiny_itl100_otl11_mixed_{name}", {"conc4.json": content})
+               for name, content in (("2xtp1", fine), ("1xtp2", coarse))]  # fmt: skip
+    hover = {arm["name"]: arm["hover"][0] for arm in chart_data(report.render(read_study(folders), View()))["arms"]}
+    assert "5 tokens a piece against 1: its inter-token latency is between pieces" in hover["1xtp2"]
+    assert "piece" not in hover["2xtp1"]
+
+
 def test_a_saturated_level_wins_no_band_of_ttft(tmp_path, write_folder, level_content):
     rates = {"rr2.json": level_content(None, rate=2, duration=10.1), "rr8.json": level_content(None, rate=8, duration=4.0)}
     study = read_study([write_folder(tmp_path, "tiny_itl100_otl11_mixed_2xtp1", rates)])

@@ -88,6 +88,12 @@ def test_request_rate_levels(tmp_path, write_folder, level_content, filename):
     assert (row["kind"], row["level"]) == ("request-rate", 2.5)
 
 
+@pytest.mark.parametrize("held", [4, None])
+def test_a_cap_in_the_name_is_the_clients(tmp_path, write_folder, level_content, held):
+    with pytest.raises(ResultError, match=f"max_concurrency is {held}, but the file's name says 128"):
+        read_one(write_folder, tmp_path, level_content(held, rate=2.5), filename="conc128_rr2.5.json")
+
+
 def test_other_files_are_not_read(tmp_path, write_folder, level_content):
     others = {"a.png": "x", "conc8.json.bad": "{", "conc8.json.part": "{", "b.txt": "x", ".conc9.json": "{"}
     assert read_one(write_folder, tmp_path, level_content())["level"] == 4

@@ -259,6 +259,19 @@ def test_where_every_level_is_saturated_no_band_of_ttft_is_printed(tmp_path, mon
     assert "no arm has a first 16 that is its own: every level is saturated" in capsys.readouterr().out
 
 
+def test_a_workload_of_saturated_levels_leaves_the_next_its_answer(tmp_path, monkeypatch, write_folder, level_content, capsys):
+    monkeypatch.chdir(tmp_path)
+    late = write_folder(tmp_path, COLLOCATED, {"rr8.json": level_content(None, rate=8, duration=10.0)})
+    other = write_folder(tmp_path, COLLOCATED.replace("itl100", "itl200"),
+                         {"rr2.json": level_content(None, rate=2, isl=200, duration=10.1)})  # fmt: skip
+    viz.main(["--sla", "ttft=20000", "--json", "a.json", "--report", "r.html", "--exps", str(late), str(other)])
+    out = capsys.readouterr().out
+    assert "no arm is seen to keep it" in out and "every level is saturated" in " ".join(out.split())
+    assert "best: 2xtp1 200:11" in out
+    answers = [workload["sla"][0]["holds"] for workload in json.loads(Path("a.json").read_text())["workloads"]]
+    assert answers == [False, True] and "No arm is seen to keep it" in Path("r.html").read_text()
+
+
 def several(tmp_path, write_folder, level_content, *arms):
     return [str(write_folder(tmp_path, f"{name}", {"conc4.json": level_content(**more)})) for name, more in arms]
 
@@ -303,7 +316,7 @@ def test_cells_of_wide_letters_stay_in_their_columns(capsys):
 
 def test_nobody_keeps_an_sla(rivals, capsys):
     viz.main(["--sla", "p99_ttft=1", "--exps", *rivals])
-    assert "no arm keeps it" in capsys.readouterr().out
+    assert "no arm is seen to keep it" in capsys.readouterr().out
 
 
 def test_without_tpot_the_other_flag_is_named(write_folder, level_content, tmp_path, capsys):

@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from pdbench.output.figures.level import chosen_level, requests_at
 from pdbench.output.figures.panels import from_zero, log_ticks, new_figure, plain, prepare
-from pdbench.output.figures.styles import arm_styles, legend, line_handles, style_key
+from pdbench.output.figures.styles import arm_styles, legend, line_handles, piece_key, style_key
 from pdbench.output.figures.view import View, heading, level_words, one_kind
 from pdbench.read.results import Study
 
@@ -43,7 +43,7 @@ def draw(table: pd.DataFrame, view: View, study: Study) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(plain))
         log_ticks(axes, "x") if view.log_latency else from_zero(axes, "x")
     figure.suptitle(heading(table, study, level_words(kind, level)), fontsize=12)
-    legend(figure, line_handles(styles), style_key(table, styles))
+    legend(figure, line_handles(styles), style_key(table, styles) + piece_key(table))
     return figure
 
 

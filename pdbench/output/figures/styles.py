@@ -17,6 +17,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pdbench.analysis.pieces import coarser
 from pdbench.layout import Layout
 
 # Okabe-Ito and Tol hues, distinct for colour-blind readers: warm is heavy on prefill, cool on decode.
@@ -128,6 +129,11 @@ def style_key(table: pd.DataFrame, styles: dict[str, Style]) -> list[str]:
     key += ["colour: P:D ratio", "line: TP of P and D"] * (False in collocated)
     key += ["grey: bare, without Ray Serve"] * (len(ours) < len(table))
     return key + ["hollow: P and D on two nodes"] * any(not style.filled for style in styles.values())
+
+
+def piece_key(table: pd.DataFrame) -> list[str]:
+    """Return which arms' times between tokens are between pieces of several, coarser than those of another."""
+    return [f"{arm}: {seen}, so no time between tokens" for arm, seen in coarser(table).items()]
 
 
 def _wrapped(key: list[str], inches: float) -> str:
