@@ -45,7 +45,7 @@ class Evidence:
     """The result folders of one workload, and what the audit says of them.
 
     Attributes:
-        workload: (model, ISL, OSL, phase, kind of load).
+        workload: (model, as in the tidy table, ISL, OSL, phase, kind of load).
         others: folders of other workloads.
         unread: why a folder cannot be read.
     """
@@ -106,7 +106,7 @@ def read_evidence(
     for source in sources:
         fits = lengths is None or (source.arm.run.isl, source.arm.run.osl) == lengths
         if fits and model in (None, source.arm.run.model):
-            by_workload[source.workload].append(source)
+            by_workload[(_asked_model(source), *source.workload[1:])].append(source)
     if not by_workload:
         asked = (f" of {model}" if model else "") + (f" of {lengths[0]}:{lengths[1]}" if lengths else "")
         have = ", ".join(sorted({_workload_words(source) for source in sources}))
@@ -130,6 +130,11 @@ def _read(folders: list[Path], unread: list[str]) -> list[Source]:
 def _is_of(source: Source, node: int) -> bool:
     """Whether its throughput per node is of nodes of this size."""
     return bool((source.levels["gpus_per_node"] == node).all())
+
+
+def _asked_model(source: Source) -> str:
+    """The model by the folder's name, with the name that requests had for it where folders of one name differ in that."""
+    return str(source.levels["model"].iloc[0])
 
 
 def _workload_words(source: Source) -> str:

@@ -18,6 +18,7 @@ from pdbench.analysis.audit import Finding
 from pdbench.analysis.audit_source import Source
 from pdbench.analysis.claim_evidence import COPIES, DOUBTFUL, REFUTED, Evidence, Spec
 from pdbench.analysis.claim_rules import RULES, Point, judge
+from pdbench.analysis.decision import judged
 from pdbench.manifest import Strict
 
 # Findings that a verdict does not turn on: it rests on medians, at levels that all its arms have.
@@ -121,6 +122,7 @@ class Verdict:
         others: (arm, folder, verdict) with another run of the arm in place of the one taken.
         warnings: the audit's findings on the runs taken.
         refused: why other runs of the arms were not even tried.
+        repeats: fewest and most times that a level of these runs was measured; 0 without runs.
     """
 
     claim: Claim
@@ -131,6 +133,7 @@ class Verdict:
     others: list[tuple[str, str, str]] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
     refused: list[Finding] = field(default_factory=list)
+    repeats: tuple[int, int] = (0, 0)
 
     @property
     def within(self) -> int:
@@ -147,7 +150,7 @@ class Verdict:
         return {
             "id": self.claim.id, "verdict": self.verdict, "numbers": numbers, "says": self.claim.says,
             "rule": RULES[self.claim.rule], "tolerance": self.claim.tolerance, "only_within_tolerance": self.within,
-            "runs": self.runs, "missing": self.missing,
+            "repeats": self.repeats[0], "runs": self.runs, "missing": self.missing,
             "other_runs": [{"arm": arm, "folder": folder, "verdict": verdict} for arm, folder, verdict in self.others],
             "warnings": _findings_as_json(self.warnings), "refused": _findings_as_json(self.refused),
         }  # fmt: skip
@@ -184,7 +187,9 @@ def _check(claim: Claim, evidence: Evidence) -> Verdict:
     layouts = [Spec.parse(arm).layout for arm in known]
     refused = {s.name for s in evidence.sources if s.arm.layout in layouts and evidence.doubts(s, *REFUTED)}
     of_refused = [finding for finding in _about(evidence.found, refused) if finding.kind in (*REFUTED, DOUBTFUL)]
-    return Verdict(claim, verdict, points, runs, missing, others, _about(evidence.found, set(runs.values())), of_refused)
+    counts = [number for source in taken.values() for number in source.levels.groupby("level").size()] or [0]
+    warnings = _about(evidence.found, set(runs.values()))
+    return Verdict(claim, verdict, points, runs, missing, others, warnings, of_refused, (min(counts), max(counts)))
 
 
 def _about(found: list[Finding], names: set[str]) -> list[Finding]:
@@ -194,7 +199,8 @@ def _about(found: list[Finding], names: set[str]) -> list[Finding]:
 
 
 def _verdict(claim: Claim, taken: dict[str, Source], missing: list[str]) -> tuple[str, list[Point]]:
-    points = judge(claim, {arm: source.levels for arm, source in taken.items()})
+    columns = (claim.metric, *[claim.latency] * claim.by_latency)
+    points = judge(claim, {arm: judged(source.levels, columns) for arm, source in taken.items()})
     true = sum(point.true for point in points)
     if not points:
         return "no-data", points

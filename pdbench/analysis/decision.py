@@ -151,7 +151,10 @@ def overloaded(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
 
 def judged(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
     """Return the table without the levels that are `overloaded`: those that these columns can be compared at."""
-    return table[~(saturated(table) & any(map(rests_on_ttft, columns)))]
+    if not any(map(rests_on_ttft, columns)):
+        return table
+    late = saturated(table)
+    return table[~late] if late.any() else table
 
 
 def highest(throughput: np.ndarray, latencies: np.ndarray, limits: np.ndarray) -> Points:

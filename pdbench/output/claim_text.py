@@ -45,6 +45,9 @@ def _print_verdict(of: Verdict) -> None:
     true = sum(point.true for point in of.points)
     only = f", {of.within} of them only within the tolerance" if of.within else ""
     print(f"    {true} of {len(of.points)} as claimed{only}" if of.points else "    nothing to compare")
+    if of.points and of.repeats[0] == 1:
+        often = "once" if of.repeats[1] == 1 else f"1 to {of.repeats[1]} times"
+        print(f"    levels were measured {often}: what another launch would change is not in this")
     if of.missing:
         print(wrapped("    ", f"no run that could be taken: {', '.join(of.missing)}"))
     shown = {arm for point in of.points for arm in point.values}

@@ -371,6 +371,28 @@ def test_the_workload_of_most_layouts_is_kept_unless_one_is_named(tmp_path, arm)
     assert evidence.workload[2] == 21 and len(evidence.others) == 2
 
 
+def test_folders_of_one_name_whose_requests_asked_for_another_model_are_not_compared(tmp_path, arm):
+    arm("1xtp2", flat(10))
+    arm("2xtp1", flat(12))
+    arm("4xtp1", flat(9), model_id="org/other")
+    evidence = read_evidence([tmp_path])
+    assert evidence.workload[0] == "tiny (tiny)" and [name.rsplit("_", 1)[1] for name in evidence.others] == ["4xtp1"]
+    assert judged(tmp_path, rule="order_by", arms=["4xtp1", "2xtp1"], metric="median_tpot_ms").missing == ["4xtp1"]
+
+
+def test_a_saturated_level_proves_nothing_of_ttft(tmp_path, write_folder, level_content):
+    """At 8/s both are late; that one queue is the longer is no property of the arm."""
+    for name, late in (("1xtp2", 5000.0), ("2xtp1", 9000.0)):
+        rates = {f"rr{rate}.json": level_content(None, rate=float(rate), requests=200, duration=took, median_ttft_ms=ttft,
+                                              p99_ttft_ms=2 * ttft)
+                 for rate, took, ttft in ((2, 100.0, 50.0), (8, 100.0, late))}  # fmt: skip
+        write_folder(tmp_path / "results", MIXED + name, rates)
+    claim = {"rule": "order_by", "arms": ["1xtp2", "2xtp1"]}
+    found = judged(tmp_path, metric="median_ttft_ms", **claim)
+    assert [point.at for point in found.points] == ["2"] and found.verdict == "fails", "equal at the rate that is served"
+    assert [point.at for point in judged(tmp_path, metric="median_tpot_ms", **claim).points] == ["2", "8"]
+
+
 # -- the claims file --
 
 

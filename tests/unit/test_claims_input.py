@@ -62,6 +62,7 @@ def test_what_holds_only_within_the_tolerance_is_counted(arm, check):
     assert (verdict["verdict"], verdict["only_within_tolerance"]) == ("holds", 1)
     text, verdict = check({"arms": ["2xtp2", "4xtp1"], "tolerance": 0.025})
     assert "1 of 1 as claimed\n" in text and "tolerance 2.5%" in text and verdict["only_within_tolerance"] == 0
+    assert "levels were measured once: what another launch would change is not in this" in text and verdict["repeats"] == 1
 
 
 def test_a_claim_of_equality_is_about_the_tolerance(arm, check):
