@@ -17,7 +17,7 @@ from pdbench.output import tables
 from pdbench.output.options import FIGURES, LATENCY_MODES, WITH_FRONTIER
 from pdbench.read.folder import folders_among, left_out_words
 from pdbench.read.level_file import naming
-from pdbench.read.results import Study, read_study
+from pdbench.read.results import GPUS_PER_NODE, Study, read_study
 
 if TYPE_CHECKING:
     from pdbench.output import figures
@@ -38,6 +38,10 @@ def read(args: argparse.Namespace, sla: dict[str, float], details: bool) -> Stud
     study = read_study(folders, args.gpus_per_node, args.chunk_size, sla, details, unreadable)
     for line in [left_out_words(files)] * bool(files) + [f"left out: {reason}" for reason in unreadable or ()]:
         note(f"viz.py: {line}")
+    without = [name for name, folder in study.folders.items() if folder.manifest is None]
+    if args.gpus_per_node is None and 0 < len(without) < len(study.folders):
+        node = f"no manifest: nodes of {GPUS_PER_NODE} GPUs are assumed (--gpus-per-node gives another number)"
+        note(f"viz.py: {node}: {some(without)}")
     return study
 
 

@@ -272,6 +272,21 @@ def test_a_workload_of_saturated_levels_leaves_the_next_its_answer(tmp_path, mon
     assert answers == [False, True] and "No arm is seen to keep it" in Path("r.html").read_text()
 
 
+def test_a_folder_that_lost_its_manifest_is_named_with_the_node_assumed(
+    tmp_path, monkeypatch, write_folder, level_content, make_manifest, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    folders = [str(write_folder(tmp_path, name, {"conc4.json": level_content(seed=name)})) for name in (COLLOCATED, PD)]
+    make_manifest("2xtp1", "collocated").write(Path(folders[0]))
+    viz.main(["--show-tables", "--exps", *folders])
+    assert f"no manifest: nodes of 8 GPUs are assumed (--gpus-per-node gives another number): {folders[1]}\n" in (
+        capsys.readouterr().err
+    )
+    viz.main(["--show-tables", "--exps", *folders, "--gpus-per-node", "4"])
+    viz.main(["--show-tables", "--exps", folders[1]])
+    assert "no manifest" not in capsys.readouterr().err, "nothing is assumed, and where none has one all are alike"
+
+
 def several(tmp_path, write_folder, level_content, *arms):
     return [str(write_folder(tmp_path, f"{name}", {"conc4.json": level_content(**more)})) for name, more in arms]
 
