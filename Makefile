@@ -49,8 +49,9 @@ $(PUBLISHED)/.installed: requirements-published-cpu.txt constraints-published-cp
 demo: setup
 	$(BIN)/python run_experiment.py configs/experiments/cpu_demo.yaml --results-dir $(RESULTS_DIR)
 
+# Beside the tests that share a cluster, one after the other (tests/e2e/conftest.py), all others run.
 test: check
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
 
 test-fast: setup
 	$(BIN)/python -m pytest tests/unit
