@@ -7,6 +7,7 @@ import pytest
 from tests.helpers.commands import launch, module
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Tests that share the cluster run in one process, where tests run in several."""
     for item in items:
