@@ -12,7 +12,7 @@ RESULTS_DIR ?= demo_results
 
 PUBLISHED := .venv-published
 
-.PHONY: setup setup-published demo test test-fast check lint lock clean
+.PHONY: setup setup-published demo test test-cluster test-rest test-fast check lint lock clean
 
 # PyTorch's CPU build comes first: the default index holds only the CUDA build of that version. Where
 # pip has no other place configured, uv knows PyTorch's own index.
@@ -49,9 +49,15 @@ $(PUBLISHED)/.installed: requirements-published-cpu.txt constraints-published-cp
 demo: setup
 	$(BIN)/python run_experiment.py configs/experiments/cpu_demo.yaml --results-dir $(RESULTS_DIR)
 
-# Beside the tests that share a cluster, one after the other (tests/e2e/conftest.py), all others run.
+# Tests that share a cluster come one after the other and leave half of two cores idle: all others run beside them.
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=line test-cluster test-rest
+
+test-cluster: setup
+	$(BIN)/python -m pytest tests/e2e
+
+test-rest: setup
+	$(BIN)/python -m pytest tests/processes tests/unit
 
 test-fast: setup
 	$(BIN)/python -m pytest tests/unit

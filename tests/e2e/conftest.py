@@ -7,14 +7,6 @@ import pytest
 from tests.helpers.commands import launch, module
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Tests that share the cluster run in one process, where tests run in several."""
-    for item in items:
-        if "local_cluster" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("cluster"))
-
-
 @pytest.fixture(scope="session")
 def local_cluster():
     """One cluster for all tests; fails if one runs in this checkout already."""
