@@ -1,4 +1,4 @@
-"""The transfer benchmark for real, on Ray actors of two nodes; between plain processes: tests/processes/test_transfer_ranks.py."""
+"""The transfer benchmark for real, on Ray actors of two nodes; between plain ones: tests/processes/test_transfer_ranks.py."""
 
 import json
 
