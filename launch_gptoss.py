@@ -40,6 +40,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     action.add_argument(
         "--roles", type=not_empty, metavar="RATIO", help="pd-pool: change who prefills and who decodes, to p2-d1"
     )
+    action.add_argument("--control", type=not_empty, metavar="BOUNDS",
+                        help="pd-pool: move the roles with the load, to keep ttft=1000,tpot=12 (ms), or off")  # fmt: skip
     action.add_argument("--stop", action="store_true", help="stop the deployment; returns when all is gone")
     where = parser.add_argument_group("where")
     where.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or the one that runs here")
@@ -97,6 +99,9 @@ def run(args: argparse.Namespace) -> int:
         return {None: NOTHING_RUNS, "RUNNING": 0}.get(found.get("status"), UNHEALTHY)
     if args.roles:
         print("\n".join(roles.change(f"http://{args.host}:{args.port}", args.roles)))
+        return 0
+    if args.control:
+        print(roles.control(f"http://{args.host}:{args.port}", args.control))
         return 0
     if args.stop:
         deployment.stop(args.address, deadline)

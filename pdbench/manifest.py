@@ -93,6 +93,8 @@ def settings_of(config: dict[str, Any]) -> dict[str, str]:
 def planned_identity(record: dict[str, Any]) -> dict[str, str]:
     """Return the part of a `Deployment.identity` that is known before a launch; `record` has its fields that are."""
     found = {name: str(record[name]) for name in ("layout", "mode", "model_id")}
+    if controller := record.get("controller"):  # the layout is the one of the moment
+        found |= {"layout": f"{record['gpus']} GPUs", "controller": json.dumps(controller, sort_keys=True)}
     found |= {"decode_bench": "True"} if record["decode_bench"] else {}
     found |= {f"transport {name}": str(value) for name, value in (record["transport"] or {}).items()}
     path = record["serving_path"] or {"env": {}}
@@ -133,6 +135,7 @@ class Deployment(Strict):
     serving_path: dict[str, Any] | None = Field(
         default=None, description="Ray Serve's own settings: env, direct_streaming, router, llm, ingress_replicas"
     )
+    controller: dict[str, float] | None = Field(default=None, description="bounds (ms) that a pool's roles are moved to keep")
     command: str
     launched: str
     replicas: list[Replica]

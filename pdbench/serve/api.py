@@ -10,6 +10,7 @@ from pdbench.layout import Layout
 from pdbench.manifest import Deployment, Gate, Strict
 from pdbench.serve.client import get, post, session
 from pdbench.serve.compilations import Compilations
+from pdbench.serve.controller import Bounds, Tick
 from pdbench.serve.pool import Report
 
 TIMEOUT_S = 60  # the slowest answers read the logs of all nodes
@@ -65,8 +66,18 @@ class Deployed:
 
     async def set_roles(self, layout: Layout) -> list[Report]:
         """Have as many replicas of a pool prefill, and decode, as `layout` has; returns what each reports then."""
-        body = {"layout": str(layout)}
+        body = {"to": str(layout)}
         return [Report(**one) for one in await post(self._opened, "/pdbench/roles", body)]
+
+    async def control(self, bounds: Bounds | None) -> list[Report]:
+        """Have a controller move the roles of a pool so that requests keep `bounds`, or none; returns what replicas report."""
+        body = {"to": bounds.model_dump() if bounds else None}
+        return [Report(**one) for one in await post(self._opened, "/pdbench/control", body)]
+
+    async def ticks(self, since: float = 0.0) -> list[Tick]:
+        """Return what the last controller saw and did since a Unix time; empty where there was none."""
+        found = await get(self._opened, f"/pdbench/control?since={since}")
+        return [Tick.model_validate(tick) for tick in found["ticks"]] if found else []
 
     async def seeds(self) -> set[int]:
         """Return the seeds of all prompts that the engines may have in their prefix caches."""

@@ -8,19 +8,21 @@ import json
 import shlex
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from pdbench.configs import ROOT
-from pdbench.layout import Layout
-from pdbench.manifest import now
+from pdbench.layout import Layout, Pool
+from pdbench.manifest import first_line, now
 from pdbench.network.ucx_log import TABLE, read_tables, ways_of
 from pdbench.nodes import stack
 
 # Names, not modules: what the app uses travels to its node by value.
 from pdbench.nodes.cluster import NodeProcesses, each_file_once, engine_lines, on_every_node
 from pdbench.serve.compilations import LINES, read_compilations
+from pdbench.serve.controller import Bounds, Controller
 from pdbench.serve.counters import ENV, by_role, of_node
 from pdbench.serve.plan import HEAD_RESOURCE, PIN, Plan
 from pdbench.serve.pool import Report, assign, pool_of, reports, set_roles
@@ -28,6 +30,7 @@ from pdbench.serve.serve_app import APP
 from pdbench.serve.serving_path import FALLBACK, HA_PROXY, haproxy_servers
 
 ROUTE = "/pdbench"
+CONTROL_S = 5.0  # for the engines to report to a controller
 # Functions of a kinds.Kind.
 Running = Callable[[], list[dict[str, Any]]]
 Ask = Callable[[str], Awaitable[tuple[dict[str, int], dict[str, list[str]] | None]]]
@@ -73,6 +76,7 @@ class Describe:
         self.has_haproxy = path["env"].get(HA_PROXY) == "1"
         self.nodes = NodeProcesses()
         self.roles: dict[str, str] = {}  # of a pool's replicas
+        self.controller: Controller | None = None
         self.seeds: list[int] = []  # of all prompts that these engines may have in their prefix caches
 
     async def __call__(self, request: Any) -> Any:
@@ -93,11 +97,15 @@ class Describe:
             return JSONResponse(self.seeds)
         if what == ("GET", "roles"):
             return JSONResponse([one.model_dump() for one in await self._healed()])
-        if what == ("POST", "roles"):
+        if what == ("GET", "control"):
+            since = float(request.query_params.get("since", 0))
+            return JSONResponse(self.controller.account(since) if self.controller else None)
+        if what in (("POST", "roles"), ("POST", "control")):
+            change = self._set_roles if what[1] == "roles" else self._control
             try:
-                return JSONResponse([one.model_dump() for one in await self._set_roles((await request.json())["layout"])])
+                return JSONResponse([one.model_dump() for one in await change((await request.json())["to"])])
             except ValueError as error:
-                return JSONResponse({"error": str(error)}, status_code=409)
+                return JSONResponse({"error": first_line(error)}, status_code=409)
         if what == ("POST", "ready"):
             return JSONResponse(await self._ready())
         if what == ("POST", "seeds"):
@@ -120,19 +128,45 @@ class Describe:
         """Reports of a pool's replicas, of which one that has come new has got the role of one that is gone."""
         found = await reports(self._pool(), APP)
         whole = len(found) == len(self.roles)  # else one is gone, and the new one is still on its way
-        if not whole or {one.replica_id for one in found} == set(self.roles):
+        if not whole or {one.replica_id for one in found} == set(self.roles) or self._is_controlled:
             return found
         return await self._set_roles(self.record["layout"])
 
+    @property
+    def _is_controlled(self) -> bool:
+        """Whether a controller moves the roles."""
+        return self.controller is not None and self.controller.runs
+
     async def _set_roles(self, layout: str) -> list[Report]:
         """Give the pool the roles of a layout; from then on that is the layout of the deployment."""
-        pool = self._pool()
-        found = await set_roles(pool, APP, assign(await reports(pool, APP), Layout.parse(layout)))
+        if self._is_controlled:
+            raise ValueError("a controller moves the roles: stop it with --control off")
+        return await self._hand_out(assign(await reports(self._pool(), APP), Layout.parse(layout)))
+
+    async def _hand_out(self, prefill: list[str]) -> list[Report]:
+        """Have the replicas named prefill, and the others decode; the record has their layout from then on."""
+        found = await set_roles(self._pool(), APP, prefill)
         self.roles = {one.replica_id: one.role for one in found}
-        self.record["layout"] = layout
+        counts = {role: list(self.roles.values()).count(role) for role in self.record["llm_configs"]}
         for role, config in self.record["llm_configs"].items():
-            config["deployment_config"]["num_replicas"] = list(self.roles.values()).count(role)
+            config["deployment_config"]["num_replicas"] = counts[role]
+        tp = Layout.parse(self.record["layout"]).decode.tp
+        self.record["layout"] = str(Layout(prefill=Pool(counts["prefill"], tp), decode=Pool(counts["decode"], tp)))
         return found
+
+    async def _control(self, bounds: dict[str, float] | None) -> list[Report]:
+        """Have a controller keep bounds, or none; the ticks of the last one stay until the next."""
+        if not self._pool():
+            raise ValueError(f"mode {self.record['mode']} has no table of roles that a controller could move")
+        promised = Bounds(**bounds) if bounds else None
+        if self.controller:
+            await self.controller.stop()
+        self.record["controller"] = promised.model_dump() if promised else None
+        if promised:
+            pool = self._pool()
+            self.controller = Controller(promised, partial(reports, pool, APP, CONTROL_S), self._hand_out)
+            self.controller.start()
+        return await reports(self._pool(), APP)
 
     async def _ready(self) -> dict[str, Any]:
         """Engine replicas by deployment, those that answered a request (null where Ray cannot address them), and how many

@@ -22,12 +22,14 @@ class Report(Strict):
     Attributes:
         role: prefill or decode; empty where no table has named it yet, which takes either work.
         running, ended: requests by work (prefill, decode); those that ended since its start.
+        tokens: of `pool_work.Work.report`.
     """
 
     replica_id: str
     role: str
     running: dict[str, int]
     ended: dict[str, int]
+    tokens: dict[str, float] = {}
 
 
 async def ask_all(deployment: str, app: str, method: str, *args: Any, timeout_s: float = 60.0) -> list[Any]:
@@ -52,9 +54,9 @@ async def set_roles(deployment: str, app: str, prefill: list[str]) -> list[Repor
     return [Report(**one) for one in await ask_all(deployment, app, "set_roles", prefill)]
 
 
-async def reports(deployment: str, app: str) -> list[Report]:
+async def reports(deployment: str, app: str, timeout_s: float = 60.0) -> list[Report]:
     """Return what each replica reports."""
-    return [Report(**one) for one in await ask_all(deployment, app, "report")]
+    return [Report(**one) for one in await ask_all(deployment, app, "report", timeout_s=timeout_s)]
 
 
 async def answer(deployment: str, app: str, fields: dict[str, Any]) -> dict[str, list[str]]:

@@ -1,7 +1,9 @@
 """Serve an engine of a pool, and route requests by the replicas' roles: see pool.py. Imports vLLM, which takes seconds."""
 
+import contextlib
 import random
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from ray import serve
@@ -10,6 +12,7 @@ from ray.serve.llm.deployment import LLMServer, PDDecodeServer
 from ray.serve.request_router import RequestRouter
 
 from pdbench.serve.pool import DECODE, PREFILL
+from pdbench.serve.pool_work import Work
 
 
 class PoolServer(PDDecodeServer):
@@ -19,27 +22,41 @@ class PoolServer(PDDecodeServer):
         here = serve.get_replica_context()
         # Until a table names them, one prefills.
         self.replica_id, self.role = here.replica_id.unique_id, DECODE if here.rank.rank else PREFILL
-        self.running, self.ended = {PREFILL: 0, DECODE: 0}, {PREFILL: 0, DECODE: 0}
+        self.running, self.ended, self.work = {PREFILL: 0, DECODE: 0}, {PREFILL: 0, DECODE: 0}, Work()
         siblings = serve.get_deployment_handle(here.deployment, here.app_name)
         await super().__init__(llm_config, prefill_server=siblings, **kwargs)
 
     async def completions(self, request: Any, raw_request_info: Any = None) -> Any:
         """Answer a request, or compute its prompt where it says that another replica will read it."""
         if request.kv_transfer_params:
-            return self._counted(PREFILL, await LLMServer.completions(self, request, raw_request_info))
-        return self._counted(DECODE, await super().completions(request, raw_request_info))
+            return self._prefilled(request.prompt, await LLMServer.completions(self, request, raw_request_info))
+        return self._answered(request.max_tokens, await super().completions(request, raw_request_info))
 
     async def chat(self, request: Any, raw_request_info: Any = None) -> Any:
         """As `completions`, for a chat."""
         if request.kv_transfer_params:
-            return self._counted(PREFILL, await LLMServer.chat(self, request, raw_request_info))
-        return self._counted(DECODE, await super().chat(request, raw_request_info))
+            return self._prefilled(request.messages, await LLMServer.chat(self, request, raw_request_info))
+        most = request.max_completion_tokens or request.max_tokens
+        return self._answered(most, await super().chat(request, raw_request_info))
 
-    async def _counted(self, work: str, pieces: Any) -> Any:
+    async def _prefilled(self, prompt: Any, pieces: Any) -> Any:
+        with self._counted(PREFILL), self.work.prefill(prompt) as computed:
+            async for piece in pieces:
+                if usage := getattr(piece, "usage", None):
+                    computed(usage.prompt_tokens)
+                yield piece
+
+    async def _answered(self, most: int | None, pieces: Any) -> Any:
+        with self._counted(DECODE), self.work.answer(most) as answer:
+            async for piece in pieces:
+                answer.take(piece)
+                yield piece
+
+    @contextlib.contextmanager
+    def _counted(self, work: str) -> Iterator[None]:
         self.running[work] += 1
         try:
-            async for piece in pieces:
-                yield piece
+            yield
             self.ended[work] += 1
         finally:
             self.running[work] -= 1
@@ -50,8 +67,9 @@ class PoolServer(PDDecodeServer):
         return await self.report()
 
     async def report(self) -> dict[str, Any]:
-        """Return replica_id, role, and work of either kind that runs and that ended since the start, in requests."""
-        return {"replica_id": self.replica_id, "role": self.role, "running": dict(self.running), "ended": dict(self.ended)}
+        """Return the fields of `pool.Report`."""
+        counted = {"running": dict(self.running), "ended": dict(self.ended), "tokens": self.work.report()}
+        return {"replica_id": self.replica_id, "role": self.role, **counted}
 
     async def answer(self, fields: dict[str, Any]) -> tuple[str, str, str]:
         """Complete one request in this replica's role; returns replica_id, role and the answer as it was streamed."""

@@ -1,4 +1,4 @@
-"""Change the P:D ratio of a running pool: `launch_gptoss.py --roles p2-d1`."""
+"""Change the P:D ratio of a running pool (`launch_gptoss.py --roles p2-d1`), or have a controller do it (`--control`)."""
 
 import asyncio
 import re
@@ -8,10 +8,12 @@ from pdbench.layout import POOL, Layout, Pool
 from pdbench.manifest import Deployment
 from pdbench.serve.api import Deployed, deployed
 from pdbench.serve.client import ServerError, post, session
+from pdbench.serve.controller import Bounds
 from pdbench.serve.pool import REPORTS_S, Report
 from pdbench.serve.readiness import short_completion
 
 RATIO = re.compile(r"p([1-9]\d*)-d([1-9]\d*)", re.ASCII)
+OFF = "off"
 FOLLOWED_S = 60.0  # for the first request in a new role to end
 REQUEST_S = 60.0
 
@@ -27,6 +29,45 @@ def change(base_url: str, ratio: str) -> list[str]:
         TimeoutError: an engine ended no request in its new role in time.
     """
     return asyncio.run(_change(base_url, ratio))
+
+
+def control(base_url: str, text: str) -> str:
+    """Have a controller move the roles of the pool at `base_url`, or none (`off`); returns a line about it.
+
+    Args:
+        text: bounds in ms, as `ttft=1000,tpot=12`; `tick=0.5` (s) is how often it decides.
+
+    Raises:
+        ValueError: not such bounds, or no pool runs there.
+        ServerError: nothing answers there.
+    """
+    bounds = None if text == OFF else _bounds(text)
+
+    async def ask() -> list[Report]:
+        async with deployed(base_url) as running:
+            return await running.control(bounds)
+
+    found = asyncio.run(ask())
+    roles = [one.role for one in found]
+    now = f"p{roles.count('prefill')}-d{roles.count('decode')}"
+    if bounds is None:
+        return f"no controller: {now} stays"
+    kept = f"TTFT {bounds.ttft_ms:g} ms, TPOT {bounds.tpot_ms:g} ms"
+    return f"a controller moves the roles every {bounds.tick_s:g} s to keep {kept}; now {now}"
+
+
+def _bounds(text: str) -> Bounds:
+    names = {"ttft": "ttft_ms", "tpot": "tpot_ms", "tick": "tick_s"}
+    given = [part.partition("=") for part in text.split(",")]
+    try:
+        found = {names[name.strip()]: float(value) for name, _, value in given}
+        if len(found) < len(given):
+            raise ValueError
+        return Bounds.model_validate(found)
+    except (KeyError, ValueError):
+        raise ValueError(
+            f"--control {text}: give both bounds in ms once, above 0, as in ttft=1000,tpot=12 (and tick=0.1 to 60, s), or off"
+        ) from None
 
 
 def new_layout(deployment: Deployment, ratio: str) -> Layout:

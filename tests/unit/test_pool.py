@@ -42,7 +42,7 @@ class FakePool:
     def __init__(self, names, lag=0):
         self.found, self.lag, self.late = {name: report(name) for name in names}, lag, lag
 
-    async def ask_all(self, deployment, app, method, *args):
+    async def ask_all(self, deployment, app, method, *args, timeout_s=60.0):
         assert (deployment, app) == ("PoolServer:m", "pdbench")
         if method == "set_roles":
             self.late = self.lag
@@ -176,7 +176,7 @@ def test_the_layout_follows_the_table_and_a_new_replica_takes_the_role_of_one_th
         answer = asyncio.run(described(SimpleNamespace(method=method, url=SimpleNamespace(path=path), json=content)))
         return answer.body.decode()
 
-    ask("POST", "/pdbench/roles", {"layout": "p2xtp1-d1xtp1"})
+    ask("POST", "/pdbench/roles", {"to": "p2xtp1-d1xtp1"})
     assert described.record["layout"] == "p2xtp1-d1xtp1" and described.roles == {"a": PREFILL, "b": PREFILL, "c": DECODE}
     assert record["llm_configs"][PREFILL]["deployment_config"]["num_replicas"] == 2
     assert [one["role"] for one in described._replicas()] == [PREFILL, PREFILL, DECODE]
