@@ -18,6 +18,7 @@ from typing import Any
 
 from pdbench import interrupts, workload
 from pdbench.cli import Parser, add_base_url, positive, seconds
+from pdbench.files import write_atomically
 from pdbench.manifest import Gate, LevelRecord, first_line, now
 from pdbench.measure import level_gates
 from pdbench.measure.bench_client import BenchClient, Hangs, Used, arguments
@@ -163,6 +164,9 @@ class Sweep:
             cold=task.warmup_seed is None, transport=args.transport.split(",") if args.transport else None,
         )  # fmt: skip
         found, self.snapshot = level_gates.check(args.base_url, self.snapshot, deployment, asked, used)
+        if ticks := self.snapshot.ticks:
+            lines = "".join(f"{tick.model_dump_json()}\n" for tick in ticks)
+            write_atomically(self.target.folder / f"{task.level.stem}.ticks.jsonl", lines)
         failed = [gate for gate in found if not gate.passed]
         if attempt == 1 and [gate.name for gate in failed] == ["no-compilation"] and failed[0].value:
             raise MeasureAgain(f"level {task.level.stem}: {failed[0].seen}: measuring it again, now that it is warm")

@@ -79,6 +79,12 @@ def grown(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]
             for role, of_role in after.items()}  # fmt: skip
 
 
+def summed(counters: dict[str, dict[str, float]], *roles: str) -> dict[str, float]:
+    """Return the sums of some roles' counters."""
+    names = {name for role in roles for name in counters.get(role, {})}
+    return {name: sum(counters.get(role, {}).get(name, 0.0) for role in roles) for name in sorted(names)}
+
+
 def finished(counters: dict[str, dict[str, float]]) -> float:
     """Return requests that ended at the engines from which answers come."""
     return sum(counters.get(role, {}).get("requests", 0) for role in ("collocated", "decode"))

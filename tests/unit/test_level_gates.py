@@ -194,7 +194,7 @@ def test_the_level_is_judged_when_all_that_was_sent_shows(make_manifest, monkeyp
     """Counted late, requests rise by one with each look: 10 of the level, 3 of the checks before it."""
     shown = iter(range(100, 200))
 
-    async def look(base_url):
+    async def look(base_url, since):
         return Snapshot(counters={"collocated": {"requests": next(shown), "prefix_cache_queries": 1}}, replicas={"r": 1})
 
     async def at_once(seconds):
