@@ -1,5 +1,6 @@
 # make demo | make test: each does all of its own set-up on a fresh machine (Python, pip, make).
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 PYTHONS := $(shell sed -n 's/^pythons = //p' pyproject.toml | tr -d '[]",')
 PYTHON ?= python$(firstword $(PYTHONS))
 BIN := .venv/bin
@@ -51,13 +52,16 @@ demo: setup
 
 # Tests that share a cluster come one after the other and leave half of two cores idle: all others run beside them.
 test: check
-	@$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=line test-cluster test-rest
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going test-cluster test-rest
+
+# So that what both print can be read; after Ctrl-C it stays until they have stopped what they started.
+by_line := (trap '' INT TERM; exec sed -u '')
 
 test-cluster: setup
-	$(BIN)/python -m pytest tests/e2e
+	$(BIN)/python -m pytest tests/e2e | $(by_line)
 
 test-rest: setup
-	$(BIN)/python -m pytest tests/processes tests/unit
+	$(BIN)/python -m pytest tests/processes tests/unit | $(by_line)
 
 test-fast: setup
 	$(BIN)/python -m pytest tests/unit
