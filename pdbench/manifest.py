@@ -272,9 +272,7 @@ class Manifest(Strict):
         write_atomically(folder / FILENAME, self.model_dump_json(indent=2) + "\n")
 
 
-def kept_launches(
-    manifests: list[Manifest], records: list[LevelRecord], last: Deployment | None
-) -> list[Deployment]:  # fmt: skip
+def kept_launches(manifests: list[Manifest], records: list[LevelRecord], last: Deployment | None) -> list[Deployment]:
     """Return the deployments of these manifests, other than the last, that some of the records were measured on."""
     needed = {record.launched for record in records} - {last.launched if last else None}
     known = {one.launched: one for old in manifests for one in (*old.earlier, old.deployment) if one}
