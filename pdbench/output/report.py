@@ -88,8 +88,7 @@ def render(
     kind = figures.one_kind(table)
     figures.with_axes(table, view)  # refuses what no arm has
     looks = {arm: chart.looks(style) for arm, style in figures.arm_styles(table).items()}
-    metrics = chart.metrics(table, kind, view)
-    found = manifests(study)
+    metrics, found = chart.metrics(table, kind, view), manifests(study)
     folders = dict(zip(table["folder"], table["arm"], strict=True))
     script, (plotly, packed) = _read("report.js"), _plotly()
     return _template().render(
