@@ -8,7 +8,7 @@ from pdbench.serve.pool import DECODE, PREFILL, Report
 
 OTHER = {PREFILL: DECODE, DECODE: PREFILL}
 # After a change: routers have read the new table; by then an engine should have work in its new role, if there is any.
-SETTLED_S, FOLLOWED_S = 2.0, 10.0
+SETTLED_S, FOLLOWED_S = 3.0, 10.0
 
 
 def fixed(before: list[Report], after: list[Report]) -> Gate:

@@ -84,6 +84,7 @@ class Describe:
 
         what = (request.method, request.url.path.rstrip("/").rsplit("/", 1)[-1])
         if what == ("GET", "deployment"):
+            await self._adopt()
             return JSONResponse(self.record | {"replicas": self._replicas()})
         if what == ("GET", "counters"):
             return JSONResponse(self._counters())
@@ -145,13 +146,22 @@ class Describe:
 
     async def _hand_out(self, prefill: list[str]) -> list[Report]:
         """Have the replicas named prefill, and the others decode; the record has their layout from then on."""
-        found = await set_roles(self._pool(), APP, prefill)
+        return self._note(await set_roles(self._pool(), APP, prefill))
+
+    async def _adopt(self) -> None:
+        """After a crash of this replica, learn a pool's table from its engines: it may not be the one of the launch."""
+        if not self.roles and (pool := self._pool()):
+            self._note(await reports(pool, APP))
+
+    def _note(self, found: list[Report]) -> list[Report]:
+        """Keep who does what; the layout of before stays while a replica that is gone leaves a role without an engine."""
         self.roles = {one.replica_id: one.role for one in found}
         counts = {role: list(self.roles.values()).count(role) for role in self.record["llm_configs"]}
-        for role, config in self.record["llm_configs"].items():
-            config["deployment_config"]["num_replicas"] = counts[role]
-        tp = Layout.parse(self.record["layout"]).decode.tp
-        self.record["layout"] = str(Layout(prefill=Pool(counts["prefill"], tp), decode=Pool(counts["decode"], tp)))
+        if all(counts.values()):
+            for role, config in self.record["llm_configs"].items():
+                config["deployment_config"]["num_replicas"] = counts[role]
+            tp = Layout.parse(self.record["layout"]).decode.tp
+            self.record["layout"] = str(Layout(prefill=Pool(counts["prefill"], tp), decode=Pool(counts["decode"], tp)))
         return found
 
     async def _control(self, bounds: dict[str, float] | None) -> list[Report]:

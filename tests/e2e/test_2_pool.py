@@ -3,7 +3,10 @@
 import re
 import subprocess
 
+import psutil
+
 from pdbench.manifest import Manifest
+from pdbench.serve.controller import Tick
 from tests.helpers.commands import BIN, bench, deployment, launch, module
 
 
@@ -36,3 +39,25 @@ def test_a_pool_changes_its_ratio_while_it_serves(deployed, tokens, tmp_path):
     gates = {gate.name: gate for gate in manifest.levels[0].gates}
     assert gates["roles"].passed and gates["token-equality"].passed and gates["kv-transfer"].passed
     assert launch("--roles", "p2-d1").stdout == "layout p2xtp1-d1xtp1: nothing to change\n"
+    follows_the_load(tmp_path, tokens)
+
+
+def follows_the_load(tmp_path, tokens):
+    """A controller gives the second engine to whom the load needs it: decode, then prefill; its end leaves the ratio."""
+    assert "a controller moves the roles every 0.5 s" in launch("--control", "ttft=1500,tpot=60,tick=0.5").stdout
+    by_hand = launch("--roles", "p1-d2", check=False)
+    assert by_hand.returncode == 1 and "a controller moves the roles: stop it with --control off" in by_hand.stderr
+    for name, load, prefill in (("answers", ("--isl", "32", "--osl", "128", "-c", "16"), 1),
+                                ("prompts", ("--isl", "2000", "--osl", "4", "-c", "6", "-n", "48"), 2)):  # fmt: skip
+        bench(tmp_path, "-e", name, *load, "--tokens", str(tokens))
+        (ticks,) = tmp_path.glob(f"*_{name}/conc*.ticks.jsonl")
+        seen = [Tick.model_validate_json(line) for line in ticks.read_text().splitlines()]
+        assert prefill in [tick.prefill for tick in seen], [tick.reason for tick in seen]
+        manifest = Manifest.read(ticks.parent)
+        assert manifest.deployment.controller == {"ttft_ms": 1500, "tpot_ms": 60, "tick_s": 0.5}
+        assert all(gate.passed for gate in manifest.levels[0].gates)
+
+    (loop,) = (p for p in psutil.process_iter() if p.cmdline()[:1] == ["ray::ServeReplica:pdbench-describe:Describe"])
+    loop.kill()
+    lines = module("gates", "--against", str(tokens)).stdout
+    assert "ok   token-equality: 36 of 36" in lines, "the last table stays"

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -168,6 +170,29 @@ def test_a_controller_is_started_moves_the_layout_and_is_stopped(monkeypatch, en
         assert moved.status_code == 200 and ask.described.record["layout"] == "p1xtp1-d2xtp1"
 
     asyncio.run(run())
+
+
+def test_after_its_own_crash_it_learns_the_table_from_the_engines(monkeypatch, engines):
+    """What was launched as p1-d2 prefills with two engines by now."""
+    engines.found["b"]["role"] = PREFILL
+    ask = Described(monkeypatch, engines)
+    ask.described.running = partial(_running, ask.described.running)
+    described = json.loads(asyncio.run(ask("GET", "/pdbench/deployment")).body)
+    assert described["layout"] == "p2xtp1-d1xtp1" and "controller" not in described
+    assert {one["replica_id"]: one["role"] for one in described["replicas"]} == {"a": PREFILL, "b": PREFILL, "c": DECODE}
+
+
+def _running(replicas):
+    return [one | {"node_id": "n", "node_ip": "127.0.0.3", "pid": 7} for one in replicas()]
+
+
+def test_a_role_without_an_engine_leaves_the_layout(monkeypatch, engines):
+    ask = Described(monkeypatch, engines)
+    asyncio.run(ask("POST", "/pdbench/roles", {"to": "p2xtp1-d1xtp1"}))
+    for one in engines.found.values():
+        one["role"] = DECODE
+    ask.described._note(asyncio.run(engines.reports()))
+    assert ask.described.record["layout"] == "p2xtp1-d1xtp1"
 
 
 def test_without_a_table_of_roles_there_is_nothing_to_control(monkeypatch, engines):
