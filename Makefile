@@ -50,7 +50,7 @@ $(PUBLISHED)/.installed: requirements-published-cpu.txt constraints-published-cp
 demo: setup
 	$(BIN)/python run_experiment.py configs/experiments/cpu_demo.yaml --results-dir $(RESULTS_DIR)
 
-# Tests that share a cluster come one after the other and leave half of two cores idle: all others run beside them.
+# Tests that share a cluster come one after the other and leave a third of two cores idle, which all others take.
 test: check
 	@$(MAKE) --no-print-directory --jobs 2 --keep-going test-cluster test-rest
 
@@ -61,7 +61,7 @@ test-cluster: setup
 	$(BIN)/python -m pytest tests/e2e | $(by_line)
 
 test-rest: setup
-	$(BIN)/python -m pytest tests/processes tests/unit | $(by_line)
+	nice -n 10 $(BIN)/python -m pytest tests/processes tests/unit | $(by_line)
 
 test-fast: setup
 	$(BIN)/python -m pytest tests/unit

@@ -4,6 +4,7 @@ Results learn their provenance from here, over the same address that they are me
 from what a caller claims. Idle while nobody asks.
 """
 
+import asyncio
 import json
 import shlex
 import sys
@@ -86,14 +87,15 @@ class Describe:
         if what == ("GET", "deployment"):
             await self._adopt()
             return JSONResponse(self.record | {"replicas": self._replicas()})
+        # What waits for other nodes does so in a thread: a controller goes on meanwhile.
         if what == ("GET", "counters"):
-            return JSONResponse(self._counters())
+            return JSONResponse(await asyncio.to_thread(self._counters))
         if what == ("GET", "haproxy"):
             return JSONResponse(haproxy_servers() if self.has_haproxy else [])
         if what == ("GET", "transports"):
-            return JSONResponse(self._transports())
+            return JSONResponse(await asyncio.to_thread(self._transports))
         if what == ("GET", "compilations"):
-            return JSONResponse(self._compilations())
+            return JSONResponse(await asyncio.to_thread(self._compilations))
         if what == ("GET", "seeds"):
             return JSONResponse(self.seeds)
         if what == ("GET", "roles"):

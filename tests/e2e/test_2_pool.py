@@ -47,8 +47,8 @@ def follows_the_load(tmp_path, tokens):
     assert "a controller moves the roles every 0.5 s" in launch("--control", "ttft=1500,tpot=60,tick=0.5").stdout
     by_hand = launch("--roles", "p1-d2", check=False)
     assert by_hand.returncode == 1 and "a controller moves the roles: stop it with --control off" in by_hand.stderr
-    for name, load, prefill in (("answers", ("--isl", "32", "--osl", "128", "-c", "16"), 1),
-                                ("prompts", ("--isl", "2000", "--osl", "4", "-c", "6", "-n", "48"), 2)):  # fmt: skip
+    for name, load, prefill in (("answers", ("--isl", "32", "--osl", "96", "-c", "16", "-n", "32"), 1),
+                                ("prompts", ("--isl", "2000", "--osl", "4", "-c", "6", "-n", "24"), 2)):  # fmt: skip
         bench(tmp_path, "-e", name, *load, "--tokens", str(tokens))
         (ticks,) = tmp_path.glob(f"*_{name}/conc*.ticks.jsonl")
         seen = [Tick.model_validate_json(line) for line in ticks.read_text().splitlines()]
