@@ -16,9 +16,9 @@ from pathlib import Path
 import launch_gptoss
 from pdbench import interrupts
 from pdbench.cli import Parser
-from pdbench.manifest import first_line, planned_identity
+from pdbench.manifest import first_line
 from pdbench.measure.experiment import Experiment, load_experiment, select
-from pdbench.measure.experiment_plan import check_unchanged, script
+from pdbench.measure.experiment_plan import check_unchanged, script, settings_of
 from pdbench.measure.experiment_run import Run, console
 from pdbench.nodes import cluster
 from pdbench.output.options import build_parser
@@ -82,9 +82,9 @@ def check_figures(file: Path, experiment: Experiment) -> None:
 
 
 def launched_as(command: list[str]) -> dict[str, str]:
-    """Return what a command line of launch_gptoss.py would launch, as far as that is known before: see `planned_identity`."""
-    plan, _ = resolve(launch_gptoss.parse_args(command[2:]), cluster.planned_nodes)
-    return planned_identity(planned_record(plan))
+    """Return what a command line of launch_gptoss.py would launch, as far as that is known before: see `settings_of`."""
+    plan, model = resolve(launch_gptoss.parse_args(command[2:]), cluster.planned_nodes)
+    return settings_of(planned_record(plan) | {"kv_cache": model.kv.model_dump()})
 
 
 def main() -> int:

@@ -11,8 +11,7 @@ from pdbench import workload
 from pdbench.files import write_atomically
 from pdbench.layout import Mode
 
-SCHEMA_VERSION = 1
-FILENAME = "manifest.json"
+SCHEMA_VERSION, FILENAME = 1, "manifest.json"
 
 
 def now() -> str:
@@ -79,7 +78,8 @@ OF_AN_ARM = ("tensor_parallel_size", "kv_transfer_config", "UCX_", "NIXL_", "VLL
 # HAProxy's connections fit each machine's limit, and no level is measured with more requests in flight.
 NOT_PATH = ("env", "RAY_SERVE_HAPROXY_MAXCONN")
 STACK = ("ray", "ray_commit", "vllm", "nixl", "ucx", "torch", "cuda")
-MAY_LACK = (*STACK, "accelerators", "bench client")
+MAY_LACK = (*STACK, "accelerators", "bench client", "kv_cache", "serving_path direct_streaming", "serving_path router",
+            "serving_path llm", "serving_path ingress_replicas")  # fmt: skip
 
 
 def settings_of(config: dict[str, Any]) -> dict[str, str]:

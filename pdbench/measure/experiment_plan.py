@@ -1,11 +1,14 @@
 """Plan an experiment: its rounds in their order, which of them are still to be measured, and all of it as a script."""
 
+import argparse
+import json
 import random
 import shlex
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from pathlib import Path
+from typing import Any
 
 from packaging.version import Version
 
@@ -24,6 +27,8 @@ from pdbench.measure.experiment_steps import (
 )
 from pdbench.network import slow_link
 from pdbench.workload import Level
+
+MOST_NAMED = 4  # settings that differ, of an arm
 
 
 @dataclass(frozen=True)
@@ -124,22 +129,40 @@ def check_unchanged(
     """Refuse to continue in result folders that hold levels of other settings than the experiment's.
 
     Args:
-        identity_of: returns what a command line of launch_gptoss.py would launch, see `manifest.planned_identity`.
+        identity_of: returns what a command line of launch_gptoss.py would launch, see `settings_of`.
 
     Raises:
-        ValueError: names the arms, and of each what differs first.
+        ValueError: names the arms, and of each what differs.
     """
     changed = []
     for arm in experiment.arms:
         path = results / folder(name, arm, experiment)
-        deployment = Manifest.read(path).deployment if (path / FILENAME).is_file() else None
-        if not deployment:
+        if not (path / FILENAME).is_file():
             continue
-        different = differences(planned_identity(deployment.model_dump()), identity_of(launch_of(arm, experiment)))
-        changed += [f"{arm.label} ({different[0]})"] if different else []
+        manifest = Manifest.read(path)
+        (sweep,) = (step for step in steps_of(arm, name, experiment, results, None) if step.what == "sweep")
+        planned = identity_of(launch_of(arm, experiment)) | client_options(sweep.command)
+        ran = settings_of(manifest.deployment.model_dump()) if manifest.deployment else {"layout": "unknown"}
+        different = differences(ran | client_options(shlex.split(manifest.commands[-1])), planned)
+        changed += [f"{arm.label} ({', '.join(different[:MOST_NAMED])})"] if different else []
     if changed:
         raise ValueError(f"{results} holds levels of {name} with other settings: {'; '.join(changed)}: "
                          "give another --results-dir, or move those folders away to measure them again")  # fmt: skip
+
+
+def settings_of(record: dict[str, Any]) -> dict[str, str]:
+    """Return all that an experiment file says of a launch, by name; `record` has the fields of `manifest.Deployment`."""
+    found = {name: str(record[name]) for name in ("model_source", "gpus_per_node")} | planned_identity(record)
+    return found | ({"kv_cache": json.dumps(record["kv_cache"], sort_keys=True)} if record.get("kv_cache") else {})
+
+
+def client_options(command: list[str]) -> dict[str, str]:
+    """Return what an experiment file says of a sweep, apart from its levels, from a command line of run_bm.sh."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--transport", "--max-hit-rate", "--seed"):
+        parser.add_argument(name)
+    parser.add_argument("--as-published", action="store_true")
+    return {f"run_bm.sh {name}": str(value) for name, value in vars(parser.parse_known_args(command)[0]).items()}
 
 
 def _lines(steps: Iterable[Step | None]) -> list[str]:

@@ -1,6 +1,8 @@
 """Experiment files, and the commands that they mean."""
 
 import functools
+import json
+import shlex
 import subprocess
 import sys
 
@@ -354,6 +356,13 @@ def test_what_cannot_be_read_or_written_is_one_line(write, tmp_path):
     assert done.returncode == 2 and "no such file: " in done.stderr and done.stderr.count("\n") == 1
 
 
+OTHERS = [
+    ({"as_published": True}, "run_bm.sh as_published False, but this is run_bm.sh as_published True"),
+    ({"max_hit_rate": 0.5}, "run_bm.sh max_hit_rate None, but this is run_bm.sh max_hit_rate 0.5"),
+    ({"hardware": "configs/hardware/h200-x2.yaml"}, "gpus_per_node"),
+]
+
+
 def test_levels_of_other_settings_are_refused_and_nothing_is_written(write, tmp_path, make_manifest):
     path, results = write(), tmp_path / "results"
     experiment = load_experiment(path)
@@ -361,13 +370,26 @@ def test_levels_of_other_settings_are_refused_and_nothing_is_written(write, tmp_
         record = planned_record(resolve(launch_gptoss.parse_args(launch_of(arm, experiment)[2:]), cluster.planned_nodes)[0])
         place = results / folder(path.stem, arm, experiment)
         place.mkdir(parents=True)
-        make_manifest(**record).write(place)
+        (sweep,) = (step for step in plan.steps_of(arm, path.stem, experiment, results, None) if step.what == "sweep")
+        made = make_manifest(**record)
+        made.model_copy(update={"commands": [shlex.join(sweep.command)]}).write(place)
     plan.check_unchanged(path.stem, experiment, results, run_experiment.launched_as)
     changed = [arm.model_copy(update={"ucx_tls": "tcp"} if arm.is_pd else {"env": {"OMP_NUM_THREADS": "7"}})
                for arm in experiment.arms]  # fmt: skip
     with pytest.raises(ValueError, match="transport ucx_tls None, but this is transport ucx_tls tcp") as caught:
         plan.check_unchanged(path.stem, experiment.model_copy(update={"arms": changed}), results, run_experiment.launched_as)
     assert 'collocated OMP_NUM_THREADS "1", but this is collocated OMP_NUM_THREADS "7"' in str(caught.value)
+    for other, named in OTHERS:
+        with pytest.raises(ValueError, match=named):
+            plan.check_unchanged(path.stem, experiment.model_copy(update=other), results, run_experiment.launched_as)
+    arm = place / "manifest.json"
+    made = json.loads(arm.read_text())
+    arm.write_text(json.dumps(made | {"deployment": made["deployment"] | {"model_source": "elsewhere"}}))
+    with pytest.raises(ValueError, match="model_source elsewhere, but this is model_source"):
+        plan.check_unchanged(path.stem, experiment, results, run_experiment.launched_as)
+    arm.write_text(json.dumps(made | {"deployment": None}))
+    with pytest.raises(ValueError, match="layout unknown, but this is layout p1xtp1-d1xtp1"):
+        plan.check_unchanged(path.stem, experiment, results, run_experiment.launched_as)
     before = sorted(results.rglob("*"))
     done = run_script(write(hardware="configs/hardware/h200-x2.yaml"), "--results-dir", results)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
