@@ -18,7 +18,7 @@ _PD = re.compile(f"p{_POOL}-d{_POOL}", re.ASCII)
 # Behind `1xtp4-`, what this notation does not have (`1xtpep4`) makes it no collocated layout either.
 _LIKE_A_POOL = re.compile(r"[pd]?\d+[a-z]*tp[a-z]*\d+", re.ASCII)
 # Parallelisms that this notation does not know (`dp2`, `2xdp8`, `4xtp2dp2`, `ep8`): their GPUs would not be counted.
-_OTHER = re.compile(r"(\d+x)?(tp\d*)?(dp|pp|ep|cp|dcp|pcp)\d+", re.ASCII)
+_OTHER = re.compile(r"(\d+x)?(tp\d*)?(dp|pp|ep|cp|sp|dcp|pcp)(\d+([a-z]{2})?|on)?", re.ASCII | re.IGNORECASE)
 # Spellings of the public study's folders; read, never written.
 _PUBLISHED_PD = re.compile(f"p?{_POOL}-d?{_POOL}", re.ASCII)
 _PUBLISHED_PTP = re.compile(r"([1-9]\d*)ptp([1-9]\d*)-([1-9]\d*)dtp([1-9]\d*)", re.ASCII)

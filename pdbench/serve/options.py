@@ -25,6 +25,7 @@ OWN = {
     SIDE_CHANNEL: "every engine of a node would take this one port",
     "VLLM_NIXL_SIDE_CHANNEL_HOST": "every engine would announce this one address, whatever its node",
     "UCX_TLS": "--ucx-tls sets it, and the manifest records that",
+    "UCX_PROTO_INFO": "it is always y: what UCX prints proves the transport",
 }
 
 

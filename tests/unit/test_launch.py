@@ -192,6 +192,7 @@ MISTAKES = [
     (["--collocated", "--env", "VLLM_NIXL_SIDE_CHANNEL_PORT=5600"], "every engine of a node would take this one port"),
     (["--collocated", "--env", "VLLM_NIXL_SIDE_CHANNEL_HOST=10.0.0.1"], "every engine would announce this one address"),
     (["--collocated", "--env", "UCX_TLS=tcp"], "UCX_TLS: --ucx-tls sets it"),
+    (["--collocated", "--env", "UCX_PROTO_INFO=n"], "UCX_PROTO_INFO: it is always y"),
     (["--collocated", "--serve-env", "RAY_SERVE_HAPROXY_MAXCONN=many"], "not a number of connections"),
     (["--collocated", "--host", "10.0.0.5"], "--host 10.0.0.5 does not go with HAProxy"),
     (["--collocated", "--router", "random"], "invalid choice: 'random'"),

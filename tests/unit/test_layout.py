@@ -96,7 +96,9 @@ def test_every_control_stands_like_a_mode_that_is_none():
     assert all(placed_as(mode) == mode for mode in CONTROLS.values())
 
 
-@pytest.mark.parametrize("word", ["dp2", "2xdp8", "pp2", "ep8", "4xtp2dp2", "1xtpep4", "cp2", "dcp2"])
+@pytest.mark.parametrize(
+    "word", ["dp2", "2xdp8", "pp2", "ep8", "4xtp2dp2", "1xtpep4", "cp2", "dcp2", "sp2", "dp2ep", "PP2", "dp", "epon"]
+)
 @pytest.mark.parametrize("name", ["4xtp2_{}", "1xtp4-{}", "pack_p1xtp4-d1xtp4-{}", "{}_2xtp4"])
 def test_another_parallelism_is_refused(name, word):
     """20 GPUs as 4 would make throughput per GPU five times too high."""
