@@ -8,7 +8,7 @@ import pandas as pd
 
 from pdbench.analysis import audit_levels
 from pdbench.analysis.audit_levels import listed
-from pdbench.analysis.audit_mixed import mixed, mixed_pieces
+from pdbench.analysis.audit_mixed import mixed, mixed_pieces, mixed_within
 from pdbench.analysis.audit_source import Source
 from pdbench.layout import Layout
 
@@ -30,7 +30,16 @@ def checked(sources: list[Source]) -> Seen:
     yield from _same_results(sources)
     yield from _above_prefill(sources)
     for source in sources:
-        for check in (_name_and_manifest, _origin, _files, _replayed, *audit_levels.CHECKS, _transport):
+        for check in (
+            _name_and_manifest,
+            _origin,
+            _files,
+            _launch_gates,
+            _replayed,
+            mixed_within,
+            *audit_levels.CHECKS,
+            _transport,
+        ):
             yield from ((kind, [source], seen) for kind, seen in check(source))
     by_workload = defaultdict(list)
     for source in sources:
@@ -126,6 +135,15 @@ def _files(source: Source) -> Iterator[tuple[str, str]]:
     for record in source.manifest.levels:
         if failed := [gate for gate in record.gates if not gate.passed] if record.ok else []:
             yield "failed gate", f"{record.level}: {failed[0].name}: {failed[0].seen}, expected {failed[0].expected}"
+
+
+def _launch_gates(source: Source) -> Iterator[tuple[str, str]]:
+    """Gates of a deployment before it was measured, of each the last result; `_transport` has its own words."""
+    deployment = source.manifest and source.manifest.deployment
+    last = {gate.name: gate for gate in deployment.gates} if deployment else {}
+    for name, gate in last.items():
+        if not gate.passed and name != "transport":
+            yield "failed gate", f"before measuring: {name}: {gate.seen}, expected {gate.expected}"
 
 
 def _mixed_prompts(compared: list[Source]) -> Seen:

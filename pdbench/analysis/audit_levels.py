@@ -1,6 +1,8 @@
 """Check levels of one folder by themselves, for the audit: what kept a level from being what its name says."""
 
+import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from pdbench.analysis.audit_source import Source
 from pdbench.read.laws import SERVED
@@ -36,51 +38,55 @@ def _cold(source: Source) -> Iterator[tuple[str, str]]:
 
 
 def _overloaded(source: Source) -> Iterator[tuple[str, str]]:
-    behind = source.levels[(source.levels["served_share"] < SERVED) & source.levels["cap_reached"].isna()]
-    if seen := [f"{row.stem} {row.request_throughput:.3g} of {row.level:g}" for row in behind.itertuples()]:
+    columns = ("stem", "request_throughput", "level", "served_share", "cap_reached")
+    behind = [row[:3] for row in _rows(source, *columns) if row[3] < SERVED and math.isnan(row[4])]
+    if seen := [f"{stem} {served:.3g} of {rate:g}" for stem, served, rate in behind]:
         yield "overloaded", f"requests/s served: {', '.join(seen)}"
 
 
 def _capped(source: Source) -> Iterator[tuple[str, str]]:
-    for row in source.levels.dropna(subset="cap_reached").itertuples():
-        seen = f"{row.stem}: max_concurrency {row.cap_reached:g}, {row.in_flight:.3g} in flight on average"
-        yield "capped", f"{seen}, {row.request_throughput:.3g} of {row.level:g} requests/s served"
+    for stem, cap, held, served, rate in _rows(source, "stem", "cap_reached", "in_flight", "request_throughput", "level"):
+        if not math.isnan(cap):
+            seen = f"{stem}: max_concurrency {cap:g}, {held:.3g} in flight on average"
+            yield "capped", f"{seen}, {served:.3g} of {rate:g} requests/s served"
 
 
 def _at_once(source: Source) -> Iterator[tuple[str, str]]:
     """Levels in which every request spent nearly all of its time before the first token, although many followed."""
-    levels = source.levels[source.levels["ttft_share"] >= AT_ONCE]
-    if source.osl >= MANY_TOKENS and len(levels):
-        least = levels["ttft_share"].min()
-        yield (
-            "in one go",
-            f"{listed(levels['stem'])}: TTFT is {least:.1%} or more of each request of {source.osl} output tokens",
-        )
+    found = [(stem, share) for stem, share in _rows(source, "stem", "ttft_share") if share >= AT_ONCE]
+    if source.osl >= MANY_TOKENS and found:
+        stems, shares = zip(*found)
+        seen = f"TTFT is {min(shares):.1%} or more of each request of {source.osl} output tokens"
+        yield "in one go", f"{listed(stems)}: {seen}"
 
 
 def _few_requests(source: Source) -> Iterator[tuple[str, str]]:
-    requests = zip(source.levels["stem"], source.levels["completed"])
-    if few := [f"{stem} {completed}" for stem, completed in requests if completed < MIN_SAMPLES]:
+    if few := [f"{stem} {completed}" for stem, completed in _rows(source, "stem", "completed") if completed < MIN_SAMPLES]:
         yield "few requests", f"requests of a level: {', '.join(few)}"
 
 
 def _concurrency(source: Source) -> Iterator[tuple[str, str]]:
     """Levels during much of which fewer requests were in flight than asked for."""
-    levels = source.levels[source.levels["kind"] == "concurrency"]
-    for row in levels[(levels["in_flight"] < HELD * levels["level"]) | (levels["full_share"] < FULL)].itertuples():
-        share = f", all of them for {row.full_share:.0%} of the time" if row.full_share >= 0 else ""
-        yield "concurrency not kept", f"{row.stem}: {row.in_flight:.3g} in flight in the mean{share}"
+    for stem, kind, asked, held, full in _rows(source, "stem", "kind", "level", "in_flight", "full_share"):
+        if kind == "concurrency" and (held < HELD * asked or full < FULL):
+            share = "" if math.isnan(full) else f", all of them for {full:.0%} of the time"
+            yield "concurrency not kept", f"{stem}: {held:.3g} in flight in the mean{share}"
 
 
 def _prompts(source: Source) -> Iterator[tuple[str, str]]:
     """Levels whose prompts are not of the length that the folder's name says, in the mean or each."""
-    for row in source.levels.itertuples():
-        asked = {row.isl, 1} if source.arm.run.phase == "decode-only" else {row.isl}
-        seen = {"mean": row.input_tokens / row.completed} | dict(zip(("shortest", "longest"), row.prompt_lengths))
-        off = {which: length for which, length in seen.items() if min(_off(length, isl) for isl in asked) > 0}
-        if off:
+    isl = source.arm.run.isl
+    asked = {isl, 1} if source.arm.run.phase == "decode-only" else {isl}
+    for stem, tokens, completed, ends in _rows(source, "stem", "input_tokens", "completed", "prompt_lengths"):
+        seen = {"mean": tokens / completed} | dict(zip(("shortest", "longest"), ends))
+        if off := {which: length for which, length in seen.items() if min(_off(length, n) for n in asked) > 0}:
             lengths = ", ".join(f"{which} {length:.4g}" for which, length in off.items())
-            yield "other prompts", f"{row.stem}: tokens of a prompt: {lengths}; the folder's name says {row.isl}"
+            yield "other prompts", f"{stem}: tokens of a prompt: {lengths}; the folder's name says {isl}"
+
+
+def _rows(source: Source, *columns: str) -> Iterator[tuple[Any, ...]]:
+    """The levels, each as a tuple of these columns; pandas' own rows would take seconds of a thousand folders."""
+    return zip(*(source.levels[name].to_numpy() for name in columns))
 
 
 def _off(length: float, isl: int) -> float:

@@ -29,6 +29,19 @@ def mixed(compared: list[Source]) -> Iterator[tuple[str, Iterable[Source], str]]
                 yield kind, [source for _, having in rare[:-1] for source in having], f"{what}: {counts}"
 
 
+def mixed_within(source: Source) -> Iterator[tuple[str, str]]:
+    """Yield what the levels of one folder, which are taken together, were asked otherwise, each value with its levels."""
+    for kind, keys in ASKED.items():
+        for key in keys:
+            levels: dict[str, list[str]] = defaultdict(list)
+            for stem, asked in zip(source.levels["stem"], source.levels["asked"]):
+                if asked.get(key) is not None:
+                    levels[str(asked[key])].append(stem)
+            if len(levels) > 1:
+                seen = ", ".join(f"{value} in {' and '.join(stems)}" for value, stems in levels.items())
+                yield kind, f"{key} within the folder: {seen}"
+
+
 def mixed_pieces(compared: list[Source]) -> Iterator[tuple[str, Iterable[Source], str]]:
     """Yield the folders whose answers came in coarser pieces than those of another, each with what was seen."""
     found = coarser(pd.concat([source.levels for source in compared]))

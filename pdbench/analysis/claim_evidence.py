@@ -12,15 +12,17 @@ from pdbench.analysis import audit
 from pdbench.analysis.audit import Finding, findings
 from pdbench.analysis.audit_source import Source, sources_of
 from pdbench.layout import Layout
-from pdbench.read.folder import check_folder, folders_among, left_out_words
+from pdbench.read.folder import are_small, check_folder, folders_among, left_out_words
 from pdbench.read.level_file import ResultError, naming
 from pdbench.read.results import per_node_of, read_study
 from pdbench.workload import Level, RunName
 
 # Of two layouts the audit cannot say which is right: such a run is used where there is no other.
 DOUBTFUL = "two layouts"
-REFUTED = tuple(kind for kind in audit.REFUTED if kind not in (DOUBTFUL, "same results", "no manifest"))
+UNKNOWN = "no manifest"  # beside folders that have one
+REFUTED = tuple(kind for kind in audit.REFUTED if kind not in (DOUBTFUL, "same results", UNKNOWN))
 REPLAYED = "replayed prompts"  # taken where there is no other: throughput is too high
+LAST = (DOUBTFUL, UNKNOWN, REPLAYED)
 COPIES = ("same results", "two layouts")
 
 
@@ -67,7 +69,7 @@ class Evidence:
         return any("tcp" in re.split("[-_]", Path(name).name) for name in names)
 
     def candidates(self, text: str) -> list[Source]:
-        """Return runs of an arm, the one to take first: not in doubt, prompts not replayed, not archived, the latest."""
+        """Return runs of an arm, to take first one not in doubt, with a manifest, unseen prompts, not archived, the latest."""
         spec = Spec.parse(text)
         fitting = [
             source for source in self.sources
@@ -75,7 +77,7 @@ class Evidence:
             and not source.arm.is_control and self.over_tcp(source) == spec.tcp and not self.doubts(source, *REFUTED)
         ]  # fmt: skip
         latest = sorted(fitting, key=lambda source: source.levels["date"].iloc[-1], reverse=True)
-        doubts = {source: [bool(self.doubts(source, kind)) for kind in (DOUBTFUL, REPLAYED)] for source in latest}
+        doubts = {source: [bool(self.doubts(source, kind)) for kind in LAST] for source in latest}
         return sorted(latest, key=lambda source: (*doubts[source], "archive" in source.arm.folder.parts))
 
     def among(self, words: str) -> list[str]:
@@ -122,7 +124,7 @@ def read_evidence(
 def _read(folders: list[Path], unread: list[str]) -> list[Source]:
     """Read folders at once; `unread` takes why one cannot be read."""
     try:
-        return sources_of(read_study(folders, details=False, unreadable=unread))
+        return sources_of(read_study(folders, details=are_small(folders), unreadable=unread))
     except ResultError:  # none can
         return []
 

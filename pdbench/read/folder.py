@@ -14,6 +14,7 @@ from pdbench.read.level_json import check_regular, load_level
 from pdbench.workload import Level, RunName
 
 VERSIONS = ("vllm", "ray", "nixl")
+SMALL = 64 * 2**20  # bytes of files whose details are read unasked: about a second
 FEW = 3  # names of files that a line lists
 # The public study's spelling of a level measured again: rr9-1.json beside rr9.json.
 _AGAIN = re.compile(r"(?P<level>(?:conc|rr)\d+(?:\.\d+)?)-(?P<again>[1-9]\d*)\.json", re.ASCII)
@@ -45,6 +46,11 @@ def check_folder(path: Path) -> None:
     if not path.is_dir():
         nowhere = "is a link that leads nowhere" if path.is_symlink() else "no such folder"
         raise ValueError("is not a folder" if path.exists() else nowhere)
+
+
+def are_small(folders: Iterable[str | os.PathLike[str]]) -> bool:
+    """Return whether their files of JSON are so few that reading the details of every request takes a moment."""
+    return sum(path.stat().st_size for folder in folders for path in Path(folder).glob("*.json") if path.is_file()) <= SMALL
 
 
 def find_levels(folder: Path) -> dict[Level, Path]:

@@ -22,6 +22,8 @@ UNLIMITED = 2
 LEAST_TPOT_MS = 0.1
 # Relative; the client's own clock makes up to 1e-6, rounding to microseconds a little more.
 DETAILS_TOLERANCE = 2e-3
+# Of a level's duration, and s: in which no request is under way. Honest levels, the client's own: at most 0.3%.
+IDLE, IDLE_S = 0.2, 2.0
 # Of the rate that was asked for, when the last request's time is allowed for.
 SERVED = 0.95
 # Of the client's cap, from which on it held requests back: the mean over a level is lower than what most of it held.
@@ -139,3 +141,5 @@ def _check_details(content: dict[str, Any], osl: int, requests: Requests) -> Non
                 raise ValueError(f"{name}_{metric}_ms is {stated:g}, but by the requests' own times it is {seen:g}")
     if (took := float(requests.end.max() - requests.start.min())) > ROUNDING * content["duration"]:
         raise ValueError(f"duration is {content['duration']:g} s, but from the first start to the last end it is {took:g}")
+    if (idle := content["duration"] - took) > max(IDLE * content["duration"], IDLE_S):
+        raise ValueError(f"duration is {content['duration']:g} s, of which no request was under way in {idle:g}")

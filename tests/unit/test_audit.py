@@ -319,6 +319,27 @@ def test_what_the_client_was_asked_for_otherwise(arm, kind, change, reported):
     assert [name for name, _ in found(*folders)] == [kind] and seen(kind, *folders) == reported
 
 
+@pytest.mark.parametrize(
+    ("kind", "change", "reported"),
+    [
+        ("mixed clients", {"backend": "openai-chat"}, "backend within the folder: vllm in conc4, openai-chat in conc4_rep2"),
+        ("mixed models", {"model_id": "other"}, "model_id within the folder: tiny in conc4, other in conc4_rep2"),
+        ("mixed loads", {"burstiness": 0.1}, "burstiness within the folder: 1.0 in conc4, 0.1 in conc4_rep2"),
+    ],
+)
+def test_repeats_that_were_asked_otherwise_are_no_repeats(tmp_path, write_folder, level_content, kind, change, reported):
+    levels = {"conc4.json": level_content(4, requests=100, seed="1"),
+              "conc4_rep2.json": level_content(4, requests=100, seed="2", **change)}  # fmt: skip
+    assert seen(kind, write_folder(tmp_path, MIXED + "2xtp1", levels)) == reported
+
+
+def test_a_gate_that_failed_before_measuring_is_named(arm, make_manifest):
+    gates = [Gate(name=name, passed=passed, seen="36 of 40", expected="all", time="now")
+             for name, passed in (("token-equality", False), ("readiness", False), ("readiness", True))]  # fmt: skip
+    folder = arm("2xtp1", manifest=manifest_of(make_manifest, (0, 1, 2), gates=gates))
+    assert seen("failed gate", folder) == "before measuring: token-equality: 36 of 40, expected all", "a later try passed"
+
+
 def test_pieces_of_other_sizes_are_named(tmp_path, write_folder, level_content, lawful):
     single = level_content(detailed=True, requests=100)
     several = lawful(single | {"itls": [[0.05] * 2] * 100})
@@ -333,7 +354,15 @@ def test_answers_that_came_in_one_go_are_named(tmp_path, write_folder, level_con
     """Slower than the law of a TPOT that can be, and faster than any engine with such a TTFT."""
     honest = level_content(detailed=True, requests=100, osl=33)
     for number, (gap, is_seen) in enumerate([(0.0002, True), (0.003, False)]):
-        content = lawful(honest | {"ttfts": [0.8] * 100, "itls": [[gap] * 32] * 100, "seed": str(number)})
+        content = lawful(
+            honest
+            | {
+                "ttfts": [0.8] * 100,
+                "itls": [[gap] * 32] * 100,
+                "seed": str(number),
+                "start_times": [0.95 * (i // 4) for i in range(100)],
+            }
+        )
         folder = write_folder(tmp_path, f"tiny_itl100_otl33_mixed_{number}_2xtp1", {"conc4.json": content})
         findings = [f.seen for f in audit(read_study([folder])) if f.kind == "in one go"]
         assert findings == ["conc4: TTFT is 99.2% or more of each request of 33 output tokens"] * is_seen

@@ -160,3 +160,12 @@ def test_more_than_the_cap_cannot_be_in_flight(read, level_content):
 def test_a_cap_that_is_no_number(read, level_content, cap):
     with pytest.raises(ResultError, match="max_concurrency must be a number above 0 or null"):
         read(capped(level_content, 4) | {"max_concurrency": cap}, "rr10.json")
+
+
+def test_a_duration_in_which_nothing_was_under_way_is_refused(read, level_content, lawful):
+    content = lawful(level_content(detailed=True, requests=100))
+    times = content | {"duration": content["duration"] * 1.8}
+    rates = {key: content[key] / 1.8 for key in ("request_throughput", "output_throughput", "total_token_throughput")}
+    with pytest.raises(ResultError, match="of which no request was under way in"):
+        read(times | rates)
+    read(content)
