@@ -14,7 +14,7 @@ import sys
 from pdbench import interrupts
 from pdbench.analysis.sla import per_request
 from pdbench.cli import visible_output
-from pdbench.output.options import DEFAULT_PATH, OF_REQUESTS, build_parser
+from pdbench.output.options import COMPARED, DEFAULT_PATH, OF_REQUESTS, build_parser
 
 
 @visible_output()
@@ -47,9 +47,10 @@ def main(argv: list[str] | None = None) -> None:
         if args.show_stalls:
             print(*stall_lines(compared.table), sep="\n")
         if args.show_intervals:
-            tables.print_intervals(level_intervals(study))
+            tables.print_intervals(level_intervals(compared))
         if args.show_blocks:
             tables.print_blocks(paired(compared.table))
+            print(*tables.coarse_words(compared.table), sep="", end="")
         if args.show_overhead:
             tables.print_overheads(overheads(compared.table))
         if args.audit:
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         shown = [args.show_tables, args.show_stalls, args.show_intervals, args.show_overhead, args.audit, decide]
         shown += [args.export, args.report, args.show_blocks, args.json]
         if args.plot or args.plot_path or args.figure or not any(shown):
-            drawn = compared if args.figure == "heatmap" else study
+            drawn = compared if args.figure in COMPARED else study
             answers.plot(drawn, findings, args, args.plot_path or DEFAULT_PATH)
     except ResultError as error:
         parser.error(str(error))

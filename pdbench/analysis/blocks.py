@@ -11,6 +11,7 @@ import pandas as pd
 
 from pdbench.analysis import repeats
 from pdbench.analysis.decision import WORKLOAD, collocated
+from pdbench.analysis.pieces import coarser
 from pdbench.read.level_file import ResultError
 from pdbench.read.results import contenders
 
@@ -26,20 +27,23 @@ def paired(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         `decision.WORKLOAD`, arm, base, level, blocks (that both have), and for each of MEASURES its ratio of arm to base: the
         geometric mean over blocks, with `_from` and `_to` (95% interval, NaN with fewer than three blocks), `_noise`
-        (whether that contains 1) and `_alike` (`repeats.alike`). NaN where a request has a single output token.
+        (whether that contains 1) and `_alike` (`repeats.alike`). NaN where a request has a single output token, and of p99 ITL
+        where one arm's answers came in coarser pieces (`pieces.coarser`).
 
     Raises:
         ResultError: no collocated arm shares a block with another.
     """
     rows = []
     for known, alike in contenders(table[table["block"] > 0]).groupby(WORKLOAD, sort=False):
+        coarse = coarser(alike)
         bases = [arm for arm in alike["arm"].unique() if arm in collocated(alike)]
         for base, arm in ((bases[0], arm) for arm in alike["arm"].unique() if bases and arm != bases[0]):
             ours, theirs = (alike[alike["arm"] == which] for which in (arm, base))
             both = ours.merge(theirs, on=["level", "block", "machines"], suffixes=("", "_base"))
             for level, of_level in both.groupby("level"):
                 row = dict(zip(WORKLOAD, known, strict=True)) | {"arm": arm, "base": base, "level": level}
-                rows.append(row | {"blocks": len(of_level)} | _ratios(of_level))
+                without = {"p99_itl_ms": math.nan} if coarse.keys() & {arm, base} else {}
+                rows.append(row | {"blocks": len(of_level)} | _ratios(of_level.assign(**without)))
     if not rows:
         raise ResultError(
             "no block has a collocated arm and another of the same workload: experiments with `blocks` measure some"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
 from pdbench import configs
@@ -19,6 +20,7 @@ from pdbench.analysis.audit_source import Source
 from pdbench.analysis.claim_evidence import COPIES, DOUBTFUL, REFUTED, Evidence, Spec
 from pdbench.analysis.claim_rules import RULES, Point, judge
 from pdbench.analysis.decision import judged
+from pdbench.analysis.pieces import coarser
 from pdbench.manifest import Strict
 
 # Findings that a verdict does not turn on: it rests on medians, at levels that all its arms have.
@@ -173,13 +175,13 @@ def load(path: str | Path) -> Claims:
 def _check(claim: Claim, evidence: Evidence) -> Verdict:
     named = [*claim.named, *(evidence.among(claim.among) if claim.among else [])]
     known = {arm: evidence.candidates(arm) for arm in dict.fromkeys(named)}
-    taken = {arm: runs[0] for arm, runs in known.items() if runs}
+    taken = _of_tokens(claim, {arm: runs[0] for arm, runs in known.items() if runs})
     missing = [arm for arm in claim.named if arm not in taken]
     verdict, points = _verdict(claim, taken, missing)
     if not points:
         taken = {}
     others = [
-        (arm, run.name, _verdict(claim, taken | {arm: run}, missing)[0])
+        (arm, run.name, _verdict(claim, _of_tokens(claim, taken | {arm: run}), missing)[0])
         for arm in taken for run in known[arm][1:]
         if not any(taken[arm].name in finding.folders for finding in evidence.doubts(run, *COPIES))
     ]  # fmt: skip
@@ -190,6 +192,14 @@ def _check(claim: Claim, evidence: Evidence) -> Verdict:
     counts = [number for source in taken.values() for number in source.levels.groupby("level").size()] or [0]
     warnings = _about(evidence.found, set(runs.values()))
     return Verdict(claim, verdict, points, runs, missing, others, warnings, of_refused, (min(counts), max(counts)))
+
+
+def _of_tokens(claim: Claim, taken: dict[str, Source]) -> dict[str, Source]:
+    """The runs without those whose inter-token latency, if the claim is about it, is between coarser pieces."""
+    if not taken or "_itl_" not in f"{claim.metric} {claim.latency * claim.by_latency}":
+        return taken
+    coarse = coarser(pd.concat([source.levels for source in taken.values()]))
+    return {arm: source for arm, source in taken.items() if source.levels["arm"].iloc[0] not in coarse}
 
 
 def _about(found: list[Finding], names: set[str]) -> list[Finding]:

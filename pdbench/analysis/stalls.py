@@ -1,7 +1,11 @@
 """Compare what a neighbour's prefill does to decoding requests: p99 inter-token latency, collocated against PD."""
 
+from typing import Any
+
+import numpy as np
 import pandas as pd
 
+from pdbench.analysis import repeats
 from pdbench.analysis.pieces import PIECES_ALIKE
 from pdbench.layout import Layout
 from pdbench.read.level_file import ResultError
@@ -42,7 +46,8 @@ def stall_lines(table: pd.DataFrame) -> list[str]:
     lines = [
         f"level {row.level:g}: inter-token median/p99 "
         f"{row.median_itl_ms_base:.0f}/{row.p99_itl_ms_base:.0f} ms {row.arm_base}, "
-        f"{row.median_itl_ms:.0f}/{row.p99_itl_ms:.0f} ms {row.arm}: {verdict(row.p99_itl_ms_base, row.p99_itl_ms)}"
+        f"{row.median_itl_ms:.0f}/{row.p99_itl_ms:.0f} ms {row.arm}: "
+        f"{verdict(row.p99_itl_ms_base, row.p99_itl_ms, *(of_level(table, arm, row) for arm in (row.arm_base, row.arm)))}"
         for row in pairs.itertuples()
     ]
     if not lines:
@@ -50,8 +55,20 @@ def stall_lines(table: pd.DataFrame) -> list[str]:
     return lines
 
 
-def verdict(collocated_p99: float, pd_p99: float) -> str:
-    """Say in words, with the ratio, whether PD took the stalls away, did not matter, or made them worse."""
+def of_level(table: pd.DataFrame, arm: str, at: Any) -> np.ndarray:
+    """Return the p99 of the repeats of an arm at a level; `at` has kind and level."""
+    return table.loc[(table["arm"] == arm) & (table["kind"] == at.kind) & (table["level"] == at.level), "p99_itl_ms"].to_numpy()
+
+
+def verdict(collocated_p99: float, pd_p99: float, collocated: np.ndarray, pd_: np.ndarray) -> str:
+    """Say in words, with the ratio, whether PD took the stalls away, did not matter, or made them worse.
+
+    Args:
+        collocated, pd_: the p99 of repeats, of which there is an interval from three of both on.
+    """
+    low, high = repeats.of_ratio(collocated, pd_)
+    if low <= 1 <= high:
+        return "no difference beyond that of repeats"
     ratio = collocated_p99 / pd_p99
     if ratio >= NOTEWORTHY:
         return f"the worst stalls are {ratio:.1f} times shorter with PD"

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from pdbench.analysis import decision
-from pdbench.analysis.audit import Finding, audit, refuted
+from pdbench.analysis.audit import MIXED, Finding, audit, refuted
 from pdbench.analysis.frontier import LATENCIES
 from pdbench.cli import note
 from pdbench.files import write_atomically
 from pdbench.output import tables
-from pdbench.output.options import FIGURES, LATENCY_MODES, WITH_FRONTIER
-from pdbench.read.folder import folders_among, left_out_words
+from pdbench.output.options import COMPARED, FIGURES, LATENCY_MODES, WITH_FRONTIER
+from pdbench.read.folder import are_small, folders_among, left_out_words
 from pdbench.read.level_file import naming
 from pdbench.read.results import GPUS_PER_NODE, Study, read_study
 
@@ -34,6 +34,8 @@ def read(args: argparse.Namespace, sla: dict[str, float], details: bool) -> Stud
         ResultError: a folder cannot be read, or with --skip-unreadable none can.
     """
     folders, files = folders_among(args.exps)
+    if not details and not (details := are_small(folders)):
+        note("viz.py: much is to be read, so details of single requests are not checked (--audit does)")
     unreadable: list[str] | None = [] if args.skip_unreadable else None
     study = read_study(folders, args.gpus_per_node, args.chunk_size, sla, details, unreadable)
     for line in [left_out_words(files)] * bool(files) + [f"left out: {reason}" for reason in unreadable or ()]:
@@ -54,13 +56,17 @@ def audited(study: Study, args: argparse.Namespace) -> tuple[list[Finding], dict
     Raises:
         ResultError: nothing remains.
     """
-    compares = args.show_decision or args.sla or args.gpu_hour_price or args.report or args.json or args.figure == "heatmap"
-    compares = compares or args.show_stalls or args.show_blocks or args.show_overhead
+    compares = args.show_decision or args.sla or args.gpu_hour_price or args.report or args.json or args.figure in COMPARED
+    compares = compares or args.show_stalls or args.show_blocks or args.show_overhead or args.show_intervals
     findings = audit(study) if args.audit or compares else []
     left_out = refuted(findings) if compares and not args.include_refuted else {}
     compared, arms = study.without(left_out), dict(zip(study.table["folder"], study.table["arm"], strict=True))
     for folder, kinds in left_out.items():
         print(f"left out: {arms[folder]}: {', '.join(kinds)} (see --audit; --include-refuted compares it, too)")
+    kept = set(compared.folders)
+    for finding in findings if compares else ():
+        if finding.kind in MIXED and kept & set(finding.folders):
+            print(f"{finding.kind}: {finding.seen} (see --audit)")
     return findings, left_out, compared
 
 

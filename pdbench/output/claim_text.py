@@ -14,7 +14,7 @@ from pdbench.output.tables import wrapped
 from pdbench.workload import RunName
 
 # Findings that decide which run is taken are printed in full, others by name; more runs than this by their number.
-IN_FULL = (DOUBTFUL, REFUTED)
+IN_FULL = (DOUBTFUL, *REFUTED)
 FEW = 2
 
 

@@ -12,6 +12,7 @@ THROUGHPUT_METRICS = ("input", "output", "total")
 FIGURES = ("classic", "tradeoff", "heatmap", "network", "latencies", "timeline", "overhead")
 MOST_ARMS = 15  # as many runs of one layout have different markers
 OF_REQUESTS = ("latencies", "timeline")  # figures that need per-request details
+COMPARED = ("heatmap", "overhead")  # figures of answers, that is of what is compared
 WITH_FRONTIER = ("classic", "tradeoff")  # figures that show which arm is best at a latency
 FORMATS = (".png", ".pdf", ".svg")
 TABLE_FORMATS = (".csv", ".json", ".parquet")

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pdbench.analysis.audit import Finding
 from pdbench.analysis.decision import WORKLOAD, cost, workload_title
-from pdbench.analysis.pieces import not_judged
+from pdbench.analysis.pieces import coarser, not_judged
 from pdbench.analysis.repeats import MARGIN, MIN_REPEATS
 from pdbench.analysis.sla import Bound
 from pdbench.output.grid import show
@@ -205,6 +205,12 @@ def piece_words(table: pd.DataFrame, bounds: Sequence[Bound]) -> Iterator[str]:
         yield f"not judged by ITL: {arm}, {seen}: a time between pieces is none between tokens"
 
 
+def coarse_words(table: pd.DataFrame) -> Iterator[str]:
+    """Say whose inter-token latency is not compared, each in a line with its end."""
+    for arm, seen in coarser(table).items():
+        yield f"no ratio of ITL: {arm}, {seen}: a time between pieces is none between tokens\n"
+
+
 def queue_words(cap: float) -> str:
     """Say where requests waited at a rate that was not served, or that the client's cap held back; `cap` is NaN without."""
     return f"the queue is in the client, at its cap of {cap:g} in flight" if cap > 0 else "its TTFT is that of a queue"
@@ -276,6 +282,9 @@ def uncertainty_words(table: pd.DataFrame) -> Iterator[str]:
         yield f"no interval for {which}: fewer than {MIN_REPEATS} repeats of a level, so a small difference may be noise"
     if without.size < fewest.size:
         yield "[95% interval] over repeats, of leads at once over all arms (Tukey-Kramer); one that contains 0 is noise"
+        repeated = table[~table["arm"].isin(without.index)]
+        if not repeated["block"].all():
+            yield "repeats without blocks may be of one launch: what another launch would change is then not in them"
 
 
 def how_counted(table: pd.DataFrame, normalized: bool) -> str:

@@ -13,7 +13,15 @@ from pdbench.read.level_file import ResultError
 
 def table(*rows):
     """Rows of (arm, layout, level, block, machines, value); every measure has the value."""
-    known = {"model": "tiny", "isl": 500, "osl": 64, "phase": "mixed", "kind": "concurrency", "serving": "ray"}
+    known = {
+        "model": "tiny",
+        "isl": 500,
+        "osl": 64,
+        "phase": "mixed",
+        "kind": "concurrency",
+        "serving": "ray",
+        "tokens_per_piece": 1.0,
+    }
     columns = ("arm", "layout", "level", "block", "machines")
     return pd.DataFrame([known | dict(zip(columns, row)) | dict.fromkeys(MEASURES, row[-1]) for row in rows])
 
@@ -33,6 +41,14 @@ def test_a_drift_that_all_arms_share_cancels_out():
     for name in MEASURES:
         assert row[name] == pytest.approx(1.1) and row[f"{name}_from"] == pytest.approx(1.1) == row[f"{name}_to"]
         assert row[f"{name}_noise"] is False and row[f"{name}_alike"] is False
+
+
+def test_inter_token_latency_of_coarser_pieces_has_no_ratio():
+    rows = table(*blocks(*BASE, 1.0, 2.0, 4.0), *blocks(*PD, 1.1, 2.2, 4.4))
+    rows.loc[rows["arm"] == "p", "tokens_per_piece"] = 8.0
+    (row,) = paired(rows).to_dict("records")
+    assert math.isnan(row["p99_itl_ms"]) and math.isnan(row["p99_itl_ms_from"]) and not row["p99_itl_ms_alike"]
+    assert row["median_tpot_ms"] == pytest.approx(1.1)
 
 
 def test_arms_that_hardly_differ_are_alike():

@@ -433,6 +433,27 @@ def test_ids_are_unique(tmp_path):
 # -- check_claims.py --
 
 
+def test_why_a_run_is_not_taken_is_printed(tmp_path, arm, capsys):
+    for prefill, tpot in ((1, 20), (2, 10), (3, 20)):
+        arm(f"p{prefill}xtp1-d1xtp1", flat(tpot))
+    arm("2xtp1", flat(30))
+    claim = "{id: c, says: So., rule: order_by, arms: [p2xtp1-d1xtp1, 2xtp1], metric: median_tpot_ms}"
+    (tmp_path / "claims.yaml").write_text(f"claims:\n  - {claim}\n")
+    check_claims.main([str(tmp_path / "claims.yaml"), "--results", str(tmp_path)])
+    assert "not taken: results/p2xtp1-d1xtp1: odd decode: median TPOT (ms) by level" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_a_claim_about_inter_token_latency_needs_pieces_alike(tmp_path, write_folder, level_content, lawful):
+    fine = level_content(detailed=True, requests=100)
+    for name, content in (("2xtp1", fine), ("1xtp2", lawful(fine | {"itls": [[0.05] * 2] * 100, "seed": "2"}))):
+        write_folder(tmp_path / "results", MIXED + name, {"conc4.json": content})
+    found = judged(tmp_path, rule="order_by", arms=["1xtp2", "2xtp1"], metric="p99_itl_ms")
+    assert (found.verdict, found.missing) == ("no-data", ["1xtp2"])
+    assert judged(tmp_path, rule="order_by", arms=["1xtp2", "2xtp1"], metric="median_tpot_ms").missing == []
+
+
 def test_the_verdicts_as_json_and_in_words(tmp_path, arm, capsys):
     arm("2xtp1", {4: (10, 1000), 8: (20, 3000)})
     arm("p1xtp1-d1xtp1", {4: (9, 500), 8: (20, 2000)})

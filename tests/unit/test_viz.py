@@ -272,6 +272,29 @@ def test_a_workload_of_saturated_levels_leaves_the_next_its_answer(tmp_path, mon
     assert answers == [False, True] and "No arm is seen to keep it" in Path("r.html").read_text()
 
 
+def test_what_differs_beside_the_layout_is_said_before_an_answer(tmp_path, monkeypatch, write_folder, level_content, capsys):
+    monkeypatch.chdir(tmp_path)
+    folders = [str(write_folder(tmp_path, name, {"conc4.json": level_content(seed=name, burstiness=burst)}))
+               for name, burst in ((COLLOCATED, 0.1), (PD, 100.0))]  # fmt: skip
+    for asked in (["--sla", "ttft=700"], ["--show-decision"], ["--show-intervals"]):
+        viz.main([*asked, "--exps", *folders])
+        assert "mixed loads: burstiness: " in capsys.readouterr().out
+    viz.main(["--show-tables", "--exps", *folders])
+    assert "mixed loads" not in capsys.readouterr().out
+
+
+def test_details_are_checked_unasked_where_that_takes_a_moment(tmp_path, monkeypatch, write_folder, level_content, capsys):
+    monkeypatch.chdir(tmp_path)
+    wrong = level_content(detailed=True) | {"median_ttft_ms": 1.0}
+    folder = str(write_folder(tmp_path, COLLOCATED, {"conc4.json": wrong}))
+    with pytest.raises(SystemExit):
+        viz.main(["--show-tables", "--exps", folder])
+    assert "median_ttft_ms is 1, but by the requests' own times it is 50" in capsys.readouterr().err
+    monkeypatch.setattr("pdbench.read.folder.SMALL", 10)
+    viz.main(["--show-tables", "--exps", folder])
+    assert "details of single requests are not checked (--audit does)" in capsys.readouterr().err
+
+
 def test_a_folder_that_lost_its_manifest_is_named_with_the_node_assumed(
     tmp_path, monkeypatch, write_folder, level_content, make_manifest, capsys
 ):

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -21,7 +22,8 @@ def save(figure: Figure, path: Path, dpi: int = 150) -> None:
     except OSError as error:
         raise ResultError(f"{path}: {error.strerror}") from error
     try:
-        with os.fdopen(handle, "wb") as file, matplotlib.rc_context({"pdf.fonttype": 42}):
+        with os.fdopen(handle, "wb") as file, matplotlib.rc_context({"pdf.fonttype": 42}), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # of a name in another script, which it would print as it is
             figure.savefig(file, format=path.suffix[1:], dpi=dpi)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
