@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import math
 import os
 import random
@@ -20,6 +21,9 @@ REQUEST_LIMIT_S = 600.0  # for one request; what takes longer hangs
 # Ids that every vocabulary has: prompts are sent as ids, so that no tokenizer is needed here.
 TOKEN_IDS = range(300, 1000)
 
+
+# An interrupt may cut a connection off before aiohttp knows of it; that it was not closed is no news then.
+logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Unclosed"))
 
 # The variable from which vLLM's bench client takes the key that it sends.
 KEY = "OPENAI_API_KEY"

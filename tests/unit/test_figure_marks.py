@@ -195,7 +195,7 @@ def pair(tmp_path, write_folder, level_content):
     def folder(name, ttfts, tpot):
         levels = {f"conc4_rep{i}.json": level_content(median_ttft_ms=t, median_tpot_ms=tpot) for i, t in enumerate(ttfts, 1)}
         levels["conc4.json"] = levels.pop("conc4_rep1.json")
-        return write_folder(tmp_path, NAMES.format(name), levels | {"conc8.json": level_content(8)})
+        return write_folder(tmp_path, NAMES.format(name), levels | {"conc8.json": level_content(8, label=name)})
 
     return [folder("bare_1xtp1", (50.0, 51.0, 52.0), 10.0), folder("1xtp1", (60.0, 62.0, 64.0), 10.5)]
 

@@ -89,7 +89,7 @@ def test_waves_follow_the_order_in_which_requests_were_sent():
 
 def test_viz_prints_intervals(arm, capsys):
     several = arm("1xtp1", {"conc4": 1.0, "conc4_rep2": 1.0})
-    viz.main(["--show-intervals", "--exps", str(several), str(arm("2xtp1", {"conc4": 1.0}))])
+    viz.main(["--show-intervals", "--include-refuted", "--exps", str(several), str(arm("2xtp1", {"conc4": 1.0}))])  # copies
     out = capsys.readouterr().out
     assert "TTFT median" in out and "995 [-, -]" in out and "3.47 [-, -]" in out, "two repeats have none"
     # One run of 5 waves, whose medians are 915, 955, ... 1075 ms.
