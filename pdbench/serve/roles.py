@@ -45,6 +45,9 @@ def control(base_url: str, text: str) -> str:
 
     async def ask() -> list[Report]:
         async with deployed(base_url) as running:
+            deployment = await running.deployment()
+        _check_pool(deployment, "--control")
+        async with deployed(base_url) as running:
             return await running.control(bounds)
 
     found = asyncio.run(ask())
@@ -78,14 +81,18 @@ def new_layout(deployment: Deployment, ratio: str) -> Layout:
     """
     if not (match := RATIO.fullmatch(ratio)):
         raise ValueError(f"--roles {ratio}: write p2-d1 (2 engines prefill, 1 decodes)")
-    if deployment.mode != POOL:
-        raise ValueError(f"--roles: mode {deployment.mode} has no table of roles; launch with --{POOL}")
+    _check_pool(deployment, "--roles")
     prefill, decode, tp = int(match[1]), int(match[2]), Layout.parse(deployment.layout).decode.tp
     layout = Layout(prefill=Pool(prefill, tp), decode=Pool(decode, tp))
     if layout.gpus != deployment.gpus:
         engines = deployment.gpus // tp
         raise ValueError(f"--roles {ratio}: the pool has {engines} engines, so p1-d{engines - 1} to p{engines - 1}-d1")
     return layout
+
+
+def _check_pool(deployment: Deployment, option: str) -> None:
+    if deployment.mode != POOL:
+        raise ValueError(f"{option}: mode {deployment.mode} has no table of roles; launch with --{POOL}")
 
 
 async def _change(base_url: str, ratio: str) -> list[str]:

@@ -209,7 +209,18 @@ def test_without_a_table_of_roles_there_is_nothing_to_control(monkeypatch, engin
 def test_what_runs_is_said(monkeypatch, engines, text, said):
     asked = []
 
+    run_as(monkeypatch, engines, asked)
+    assert roles.control("http://127.0.0.1:1", text) == said
+    assert (asked[0] is None) == (text == "off")
+
+
+def run_as(monkeypatch, engines, asked, mode="pd-pool"):
+    """What runs at the base URL; `asked` takes the bounds that it is given."""
+
     class Running:
+        async def deployment(self):
+            return SimpleNamespace(mode=mode)
+
         async def control(self, bounds):
             asked.append(bounds)
             return await engines.reports()
@@ -219,8 +230,14 @@ def test_what_runs_is_said(monkeypatch, engines, text, said):
         yield Running()
 
     monkeypatch.setattr(roles, "deployed", deployed)
-    assert roles.control("http://127.0.0.1:1", text) == said
-    assert (asked[0] is None) == (text == "off")
+
+
+def test_another_mode_is_a_mistake(monkeypatch, engines, capsys):
+    run_as(monkeypatch, engines, [], mode="pd-pack")
+    monkeypatch.setattr("sys.argv", ["launch_gptoss.py", "--control", "off"])
+    assert launch_gptoss.main() == 2
+    said = "launch_gptoss.py: error: --control: mode pd-pack has no table of roles; launch with --pd-pool\n"
+    assert capsys.readouterr().err == said
 
 
 def test_under_a_controller_the_layout_of_the_moment_is_no_identity():
