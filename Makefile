@@ -51,6 +51,7 @@ demo: setup
 	$(BIN)/python run_experiment.py configs/experiments/cpu_demo.yaml --results-dir $(RESULTS_DIR)
 
 # Tests that share a cluster come one after the other and leave a third of two cores idle, which all others take.
+# At 19, since Ray has its workers, and so the engines, at 15.
 test: check
 	@$(MAKE) --no-print-directory --jobs 2 --keep-going test-cluster test-rest
 
@@ -61,7 +62,7 @@ test-cluster: setup
 	$(BIN)/python -m pytest tests/e2e | $(by_line)
 
 test-rest: setup
-	nice -n 10 $(BIN)/python -m pytest tests/processes tests/unit | $(by_line)
+	nice -n 19 $(BIN)/python -m pytest tests/processes tests/unit | $(by_line)
 
 test-fast: setup
 	$(BIN)/python -m pytest tests/unit
