@@ -1,6 +1,5 @@
 # make demo | make test: each does all of its own set-up on a fresh machine (Python, pip, make).
 SHELL := /bin/bash
-.SHELLFLAGS := -o pipefail -c
 PYTHONS := $(shell sed -n 's/^pythons = //p' pyproject.toml | tr -d '[]",')
 PYTHON ?= python$(firstword $(PYTHONS))
 BIN := .venv/bin
@@ -13,7 +12,7 @@ RESULTS_DIR ?= demo_results
 
 PUBLISHED := .venv-published
 
-.PHONY: setup setup-published demo test test-cluster test-rest test-fast check lint lock clean
+.PHONY: setup setup-published demo test test-fast check lint lock clean
 
 # PyTorch's CPU build comes first: the default index holds only the CUDA build of that version. Where
 # pip has no other place configured, uv knows PyTorch's own index.
@@ -50,19 +49,8 @@ $(PUBLISHED)/.installed: requirements-published-cpu.txt constraints-published-cp
 demo: setup
 	$(BIN)/python run_experiment.py configs/experiments/cpu_demo.yaml --results-dir $(RESULTS_DIR)
 
-# Tests that share a cluster come one after the other and leave a third of two cores idle, which all others take.
-# At 19, since Ray has its workers, and so the engines, at 15.
 test: check
-	@$(MAKE) --no-print-directory --jobs 2 --keep-going test-cluster test-rest
-
-# So that what both print can be read; after Ctrl-C it stays until they have stopped what they started.
-by_line := (trap '' INT TERM; exec sed -u '')
-
-test-cluster: setup
-	$(BIN)/python -m pytest tests/e2e | $(by_line)
-
-test-rest: setup
-	nice -n 19 $(BIN)/python -m pytest tests/processes tests/unit | $(by_line)
+	$(BIN)/python -m pytest tests
 
 test-fast: setup
 	$(BIN)/python -m pytest tests/unit
