@@ -1,13 +1,15 @@
 """A pool of three equal engines for real: every ratio and a change between them give the collocated arm's tokens."""
 
+import contextlib
 import re
 import subprocess
 
 import psutil
+import requests
 
 from pdbench.manifest import Manifest
 from pdbench.serve.controller import Tick
-from tests.helpers.commands import BIN, bench, deployment, launch, module
+from tests.helpers.commands import BIN, URL, bench, deployment, launch, module, wait_for
 
 
 def roles(found: dict) -> dict[str, str]:
@@ -59,5 +61,18 @@ def follows_the_load(tmp_path, tokens):
 
     (loop,) = (p for p in psutil.process_iter() if p.cmdline()[:1] == ["ray::ServeReplica:pdbench-describe:Describe"])
     loop.kill()
+    loop.wait(30)
+    wait_for(describes_itself)
+    found = deployment()
+    assert (found["layout"], found.get("controller")) == ("p2xtp1-d1xtp1", None), (
+        "learned from the engines; nobody moves them now"
+    )
     lines = module("gates", "--against", str(tokens)).stdout
     assert "ok   token-equality: 36 of 36" in lines, "the last table stays"
+
+
+def describes_itself() -> bool:
+    """Whether what describes the deployment is there again."""
+    with contextlib.suppress(requests.RequestException):
+        return requests.get(f"{URL}/pdbench/deployment", timeout=30).ok
+    return False
