@@ -4,45 +4,16 @@ import json
 
 import pytest
 
-from pdbench.analysis.audit import KINDS, audit, refuted
+from pdbench.analysis.audit import audit, refuted
 from pdbench.manifest import Gate, LevelRecord
 from pdbench.read.level_file import ResultError
 from pdbench.read.results import read_study
-
-MIXED = "tiny_itl100_otl11_mixed_"
-LEVELS = (4, 8, 16)
+from tests.helpers.audits import LEVELS, MIXED, found, seen, writer
 
 
 @pytest.fixture
 def arm(tmp_path, write_folder, level_content):
-    """Writes a folder in which nothing is wrong: a seed of its own for each level, enough requests, warm."""
-    number = iter(range(1000))
-
-    def write(name, levels=LEVELS, manifest=None, prefix=MIXED, **more):
-        files = {}
-        for i, level in enumerate(levels):
-            # Another duration in each file: two measurements are never equal.
-            content = {"requests": 200, "duration": 2.0 + 0.001 * next(number), "date": f"20260101-00000{i}", "seed": str(i)}
-            change = {key: value[i] if isinstance(value, list) else value for key, value in more.items()}
-            files[f"conc{level}.json"] = level_content(level, **content | change)
-        folder = write_folder(tmp_path, prefix + name, files)
-        if manifest:
-            manifest.write(folder)
-        return folder
-
-    return write
-
-
-def found(*folders):
-    """(kind, folder names) of all findings."""
-    return [(f.kind, [name.rsplit("/", 1)[1] for name in f.folders]) for f in audit(read_study(folders, details=False))]
-
-
-def seen(kind, *folders, details=False):
-    """What was seen in the only finding of `kind`."""
-    (one,) = (f for f in audit(read_study(folders, details=details)) if f.kind == kind)
-    assert (one.why, one.fix) == KINDS[kind]
-    return one.seen
+    return writer(tmp_path, write_folder, level_content)
 
 
 def test_nothing_is_found_where_nothing_is_wrong(arm):
@@ -221,64 +192,6 @@ def test_prompts_shorter_than_a_cache_block_are_never_cached(arm):
     assert found(folder) == []
 
 
-def test_a_cold_first_level(arm):
-    folder = arm("2xtp1", mean_ttft_ms=[150.0, 80.0, 90.0], p99_ttft_ms=[1900.0, 200.0, 200.0], duration=[13.7, 5.0, 2.63])
-    reported = "conc4, the first level measured: TTFT has a median of 50, a mean of 150 and a p99 of 1,900 ms"
-    assert seen("cold start", folder) == f"{reported}; the mean of conc8 is 80"
-
-
-@pytest.mark.parametrize(
-    ("means", "durations"), [([70.0, 60.0, 60.0], [8.3, 3.8, 1.9]), ([150.0, 160.0, 170.0], [13.7, 7.1, 3.7])]
-)
-def test_a_first_level_like_the_others_is_not_cold(arm, means, durations):
-    """A mean of 1.4 medians is the spread of requests; one that load explains grows with load."""
-    assert found(arm("2xtp1", mean_ttft_ms=means, duration=durations)) == []
-
-
-def test_an_overloaded_level_is_named_with_what_was_served(tmp_path, write_folder, level_content):
-    """20 requests at 8/s need 2.5 s, and their own time; these took 10."""
-    levels = {f"rr{rate}.json": level_content(None, rate=float(rate), requests=200, duration=took)
-              for rate, took in ((2, 100.0), (8, 100.0))}  # fmt: skip
-    folder = write_folder(tmp_path, MIXED + "2xtp1", levels)
-    assert seen("overloaded", folder) == "requests/s served: rr8 2 of 8"
-
-
-def test_a_rate_that_the_client_held_back_is_named_with_its_cap(tmp_path, write_folder, level_content):
-    """2 of 10/s served, and no request waited: as many as were in flight, the client did not send."""
-    content = level_content(4, rate=10.0, requests=200, duration=100.0)
-    folder = write_folder(tmp_path, MIXED + "2xtp1", {"rr10.json": content})
-    reported = "rr10: max_concurrency 4, 0.33 in flight on average, 2 of 10 requests/s served"
-    assert seen("capped", folder) == reported and [kind for kind, _ in found(folder)] == ["capped"]
-    assert "the queue is in the client and not in TTFT" in KINDS["capped"][0]
-
-
-def test_a_concurrency_that_was_not_kept_is_named(arm, tmp_path, write_folder, level_content):
-    # 100 requests of 50 + 10 x 10 ms: with 4 in flight they take 3.75 s.
-    slow = level_content(4, requests=100, mean_ttft_ms=50.0, mean_tpot_ms=10.0, duration=4.7)
-    folder = write_folder(tmp_path, MIXED + "2xtp1", {"conc4.json": slow})
-    assert seen("concurrency not kept", folder) == "conc4: 3.19 in flight in the mean"
-    # 4 in flight until 2.25 s, then 3 until 4.35 s.
-    places = [0.15 * (i // 4) for i in range(60)] + [2.25 + 0.15 * (i // 3) for i in range(40)]
-    tail = level_content(4, detailed=True, requests=100, start_times=places)
-    folder = write_folder(tmp_path / "tail", MIXED + "2xtp1", {"conc4.json": tail})
-    share = "conc4: 3.45 in flight in the mean, all of them for 52% of the time"
-    assert seen("concurrency not kept", folder, details=True) == share
-
-
-def test_prompts_of_another_length_than_the_name_says(tmp_path, write_folder, level_content):
-    short = level_content(4, isl=92, requests=100)
-    folder = write_folder(tmp_path, MIXED + "2xtp1", {"conc4.json": short})
-    assert seen("other prompts", folder) == "conc4: tokens of a prompt: mean 92; the folder's name says 100"
-    mixed = level_content(4, detailed=True, requests=100, input_lens=[80] * 50 + [120] * 50)
-    folder = write_folder(tmp_path / "mixed", MIXED + "2xtp1", {"conc4.json": mixed})
-    ends = "conc4: tokens of a prompt: shortest 80, longest 120; the folder's name says 100"
-    assert seen("other prompts", folder, details=True) == ends
-
-
-def test_few_requests_are_named_with_their_number(arm):
-    assert seen("few requests", arm("2xtp1", requests=[20, 99, 100])) == "requests of a level: conc4 20, conc8 99"
-
-
 def test_what_is_alike_is_reported_once(arm):
     first, second = arm("2xtp1", requests=20), arm("1xtp2", requests=20)
     assert found(first, second) == [("few requests", [first.name, second.name])]
@@ -287,112 +200,11 @@ def test_what_is_alike_is_reported_once(arm):
 # -- arms that are compared --
 
 
-def test_a_client_of_another_version(arm):
-    old, new, newer = arm("2xtp1"), arm("1xtp2"), arm("1xtp4")
-    for path in old.glob("conc*.json"):
-        content = json.loads(path.read_text())
-        del content["failed"]
-        path.write_text(json.dumps(content))
-    assert found(old, new, newer) == [("mixed versions", [old.name])]
-    reported = "the client's key failed: present in 2 of 3 folders, absent in 1 of 3 folders"
-    assert seen("mixed versions", old, new, newer) == reported
-
-
-def test_engines_of_other_versions(arm, make_manifest):
-    manifests = [make_manifest("2xtp1", "collocated", gpus=2), make_manifest("1xtp2", "collocated", gpus=2)]
-    for manifest, version in zip(manifests, ("0.11.0", "0.29.0"), strict=True):
-        manifest.deployment.machines = [manifest.client.model_copy(update={"versions": {"vllm": version}})]
-    folders = [arm(m.deployment.layout, manifest=m) for m in manifests]
-    assert seen("mixed versions", *folders) == "engines' vllm: 0.29.0 in 1 of 2 folders, 0.11.0 in 1 of 2 folders"
-
-
-@pytest.mark.parametrize(
-    ("kind", "change", "reported"),
-    [
-        ("mixed clients", {"backend": "openai-chat"}, "backend: openai-chat in 1 of 2 folders, vllm in 1 of 2 folders"),
-        ("mixed models", {"model_id": "other"}, "model_id: other in 1 of 2 folders, tiny in 1 of 2 folders"),
-        ("mixed loads", {"burstiness": 0.1}, "burstiness: 0.1 in 1 of 2 folders, 1.0 in 1 of 2 folders"),
-    ],
-)
-def test_what_the_client_was_asked_for_otherwise(arm, kind, change, reported):
-    folders = arm("2xtp1"), arm("1xtp2", **change)
-    assert [name for name, _ in found(*folders)] == [kind] and seen(kind, *folders) == reported
-
-
-@pytest.mark.parametrize(
-    ("kind", "change", "reported"),
-    [
-        ("mixed clients", {"backend": "openai-chat"}, "backend within the folder: vllm in conc4, openai-chat in conc4_rep2"),
-        ("mixed models", {"model_id": "other"}, "model_id within the folder: tiny in conc4, other in conc4_rep2"),
-        ("mixed loads", {"burstiness": 0.1}, "burstiness within the folder: 1.0 in conc4, 0.1 in conc4_rep2"),
-    ],
-)
-def test_repeats_that_were_asked_otherwise_are_no_repeats(tmp_path, write_folder, level_content, kind, change, reported):
-    levels = {"conc4.json": level_content(4, requests=100, seed="1"),
-              "conc4_rep2.json": level_content(4, requests=100, seed="2", **change)}  # fmt: skip
-    assert seen(kind, write_folder(tmp_path, MIXED + "2xtp1", levels)) == reported
-
-
 def test_a_gate_that_failed_before_measuring_is_named(arm, make_manifest):
     gates = [Gate(name=name, passed=passed, seen="36 of 40", expected="all", time="now")
              for name, passed in (("token-equality", False), ("readiness", False), ("readiness", True))]  # fmt: skip
     folder = arm("2xtp1", manifest=manifest_of(make_manifest, (0, 1, 2), gates=gates))
     assert seen("failed gate", folder) == "before measuring: token-equality: 36 of 40, expected all", "a later try passed"
-
-
-def test_pieces_of_other_sizes_are_named(tmp_path, write_folder, level_content, lawful):
-    single = level_content(detailed=True, requests=100)
-    several = lawful(single | {"itls": [[0.05] * 2] * 100})
-    folders = [write_folder(tmp_path, MIXED + name, {"conc4.json": content})
-               for name, content in (("2xtp1", single), ("1xtp2", several), ("1xtp4", single | {"seed": "2"}))]  # fmt: skip
-    found = [f for f in audit(read_study(folders)) if f.kind == "mixed pieces"]
-    assert [(f.folders, f.seen) for f in found] == [((str(folders[1]),), "5 tokens a piece against 1")]
-    assert "mixed pieces" not in [f.kind for f in audit(read_study(folders, details=False))], "unknown without details"
-
-
-def test_answers_that_came_in_one_go_are_named(tmp_path, write_folder, level_content, lawful):
-    """Slower than the law of a TPOT that can be, and faster than any engine with such a TTFT."""
-    honest = level_content(detailed=True, requests=100, osl=33)
-    for number, (gap, is_seen) in enumerate([(0.0002, True), (0.003, False)]):
-        content = lawful(
-            honest
-            | {
-                "ttfts": [0.8] * 100,
-                "itls": [[gap] * 32] * 100,
-                "seed": str(number),
-                "start_times": [0.95 * (i // 4) for i in range(100)],
-            }
-        )
-        folder = write_folder(tmp_path, f"tiny_itl100_otl33_mixed_{number}_2xtp1", {"conc4.json": content})
-        findings = [f.seen for f in audit(read_study([folder])) if f.kind == "in one go"]
-        assert findings == ["conc4: TTFT is 99.2% or more of each request of 33 output tokens"] * is_seen
-
-
-def test_numbers_of_requests_count_at_a_rate_only(arm, tmp_path, write_folder, level_content):
-    assert found(arm("2xtp1"), arm("1xtp2", requests=300, duration=3.1)) == []
-    rates = [write_folder(tmp_path, MIXED + name, {"rr8.json": level_content(None, rate=8.0, requests=n, duration=n / 8)})
-             for name, n in (("4xtp1", 200), ("8xtp1", 300))]  # fmt: skip
-    assert seen("mixed loads", *rates) == "requests at 8/s: 300 in 1 of 2 folders, 200 in 1 of 2 folders"
-
-
-def test_engines_with_other_settings(arm, make_manifest):
-    """Sizes and transport are what arms differ in; a setting that one manifest has is `default` in the other."""
-    ours = {"tensor_parallel_size": 2, "max_num_batched_tokens": 512, "speculative_config": {"method": "ngram"}}
-    configs = {
-        "2xtp1": {"engine_kwargs": ours, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "8", "UCX_TLS": "tcp"}}},
-        "1xtp2": {"engine_kwargs": {"tensor_parallel_size": 1, "max_num_batched_tokens": 3200},
-                  "experimental_configs": {"stream_batching_interval_ms": 50}},
-    }  # fmt: skip
-    folders = [
-        arm(layout, manifest=make_manifest(layout, "collocated", gpus=2, llm_configs={"collocated": config}))
-        for layout, config in configs.items()
-    ]
-    reported = [f.seen for f in audit(read_study(folders, details=False)) if f.kind == "mixed engines"]
-    assert sorted(line.split(":")[0] for line in reported) == [
-        "OMP_NUM_THREADS", "max_num_batched_tokens", "speculative_config", "stream_batching_interval_ms",
-    ]  # fmt: skip
-    assert "max_num_batched_tokens: 3200 in 1 of 2 folders, 512 in 1 of 2 folders" in reported
-    assert any(line.startswith("stream_batching_interval_ms: ") and "default in 1 of 2" in line for line in reported)
 
 
 def test_another_workload_is_not_compared(arm):

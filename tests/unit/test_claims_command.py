@@ -1,0 +1,130 @@
+"""A claims file, and check_claims.py as it is called."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import check_claims
+from pdbench.analysis import claims
+from pdbench.analysis.claim_evidence import read_evidence
+from pdbench.configs import ROOT, ConfigError
+from tests.helpers.claims import MIXED, flat, writer
+
+STUDY = ROOT / "configs/claims/study.yaml"
+
+
+@pytest.fixture
+def arm(tmp_path, write_folder, level_content):
+    return writer(tmp_path, write_folder, level_content)
+
+
+def refusal(tmp_path, text):
+    path = tmp_path / "claims.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        claims.load(path)
+    return str(caught.value).removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("claim", "reported"),
+    [
+        ("{id: a, says: b, rule: order_by, arms: [1xtp1, 2xtp1], levles: all}", "unknown key 'claims.0.levles'"),
+        ("{id: a, says: b, rule: best}", "claims.0.rule: Input should be 'order_by'"),
+        ("{id: a, says: b, rule: order_by, arms: [1xtp1]}", "order_by needs 2 arms"),
+        ("{id: a, says: b, rule: order_by, arms: [1xtp1, two]}", "cannot read the layout 'two'"),
+        ("{id: a, says: b, rule: order_by, arms: [1xtp1, 2xtp1 fast]}", "'fast' is not allowed after the layout"),
+        ("{id: a, says: b, rule: far_below, arms: [1xtp1]}", "`than` goes with dominated_by and far_below"),
+        ("{id: a, says: b, rule: best_of, arms: [1xtp1], regimes: [{best: 1xtp1}]}", "`regimes` goes with best_by_regime"),
+        ("{id: a, says: b, rule: best_by_regime, regimes: [{best: 1}]}", "claims.0.regimes.0.best"),
+        ("{id: A b, says: b, rule: best_of, arms: [1xtp1]}", "claims.0.id"),
+        ("{id: a, says: b, rule: order_by, arms: [1xtp1, 2xtp1], metric: speed}", "claims.0.metric"),
+        ("{id: a, says: b, rule: best_of, arms: [1xtp1], metric: median_ttft_ms}", "throughputs are compared, not median_ttft"),
+    ],
+)
+def test_a_wrong_claim_is_refused_in_one_line(tmp_path, claim, reported):
+    message = refusal(tmp_path, f"claims:\n  - {claim}\n")
+    assert reported in message and "\n" not in message
+
+
+def test_ids_are_unique(tmp_path):
+    claim = "  - {id: a, says: b, rule: best_of, arms: [1xtp1]}\n"
+    assert "several claims are called 'a'" in refusal(tmp_path, f"claims:\n{claim}{claim}")
+
+
+def test_why_a_run_is_not_taken_is_printed(tmp_path, arm, capsys):
+    for prefill, tpot in ((1, 20), (2, 10), (3, 20)):
+        arm(f"p{prefill}xtp1-d1xtp1", flat(tpot))
+    arm("2xtp1", flat(30))
+    claim = "{id: c, says: So., rule: order_by, arms: [p2xtp1-d1xtp1, 2xtp1], metric: median_tpot_ms}"
+    (tmp_path / "claims.yaml").write_text(f"claims:\n  - {claim}\n")
+    check_claims.main([str(tmp_path / "claims.yaml"), "--results", str(tmp_path)])
+    assert "not taken: results/p2xtp1-d1xtp1: odd decode: median TPOT (ms) by level" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_the_verdicts_as_json_and_in_words(tmp_path, arm, capsys):
+    arm("2xtp1", {4: (10, 1000), 8: (20, 3000)})
+    arm("p1xtp1-d1xtp1", {4: (9, 500), 8: (20, 2000)})
+    broken = tmp_path / "results" / f"{MIXED}1xtp1"
+    broken.mkdir()
+    (broken / "conc4.json").write_text("{")
+    claim = "{id: lost, says: It loses., rule: dominated_by, arms: [p1xtp1-d1xtp1], than: 2xtp1}"
+    (tmp_path / "claims.yaml").write_text(f"claims:\n  - {claim}\n")
+    out = tmp_path / "verdicts.json"
+    check_claims.main([str(tmp_path / "claims.yaml"), "--results", str(tmp_path), "--json", str(out)])
+    text = capsys.readouterr().out
+    assert "PARTLY lost: It loses." in text and "1 of 2 as claimed" in text and "tolerance 3%" in text
+    assert "NO   4, 9.00 ms: p1xtp1-d1xtp1 500, 2xtp1 -" in text and "partly: 1" in text
+    assert f"not read: {broken}/conc4.json: not whole JSON" in " ".join(text.split())
+    (verdict,) = json.loads(out.read_text())
+    assert (verdict["id"], verdict["verdict"]) == ("lost", "partly")
+    assert verdict["numbers"][0] == {
+        "at": "4, 9.00 ms", "as_claimed": False, "values": {"p1xtp1-d1xtp1": pytest.approx(500), "2xtp1": None}
+    }  # fmt: skip
+
+
+def test_needs_neither_ray_nor_vllm():
+    code = "import sys, check_claims, pdbench.analysis.claims, pdbench.output.claim_text; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {name.split(".")[0] for name in run.stdout.split()} & {"ray", "vllm", "torch", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "reported"),
+    [
+        (
+            ["{root}/none.yaml", "--results", "{root}"],
+            "no such file: {root}/none.yaml (there are: configs/claims/h200x2.yaml, configs/claims/study.yaml)",
+        ),
+        (["{study}", "--results", "{root}/none"], "{root}/none: no such folder"),
+        (["{study}", "--results", "{root}"], "{root}: no result folder that can be read"),
+        (["{study}", "--results", "{root}", "--workload", "5000"], "--workload: '5000' is not like 5000:250"),
+        (["{study}"], "required: --results"),
+    ],
+)
+def test_mistakes_are_reported_in_one_line(tmp_path, capsys, argv, reported):
+    fill = {"root": tmp_path, "study": STUDY}
+    with pytest.raises(SystemExit) as caught:
+        check_claims.main([word.format(**fill) for word in argv])
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == "" and reported.format(**fill) in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("experiment", "verdicts"),
+    [
+        ("first", ["holds", "partly", "partly", "fails", "no-data", *["no-data"] * 5]),
+        ("120b", ["holds", "fails", "fails", "fails", "no-data", "partly", "partly", "holds", "holds", "holds"]),
+        ("network", [*["no-data"] * 4, "holds", *["no-data"] * 5]),
+    ],
+)
+def test_the_claims_of_our_own_results(experiment, verdicts):
+    """What docs/GPU.md says of them."""
+    folders = sorted((ROOT / "bm_results").glob(f"*_h200x2_{experiment}_*"))
+    found = claims.check(claims.load(ROOT / "configs/claims/h200x2.yaml"), read_evidence(folders))
+    assert [verdict.verdict for verdict in found] == verdicts
