@@ -16,9 +16,9 @@ from pathlib import Path
 import launch_gptoss
 from pdbench import interrupts
 from pdbench.cli import Parser
-from pdbench.manifest import first_line
+from pdbench.files import first_line
 from pdbench.measure.experiment import Experiment, load_experiment, select
-from pdbench.measure.experiment_plan import check_unchanged, script, settings_of
+from pdbench.measure.experiment_plan import check_unchanged, launch_settings, script
 from pdbench.measure.experiment_run import Run, console
 from pdbench.nodes import cluster
 from pdbench.output.options import build_parser
@@ -82,9 +82,9 @@ def check_figures(file: Path, experiment: Experiment) -> None:
 
 
 def launched_as(command: list[str]) -> dict[str, str]:
-    """Return what a command line of launch_gptoss.py would launch, as far as that is known before: see `settings_of`."""
+    """Return what a command line of launch_gptoss.py would launch, as far as that is known before: see `launch_settings`."""
     plan, model = resolve(launch_gptoss.parse_args(command[2:]), cluster.planned_nodes)
-    return settings_of(planned_record(plan) | {"kv_cache": model.kv.model_dump()})
+    return launch_settings(planned_record(plan) | {"kv_cache": model.kv.model_dump()})
 
 
 def main() -> int:

@@ -26,14 +26,15 @@ def main(argv: list[str] | None = None) -> None:
     from pdbench.analysis.blocks import paired
     from pdbench.analysis.intervals import level_intervals
     from pdbench.analysis.overhead import overheads
+    from pdbench.analysis.pieces import coarser
     from pdbench.analysis.stalls import stall_lines
     from pdbench.output import answers, tables
     from pdbench.read.export import export
     from pdbench.read.level_file import ResultError
 
     goodput = per_request(args.sla or ())
-    details = bool(args.sla or args.export or args.report or args.audit or args.show_stalls or args.figure in OF_REQUESTS)
-    details = details or bool(args.show_intervals or args.json or args.show_itl)
+    asked = (args.sla, args.export, args.report, args.json, args.audit, args.show_stalls, args.show_intervals, args.show_itl)
+    details = any(asked) or args.figure in OF_REQUESTS
     decide = args.show_decision or args.sla or args.gpu_hour_price
     try:
         study = answers.read(args, goodput, details)
@@ -50,7 +51,8 @@ def main(argv: list[str] | None = None) -> None:
             tables.print_intervals(level_intervals(compared))
         if args.show_blocks:
             tables.print_blocks(paired(compared.table))
-            print(*tables.coarse_words(compared.table), sep="", end="")
+            for line in tables.piece_words(coarser(compared.table)):
+                print(line)
         if args.show_overhead:
             tables.print_overheads(overheads(compared.table))
         if args.audit:

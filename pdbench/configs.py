@@ -8,7 +8,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from pdbench.cli import is_secret
-from pdbench.manifest import Strict, first_line
+from pdbench.files import first_line
+from pdbench.manifest import Strict
 from pdbench.model.kv_cache import KVCache, check_transferred
 from pdbench.model.shape import ShapeSpec
 from pdbench.model.tiny import TinySpec

@@ -8,10 +8,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pdbench import workload
-from pdbench.files import write_atomically
+from pdbench.files import first_line, write_atomically
 from pdbench.layout import Mode
 
-SCHEMA_VERSION, FILENAME = 1, "manifest.json"
+SCHEMA_VERSION = 1
+FILENAME = "manifest.json"
 
 
 def now() -> str:
@@ -277,24 +278,3 @@ def kept_launches(manifests: list[Manifest], records: list[LevelRecord], last: D
     needed = {record.launched for record in records} - {last.launched if last else None}
     known = {one.launched: one for old in manifests for one in (*old.earlier, old.deployment) if one}
     return [one for launched, one in known.items() if launched in needed]
-
-
-def first_line(error: Exception) -> str:
-    """Put an error in one line; pydantic's are spread over several."""
-    if hasattr(error, "errors"):
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        return f"{where}: {first['msg']}" if where else first["msg"]
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def read_json(path: Path) -> Any:
-    """Parse a JSON file strictly.
-
-    Raises:
-        ValueError: truncated or not JSON; names the file.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise ValueError(f"{path}: {first_line(error)}") from error

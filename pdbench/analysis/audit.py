@@ -83,7 +83,7 @@ KINDS = {
     ),
     "other prompts": (
         "what prompts cost to prefill is not what arms of this ISL are compared by",
-        "measure with prompts of one length, as run_bm.sh does (--random-range-ratio 0), or correct the folder's name",
+        "measure with prompts of one length, as run_bm.sh does, or correct the folder's name",
     ),
     "concurrency not kept": (
         "start and drain, or a slow client, are a large part of the level: its throughput is that of a lower load",

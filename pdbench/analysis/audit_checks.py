@@ -252,5 +252,5 @@ def _missing_levels(compared: list[Source]) -> Seen:
     for source, levels in zip(compared, have):
         missing = sorted(level for level in count.keys() - levels if 2 * count[level] > len(compared) - 1)
         if missing:
-            listed = f"{', '.join(f'{level:g}' for level in missing)} ({source.levels['kind'].iloc[0]})"
-            yield "missing levels", [source], f"most of the other arms have {listed}"
+            lacks = ", ".join(f"{level:g}" for level in missing)
+            yield "missing levels", [source], f"most of the other arms have {lacks} ({source.levels['kind'].iloc[0]})"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pandas as pd
 
+from pdbench.analysis.audit_levels import listed
 from pdbench.analysis.audit_source import ASKED, CLIENT_KEYS, Source
 from pdbench.analysis.pieces import coarser
 from pdbench.manifest import Machine
@@ -38,7 +39,7 @@ def mixed_within(source: Source) -> Iterator[tuple[str, str]]:
                 if asked.get(key) is not None:
                     levels[str(asked[key])].append(stem)
             if len(levels) > 1:
-                seen = ", ".join(f"{value} in {' and '.join(stems)}" for value, stems in levels.items())
+                seen = ", ".join(f"{value} in {listed(stems)}" for value, stems in levels.items())
                 yield kind, f"{key} within the folder: {seen}"
 
 

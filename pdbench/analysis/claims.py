@@ -175,13 +175,13 @@ def load(path: str | Path) -> Claims:
 def _check(claim: Claim, evidence: Evidence) -> Verdict:
     named = [*claim.named, *(evidence.among(claim.among) if claim.among else [])]
     known = {arm: evidence.candidates(arm) for arm in dict.fromkeys(named)}
-    taken = _of_tokens(claim, {arm: runs[0] for arm, runs in known.items() if runs})
+    taken = _of_alike_pieces(claim, {arm: runs[0] for arm, runs in known.items() if runs})
     missing = [arm for arm in claim.named if arm not in taken]
     verdict, points = _verdict(claim, taken, missing)
     if not points:
         taken = {}
     others = [
-        (arm, run.name, _verdict(claim, _of_tokens(claim, taken | {arm: run}), missing)[0])
+        (arm, run.name, _verdict(claim, _of_alike_pieces(claim, taken | {arm: run}), missing)[0])
         for arm in taken for run in known[arm][1:]
         if not any(taken[arm].name in finding.folders for finding in evidence.doubts(run, *COPIES))
     ]  # fmt: skip
@@ -194,7 +194,7 @@ def _check(claim: Claim, evidence: Evidence) -> Verdict:
     return Verdict(claim, verdict, points, runs, missing, others, warnings, of_refused, (min(counts), max(counts)))
 
 
-def _of_tokens(claim: Claim, taken: dict[str, Source]) -> dict[str, Source]:
+def _of_alike_pieces(claim: Claim, taken: dict[str, Source]) -> dict[str, Source]:
     """The runs without those whose inter-token latency, if the claim is about it, is between coarser pieces."""
     if not taken or "_itl_" not in f"{claim.metric} {claim.latency * claim.by_latency}":
         return taken

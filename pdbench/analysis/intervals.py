@@ -39,4 +39,5 @@ def _waves(study: Study, row: pd.Series) -> waves.Waves | None:
     """The waves of the run that a row of the table is of; None without per-request details."""
     folder = study.folders[row["folder"]]
     requests = folder.levels[Level(row["kind"], row["level"], row["repeat"])].requests
-    return waves.of_run(requests, row["in_flight"]) if requests and not folder.arm.decode_bench else None
+    size = row["level"] if row["kind"] == "concurrency" else row["in_flight"]
+    return waves.of_run(requests, size) if requests and not folder.arm.decode_bench else None

@@ -47,7 +47,7 @@ def stall_lines(table: pd.DataFrame) -> list[str]:
         f"level {row.level:g}: inter-token median/p99 "
         f"{row.median_itl_ms_base:.0f}/{row.p99_itl_ms_base:.0f} ms {row.arm_base}, "
         f"{row.median_itl_ms:.0f}/{row.p99_itl_ms:.0f} ms {row.arm}: "
-        f"{verdict(row.p99_itl_ms_base, row.p99_itl_ms, *(of_level(table, arm, row) for arm in (row.arm_base, row.arm)))}"
+        f"{verdict(*(_repeats_of(arm, table, row) for arm in (row.arm_base, row.arm)))}"
         for row in pairs.itertuples()
     ]
     if not lines:
@@ -55,21 +55,21 @@ def stall_lines(table: pd.DataFrame) -> list[str]:
     return lines
 
 
-def of_level(table: pd.DataFrame, arm: str, at: Any) -> np.ndarray:
-    """Return the p99 of the repeats of an arm at a level; `at` has kind and level."""
+def _repeats_of(arm: str, table: pd.DataFrame, at: Any) -> np.ndarray:
+    """The p99 of the repeats of an arm at a level; `at` has kind and level."""
     return table.loc[(table["arm"] == arm) & (table["kind"] == at.kind) & (table["level"] == at.level), "p99_itl_ms"].to_numpy()
 
 
-def verdict(collocated_p99: float, pd_p99: float, collocated: np.ndarray, pd_: np.ndarray) -> str:
+def verdict(collocated: np.ndarray, disaggregated: np.ndarray) -> str:
     """Say in words, with the ratio, whether PD took the stalls away, did not matter, or made them worse.
 
     Args:
-        collocated, pd_: the p99 of repeats, of which there is an interval from three of both on.
+        collocated, disaggregated: the p99 of repeats; from three of both on their ratio has an interval.
     """
-    low, high = repeats.of_ratio(collocated, pd_)
+    low, high = repeats.of_ratio(collocated, disaggregated)
     if low <= 1 <= high:
         return "no difference beyond that of repeats"
-    ratio = collocated_p99 / pd_p99
+    ratio = np.median(collocated) / np.median(disaggregated)
     if ratio >= NOTEWORTHY:
         return f"the worst stalls are {ratio:.1f} times shorter with PD"
     if ratio <= 1 / NOTEWORTHY:

@@ -1,4 +1,4 @@
-"""Compute how well a single run determines its own statistics, from its waves: as many requests in a row as are in flight.
+"""Compute how well a single run determines its own statistics, from whole waves: as many requests in a row as are in flight.
 
 Requests of one wave wait for each other, so they are no sample; of waves, means over batches that do not overlap are one
 (A. Law, Simulation Modeling and Analysis, section 9.5.3). What another launch would change is not in it.
@@ -62,4 +62,4 @@ def _factor(values: Sequence[float] | np.ndarray) -> float:
 def _effective(values: np.ndarray, means: np.ndarray) -> float:
     """Return how many independent values would have a mean of the variance that the means of waves show, at most all."""
     of_mean = float(np.var(means, ddof=1)) / len(means)
-    return min(float(len(values)), float(np.var(values, ddof=1)) / of_mean) if of_mean else math.inf
+    return min(float(len(values)), float(np.var(values, ddof=1)) / of_mean) if of_mean else float(len(values))

@@ -1,6 +1,5 @@
 """Plan an experiment: its rounds in their order, which of them are still to be measured, and all of it as a script."""
 
-import argparse
 import json
 import random
 import shlex
@@ -25,6 +24,7 @@ from pdbench.measure.experiment_steps import (
     roles_of,
     steps_of,
 )
+from pdbench.measure.sweep import build_parser
 from pdbench.network import slow_link
 from pdbench.workload import Level
 
@@ -129,7 +129,7 @@ def check_unchanged(
     """Refuse to continue in result folders that hold levels of other settings than the experiment's.
 
     Args:
-        identity_of: returns what a command line of launch_gptoss.py would launch, see `settings_of`.
+        identity_of: returns what a command line of launch_gptoss.py would launch, see `launch_settings`.
 
     Raises:
         ValueError: names the arms, and of each what differs.
@@ -142,7 +142,7 @@ def check_unchanged(
         manifest = Manifest.read(path)
         (sweep,) = (step for step in steps_of(arm, name, experiment, results, None) if step.what == "sweep")
         planned = identity_of(launch_of(arm, experiment)) | client_options(sweep.command)
-        ran = settings_of(manifest.deployment.model_dump()) if manifest.deployment else {"layout": "unknown"}
+        ran = launch_settings(manifest.deployment.model_dump()) if manifest.deployment else {"layout": "unknown"}
         different = differences(ran | client_options(shlex.split(manifest.commands[-1])), planned)
         changed += [f"{arm.label} ({', '.join(different[:MOST_NAMED])})"] if different else []
     if changed:
@@ -150,7 +150,7 @@ def check_unchanged(
                          "give another --results-dir, or move those folders away to measure them again")  # fmt: skip
 
 
-def settings_of(record: dict[str, Any]) -> dict[str, str]:
+def launch_settings(record: dict[str, Any]) -> dict[str, str]:
     """Return all that an experiment file says of a launch, by name; `record` has the fields of `manifest.Deployment`."""
     found = {name: str(record[name]) for name in ("model_source", "gpus_per_node")} | planned_identity(record)
     return found | ({"kv_cache": json.dumps(record["kv_cache"], sort_keys=True)} if record.get("kv_cache") else {})
@@ -158,11 +158,8 @@ def settings_of(record: dict[str, Any]) -> dict[str, str]:
 
 def client_options(command: list[str]) -> dict[str, str]:
     """Return what an experiment file says of a sweep, apart from its levels, from a command line of run_bm.sh."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--transport", "--max-hit-rate", "--seed"):
-        parser.add_argument(name)
-    parser.add_argument("--as-published", action="store_true")
-    return {f"run_bm.sh {name}": str(value) for name, value in vars(parser.parse_known_args(command)[0]).items()}
+    args, _ = build_parser().parse_known_args(command)  # what is not known is the program's own name
+    return {f"run_bm.sh {name}": str(getattr(args, name)) for name in ("transport", "max_hit_rate", "seed", "as_published")}
 
 
 def _lines(steps: Iterable[Step | None]) -> list[str]:

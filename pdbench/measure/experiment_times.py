@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 from rich.table import Table
 
-from pdbench.files import write_atomically
-from pdbench.manifest import Manifest, read_json
+from pdbench.files import read_json, write_atomically
+from pdbench.manifest import Manifest
 from pdbench.measure.experiment import Arm, Experiment
 from pdbench.measure.experiment_steps import What, folder
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pdbench import interrupts
 from pdbench.cli import Parser
-from pdbench.files import write_atomically
-from pdbench.manifest import FILENAME, LevelRecord, Manifest, differences, first_line, kept_launches
+from pdbench.files import first_line, write_atomically
+from pdbench.manifest import FILENAME, LevelRecord, Manifest, differences, kept_launches
 
 
 class GatherError(ValueError):

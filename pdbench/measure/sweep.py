@@ -18,8 +18,8 @@ from typing import Any
 
 from pdbench import interrupts, workload
 from pdbench.cli import Parser, add_base_url, positive, seconds
-from pdbench.files import write_atomically
-from pdbench.manifest import Gate, LevelRecord, first_line, now
+from pdbench.files import first_line, write_atomically
+from pdbench.manifest import Gate, LevelRecord, now
 from pdbench.measure import level_gates
 from pdbench.measure.bench_client import BenchClient, Hangs, Used, arguments
 from pdbench.measure.sweep_plan import BAD, SweepError, Target, Task, limits, plan

@@ -6,7 +6,8 @@ import random
 import uuid
 from pathlib import Path
 
-from pdbench.manifest import Deployment, Gate, Strict, first_line, now, read_json
+from pdbench.files import first_line, read_json
+from pdbench.manifest import Deployment, Gate, Strict, now
 from pdbench.serve.client import REQUEST_LIMIT_S, ServerError, post, random_prompt, session
 
 PROMPT_LENGTHS = (1, 2, 15, 16, 17, 63, 128, 250, 511, 512, 1000, 2047)

@@ -11,6 +11,7 @@ import pandas as pd
 from pdbench.analysis import decision
 from pdbench.analysis.audit import MIXED, Finding, audit, refuted
 from pdbench.analysis.frontier import LATENCIES
+from pdbench.analysis.pieces import not_judged
 from pdbench.cli import note
 from pdbench.files import write_atomically
 from pdbench.output import tables
@@ -94,7 +95,7 @@ def show_decision(table: pd.DataFrame, args: argparse.Namespace) -> None:
         else:
             tables.print_bands(bands, words, counted, args.use_interactivity, args.gpu_hour_price)
         if args.sla:
-            for line in tables.piece_words(rows, args.sla):
+            for line in tables.piece_words(not_judged(rows, args.sla)):
                 print(line)
             answers = decision.decide(rows, args.sla, throughput)
             tables.print_decision(answers, args.sla, counted, rows["kind"].iloc[0], args.gpu_hour_price)

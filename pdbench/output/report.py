@@ -23,6 +23,7 @@ from markupsafe import Markup
 from pdbench.analysis import decision
 from pdbench.analysis.audit import Finding
 from pdbench.analysis.overhead import overheads
+from pdbench.analysis.pieces import not_judged
 from pdbench.cli import visible
 from pdbench.manifest import Manifest
 from pdbench.output import chart, figures, tables
@@ -140,7 +141,7 @@ def decide(title: str, table: pd.DataFrame, view: figures.View, price: float | N
     """Return the head of the page; `table` is of one workload."""
     columns = [bound.column for bound in view.sla] or [LATENCIES[view.latency_mode]]
     out = [line.strip() for line in tables.saturated_words(decision.overloaded(table, columns))]
-    out += tables.piece_words(table, view.sla)
+    out += tables.piece_words(not_judged(table, view.sla))
     uncertainty, counted = [*out, *tables.uncertainty_words(table)], _counted(view)
     if not view.sla:
         return Decision(title, "", "", [], band_grid(table, view, view.latency_mode, price), uncertainty)

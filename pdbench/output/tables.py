@@ -1,7 +1,7 @@
 """Print tables in a terminal."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from textwrap import fill
 
@@ -9,7 +9,6 @@ import pandas as pd
 
 from pdbench.analysis.audit import Finding
 from pdbench.analysis.decision import WORKLOAD, cost, workload_title
-from pdbench.analysis.pieces import coarser, not_judged
 from pdbench.analysis.repeats import MARGIN, MIN_REPEATS
 from pdbench.analysis.sla import Bound
 from pdbench.output.grid import show
@@ -69,9 +68,9 @@ def print_intervals(intervals: pd.DataFrame) -> None:
             waves = [number(first["waves"] or math.nan), number(round(first["effective"], 1))]
             lines.append([arm, number(level), number(first["repeats"]), *waves, *cells])
         show(["arm", KINDS[kind], "rep.", "waves", "eff.\nreq.", *(INTERVALS[name] for name in names)], lines)
-    print(f"mean over repeats [Student's 95% interval, from {MIN_REPEATS} repeats on];", end=" ")
-    print("of one run (its interval by waves, within that run alone):")
-    print("another launch may lie outside; eff. req.: independent requests that would say as much of TTFT and TPOT")
+    print(f"mean over repeats [Student's 95% interval, from {MIN_REPEATS} repeats on]")
+    print("one run (how well it determines its own numbers, by waves of requests); another launch may lie outside")
+    print("eff. req.: so many independent requests would determine the mean TTFT and TPOT as well")
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
@@ -199,16 +198,10 @@ def saturated_words(late: pd.DataFrame) -> Iterator[str]:
         yield f"  {row.arm}, {served}: {queue_words(row.cap_reached)}"
 
 
-def piece_words(table: pd.DataFrame, bounds: Sequence[Bound]) -> Iterator[str]:
-    """Say which arms a bound on inter-token latency is not applied to; `table` is of one workload."""
-    for arm, seen in not_judged(table, bounds).items():
-        yield f"not judged by ITL: {arm}, {seen}: a time between pieces is none between tokens"
-
-
-def coarse_words(table: pd.DataFrame) -> Iterator[str]:
-    """Say whose inter-token latency is not compared, each in a line with its end."""
-    for arm, seen in coarser(table).items():
-        yield f"no ratio of ITL: {arm}, {seen}: a time between pieces is none between tokens\n"
+def piece_words(coarse: Mapping[str, str]) -> Iterator[str]:
+    """Say which arms' inter-token latency is not compared; `coarse` is of `pieces.coarser` or `not_judged`."""
+    for arm, seen in coarse.items():
+        yield f"not compared by ITL: {arm}, {seen}: a time between pieces is none between tokens"
 
 
 def queue_words(cap: float) -> str:

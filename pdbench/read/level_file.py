@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pdbench.cli import visible
-from pdbench.manifest import first_line
+from pdbench.files import first_line
 from pdbench.read import laws
 from pdbench.read.level_json import DETAILS, load_level
 from pdbench.read.requests import Requests, decode_steps, goodput, percentiles

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from pdbench.manifest import first_line
+from pdbench.files import first_line
 from pdbench.read import foreign
 
 DETAILS = ("input_lens", "output_lens", "ttfts", "itls", "start_times", "generated_texts", "errors")  # in the client's order

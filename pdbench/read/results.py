@@ -185,6 +185,7 @@ def _read_arm(folder: Path, gpus_per_node: int | None = None) -> tuple[Arm, Mani
     with naming(folder / MANIFEST if deployment else folder):
         if deployment:
             layout, placement = Layout.parse(deployment.layout), placed_as(deployment.mode).removeprefix("pd-")
+            placement = f"controlled {placement}" if deployment.controller else placement
             serving = "bare" if deployment.mode in CONTROLS else "ray"
         else:
             layout, placement = Layout.parse_published(run.name)

@@ -19,8 +19,7 @@ import numpy as np
 
 from pdbench import interrupts
 from pdbench.cli import Parser, note
-from pdbench.files import write_atomically
-from pdbench.manifest import first_line
+from pdbench.files import first_line, write_atomically
 from pdbench.read import foreign
 from pdbench.read.level_file import ResultError
 from pdbench.read.level_json import load_level

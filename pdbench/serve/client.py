@@ -21,9 +21,8 @@ REQUEST_LIMIT_S = 600.0  # for one request; what takes longer hangs
 # Ids that every vocabulary has: prompts are sent as ids, so that no tokenizer is needed here.
 TOKEN_IDS = range(300, 1000)
 
-
-# An interrupt may cut a connection off before aiohttp knows of it; that it was not closed is no news then.
-logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Unclosed"))
+# An interrupt may cut off a connection that aiohttp is opening: that it was not closed is no news then, as of a session it is.
+logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Unclosed connection"))
 
 # The variable from which vLLM's bench client takes the key that it sends.
 KEY = "OPENAI_API_KEY"

@@ -68,6 +68,7 @@ class Controller:
         promised = Promised(ttft_ms=bounds.ttft_ms, tpot_ms=bounds.tpot_ms)
         self._policy = Policy(promised, Settings(tick_s=bounds.tick_s))
         self._task: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
         self.ticks: deque[Tick] = deque(maxlen=KEPT)
 
     @property
@@ -80,17 +81,17 @@ class Controller:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
-        """End; a table that is being handed out is handed out whole."""
+        """End after the tick that is under way: what it hands out is handed out before anybody else does."""
+        self._ended.set()
         if self._task:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await self._task
 
     async def _run(self) -> None:
-        while True:
+        while not self._ended.is_set():
             begun = time.monotonic()
-            self.ticks.append(await asyncio.shield(asyncio.ensure_future(self.tick())))
-            await asyncio.sleep(max(0.0, self.bounds.tick_s - (time.monotonic() - begun)))
+            self.ticks.append(await self.tick())
+            with contextlib.suppress(TimeoutError):  # time for the next one
+                await asyncio.wait_for(self._ended.wait(), max(0.0, self.bounds.tick_s - (time.monotonic() - begun)))
 
     async def tick(self) -> Tick:
         """Ask, decide, and hand the table out if it differs from what engines do; whatever fails is in the tick's reason."""

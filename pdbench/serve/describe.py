@@ -15,8 +15,9 @@ from types import ModuleType
 from typing import Any
 
 from pdbench.configs import ROOT
+from pdbench.files import first_line
 from pdbench.layout import Layout, Pool
-from pdbench.manifest import first_line, now
+from pdbench.manifest import now
 from pdbench.network.ucx_log import TABLE, read_tables, ways_of
 from pdbench.nodes import stack
 
@@ -31,6 +32,7 @@ from pdbench.serve.serve_app import APP
 from pdbench.serve.serving_path import FALLBACK, HA_PROXY, haproxy_servers
 
 ROUTE = "/pdbench"
+ANSWERS = ("deployment", "counters", "haproxy", "transports", "compilations", "seeds", "roles", "control")
 CONTROL_S = 5.0  # for the engines to report to a controller
 # Functions of a kinds.Kind.
 Running = Callable[[], list[dict[str, Any]]]
@@ -117,7 +119,7 @@ class Describe:
         if what == ("POST", "gates"):
             self.record["gates"].append(await request.json())
             return JSONResponse({})
-        return JSONResponse({"error": "ask for deployment, counters, compilations, transports or seeds"}, status_code=404)
+        return JSONResponse({"error": f"ask for {', '.join(ANSWERS)}"}, status_code=404)
 
     def _replicas(self) -> list[dict[str, Any]]:
         keep = ("role", "replica_id", "node_id", "node_ip", "pid")
@@ -168,17 +170,16 @@ class Describe:
 
     async def _control(self, bounds: dict[str, float] | None) -> list[Report]:
         """Have a controller keep bounds, or none; the ticks of the last one stay until the next."""
-        if not self._pool():
+        if not (pool := self._pool()):
             raise ValueError(f"mode {self.record['mode']} has no table of roles that a controller could move")
         promised = Bounds(**bounds) if bounds else None
         if self.controller:
             await self.controller.stop()
         self.record["controller"] = promised.model_dump() if promised else None
         if promised:
-            pool = self._pool()
             self.controller = Controller(promised, partial(reports, pool, APP, CONTROL_S), self._hand_out)
             self.controller.start()
-        return await reports(self._pool(), APP)
+        return await reports(pool, APP)
 
     async def _ready(self) -> dict[str, Any]:
         """Engine replicas by deployment, those that answered a request (null where Ray cannot address them), and how many

@@ -59,7 +59,8 @@ def follows_the_load(tmp_path, tokens):
         assert manifest.deployment.controller == {"ttft_ms": 1500, "tpot_ms": 60, "tick_s": 0.5}
         assert all(gate.passed for gate in manifest.levels[0].gates)
 
-    (loop,) = (p for p in psutil.process_iter() if p.cmdline()[:1] == ["ray::ServeReplica:pdbench-describe:Describe"])
+    title = "ray::ServeReplica:pdbench-describe:Describe"
+    (loop,) = (p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [""])[0] == title)
     loop.kill()
     loop.wait(30)
     wait_for(describes_itself)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pdbench.analysis.decision import bands, cost, decide, highest, overloaded, workloads
 from pdbench.analysis.frontier import attainable
+from pdbench.analysis.pieces import not_judged
 from pdbench.analysis.repeats import of_geometric_mean
 from pdbench.analysis.sla import Bound, parse, per_request
 from pdbench.output import tables
@@ -154,10 +155,10 @@ def test_coarser_pieces_are_not_judged_by_the_time_between_them():
     for bound in ("p99_itl=50", "p99_itl=500"):
         answers = decide(measured, parse(bound))
         assert answers["arm"].tolist() == ["2xtp2", PD] and answers["holds"].tolist() == [True, False]
-        assert answers["reason"][1] == "not judged by ITL: 8 tokens a piece against 1"
-    expected = f"not judged by ITL: {PD}, 8 tokens a piece against 1: a time between pieces is none between tokens"
-    assert list(tables.piece_words(measured, parse("p99_itl=50"))) == [expected]
-    assert decide(measured, parse("tpot=20"))["holds"].all() and not list(tables.piece_words(measured, parse("tpot=20")))
+        assert answers["reason"][1] == "not compared by ITL: 8 tokens a piece against 1"
+    expected = f"not compared by ITL: {PD}, 8 tokens a piece against 1: a time between pieces is none between tokens"
+    assert list(tables.piece_words(not_judged(measured, parse("p99_itl=50")))) == [expected]
+    assert decide(measured, parse("tpot=20"))["holds"].all() and not not_judged(measured, parse("tpot=20"))
     measured["tokens_per_piece"] = [1.0, 1.4]
     assert decide(measured, parse("p99_itl=500"))["arm"].tolist() == [PD, "2xtp2"], "on a busy machine two come in one"
 

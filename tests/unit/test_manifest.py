@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdbench import files
-from pdbench.files import write_atomically
-from pdbench.manifest import FILENAME, LevelRecord, Manifest, read_json
+from pdbench.files import read_json, write_atomically
+from pdbench.manifest import FILENAME, LevelRecord, Manifest
 
 
 def test_what_is_written_is_read_back(tmp_path, make_manifest):

@@ -353,3 +353,15 @@ def test_throughput_per_node_is_of_nodes_of_one_size(tmp_path, write_folder, lev
     assert table["input_throughput_per_node"][0] == table["input_throughput"][0], "a node holds the layout"
     assert read_results(paths, gpus_per_node=4)["gpus_per_node"].to_list() == [4, 4]
     assert read_results(paths[:1])["gpus_per_node"].to_list() == [1]
+
+
+def test_an_arm_whose_ratio_a_controller_moved_is_not_called_by_one_ratio_alone(
+    tmp_path, write_folder, level_content, make_manifest
+):
+    """The manifest's layout is that of the moment."""
+    bounds = {"ttft_ms": 1.0, "tpot_ms": 1.0, "tick_s": 1.0}
+    for name, controller in (("fixed", None), ("moved", bounds)):
+        folder = write_folder(tmp_path, f"tiny_itl100_otl11_mixed_{name}_p1xtp1-d2xtp1", {"conc4.json": level_content()})
+        make_manifest("p1xtp1-d2xtp1", "pd-pool", gpus=3, controller=controller).write(folder)
+    arms = read_results(sorted(tmp_path.iterdir()))["arm"].tolist()
+    assert arms == ["p1xtp1-d2xtp1 pool", "p1xtp1-d2xtp1 controlled pool"]

@@ -42,15 +42,13 @@ def lines_of(*folders):
     ],
 )
 def test_a_ratio_is_reported_in_words(collocated, pd, words):
-    assert verdict(collocated, pd, np.array([collocated]), np.array([pd])) == words
+    assert verdict(np.array([collocated]), np.array([pd])) == words
 
 
 def test_a_ratio_within_the_spread_of_repeats_is_none():
     ours, theirs = np.array([50.0, 100.0, 200.0]), np.array([90.0, 180.0, 300.0])
-    assert verdict(180.0, 100.0, theirs, ours) == "no difference beyond that of repeats"
-    assert verdict(180.0, 100.0, np.array([179.0, 180.0, 181.0]), np.array([99.0, 100.0, 101.0])).endswith(
-        "1.8 times shorter with PD"
-    )
+    assert verdict(theirs, ours) == "no difference beyond that of repeats"
+    assert verdict(np.array([179.0, 180.0, 181.0]), np.array([99.0, 100.0, 101.0])).endswith("1.8 times shorter with PD")
 
 
 def test_each_level_and_pd_arm_has_a_line_beside_the_collocated_one(arm):
