@@ -209,11 +209,13 @@ def _highest(left: np.ndarray, right: np.ndarray) -> Iterator[tuple[float, float
 
 
 def _bands(runs: Sequence[_Run]) -> Iterator[tuple[float, float, list[_Run]]]:
-    """Neighbouring runs of one owner, with the latencies between which they lie."""
+    """Neighbouring runs of one owner, and the latencies between which they lie; one too narrow to show is the next band's."""
     wide = [run for run in runs if run.high - run.low > NARROWEST * run.high]
+    begin = runs[0].low
     for _, group in groupby(wide, key=lambda run: run.owner.arm):
         of_band = list(group)
-        yield of_band[0].low, of_band[-1].high, of_band
+        yield begin, of_band[-1].high, of_band
+        begin = of_band[-1].high
 
 
 def _margins(

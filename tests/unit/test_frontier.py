@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
@@ -177,6 +177,7 @@ def test_one_arm_alone_is_its_own_frontier(polyline):
 
 
 @given(arms)
+@example({"a": [(7, 1), (33, 59)], "b": [(15, 1)], "c": [(1, 43), (18, 1), (33, 59), (7, 1)]})  # a run of one rounding error
 def test_bands_agree_with_a_dense_scan(levels):
     found = found_of(levels)
     table = crossovers(found, {"b"})
