@@ -119,7 +119,7 @@ class Arm(Strict):
 
 
 class Experiment(Strict):
-    """Describes the arms of one workload, how each is measured, and what is drawn from them."""
+    """Describes the arms, what is asked of each, how they are measured, and what is drawn from them."""
 
     shows: str = Field(min_length=1, description="what the experiment is to show")
     cannot_show: str | None = Field(default=None, description="what must not be concluded from it; printed at the end")
@@ -128,7 +128,8 @@ class Experiment(Strict):
     local_workers: int | None = Field(default=None, ge=0, description="start a local cluster of N nodes besides the head; "
                                       "0: engines run on the head")  # fmt: skip
     local_gpus: int = Field(default=0, ge=0, description="GPUs of each node of the local cluster that holds engines")
-    workload: Workload
+    workload: Workload | None = None
+    workloads: list[Workload] = Field(default=[], description="instead of one: each is swept, in this order, in one launch")
     levels: Levels
     max_hit_rate: float | None = Field(default=None, ge=0, le=1, description="prefix cache; else run_bm.sh's default")
     as_published: bool = Field(default=False, description="by the public study's procedure: one seed, no warm-up")
@@ -140,9 +141,25 @@ class Experiment(Strict):
     figures: list[list[str]] = Field(default=[[]], min_length=1, description="further options of viz.py, a figure each")
     timeout_s: int = Field(default=1800, ge=1, description="for one launch")
 
+    @property
+    def asked(self) -> list[Workload]:
+        """Return the workloads: one or several."""
+        return self.workloads or ([self.workload] if self.workload else [])
+
     def phase_of(self, arm: Arm) -> Phase:
-        """Return the phase of the arm's requests: its own, or the workload's."""
-        return arm.phase or self.workload.phase
+        """Return the phase of the arm's requests: its own, or that of the workloads, which share one."""
+        return arm.phase or self.asked[0].phase
+
+    @model_validator(mode="after")
+    def _workloads_are_distinct(self) -> Self:
+        if (self.workload is None) == (not self.workloads):
+            raise ValueError("give either workload or workloads")
+        lengths = [f"{one.isl}:{one.osl}" for one in self.asked]
+        if twice := sorted({text for text in lengths if lengths.count(text) > 1}):
+            raise ValueError(f"workloads names {twice[0]} twice")
+        if len({one.phase for one in self.asked}) > 1:
+            raise ValueError("workloads of one experiment have one phase: an arm may have another")
+        return self
 
     @model_validator(mode="after")
     def _arms_are_distinct(self) -> Self:

@@ -19,10 +19,11 @@ from pdbench.measure.experiment_steps import (
     doctor_step,
     ends_of,
     figure_steps,
-    folder,
+    folders,
     launch_of,
     roles_of,
     steps_of,
+    sweeps_of,
 )
 from pdbench.measure.sweep import build_parser
 from pdbench.network import slow_link
@@ -136,17 +137,18 @@ def check_unchanged(
     """
     changed = []
     for arm in experiment.arms:
-        path = results / folder(name, arm, experiment)
-        if not (path / FILENAME).is_file():
-            continue
-        manifest = Manifest.read(path)
-        (sweep,) = (step for step in steps_of(arm, name, experiment, results, None) if step.what == "sweep")
-        planned = identity_of(launch_of(arm, experiment)) | client_options(sweep.command)
-        ran = launch_settings(manifest.deployment.model_dump()) if manifest.deployment else {"layout": "unknown"}
-        different = differences(ran | client_options(shlex.split(manifest.commands[-1])), planned)
-        changed += [f"{arm.label} ({', '.join(different[:MOST_NAMED])})"] if different else []
+        sweeps = sweeps_of(arm, name, experiment, results, None)
+        for path, sweep in zip(folders(name, arm, experiment, results), sweeps, strict=True):
+            if not (path / FILENAME).is_file():
+                continue
+            manifest = Manifest.read(path)
+            planned = identity_of(launch_of(arm, experiment)) | client_options(sweep.command)
+            ran = launch_settings(manifest.deployment.model_dump()) if manifest.deployment else {"layout": "unknown"}
+            different = differences(ran | client_options(shlex.split(manifest.commands[-1])), planned)
+            changed += [f"{arm.label} ({', '.join(different[:MOST_NAMED])})"] if different else []
     if changed:
-        raise ValueError(f"{results} holds levels of {name} with other settings: {'; '.join(changed)}: "
+        named = "; ".join(dict.fromkeys(changed))  # once, however many workloads
+        raise ValueError(f"{results} holds levels of {name} with other settings: {named}: "
                          "give another --results-dir, or move those folders away to measure them again")  # fmt: skip
 
 
@@ -194,14 +196,18 @@ def machines(name: str, one: Round, experiment: Experiment, results: Path) -> li
 
     Machines without an id, of older manifests, are none of them.
     """
-    path = results / folder(name, one.arm, experiment)
-    if not (path / FILENAME).is_file():
+    paths, levels = folders(name, one.arm, experiment, results), experiment.levels
+    if not all((path / FILENAME).is_file() for path in paths):
         return None
-    manifest, levels = Manifest.read(path), experiment.levels
     kind = levels.kind.replace("_", "-")
     wanted = [Level(kind, float(v), r) for v in levels.values for r in one.repeats]
     at_once = experiment.phase_of(one.arm) == "decode-only"
-    records = [manifest.found(path, level, levels.num_prompts or level.num_prompts(at_once)) for level in wanted]
+    read = [(path, Manifest.read(path)) for path in paths]
+    records = [
+        manifest.found(path, level, levels.num_prompts or level.num_prompts(at_once))
+        for path, manifest in read
+        for level in wanted
+    ]
     if None in records:
         return None
     return sorted({machine for record in records if record for machine in record.machines})

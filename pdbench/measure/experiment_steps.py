@@ -8,7 +8,7 @@ from typing import Literal
 
 from pdbench.configs import ROOT, load_model
 from pdbench.layout import CONTROLS, Layout, placed_as
-from pdbench.measure.experiment import Arm, Experiment
+from pdbench.measure.experiment import Arm, Experiment, Workload
 from pdbench.network import slow_link
 from pdbench.workload import Phase, RunName
 
@@ -33,11 +33,15 @@ class Step:
     arm: str | None = None
 
 
-def folder(name: str, arm: Arm, experiment: Experiment) -> str:
-    """Return the name of an arm's result folder, as run_bm.sh makes it."""
+def folder(name: str, arm: Arm, experiment: Experiment, asked: Workload) -> str:
+    """Return the name of an arm's result folder with a workload, as run_bm.sh makes it."""
     model = load_model(ROOT / experiment.model).model_id.rsplit("/", 1)[-1]
-    w = experiment.workload
-    return str(RunName(model, w.isl, w.osl, experiment.phase_of(arm), f"{name}_{arm.label}"))
+    return str(RunName(model, asked.isl, asked.osl, experiment.phase_of(arm), f"{name}_{arm.label}"))
+
+
+def folders(name: str, arm: Arm, experiment: Experiment, results: Path) -> list[Path]:
+    """Return the paths of an arm's result folders, one of each workload."""
+    return [results / folder(name, arm, experiment, asked) for asked in experiment.asked]
 
 
 def tokens_file(name: str, results: Path) -> Path:
@@ -68,12 +72,18 @@ def steps_of(arm: Arm, name: str, experiment: Experiment, results: Path, block: 
         results: folder that gets a result folder per arm.
         block: the block to measure; None measures all repeats.
     """
-    return _of_arm(arm, {
+    before: dict[What, list[str]] = {
         "link": _link("start", "--mbit", str(arm.link_mbit)) if arm.link_mbit else [],
         "launch": launch_of(arm, experiment),
         "check": _check(arm, experiment, str(tokens_file(name, results))),
-        "sweep": _sweep(name, arm, experiment, results, block),
-    })  # fmt: skip
+    }
+    return [*_of_arm(arm, before), *sweeps_of(arm, name, experiment, results, block)]
+
+
+def sweeps_of(arm: Arm, name: str, experiment: Experiment, results: Path, block: int | None) -> list[Step]:
+    """Return what measures an arm: a sweep of each workload, as in `steps_of`."""
+    commands = [_sweep(name, arm, experiment, asked, results, block) for asked in experiment.asked]
+    return [Step("sweep", command, arm.label) for command in commands]
 
 
 def roles_of(arm: Arm) -> Step:
@@ -131,9 +141,9 @@ def _check(arm: Arm, experiment: Experiment, tokens: str) -> list[str]:
     return [*gates, "--save", tokens] if is_needed else []
 
 
-def _sweep(name: str, arm: Arm, experiment: Experiment, results: Path, block: int | None) -> list[str]:
-    w, levels = experiment.workload, experiment.levels
-    command = ["./run_bm.sh", "-e", f"{name}_{arm.label}", "--isl", str(w.isl), "--osl", str(w.osl)]
+def _sweep(name: str, arm: Arm, experiment: Experiment, asked: Workload, results: Path, block: int | None) -> list[str]:
+    levels = experiment.levels
+    command = ["./run_bm.sh", "-e", f"{name}_{arm.label}", "--isl", str(asked.isl), "--osl", str(asked.osl)]
     phase = experiment.phase_of(arm)
     command += ["--mode", phase] if phase != "mixed" else []
     command += ["-c"] if levels.concurrency else ["-t", "request-rate", "-r"]
@@ -156,12 +166,13 @@ def figure_steps(name: str, experiment: Experiment, results: Path, without: Coll
     figures = _fitting_figures(experiment, arms)
     found = []
     for phase in phases:
-        folders = [str(results / folder(name, arm, experiment)) for arm in arms if experiment.phase_of(arm) == phase]
+        of_phase = [arm for arm in arms if experiment.phase_of(arm) == phase]
+        paths = [str(path) for arm in of_phase for path in folders(name, arm, experiment, results)]
         for number, options in enumerate(figures, start=1):
             words = [name, *([phase] if len(phases) > 1 else []), *([str(number)] if len(figures) > 1 else [])]
             path = results / f"{'_'.join(words)}.png"
             drawn = [*options, *PHASE_OPTIONS[phase], "--plot-path", str(path)]
-            found.append(Step("figure", ["python", "viz.py", "--exps", *folders, *drawn]))
+            found.append(Step("figure", ["python", "viz.py", "--exps", *paths, *drawn]))
     return found
 
 

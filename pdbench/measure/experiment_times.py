@@ -10,7 +10,7 @@ from rich.table import Table
 from pdbench.files import read_json, write_atomically
 from pdbench.manifest import Manifest
 from pdbench.measure.experiment import Arm, Experiment
-from pdbench.measure.experiment_steps import What, folder
+from pdbench.measure.experiment_steps import What, folders
 
 Kind = Literal["loading", "measuring", "launching", "checking", "waiting", "stopping"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -88,6 +88,8 @@ def _total(spent: dict[str, float]) -> float:
 
 def measured_seconds(name: str, arm: Arm, experiment: Experiment, results: Path, since: str) -> float:
     """Return how many seconds the bench client measured the arm's levels that began after `since` (UTC, ISO 8601)."""
-    path = results / folder(name, arm, experiment)
-    levels = [record.level for record in Manifest.read(path).levels if record.ok and record.started >= since]
-    return sum(read_json(path / f"{level}.json")["duration"] for level in levels)
+    paths = folders(name, arm, experiment, results)
+    levels = [
+        (path, record) for path in paths for record in Manifest.read(path).levels if record.ok and record.started >= since
+    ]
+    return sum(read_json(path / f"{record.level}.json")["duration"] for path, record in levels)

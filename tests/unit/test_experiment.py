@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import run_experiment
 from pdbench.configs import ROOT, ConfigError
 from pdbench.measure import experiment_plan as plan
 from pdbench.measure.experiment import Arm, load_experiment, select
-from pdbench.measure.experiment_steps import cluster_steps, ends_of_all, figure_steps, folder, launch_of
+from pdbench.measure.experiment_steps import cluster_steps, ends_of_all, figure_steps, folders, launch_of
 from pdbench.nodes import cluster
 from pdbench.serve.describe import planned_record
 from pdbench.serve.options import resolve
@@ -85,7 +86,8 @@ def test_a_dry_run_prints_a_script_that_bash_reads(path, tmp_path):
     assert subprocess.run(["bash", "-n"], input=done.stdout, text=True).returncode == 0
     experiment = load_experiment(path)
     launches, changes = (done.stdout.count(f"launch_gptoss.py {option}") for option in ("--mode", "--roles"))
-    assert launches + changes == done.stdout.count("./run_bm.sh") == len(experiment.arms) * (experiment.blocks or 1)
+    assert launches + changes == len(experiment.arms) * (experiment.blocks or 1)
+    assert done.stdout.count("./run_bm.sh") == (launches + changes) * len(experiment.asked)
     assert done.stdout.count("launch_gptoss.py --stop") == launches
     pools = sum(arm.mode == "pd-pool" for arm in experiment.arms)
     assert changes == max(0, pools - 1) * (experiment.blocks or 1), "the ratios of one pool share a launch"
@@ -135,6 +137,20 @@ def test_request_rates_phases_and_transports_reach_the_commands(write, tmp_path)
     text = " ".join(one.steps[2].command)
     assert "-e small_spread_p1xtp1-d1xtp1_slow --isl 7 --osl 3 --mode prefill-only -t request-rate -r 0.5,2 -n 30" in text
     assert "-n 30 --level-limit 900.5" in text
+
+
+TWO = [{"isl": 100, "osl": 11}, {"isl": 7, "osl": 70}]
+
+
+def test_one_launch_of_an_arm_serves_several_workloads(write, tmp_path):
+    experiment = load_experiment(write(workload=None, workloads=TWO))
+    _, pd = plan.rounds("small", experiment, tmp_path)
+    assert [step.what for step in pd.steps] == ["launch", "check", "sweep", "sweep"]
+    lengths = [step.command[step.command.index("--isl") + 1 :][:3] for step in pd.steps[2:]]
+    assert lengths == [["100", "--osl", "11"], ["7", "--osl", "70"]]
+    (figure,) = figure_steps("small", experiment, tmp_path)
+    drawn = [name for name in map(os.path.basename, figure.command) if name.startswith("gpt-oss")]
+    assert [name.split("_")[1:3] for name in drawn] == [["itl100", "otl11"], ["itl7", "otl70"]] * 2
 
 
 def test_a_slow_link_lies_around_its_arm(write, tmp_path):
@@ -275,6 +291,10 @@ def test_blocks_and_repeats_are_selected_by_their_own_options(write):
         ({"arms": [{"layot": "2xtp1"}]}, "unknown key 'arms.0.layot': did you mean 'layout'?"),
         ({"workload": {"isl": 1, "ols": 2}}, "unknown key 'workload.ols': did you mean 'osl'?"),
         ({"arms": [{"layout": "2tp1"}]}, "cannot read the layout '2tp1'"),
+        ({"workload": None}, "give either workload or workloads"),
+        ({"workloads": TWO}, "give either workload or workloads"),
+        ({"workload": None, "workloads": [*TWO, TWO[0]]}, "workloads names 100:11 twice"),
+        ({"workload": None, "workloads": [TWO[0], TWO[1] | {"phase": "prefill-only"}]}, "have one phase"),
         ({"arms": []}, "arms"),
         ({"arms": [{"layout": "2xtp1"}, {"layout": "2xtp1"}]}, "two arms are both 2xtp1: give one a name"),
         ({"arms": [{"layout": "p1xtp1-d1xtp1"}]}, "does not go with mode collocated"),
@@ -368,7 +388,7 @@ def test_levels_of_other_settings_are_refused_and_nothing_is_written(write, tmp_
     experiment = load_experiment(path)
     for arm in experiment.arms:
         record = planned_record(resolve(launch_gptoss.parse_args(launch_of(arm, experiment)[2:]), cluster.planned_nodes)[0])
-        place = results / folder(path.stem, arm, experiment)
+        (place,) = folders(path.stem, arm, experiment, results)
         place.mkdir(parents=True)
         (sweep,) = (step for step in plan.steps_of(arm, path.stem, experiment, results, None) if step.what == "sweep")
         made = make_manifest(**record)

@@ -196,9 +196,9 @@ def test_a_link_that_cannot_be_slowed_leaves_its_arm_out(write, tmp_path, monkey
     assert [what for _, what in again.ran[5:]] == ["link", "launch", "check", "sweep", "stop", "link", "figure"]
 
 
-def measure(run, make_manifest, arm, stems):
+def measure(run, make_manifest, arm, stems, workload=0):
     """What run_bm.sh leaves of levels that count."""
-    folder = run.results / steps.folder("small", arm, run.experiment)
+    folder = steps.folders("small", arm, run.experiment, run.results)[workload]
     folder.mkdir(parents=True, exist_ok=True)
     manifest = make_manifest()
     known = {"command": "vllm bench serve", "launched": "now", "seed": 1, "warmup_seed": 2}
@@ -220,6 +220,17 @@ def test_what_was_measured_is_not_launched_again(run, make_manifest):
     again = Recorded(run.experiment, run.results)
     again.all()
     assert again.ran[1:5] == WHOLE[:4], "a level without its file is measured"
+
+
+def test_an_arm_is_launched_until_it_has_all_its_workloads(write, tmp_path, make_manifest):
+    both = [{"isl": 100, "osl": 11}, {"isl": 7, "osl": 70}]
+    run = Recorded(load_experiment(write(workload=None, workloads=both, repeats=1)), tmp_path / "results")
+    collocated, stems = run.experiment.arms[0], ["conc1", "conc2"]
+    measure(run, make_manifest, collocated, stems)
+    left = functools.partial(plan.to_measure, "small", run.experiment, run.results, "here", Version("0.29"))
+    assert [one.arm.label for one in left()] == ["2xtp1", "pack_p1xtp1-d1xtp1"]
+    measure(run, make_manifest, collocated, stems, workload=1)
+    assert [one.arm.label for one in left()] == ["pack_p1xtp1-d1xtp1"]
 
 
 def test_the_recipe_holds_only_what_is_in_the_results(run, make_manifest):
