@@ -9,10 +9,10 @@ from pdbench.cli import Parser, above_zero, positive
 
 LATENCY_MODES = {"token": "tpot", "first_token": "ttft", "chunk": "chunk"}
 THROUGHPUT_METRICS = ("input", "output", "total")
-FIGURES = ("classic", "tradeoff", "heatmap", "network", "latencies", "timeline", "overhead")
+FIGURES = ("classic", "tradeoff", "heatmap", "lengths", "network", "latencies", "timeline", "overhead")
 MOST_ARMS = 15  # as many runs of one layout have different markers
 OF_REQUESTS = ("latencies", "timeline")  # figures that need per-request details
-COMPARED = ("heatmap", "overhead")  # figures of answers, that is of what is compared
+COMPARED = ("heatmap", "lengths", "overhead")  # figures of answers, that is of what is compared
 WITH_FRONTIER = ("classic", "tradeoff")  # figures that show which arm is best at a latency
 FORMATS = (".png", ".pdf", ".svg")
 TABLE_FORMATS = (".csv", ".json", ".parquet")
@@ -93,8 +93,9 @@ def _add_figures(parser: Parser) -> None:
         help=f"where to, {', '.join(FORMATS)} (default: {DEFAULT_PATH}); implies --plot")  # fmt: skip
     add("--figure", choices=FIGURES,
         help="classic: TPOT, TTFT and trade-off; the trade-off alone; heatmap: best throughput under --sla by P:D ratio and TP;"
-        " network: one PD layout by placement and transport; latencies: their distributions at a level; timeline: every"
-        f" request of a level; overhead: what --show-overhead prints (default: {FIGURES[0]}); implies --plot")  # fmt: skip
+        " lengths: an arm over the collocated one by ISL:OSL; network: one PD layout by placement and transport; latencies:"
+        " their distributions at a level; timeline: every request of a level; overhead: what --show-overhead prints"
+        f" (default: {FIGURES[0]}); implies --plot")  # fmt: skip
     add("--level", type=above_zero, metavar="N",
         help="level of --figure latencies and timeline (default: the highest that all arms have)")  # fmt: skip
     add("--most-arms", type=positive, default=MOST_ARMS, metavar="N",

@@ -6,6 +6,7 @@
     network    throughput of one PD layout by placement and transport, with the speed of its KV transfers
     latencies  the distributions of TTFT and inter-token times at one level
     timeline   every request of one level: when it waited for its first token, when it decoded
+    lengths    for which ISL:OSL an arm pays: its ratios to the collocated one within blocks
     overhead   what Ray Serve adds to TTFT and TPOT, and takes from throughput, with intervals
 
 In all of them colour is the P:D ratio and the line the TP sizes; collocated arms are dashed black (`styles.py`).
@@ -16,7 +17,7 @@ from collections.abc import Callable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pdbench.output.figures import classic, distributions, heatmap, network, overhead, timeline
+from pdbench.output.figures import classic, distributions, heatmap, lengths, network, overhead, timeline
 from pdbench.output.figures.ceiling import left_out
 from pdbench.output.figures.files import save
 from pdbench.output.figures.styles import Style, arm_styles
@@ -30,6 +31,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "classic": classic.draw,
     "tradeoff": classic.draw_tradeoff,
     "heatmap": heatmap.draw,
+    "lengths": lengths.draw,
     "network": network.draw,
     "latencies": distributions.draw,
     "timeline": timeline.draw,

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from pdbench.analysis.decision import decide
 from pdbench.layout import Layout
-from pdbench.output.figures.panels import new_figure
+from pdbench.output.figures.panels import ink_on, new_figure
 from pdbench.output.figures.styles import legend, pd_ratio
 from pdbench.output.figures.view import View, heading, one_kind, one_workload, throughput_column, throughput_label
 from pdbench.read.level_file import ResultError
@@ -101,8 +101,7 @@ def _draw_cell(axes: Axes, cell: object, column: int, row: int, scale: ScalarMap
         return
     shade = scale.to_rgba(cell.throughput)
     axes.add_patch(Rectangle(**where, facecolor=shade, **(FRAME if cell.best else {"linewidth": 0})))
-    luminance = np.dot(np.power(shade[:3], 2.2), (0.2126, 0.7152, 0.0722))
-    ink = "black" if luminance > 0.18 else "white"  # whichever has the higher contrast (WCAG 2.2, 1.4.3)
+    ink = ink_on(shade)
     text = f"{cell.throughput:,.0f}" + ("" if np.isnan(cell.over) else f"\n{100 * cell.over:+.0f}%")
     axes.text(column + 0.5, row + 0.36, text, ha="center", va="center", color=ink, fontsize=12)
     name = "\n".join(textwrap.wrap(cell.arm, NAME_WIDTH, break_on_hyphens=False))

@@ -34,6 +34,12 @@ def plain(value: float, _position: int | None = None) -> str:
     return f"{value:,.10g}"
 
 
+def ink_on(shade: tuple[float, ...]) -> str:
+    """Return the colour of text on a colour (RGB, 0 to 1): the one with the higher contrast (WCAG 2.2, 1.4.3)."""
+    luminance = np.dot(np.power(shade[:3], 2.2), (0.2126, 0.7152, 0.0722))
+    return "black" if luminance > 0.18 else "white"
+
+
 def from_zero(axes: Axes, which: str) -> None:
     """Set a linear scale that begins at 0, with plain numbers."""
     getattr(axes, f"set_{which}lim")(**{{"x": "left", "y": "bottom"}[which]: 0})
