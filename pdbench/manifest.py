@@ -216,6 +216,7 @@ class Manifest(Strict):
     isl: int
     osl: int
     base_seed: int
+    shift: str | None = Field(default=None, description="load that shifts: `trace.Shift.identity`; isl and osl are the longest")
     as_published: bool = Field(default=False, description="one seed for all levels and no warm-up, as in the public study")
     commands: list[str]
     deployment: Deployment | None = Field(description="of the last sweep")
@@ -258,6 +259,7 @@ class Manifest(Strict):
     def identity(self) -> dict[str, str]:
         """What must be equal for levels of two manifests to be put together, by name; see `Deployment.identity`."""
         found = {"base seed": str(self.base_seed), "as_published": str(self.as_published)}
+        found |= {"shift": self.shift} if self.shift else {}
         if client := self.client.versions.get("vllm"):
             found["bench client"] = f"vLLM {client}"
         return found | (self.deployment.identity if self.deployment else {})

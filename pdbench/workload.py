@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, get_args
 
-Phase = Literal["mixed", "prefill-only", "decode-only"]
-PHASES: tuple[Phase, ...] = get_args(Phase)
+Phase = Literal["mixed", "prefill-only", "decode-only", "shift"]
+SHIFT: Phase = "shift"  # load that shifts: requests of several shapes, by a trace
+PHASES: tuple[Phase, ...] = tuple(phase for phase in get_args(Phase) if phase != SHIFT)  # of requests that are all alike
 CONCURRENCIES = (4, 8, 16, 32, 48, 64)
 REQUEST_RATES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
 REQUESTS_PER_CONCURRENCY = 5
@@ -15,12 +16,13 @@ REQUESTS_PER_RATE_LEVEL = 500
 
 _FOLDER = re.compile(
     r"(?P<model>.+?)_itl(?P<isl>[1-9]\d*)_otl(?P<osl>[1-9]\d*)"
-    r"(?:_(?P<phase>mixed|prefill-only|decode-only))?_(?P<name>.+)",
+    r"(?:_(?P<phase>mixed|prefill-only|decode-only|shift))?_(?P<name>.+)",
     re.ASCII,
 )
 # The published request-rate folders spell a level conc128_rr4: rate 4, at most 128 in flight.
+_PREFIXES = {"concurrency": "conc", "request-rate": "rr", SHIFT: "shift"}
 _LEVEL_FILE = re.compile(
-    r"(?:conc(?P<cap>[1-9]\d*)_)?(?P<kind>conc|rr)(?P<value>\d+(?:\.\d+)?)"
+    r"(?:conc(?P<cap>[1-9]\d*)_)?(?P<kind>conc|rr|shift)(?P<value>\d+(?:\.\d+)?)"
     r"(?:_rep(?P<repeat>[1-9]\d*))?\.json",
     re.ASCII,
 )
@@ -28,11 +30,11 @@ _LEVEL_FILE = re.compile(
 
 @dataclass(frozen=True)
 class Level:
-    """One load of a sweep: `concurrency` requests in flight, or `request-rate` per second.
+    """One load of a sweep: `concurrency` requests in flight, `request-rate` per second, or `shift`, of load that shifts.
 
     Args:
-        kind: "concurrency" or "request-rate".
-        value: requests in flight (whole), or requests per second.
+        kind: "concurrency", "request-rate" or "shift".
+        value: requests in flight (whole), requests per second, or how many times as fast as the phases or the trace say.
         repeat: which measurement of this level, from 1.
     """
 
@@ -42,9 +44,8 @@ class Level:
 
     @property
     def stem(self) -> str:
-        """`conc8`, `rr2.5`, or `conc8_rep2` for later repeats."""
-        prefix = {"concurrency": "conc", "request-rate": "rr"}[self.kind]
-        return f"{prefix}{_plain(self.value)}" + (f"_rep{self.repeat}" if self.repeat > 1 else "")
+        """`conc8`, `rr2.5`, `shift1`, or `conc8_rep2` for later repeats."""
+        return f"{_PREFIXES[self.kind]}{_plain(self.value)}" + (f"_rep{self.repeat}" if self.repeat > 1 else "")
 
     @property
     def filename(self) -> str:
@@ -58,13 +59,14 @@ class Level:
             ValueError: the name is none of these.
         """
         match = _LEVEL_FILE.fullmatch(filename)
-        if match and (match["kind"] == "rr" or not (match["cap"] or "." in match["value"])):
-            kind = {"conc": "concurrency", "rr": "request-rate"}[match["kind"]]
+        capped, broken = (match["cap"], "." in match["value"]) if match else (None, False)
+        if match and not (capped and match["kind"] != "rr") and not (broken and match["kind"] == "conc"):
+            kind = {prefix: kind for kind, prefix in _PREFIXES.items()}[match["kind"]]
             level = cls(kind, float(match["value"]), int(match["repeat"] or 1))
             # rr4.0.json and conc4_rep1.json would be second names for rr4.json and conc4.json.
             if level.value and filename == (f"conc{match['cap']}_" if match["cap"] else "") + level.filename:
                 return level
-        raise ValueError(f"{filename!r} is not a level: expected conc<K>.json or rr<R>.json")
+        raise ValueError(f"{filename!r} is not a level: expected conc<K>.json, rr<R>.json or shift<X>.json")
 
     @staticmethod
     def cap_of(filename: str) -> int | None:
@@ -119,22 +121,23 @@ def _plain(value: float) -> str:
 
 
 def parse_levels(kind: str, text: str) -> list[Level]:
-    """Parse levels from `all` or a comma-separated list such as `4,8,16`.
+    """Parse levels from a comma-separated list such as `4,8,16`, or `all` where the load does not shift.
 
     Raises:
         ValueError: a part is not a positive number (whole, for concurrency), or is named twice.
     """
-    if text == "all":
+    if text == "all" and kind != SHIFT:
         return [Level(kind, float(v)) for v in (CONCURRENCIES if kind == "concurrency" else REQUEST_RATES)]
     pattern = r"[1-9]\d*" if kind == "concurrency" else r"[1-9]\d*(\.\d+)?|0\.\d*[1-9]\d*"
     what = "whole numbers" if kind == "concurrency" else "positive numbers"
     values = []
     for part in text.split(","):
         if not re.fullmatch(pattern, part.strip()):
-            raise ValueError(f"{kind} {part.strip()!r} is not allowed: give 'all' or {what} like 4,8,16")
+            every, name = ("", "load") if kind == SHIFT else ("'all' or ", kind)
+            raise ValueError(f"{name} {part.strip()!r} is not allowed: give {every}{what} like 4,8,16")
         values.append(float(part))
     if len(set(values)) != len(values):
-        raise ValueError(f"{kind} {text!r} names a level twice")
+        raise ValueError(f"{'load' if kind == SHIFT else kind} {text!r} names a level twice")
     return [Level(kind, v) for v in values]
 
 
@@ -152,6 +155,8 @@ def phase_lengths(phase: str, isl: int, osl: int, decode_bench: bool = False) ->
     """Return tokens (in, out) that a phase really sends: prefill-only is ISL:1, decode-only 1:OSL.
 
     1:OSL ignores what a long context costs each decode step, so it is an approximation. Where the
-    deployment fills KV caches instead of computing them (`decode_bench`), decode-only is ISL:OSL.
+    deployment fills KV caches instead of computing them (`decode_bench`), decode-only is ISL:OSL. Where load shifts these
+    are the longest.
     """
-    return {"mixed": (isl, osl), "prefill-only": (isl, 1), "decode-only": (isl if decode_bench else 1, osl)}[phase]
+    only = {"prefill-only": (isl, 1), "decode-only": (isl if decode_bench else 1, osl)}
+    return only.get(phase, (isl, osl))

@@ -11,6 +11,8 @@ from pdbench.analysis.audit_levels import listed
 from pdbench.analysis.audit_mixed import mixed, mixed_pieces, mixed_within
 from pdbench.analysis.audit_source import Source
 from pdbench.layout import Layout
+from pdbench.read.results import CONTROLLED
+from pdbench.workload import SHIFT
 
 # Prompt tokens that vLLM caches or does not cache together; a shorter prompt is never found in the cache.
 CACHE_BLOCK = 16
@@ -224,7 +226,9 @@ def _odd_decode(compared: list[Source]) -> Seen:
     """An arm whose TPOT lies outside those of the arms with fewer and with more of the same prefill replicas."""
     groups = defaultdict(list)
     for source in compared:
-        if source.arm.layout.is_pd and not source.arm.is_control:
+        # TPOT of requests of several shapes is of whichever are in the middle; a controller's layout is one of many.
+        of_one = source.arm.run.phase != SHIFT and not source.arm.placement.startswith(CONTROLLED)
+        if source.arm.layout.is_pd and not source.arm.is_control and of_one:
             groups[source.arm.layout.decode, source.arm.layout.prefill.tp].append(source)
     for group in groups.values():
         tpot = pd.DataFrame({s.name: _tpot(s) for s in group})

@@ -6,6 +6,7 @@ from typing import Any
 
 from pdbench.analysis.audit_source import Source
 from pdbench.read.laws import SERVED
+from pdbench.workload import SHIFT
 
 # A first level is cold where a few requests waited for what later ones found ready: their mean is far above their
 # median, and above that of the next level although that had more load.
@@ -76,6 +77,8 @@ def _concurrency(source: Source) -> Iterator[tuple[str, str]]:
 def _prompts(source: Source) -> Iterator[tuple[str, str]]:
     """Levels whose prompts are not of the length that the folder's name says, in the mean or each."""
     isl = source.arm.run.isl
+    if source.arm.run.phase == SHIFT:  # each length is compared with its trace's as it is read
+        return
     asked = {isl, 1} if source.arm.run.phase == "decode-only" else {isl}
     for stem, tokens, completed, ends in _rows(source, "stem", "input_tokens", "completed", "prompt_lengths"):
         seen = {"mean": tokens / completed} | dict(zip(("shortest", "longest"), ends))

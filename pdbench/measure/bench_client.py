@@ -59,28 +59,40 @@ class Used(NamedTuple):
 
 def arguments(
     level: Level, result: Path, *, url: str, model: str, tokenizer: str, lengths: tuple[int, int], num_prompts: int, seed: int,
-    prefix: int = 8, metadata: tuple[str, ...] = (),
+    prefix: int = 8, metadata: tuple[str, ...] = (), trace: Path | None = None,
 ) -> list[str]:  # fmt: skip
     """Build the options of `vllm bench serve` for one level of random prompts, greedy, whose result goes to the file `result`.
 
     Args:
-        lengths: tokens of each prompt and of each answer.
+        lengths: tokens of each prompt and of each answer; of the longest, where load shifts.
         prefix: random tokens in front of a level's prompts. vLLM's random prompts are runs of consecutive tokens, as many
             different ones as the vocabulary has words, so that levels meet by chance; a few tokens, fewer than a block,
             distinguish them.
+        trace: where load shifts, its requests (read/trace.py).
     """
-    prompt, answer = lengths
-    prefix = prefix if prompt > 2 * prefix else 0
-    load = ["--max-concurrency"] if level.kind == "concurrency" else ["--request-rate"]
+    sends = _of_trace(trace, lengths[0]) if trace else _random(level, lengths, prefix)
     return [
         "--backend", "vllm", "--base-url", url, "--endpoint", "/v1/completions", "--model", model, "--tokenizer", tokenizer,
-        "--dataset-name", "random", "--random-prefix-len", str(prefix), "--random-input-len", str(prompt - prefix),
-        "--random-output-len", str(answer), "--ignore-eos", "--temperature", "0", "--num-prompts", str(num_prompts),
-        *load, f"{level.value:g}", "--seed", str(seed),
+        *sends, "--ignore-eos", "--temperature", "0", "--num-prompts", str(num_prompts), "--seed", str(seed),
         "--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,90,95,99",
         "--save-result", "--save-detailed", "--result-dir", str(result.parent), "--result-filename", result.name,
         *(["--metadata", *metadata] if metadata else []),
     ]  # fmt: skip
+
+
+def _random(level: Level, lengths: tuple[int, int], prefix: int) -> list[str]:
+    prompt, answer = lengths
+    prefix = prefix if prompt > 2 * prefix else 0
+    load = "--max-concurrency" if level.kind == "concurrency" else "--request-rate"
+    return [
+        "--dataset-name", "random", "--random-prefix-len", str(prefix), "--random-input-len", str(prompt - prefix),
+        "--random-output-len", str(answer), load, f"{level.value:g}",
+    ]  # fmt: skip
+
+
+def _of_trace(trace: Path, longest: int) -> list[str]:
+    """A prompt is as long as its request says where one hash id makes up no less than that many tokens."""
+    return ["--dataset-name", "timed_trace", "--dataset-path", str(trace), "--timed-trace-chunk-hash-size", str(longest)]
 
 
 class BenchClient:
@@ -188,9 +200,11 @@ class Watch:
 
 
 def inherited() -> dict[str, str]:
-    """Return this process's variables for the client: without one that hides progress (see `report`), and with no file of
-    logins, of which aiohttp would send an entry for the server's host in place of the key."""
-    return {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"} | {"NETRC": os.devnull}
+    """Return this process's variables for the client: without one that hides progress (see `report`), with no file of logins,
+    of which aiohttp would send an entry for the server's host in place of the key, and with a fixed hash of strings, from
+    which its traces draw prompts."""
+    fixed = {"NETRC": os.devnull, "PYTHONHASHSEED": "0"}
+    return {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"} | fixed
 
 
 class Clock:

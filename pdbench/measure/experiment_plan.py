@@ -25,7 +25,7 @@ from pdbench.measure.experiment_steps import (
     steps_of,
     sweeps_of,
 )
-from pdbench.measure.sweep import build_parser
+from pdbench.measure.sweep_options import build_parser
 from pdbench.network import slow_link
 from pdbench.workload import Level
 

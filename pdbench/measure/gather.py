@@ -15,6 +15,11 @@ from pdbench import interrupts
 from pdbench.cli import Parser
 from pdbench.files import first_line, write_atomically
 from pdbench.manifest import FILENAME, LevelRecord, Manifest, differences, kept_launches
+from pdbench.read.trace import ENDING, trace_path
+from pdbench.workload import SHIFT, Level
+
+# Of a level: what a controller saw and did while it was measured, and when requests were sent where load shifts.
+BESIDE = (".ticks.jsonl", ENDING)
 
 
 class GatherError(ValueError):
@@ -31,10 +36,11 @@ class Addition:
     manifest: Manifest
 
     def write(self) -> None:
-        """Copy the levels, then write the manifest: a level without its record is no result."""
+        """Copy the levels with what lies beside them, then write the manifest: a level without its record is no result."""
         for record in self.records:
-            name = f"{record.level}.json"
-            write_atomically(self.target / name, (self.source / name).read_bytes())
+            for name in [f"{record.level}.json", *(f"{record.level}{ending}" for ending in BESIDE)]:
+                if (self.source / name).is_file():
+                    write_atomically(self.target / name, (self.source / name).read_bytes())
         self.manifest.write(self.target)
 
 
@@ -54,6 +60,10 @@ def addition(source: Path, results: Path) -> Addition:
     measured = [record for record in new.levels if record.ok]
     if lost := [record.level for record in measured if not (source / f"{record.level}.json").is_file()]:
         raise GatherError(f"{source}: {lost[0]}.json is missing, which its manifest names")
+    for record in measured:
+        level = Level.from_filename(f"{record.level}.json")
+        if level.kind == SHIFT and not (trace := trace_path(source / level.filename)).is_file():
+            raise GatherError(f"{trace} is missing, without which {record.level}.json cannot be read")
     if not (target / FILENAME).exists():
         return Addition(source, target, measured, new.model_copy(update={"levels": measured}))
     old = Manifest.read(target)

@@ -62,6 +62,7 @@ class Asked(Strict):
 
     requests: int = Field(description="of the level")
     isl: int
+    lengths: list[int] = Field(default=[], description="prompt tokens of each request, where they differ")
     transport: list[str] | None = None
     max_hit_rate: float = MAX_HIT_RATE
     cold: bool = Field(default=False, description="without warm-up, on purpose")
@@ -197,7 +198,7 @@ def _kv_transfer(grown: dict[str, dict[str, float]], deployment: Deployment, ask
     expected = f"at least {needed} transfers for {requests} requests"
     passed = total["kv_transfers"] >= needed and total["kv_bytes"] > 0
     if deployment.kv_cache:
-        least, most = _kv_bounds(deployment, [asked.isl] * asked.requests + checks)
+        least, most = _kv_bounds(deployment, (asked.lengths or [asked.isl] * asked.requests) + checks)
         least *= unsaved
         expected += f", {least / 2**20:.1f} to {most / 2**20:.1f} MiB"
         passed = passed and least <= total["kv_bytes"] <= most

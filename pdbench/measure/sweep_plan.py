@@ -5,7 +5,7 @@ import asyncio
 import itertools
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from pdbench.manifest import FILENAME, Deployment, LevelRecord, Machine, Manifes
 from pdbench.measure import tokens
 from pdbench.measure.bench_client import Limits
 from pdbench.nodes import stack
+from pdbench.read.trace import Sent, longest_gap, trace_path
 from pdbench.serve import client, serving_path
 from pdbench.serve.api import deployed
-from pdbench.workload import Level, RunName
+from pdbench.workload import SHIFT, Level, RunName, level_seed
 
 BAD = ".bad"  # ends the name of what no plot reads
 # Of a level, unless the user gives its limit: so long, and so much longer for each request that a place in flight sends.
@@ -38,6 +39,7 @@ class Task:
     Attributes:
         warmup_seed: None where nothing is warmed up.
         again_seed: of a second measurement, if kernels were compiled during the first.
+        sent: where load shifts, each request; of other prompts in a second measurement.
     """
 
     level: Level
@@ -45,6 +47,7 @@ class Task:
     seed: int
     warmup_seed: int | None
     again_seed: int
+    sent: Sequence[Sent] = ()
 
 
 @dataclass
@@ -76,7 +79,8 @@ class Target:
         level = Level.from_filename(f"{record.level}.json")
         self.manifest.levels = [old for old in self.manifest.levels if old.level != record.level] + [record]
         for old in (self.folder / level.filename, self.folder / (level.filename + BAD)):
-            old.unlink(missing_ok=True)
+            for path in (old, trace_path(old)):
+                path.unlink(missing_ok=True)
         self.manifest.write(self.folder)
 
 
@@ -90,7 +94,8 @@ def plan(args: argparse.Namespace, warn: Callable[[str], None]) -> tuple[Target,
         SweepError, ValueError: an option does not fit, or the folder holds something else; nothing is written.
         ServerError: the server does not answer.
     """
-    named = workload.parse_levels(args.type, args.concurrency if args.type == "concurrency" else args.request_rate)
+    loads = {"concurrency": args.concurrency, "request-rate": args.request_rate, SHIFT: args.load}
+    named = workload.parse_levels(args.type, loads[args.type])
     # All levels once, then again: drift of the machine does not pass for a difference between levels.
     repeats = [args.block] if args.block else range(1, args.repeats + 1)
     levels = [replace(level, repeat=repeat) for repeat in repeats for level in named]
@@ -98,6 +103,8 @@ def plan(args: argparse.Namespace, warn: Callable[[str], None]) -> tuple[Target,
         raise SweepError(
             f"-n {args.num_prompts}: {args.num_prompts} requests cannot keep {most:g} in flight: give at least {most:g}"
         )
+    # Repeats have other times, and all arms the same ones.
+    sent = {level: args.shift.sent(level.value, level_seed(args.seed, level, "times")) for level in levels if args.shift}
     deployment = describe_deployment(args.base_url)
     model, tokenizer = _model(args, deployment, warn)
     if deployment:
@@ -108,7 +115,7 @@ def plan(args: argparse.Namespace, warn: Callable[[str], None]) -> tuple[Target,
     folder = args.results_dir / str(name)
     decode_bench = _check_phase(args, deployment, warn)
     manifest = _manifest(folder, name, args, deployment)
-    prompts = {level: args.num_prompts or level.num_prompts(decode_bench) for level in levels}
+    prompts = {level: len(sent[level]) if sent else args.num_prompts or level.num_prompts(decode_bench) for level in levels}
     todo = [
         level for level in levels if args.force or not _has(manifest, folder, level, prompts[level], args.block, deployment)
     ]
@@ -126,7 +133,7 @@ def plan(args: argparse.Namespace, warn: Callable[[str], None]) -> tuple[Target,
         seeds = unseen_seeds(args.base_url, args.seed, todo, deployment is not None)
     warn(f"{folder}: {len(todo)} of {len(levels)} levels to measure")
     target = Target(deployment, model, tokenizer or model, serving_url, name, folder, manifest)
-    return target, [Task(level, prompts[level], *seeds[level]) for level in todo]
+    return target, [Task(level, prompts[level], *seeds[level], sent.get(level, ())) for level in todo]
 
 
 def _has(
@@ -134,6 +141,8 @@ def _has(
 ) -> bool:
     """Whether a level need not be measured; what another machine measured is no part of a block on this one."""
     record = manifest.found(folder, level, num_prompts)
+    if level.kind == SHIFT and not trace_path(folder / level.filename).is_file():
+        return False
     elsewhere = record and block and deployment and record.machines != deployment.machine_ids
     return bool(record) and not elsewhere
 
@@ -219,7 +228,8 @@ def first_unseen(base_seed: int, level: Level, seen: set[int]) -> tuple[int, int
 def _manifest(folder: Path, name: RunName, args: argparse.Namespace, deployment: Deployment | None) -> Manifest:
     new = Manifest(
         name=name.name, model=name.model, phase=name.phase, isl=name.isl, osl=name.osl, base_seed=args.seed,
-        as_published=args.as_published, deployment=deployment, client=Machine(**stack.machine()),
+        shift=args.shift.identity if args.shift else None, as_published=args.as_published, deployment=deployment,
+        client=Machine(**stack.machine()),
         repository=stack.repository(ROOT), commands=[args.typed],
     )  # fmt: skip
     if not (folder / FILENAME).exists():
@@ -237,7 +247,9 @@ def _manifest(folder: Path, name: RunName, args: argparse.Namespace, deployment:
 def limits(args: argparse.Namespace, task: Task) -> Limits:
     """Return how long a level may take, and its requests: what the user says, else by the load."""
     value, requests = task.level.value, task.num_prompts
-    if task.level.kind == "concurrency":
+    if task.sent:
+        usual, request = LEVEL_LIMIT_S + task.sent[-1].at, args.request_limit + longest_gap(task.sent)
+    elif task.level.kind == "concurrency":
         usual, request = LEVEL_LIMIT_S + WAVE_LIMIT_S * math.ceil(requests / value), args.request_limit
     else:
         usual, request = LEVEL_LIMIT_S + requests / value, args.request_limit + LONGEST_GAP / value

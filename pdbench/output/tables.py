@@ -16,7 +16,7 @@ from pdbench.output.number_text import band_text, interval_text, number, share_t
 from pdbench.read.level_file import TOKENS
 from pdbench.read.results import node_words
 
-KINDS = {"concurrency": "conc.", "request-rate": "rate"}
+KINDS = {"concurrency": "conc.", "request-rate": "rate", "shift": "load"}
 INTERVALS = {
     "median_ttft_ms": "TTFT median\nms", "median_tpot_ms": "TPOT median\nms", "p99_itl_ms": "ITL p99\nms",
     "request_throughput": "requests/s",

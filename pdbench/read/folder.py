@@ -80,7 +80,7 @@ def find_levels(folder: Path) -> dict[Level, Path]:
         if not (levels and (foreign.is_read(path.name) or _matches(path.name, foreign.BESIDE))):
             _refuse(path)
     if not levels:
-        raise ValueError(f"holds no level: expected conc<K>.json or rr<R>.json{_instead(paths)}")
+        raise ValueError(f"holds no level: expected conc<K>.json, rr<R>.json or shift<X>.json{_instead(paths)}")
     return levels
 
 
@@ -112,7 +112,7 @@ def _refuse(path: Path) -> None:
         raise ValueError(f"{path.name} {foreign.in_words(tool)}")
     if foreign.is_read(path.name):
         raise ValueError(f"{path.name} is of another tool than the levels beside it: give it a result folder of its own")
-    raise ValueError(f"{path.name!r} is not a level: expected conc<K>.json or rr<R>.json")
+    raise ValueError(f"{path.name!r} is not a level: expected conc<K>.json, rr<R>.json or shift<X>.json")
 
 
 def _instead(paths: Iterable[Path]) -> str:

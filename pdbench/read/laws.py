@@ -6,12 +6,14 @@ their mean time from start to end. The client measures both within the level, so
 
 import math
 import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from pdbench.read.requests import METRICS, Requests
-from pdbench.workload import Level
+from pdbench.read.trace import Sent
+from pdbench.workload import SHIFT, Level
 
 # Of the concurrency that was asked for. Honest levels, ours and published, hold 88 to 100%, less at their beginning and end.
 LEAST_IN_FLIGHT = 0.5
@@ -30,16 +32,21 @@ SERVED = 0.95
 CAP_REACHED = 0.9
 # Of the mean wait that a queue at the server would have; where requests waited less, the queue was in the client.
 QUEUED_AT_SERVER = 0.5
+# By which a request may be sent after the time that its trace says, in s: the client's, or the load was another one.
+LATE_S = 1.0
 
 
-def check(content: dict[str, Any], level: Level, osl: int, requests: Requests | None) -> None:
+def check(
+    content: dict[str, Any], level: Level, osl: int, requests: Requests | None, sent: Sequence[Sent] = ()
+) -> None:  # fmt: skip
     """Check a level's summary, and its details where there are some.
 
     Args:
         content: of the client's file, its numbers known to be finite.
         level: as the file's name says.
-        osl: output tokens of each request.
+        osl: output tokens of each request; where load shifts, of the longest.
         requests: its details.
+        sent: where load shifts, each request by its trace.
 
     Raises:
         ValueError: one line, with both sides of what does not fit.
@@ -50,12 +57,14 @@ def check(content: dict[str, Any], level: Level, osl: int, requests: Requests | 
             f"median TPOT is {content['median_tpot_ms']:.2g} ms, less than {LEAST_TPOT_MS:g}: answers came in one piece"
             " (a proxy that buffers?), or times are not in ms"
         )
-    if level.kind == "concurrency":
+    if level.kind == SHIFT:
+        _check_trace(requests, sent)
+    elif level.kind == "concurrency":
         _check_concurrency(content, level.value, osl)
     else:
         _check_rate(content, osl)
     if requests:
-        _check_details(content, osl, requests)
+        _check_details(content, osl, requests, sent[0].at if sent else 0.0)
 
 
 def end_to_end(content: dict[str, Any], osl: int) -> float:
@@ -130,8 +139,17 @@ def _check_rate(content: dict[str, Any], osl: int) -> None:
         )
 
 
-def _check_details(content: dict[str, Any], osl: int, requests: Requests) -> None:
-    """The summary must be that of the requests, and they must fit into the level's duration."""
+def _check_trace(requests: Requests | None, sent: Sequence[Sent]) -> None:
+    """Requests must have been sent when their trace says."""
+    if requests is None:
+        raise ValueError("where load shifts each request counts: measure with --save-detailed")
+    behind = requests.start - np.array([one.at for one in sent])
+    if (late := float(np.ptp(behind))) > LATE_S:
+        raise ValueError(f"a request was sent {late:.2g} s later than its trace says: the client did not keep up with the load")
+
+
+def _check_details(content: dict[str, Any], osl: int, requests: Requests, first: float) -> None:
+    """The summary must be that of the requests, of which the first is sent so late (s), and they must fit into the duration."""
     if osl > 1 and (silent := sum(not len(gaps) for gaps in requests.itl)):
         raise ValueError(f"{silent} requests have no time between tokens, but {osl} output tokens")
     for metric in METRICS if osl > 1 else ("ttft",):
@@ -141,5 +159,5 @@ def _check_details(content: dict[str, Any], osl: int, requests: Requests) -> Non
                 raise ValueError(f"{name}_{metric}_ms is {stated:g}, but by the requests' own times it is {seen:g}")
     if (took := float(requests.end.max() - requests.start.min())) > ROUNDING * content["duration"]:
         raise ValueError(f"duration is {content['duration']:g} s, but from the first start to the last end it is {took:g}")
-    if (idle := content["duration"] - took) > max(IDLE * content["duration"], IDLE_S):
+    if (idle := content["duration"] - first - took) > max(IDLE * content["duration"], IDLE_S):
         raise ValueError(f"duration is {content['duration']:g} s, of which no request was under way in {idle:g}")

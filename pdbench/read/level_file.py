@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,8 @@ from pdbench.files import first_line
 from pdbench.read import laws
 from pdbench.read.level_json import DETAILS, load_level
 from pdbench.read.requests import Requests, decode_steps, goodput, percentiles
-from pdbench.workload import Level, RunName, phase_lengths
+from pdbench.read.trace import Sent, sent_of
+from pdbench.workload import SHIFT, Level, RunName, phase_lengths
 
 METRICS = ("ttft", "tpot", "itl")
 STATISTICS = ("mean", "median", "p99", "std")
@@ -47,11 +48,13 @@ class LevelFile(NamedTuple):
             follows from per-request details.
         summary: the client's file without its per-request lists, `errors` apart.
         requests: None where the file has no per-request details, or they were not asked for.
+        sent: where load shifts, what the trace beside the file says of each request; else empty.
     """
 
     row: dict[str, Any]
     summary: dict[str, Any]
     requests: Requests | None
+    sent: Sequence[Sent] = ()
 
 
 def read_level(
@@ -64,12 +67,15 @@ def read_level(
         ResultError: see the module's first line; the message names `path`.
     """
     with naming(path):
-        content = load_level(path, details or decode_bench)
+        if (run.phase == SHIFT) != (level.kind == SHIFT):
+            raise ValueError(f"a level of {level.kind}, but the folder's name says {run.phase}")
+        content = load_level(path, details or decode_bench or level.kind == SHIFT)
         isl, osl = run.isl, phase_lengths(run.phase, run.isl, run.osl)[1]
         completed = _check_requests(content, level, level.cap_of(path.name))
         duration = _number(content, "duration", positive=True)
-        tokens = _check_tokens(content, completed, isl, osl, run.phase)
-        _check_details(content, completed, osl)
+        sent = sent_of(path, content.get("trace")) if level.kind == SHIFT else ()
+        tokens = _check_shifting(content, sent) if sent else _check_tokens(content, completed, isl, osl, run.phase)
+        _check_details(content, completed, None if sent else osl)
         row = {"date": visible(str(content.get("date", ""))), "completed": completed, "duration": duration}
         row |= (latencies := _latencies(content, osl))
         for kind in TOKENS:
@@ -77,21 +83,34 @@ def read_level(
         row["request_throughput"] = completed / duration
         _check_throughput(content, row)
         requests = Requests.of(content)
-        laws.check(content, level, osl, requests)
-        at_rate = level.kind == "request-rate"
-        row["in_flight"] = laws.in_flight(content, osl)
-        row["steady_request_throughput"] = math.nan if at_rate else level.value / laws.end_to_end(content, osl)
+        laws.check(content, level, osl, requests, sent)
+        row |= _of_load(content, level, osl, requests)
         row["tokens_per_piece"] = requests.tokens_per_piece if requests else math.nan
         row["ttft_share"] = requests.ttft_share if requests else math.nan
-        row["full_share"] = requests.share_of_time(min(level.value, completed)) if requests and not at_rate else math.nan
-        row["served_share"] = laws.served_share(content, level.value, osl) if at_rate else math.nan
-        row["cap_reached"] = laws.cap_reached(content, level.value, osl) if at_rate else math.nan
         row |= {key: value for key, value in percentiles(requests).items() if math.isnan(latencies[key])}
         if decode_bench:
             row |= _pure_decode(requests)
         row |= {"goodput": goodput(requests, duration, sla)} if sla else {}
         summary = {key: value for key, value in content.items() if key not in DETAILS or key == "errors"}
-        return LevelFile(row, summary, requests if details else None)
+        return LevelFile(row, summary, requests if details or sent else None, sent)
+
+
+def _of_load(content: dict[str, Any], level: Level, osl: int, requests: Requests | None) -> dict[str, float]:
+    """Return the columns of the row that depend on the kind of load; see `results.read_results`."""
+    names = ("in_flight", "steady_request_throughput", "full_share", "served_share", "cap_reached")
+    row = dict.fromkeys(names, math.nan)
+    if level.kind == SHIFT:
+        assert requests, "laws.check refuses such a level without them"
+        return row | {"in_flight": float((requests.end - requests.start).sum()) / content["duration"]}
+    row["in_flight"] = laws.in_flight(content, osl)
+    if level.kind == "request-rate":
+        row["served_share"] = laws.served_share(content, level.value, osl)
+        row["cap_reached"] = laws.cap_reached(content, level.value, osl)
+        return row
+    row["steady_request_throughput"] = level.value / laws.end_to_end(content, osl)
+    if requests:
+        row["full_share"] = requests.share_of_time(min(level.value, content["completed"]))
+    return row
 
 
 def digest_of(summary: dict[str, Any]) -> str:
@@ -125,6 +144,10 @@ def _check_requests(content: dict[str, Any], level: Level, cap: int | None) -> i
         reason = next(filter(None, errors), "") if isinstance(errors, list) else ""
         first = f": {' '.join(str(reason).split())[-300:]}" if reason else ""
         raise ValueError(f"{completed} of {asked} requests completed, {failed} counted as failed{first}")
+    if level.kind == SHIFT:  # by its trace alone
+        if content.get("request_rate") != "inf" or content.get("max_concurrency") is not None:
+            raise ValueError("request_rate or max_concurrency is given, so the trace was not the load, as the file's name says")
+        return completed
     key = {"concurrency": "max_concurrency", "request-rate": "request_rate"}[level.kind]
     if _number(content, key, positive=True) != level.value:
         raise ValueError(f"{key} is {content[key]}, but the file's name says {level.value:g}")
@@ -147,6 +170,20 @@ def _check_tokens(content: dict[str, Any], completed: int, isl: int, osl: int, p
     return tokens | {"total": tokens["input"] + tokens["output"]}
 
 
+def _check_shifting(content: dict[str, Any], sent: Sequence[Sent]) -> dict[str, int]:
+    """Tokens in, out and both: of each request what the trace says, in its order."""
+    tokens = {kind: _count(content, f"total_{kind}_tokens", positive=True) for kind in ("input", "output")}
+    for kind, asked in (("input", [one.isl for one in sent]), ("output", [one.osl for one in sent])):
+        seen = content.get(f"{kind}_lens")
+        if seen is None:
+            raise ValueError(f"{kind}_lens are missing: where load shifts each request counts: measure with --save-detailed")
+        if seen != asked:
+            raise ValueError(f"{kind}_lens are not those of the {len(sent)} requests of its trace")
+        if tokens[kind] != sum(asked):
+            raise ValueError(f"total_{kind}_tokens is {tokens[kind]}, but by its trace it is {sum(asked)}")
+    return tokens | {"total": tokens["input"] + tokens["output"]}
+
+
 def _check_throughput(content: dict[str, Any], row: dict[str, float]) -> None:
     """The client's own throughputs must follow from its counts: else the file was edited or mixed up."""
     keys = {"output_throughput": "output", "total_token_throughput": "total", "request_throughput": "request"}
@@ -157,8 +194,8 @@ def _check_throughput(content: dict[str, Any], row: dict[str, float]) -> None:
             raise ValueError(f"{key} is {stated:g}, but {what} / duration is {counted:g}")
 
 
-def _check_details(content: dict[str, Any], completed: int, osl: int) -> None:
-    """Per-request lists, which only `--save-detailed` writes."""
+def _check_details(content: dict[str, Any], completed: int, osl: int | None) -> None:
+    """Per-request lists, which only `--save-detailed` writes; `osl` is None where a trace says it."""
     details = {key: content[key] for key in DETAILS if key in content}
     for key, values in details.items():
         if not isinstance(values, list) or len(values) != completed:
@@ -166,7 +203,7 @@ def _check_details(content: dict[str, Any], completed: int, osl: int) -> None:
     for error in details.get("errors", []):
         if error:
             raise ValueError(f"a request failed: {reprlib.repr(error)}")
-    for length in details.get("output_lens", []):
+    for length in details.get("output_lens", []) if osl is not None else []:
         if _value("an entry of output_lens", length) != osl:
             raise ValueError(f"a request has {length} output tokens, not {osl}")
     for key in ("input_lens", "ttfts", "start_times"):

@@ -26,6 +26,7 @@ from pdbench.workload import Level, RunName
 
 GPUS_PER_NODE = 8
 CHUNK_SIZE = 16
+CONTROLLED = "controlled "  # begins the placement of a pool whose roles a controller moves
 LARGEST = 10**12  # of requests, tokens or GPUs; columns of whole numbers hold 64 bits
 TEXT = ("folder", "arm", "model", "layout", "placement", "serving", "kind", "accelerator", "phase", "commit", "engine",
         *VERSIONS, "date", "machines")  # fmt: skip
@@ -101,7 +102,7 @@ def read_results(
         and, for as_published, a truth value. Identity: folder, arm (unique short label), model (by the folder's name; where
         requests to one went to models of several names, with that name after it), layout,
         placement ("" when unknown or collocated), serving ("bare" of a control arm, without Ray Serve; else "ray", or ""
-        where no manifest records it), kind (concurrency | request-rate), level, repeat,
+        where no manifest records it), kind (concurrency | request-rate | shift), level, repeat,
         block (0 outside blocks), accelerator, gpus, gpus_per_node, isl, osl, phase. Provenance, of the
         manifest, "" where unknown: commit (with "-dirty"), engine (its settings), vllm, ray, nixl (versions), as_published
         (false without a manifest, too: then nothing is known), machines (ids of those with the engines), and date, the
@@ -185,7 +186,7 @@ def _read_arm(folder: Path, gpus_per_node: int | None = None) -> tuple[Arm, Mani
     with naming(folder / MANIFEST if deployment else folder):
         if deployment:
             layout, placement = Layout.parse(deployment.layout), placed_as(deployment.mode).removeprefix("pd-")
-            placement = f"controlled {placement}" if deployment.controller else placement
+            placement = f"{CONTROLLED}{placement}" if deployment.controller else placement
             serving = "bare" if deployment.mode in CONTROLS else "ray"
         else:
             layout, placement = Layout.parse_published(run.name)

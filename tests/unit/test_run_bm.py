@@ -57,10 +57,10 @@ def test_help_names_every_option(sweep, tmp_path):
     [
         ([*NAMES, "--surprise", "1"], "unrecognized arguments: --surprise 1"),
         ([*NAMES, "surprise"], "unrecognized arguments: surprise"),
-        (["--isl=100"], "--exp-name, --isl and --osl are needed: see --help"),
+        (["--isl=100"], "--exp-name, --isl and --osl are needed (or --phases"),
         (["-u"], "argument -u/--base-url: expected one argument"),
-        ([], "--exp-name, --isl and --osl are needed: see --help"),
-        (["-e", "x", "--itl", "100"], "--exp-name, --isl and --osl are needed: see --help"),
+        ([], "--exp-name, --isl and --osl are needed (or --phases"),
+        (["-e", "x", "--itl", "100"], "--exp-name, --isl and --osl are needed (or --phases"),
         ([*NAMES, "-e", "../x"], "argument -e/--exp-name: '../x' may hold letters, digits, '.', '_' and '-' only"),
         ([*NAMES, "-e", "a b"], "argument -e/--exp-name: 'a b' may hold letters, digits, '.', '_' and '-' only"),
         ([*NAMES, "-c", "4,x"], "concurrency 'x' is not allowed: give 'all' or whole numbers like 4,8,16"),

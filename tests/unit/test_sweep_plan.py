@@ -7,7 +7,7 @@ import pytest
 
 from pdbench import workload
 from pdbench.manifest import Manifest
-from pdbench.measure import sweep
+from pdbench.measure import sweep, sweep_options
 from pdbench.measure.sweep_plan import SweepError
 from pdbench.serve import client
 from pdbench.workload import Level
@@ -247,7 +247,7 @@ def test_a_results_folder_that_cannot_be_written_is_named(server, tmp_path, monk
 
 
 def test_the_names_that_older_recipes_use_are_accepted_but_not_shown():
-    parser = sweep.build_parser()
+    parser = sweep_options.build_parser()
     args = parser.parse_args(["-e", "x", "--itl", "100", "--otl", "11"])
     assert (args.isl, args.osl) == (100, 11)
     assert "--isl" in parser.format_help() and "--itl" not in parser.format_help()

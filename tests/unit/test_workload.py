@@ -41,7 +41,7 @@ def test_file_names(filename, level):
      "conc1\u0664.json"],
 )  # fmt: skip
 def test_file_names_refused(filename):
-    with pytest.raises(ValueError, match=r"expected conc<K>\.json or rr<R>\.json"):
+    with pytest.raises(ValueError, match=r"expected conc<K>\.json, rr<R>\.json or shift<X>\.json"):
         Level.from_filename(filename)
 
 

@@ -139,7 +139,7 @@ def one_kind(table: pd.DataFrame) -> str:
     """Return the kind of load that all rows share.
 
     Raises:
-        ResultError: some were measured at a concurrency and some at a request rate.
+        ResultError: some were measured at a concurrency and some at a request rate, or with load that shifts.
     """
     first = table.drop_duplicates("kind").set_index("kind")["folder"]
     if len(first) > 1:
@@ -149,5 +149,5 @@ def one_kind(table: pd.DataFrame) -> str:
 
 
 def level_words(kind: str, level: float) -> str:
-    """Return a level in words: `concurrency 8`, `2 requests/s`."""
-    return {"concurrency": f"concurrency {level:g}", "request-rate": f"{level:g} requests/s"}[kind]
+    """Return a level in words: `concurrency 8`, `2 requests/s`, `load 0.5`."""
+    return {"concurrency": f"concurrency {level:g}", "request-rate": f"{level:g} requests/s"}.get(kind, f"load {level:g}")
