@@ -104,6 +104,17 @@ def test_a_heatmap_needs_bounds_that_hold_somewhere(heated, bounds, reported):
         draw(heated, View(figure="heatmap", sla=bounds))
 
 
+def test_a_heatmap_leaves_out_whose_ratio_a_controller_moved(heated):
+    """Its layout is the one of a moment: the best of p1-d1 is not to be its cell's."""
+    sla_given = sla.parse("tpot=15")
+    controlled = heated["layout"] == "p1xtp1-d1xtp1"
+    placed = heated.assign(placement=heated["placement"].where(~controlled, "controlled pool"))
+    assert "p1xtp1-d1xtp1" in cells(draw(heated, View(figure="heatmap", sla=sla_given)))
+    assert "p1xtp1-d1xtp1" not in cells(draw(placed, View(figure="heatmap", sla=sla_given)))
+    with pytest.raises(ResultError, match="of fixed ratios, and a controller moved those of every arm"):
+        draw(placed[controlled], View(figure="heatmap", sla=sla_given))
+
+
 # -- network --
 
 

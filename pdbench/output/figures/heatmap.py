@@ -18,7 +18,7 @@ from pdbench.output.figures.panels import ink_on, new_figure
 from pdbench.output.figures.styles import legend, pd_ratio
 from pdbench.output.figures.view import View, heading, one_kind, one_workload, throughput_column, throughput_label
 from pdbench.read.level_file import ResultError
-from pdbench.read.results import Study, contenders
+from pdbench.read.results import CONTROLLED, Study, contenders
 
 COLORS = "cividis"  # made for colour-blind readers: https://doi.org/10.1371/journal.pone.0199239
 CELL = (1.55, 1.0)  # inches
@@ -64,7 +64,10 @@ def _answers(table: pd.DataFrame, view: View) -> pd.DataFrame:
         raise ResultError("--figure heatmap needs --sla, such as --sla tpot=10,ttft=500")
     if one_kind(table) and not one_workload(table):
         raise ResultError("--figure heatmap compares arms of one model and one workload")
-    answers = decide(contenders(table), view.sla, throughput_column(table, view))
+    fixed = contenders(table)[lambda of: ~of["placement"].str.startswith(CONTROLLED)]  # its layout is the one of a moment
+    if fixed.empty:
+        raise ResultError("--figure heatmap is of fixed ratios, and a controller moved those of every arm")
+    answers = decide(fixed, view.sla, throughput_column(table, view))
     if not answers["holds"].any():
         raise ResultError(f"no arm keeps {', '.join(map(str, view.sla))}: {answers['arm'][0]}: {answers['reason'][0]}")
     places = pd.DataFrame([_place(Layout.parse(layout)) for layout in answers["layout"]])
