@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     goodput = per_request(args.sla or ())
     asked = (args.sla, args.export, args.report, args.json, args.audit, args.show_stalls, args.show_intervals, args.show_itl)
     details = any(asked) or args.figure in OF_REQUESTS
-    decide = args.show_decision or args.sla or args.gpu_hour_price
+    # Where load shifts, --sla is of each request: its figure answers it.
+    decide = args.show_decision or args.gpu_hour_price or (args.sla and args.figure != "shift")
     try:
         study = answers.read(args, goodput, details)
         table = study.table

@@ -12,13 +12,17 @@ from pdbench.analysis import decision
 from pdbench.analysis.audit import MIXED, Finding, audit, refuted
 from pdbench.analysis.frontier import LATENCIES
 from pdbench.analysis.pieces import not_judged
+from pdbench.analysis.shift import runs_of
+from pdbench.analysis.sla import per_request
 from pdbench.cli import note
 from pdbench.files import write_atomically
 from pdbench.output import tables
-from pdbench.output.options import COMPARED, FIGURES, LATENCY_MODES, WITH_FRONTIER
+from pdbench.output.options import COMPARED, FIGURES, LATENCY_MODES, OF_TIME, WITH_FRONTIER
+from pdbench.output.shift_text import print_shift
 from pdbench.read.folder import are_small, folders_among, left_out_words
-from pdbench.read.level_file import naming
+from pdbench.read.level_file import ResultError, naming
 from pdbench.read.results import GPUS_PER_NODE, Study, read_study
+from pdbench.workload import SHIFT
 
 if TYPE_CHECKING:
     from pdbench.output import figures
@@ -62,6 +66,8 @@ def audited(study: Study, args: argparse.Namespace) -> tuple[list[Finding], dict
     findings = audit(study) if args.audit or compares else []
     left_out = refuted(findings) if compares and not args.include_refuted else {}
     compared, arms = study.without(left_out), dict(zip(study.table["folder"], study.table["arm"], strict=True))
+    if compares and args.figure != "shift":
+        compared = at_levels(compared)
     for folder, kinds in left_out.items():
         print(f"left out: {arms[folder]}: {', '.join(kinds)} (see --audit; --include-refuted compares it, too)")
     kept = set(compared.folders)
@@ -69,6 +75,20 @@ def audited(study: Study, args: argparse.Namespace) -> tuple[list[Finding], dict
         if finding.kind in MIXED and kept & set(finding.folders):
             print(f"{finding.kind}: {finding.seen} (see --audit)")
     return findings, left_out, compared
+
+
+def at_levels(study: Study) -> Study:
+    """Return the study without load that shifts, and say so: it has no level that others have, too.
+
+    Raises:
+        ResultError: nothing remains.
+    """
+    shifting = study.table[study.table["kind"] == SHIFT]
+    if len(shifting) == len(study.table):
+        raise ResultError("load that shifts is compared by --figure shift --sla ttft=MS,tpot=MS, not by levels")
+    if len(shifting):
+        note(f"viz.py: left out, since its load shifts (see --figure shift): {some(list(shifting['arm'].unique()))}")
+    return study.without(set(shifting["folder"]))
 
 
 def show_decision(table: pd.DataFrame, args: argparse.Namespace) -> None:
@@ -130,6 +150,8 @@ def plot(study: Study, findings: Sequence[Finding], args: argparse.Namespace, pa
     """
     from pdbench.output import figures  # Matplotlib takes a second
 
+    if args.figure not in OF_TIME:
+        study = at_levels(study)
     table, view = study.table, view_of(args)
     if view.figure in WITH_FRONTIER and not args.include_refuted:
         arms = dict(zip(table["folder"], table["arm"], strict=True))
@@ -147,7 +169,10 @@ def plot(study: Study, findings: Sequence[Finding], args: argparse.Namespace, pa
     if left_out:
         print(f"  left out: {some(left_out)}, which are farther from the Pareto frontier;")
         print("  to choose arms give their folders alone, for more give --most-arms")
-    if view.figure not in ("latencies", "timeline", "overhead"):
+    if view.figure == "shift":
+        load = figures.chosen_level(table, view)
+        print_shift(runs_of(study, table, load, per_request(view.sla)), table["accelerator"].iloc[0])
+    if view.figure not in (*OF_TIME, "overhead"):
         print(f"  y: {figures.throughput_label(table, view)}{tables.how_counted(table, args.use_normalized)}")
     if view.figure in ("classic", "tradeoff"):
         print(f"  x: {figures.latency_label(view)}")

@@ -9,10 +9,11 @@ from pdbench.cli import Parser, above_zero, positive
 
 LATENCY_MODES = {"token": "tpot", "first_token": "ttft", "chunk": "chunk"}
 THROUGHPUT_METRICS = ("input", "output", "total")
-FIGURES = ("classic", "tradeoff", "heatmap", "lengths", "network", "latencies", "timeline", "overhead")
+FIGURES = ("classic", "tradeoff", "heatmap", "lengths", "network", "latencies", "timeline", "overhead", "shift")
 MOST_ARMS = 15  # as many runs of one layout have different markers
 OF_REQUESTS = ("latencies", "timeline")  # figures that need per-request details
-COMPARED = ("heatmap", "lengths", "overhead")  # figures of answers, that is of what is compared
+COMPARED = ("heatmap", "lengths", "overhead", "shift")  # figures of answers, that is of what is compared
+OF_TIME = ("latencies", "timeline", "shift")  # figures that have no axis of levels
 WITH_FRONTIER = ("classic", "tradeoff")  # figures that show which arm is best at a latency
 FORMATS = (".png", ".pdf", ".svg")
 TABLE_FORMATS = (".csv", ".json", ".parquet")
@@ -94,10 +95,11 @@ def _add_figures(parser: Parser) -> None:
     add("--figure", choices=FIGURES,
         help="classic: TPOT, TTFT and trade-off; the trade-off alone; heatmap: best throughput under --sla by P:D ratio and TP;"
         " lengths: an arm over the collocated one by ISL:OSL; network: one PD layout by placement and transport; latencies:"
-        " their distributions at a level; timeline: every request of a level; overhead: what --show-overhead prints"
+        " their distributions at a level; timeline: every request of a level; overhead: what --show-overhead prints;"
+        " shift: load that shifts, and what arms attain under --sla"
         f" (default: {FIGURES[0]}); implies --plot")  # fmt: skip
     add("--level", type=above_zero, metavar="N",
-        help="level of --figure latencies and timeline (default: the highest that all arms have)")  # fmt: skip
+        help="level of --figure latencies, timeline and shift (default: the highest that all arms have)")  # fmt: skip
     add("--most-arms", type=positive, default=MOST_ARMS, metavar="N",
         help="draw at most N arms: those nearest to the frontier, and the best collocated (default: %(default)s)")  # fmt: skip
     add("--log-latency", action="store_true", help="log scale for latencies")

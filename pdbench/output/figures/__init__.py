@@ -8,6 +8,7 @@
     timeline   every request of one level: when it waited for its first token, when it decoded
     lengths    for which ISL:OSL an arm pays: its ratios to the collocated one within blocks
     overhead   what Ray Serve adds to TTFT and TPOT, and takes from throughput, with intervals
+    shift      load that shifts over time: the P:D ratio, every request's TTFT and TPOT, the share within the SLA
 
 In all of them colour is the P:D ratio and the line the TP sizes; collocated arms are dashed black (`styles.py`).
 """
@@ -17,15 +18,16 @@ from collections.abc import Callable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pdbench.output.figures import classic, distributions, heatmap, lengths, network, overhead, timeline
+from pdbench.output.figures import classic, distributions, heatmap, lengths, network, overhead, shift, timeline
 from pdbench.output.figures.ceiling import left_out
 from pdbench.output.figures.files import save
+from pdbench.output.figures.level import chosen_level
 from pdbench.output.figures.styles import Style, arm_styles
 from pdbench.output.figures.view import View, latency_label, one_kind, throughput_label, title, with_axes
 from pdbench.read.results import Study, read_study
 
-__all__ = ["Style", "View", "arm_styles", "draw", "latency_label", "left_out", "one_kind", "save", "throughput_label", "title",
-           "with_axes"]  # fmt: skip
+__all__ = ["Style", "View", "arm_styles", "chosen_level", "draw", "latency_label", "left_out", "one_kind", "save",
+           "throughput_label", "title", "with_axes"]  # fmt: skip
 
 FIGURES: dict[str, Callable[..., Figure]] = {
     "classic": classic.draw,
@@ -36,9 +38,10 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "latencies": distributions.draw,
     "timeline": timeline.draw,
     "overhead": overhead.draw,
+    "shift": shift.draw,
 }
 # Drawn from more than the table: requests of a level, or gates of the manifests.
-OF_FOLDERS = ("network", "latencies", "timeline")
+OF_FOLDERS = ("network", "latencies", "timeline", "shift")
 
 
 def draw(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:

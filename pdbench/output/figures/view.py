@@ -8,6 +8,7 @@ from pdbench.analysis.decision import judged
 from pdbench.analysis.sla import Bound
 from pdbench.read.level_file import ResultError
 from pdbench.read.results import CHUNK_SIZE, Study, contenders, node_words
+from pdbench.workload import SHIFT
 
 LATENCIES = {"token": "median_tpot_ms", "first_token": "median_ttft_ms", "chunk": "chunk_latency_ms"}
 
@@ -90,8 +91,8 @@ def throughput_label(table: pd.DataFrame, view: View) -> str:
 
 def title(table: pd.DataFrame) -> str:
     """Return the workload, where the arms share one; otherwise each arm's label says its own."""
-    words = []
-    for column, form in (("model", "{}"), ("isl", "ISL {}"), ("osl", "OSL {}"), ("phase", "{}")):
+    words, up_to = [], "up to " * bool((table["phase"] == SHIFT).all())
+    for column, form in (("model", "{}"), ("isl", f"ISL {up_to}{{}}"), ("osl", f"OSL {up_to}{{}}"), ("phase", "{}")):
         values = table[column].unique()
         if len(values) == 1:
             words.append(form.format(values[0]))
