@@ -61,6 +61,8 @@ def read(args: argparse.Namespace) -> tuple[Experiment, Experiment]:
     experiment = load_experiment(args.file)
     check_figures(args.file, experiment)
     if args.as_published:
+        if experiment.levels.load:
+            raise ValueError("--as-published is of requests that are all alike: the load of this experiment shifts")
         experiment = experiment.model_copy(update={"as_published": True, "repeats": 1, "blocks": None})
     if args.no_doctor:
         experiment = experiment.model_copy(update={"doctor": False})

@@ -94,8 +94,7 @@ def settings_of(config: dict[str, Any]) -> dict[str, str]:
 def planned_identity(record: dict[str, Any]) -> dict[str, str]:
     """Return the part of a `Deployment.identity` that is known before a launch; `record` has its fields that are."""
     found = {name: str(record[name]) for name in ("layout", "mode", "model_id")}
-    if controller := record.get("controller"):  # the layout is the one of the moment
-        found |= {"layout": f"{record['gpus']} GPUs", "controller": json.dumps(controller, sort_keys=True)}
+    found |= controlled_identity(record) if record.get("controller") else {}
     found |= {"decode_bench": "True"} if record["decode_bench"] else {}
     found |= {f"transport {name}": str(value) for name, value in (record["transport"] or {}).items()}
     path = record["serving_path"] or {"env": {}}
@@ -105,6 +104,11 @@ def planned_identity(record: dict[str, Any]) -> dict[str, str]:
     for role, config in record["llm_configs"].items():
         found |= {f"{role} {name}": value for name, value in settings_of(config).items()}
     return found
+
+
+def controlled_identity(record: dict[str, Any]) -> dict[str, str]:
+    """Return what a controller makes of a `Deployment.identity`: the layout is the one of the moment."""
+    return {"layout": f"{record['gpus']} GPUs", "controller": json.dumps(record["controller"], sort_keys=True)}
 
 
 def differences(was: dict[str, str], now: dict[str, str]) -> list[str]:

@@ -8,23 +8,18 @@ from pydantic import Field, field_validator, model_validator
 from pdbench.configs import load
 from pdbench.layout import CONTROLS, POOL, Layout, Mode, placed_as
 from pdbench.manifest import Strict
+from pdbench.measure.workloads import Workload
+from pdbench.serve import roles
 from pdbench.serve.serving_path import Router
-from pdbench.workload import Phase
-
-
-class Workload(Strict):
-    """Says how many tokens go in and come out of each request (ISL, OSL), and which phase of it is sent."""
-
-    isl: int = Field(ge=1)
-    osl: int = Field(ge=1)
-    phase: Phase = "mixed"
+from pdbench.workload import SHIFT, Level, Phase
 
 
 class Levels(Strict):
-    """Lists the loads of a sweep: either requests in flight or requests per second."""
+    """Lists the loads of a sweep: requests in flight, requests per second, or of load that shifts how many times as fast."""
 
     concurrency: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
     request_rate: list[Annotated[float, Field(gt=0)]] | None = Field(default=None, min_length=1)
+    load: list[Annotated[float, Field(gt=0)]] | None = Field(default=None, min_length=1)
     num_prompts: int | None = Field(default=None, ge=1, description="per level; run_bm.sh's default if absent")
     request_limit: float | None = Field(
         default=None, gt=0, description="seconds without the end of a request, after which it hangs"
@@ -33,8 +28,10 @@ class Levels(Strict):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if (self.concurrency is None) == (self.request_rate is None):
-            raise ValueError("give either concurrency or request_rate")
+        if [self.concurrency, self.request_rate, self.load].count(None) != 2:
+            raise ValueError("give either concurrency or request_rate, or load where it shifts")
+        if self.load and self.num_prompts:
+            raise ValueError("num_prompts is of requests that are all alike: phases or a trace say how many there are")
         if len(set(self.values)) < len(self.values):
             raise ValueError(f"{self.kind} names a level twice")
         if self.concurrency and self.num_prompts and self.num_prompts < max(self.concurrency):
@@ -44,12 +41,17 @@ class Levels(Strict):
     @property
     def kind(self) -> str:
         """Return the key that is given."""
-        return "concurrency" if self.concurrency else "request_rate"
+        return next(name for name in ("concurrency", "request_rate", "load") if getattr(self, name))
 
     @property
     def values(self) -> list[float]:
-        """Return the loads: requests in flight, or requests per second."""
+        """Return the loads: requests in flight, requests per second, or how many times as fast."""
         return getattr(self, self.kind)
+
+    @property
+    def measured(self) -> list[Level]:
+        """Return the levels, each measured once."""
+        return [Level(SHIFT if self.load else self.kind.replace("_", "-"), float(value)) for value in self.values]
 
 
 class Arm(Strict):
@@ -69,6 +71,9 @@ class Arm(Strict):
     direct_streaming: bool = Field(default=False, description="no ingress; binds every address, unless local_workers is 0")
     router: Router | None = Field(default=None, description="request routing policy")
     ingress_replicas: int | None = Field(default=None, ge=1, description="instead of the hardware file's")
+    control: str | None = Field(
+        default=None, description="pd-pool: a controller moves the roles to keep ttft=1000,tpot=12 (ms)"
+    )
     link_mbit: int | None = Field(default=None, ge=1, description="slow UCX over TCP on one machine down to N Mbit/s")
     needs_vllm: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$", description="the oldest vLLM that can")
 
@@ -76,6 +81,16 @@ class Arm(Strict):
     @classmethod
     def _spelled_right(cls, text: str) -> str:
         return str(Layout.parse(text))
+
+    @model_validator(mode="after")
+    def _is_controlled_rightly(self) -> Self:
+        if self.control and self.mode != POOL:
+            raise ValueError(f"arm {self.layout}: control is of mode {POOL}, whose roles can be moved")
+        if self.control:
+            roles.bounds_of(self.control)
+        if self.phase == SHIFT:
+            raise ValueError(f"arm {self.layout}: phase {SHIFT} is of a workload with phases or a trace")
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -102,20 +117,22 @@ class Arm(Strict):
         return placed_as(self.mode) != "collocated"
 
     def shares_pool(self, other: "Arm") -> bool:
-        """Return whether both are ratios of one pool, so that one launch serves both."""
+        """Return whether both are fixed ratios of one pool, so that one launch serves both."""
         mine, its = Layout.parse(self.layout), Layout.parse(other.layout)
         alike = self.model_copy(update={"layout": other.layout, "name": other.name}) == other
-        return self.mode == POOL and not self.link_mbit and alike and (mine.gpus, mine.decode.tp) == (its.gpus, its.decode.tp)
+        fixed = self.mode == POOL and not (self.link_mbit or self.control)
+        return fixed and alike and (mine.gpus, mine.decode.tp) == (its.gpus, its.decode.tp)
 
     @property
     def label(self) -> str:
         """Return its name in the experiment.
 
-        `2xtp4`, `pack_p1xtp4-d1xtp4`, `spread_p1xtp4-d1xtp4_tcp`; `decode-only_2xtp4` (own phase), `bare_2xtp4`.
+        `2xtp4`, `pack_p1xtp4-d1xtp4`, `spread_p1xtp4-d1xtp4_tcp`; `decode-only_2xtp4` (own phase), `bare_2xtp4`;
+        `pool_p1xtp1-d2xtp1_control`.
         """
         words: list[str] = [self.phase] if self.phase else []
         words += {"collocated": [], "bare-pd": ["bare"]}.get(self.mode, [self.mode.replace("pd-", "")])
-        return "_".join([*words, self.layout, *([self.name] if self.name else [])])
+        return "_".join([*words, self.layout, *(["control"] if self.control else []), *([self.name] if self.name else [])])
 
 
 class Experiment(Strict):
@@ -159,6 +176,24 @@ class Experiment(Strict):
             raise ValueError(f"workloads names {twice[0]} twice")
         if len({one.phase for one in self.asked}) > 1:
             raise ValueError("workloads of one experiment have one phase: an arm may have another")
+        return self
+
+    @model_validator(mode="after")
+    def _load_shifts_rightly(self) -> Self:
+        shifts = [one.shift for one in self.asked if one.shift]
+        if bool(shifts) != bool(self.levels.load):
+            raise ValueError("load of levels goes with phases or a trace of a workload, and they with it")
+        for shift, level in ((shift, level) for shift in shifts for level in self.levels.measured):
+            shift.sent(level.value, 0)  # refuses a phase without a request
+        if shifts and self.as_published:
+            raise ValueError("as_published is of requests that are all alike")
+        if shifts and any(arm.phase for arm in self.arms):
+            raise ValueError("where load shifts no arm has a phase of its own")
+        for options in self.figures if shifts else ():
+            if not {"--figure", "shift", "--sla"} <= set(options):
+                raise ValueError(
+                    "figures: load that shifts is drawn by [--figure, shift, --sla, 'ttft=1000,tpot=12'], each with its bounds"
+                )
         return self
 
     @model_validator(mode="after")

@@ -11,8 +11,9 @@ from typing import Any
 
 from packaging.version import Version
 
-from pdbench.manifest import FILENAME, Manifest, differences, planned_identity
-from pdbench.measure.experiment import Arm, Experiment
+from pdbench.layout import Layout
+from pdbench.manifest import FILENAME, Manifest, controlled_identity, differences, planned_identity
+from pdbench.measure.experiment import Arm, Experiment, Levels
 from pdbench.measure.experiment_steps import (
     Step,
     cluster_steps,
@@ -27,6 +28,8 @@ from pdbench.measure.experiment_steps import (
 )
 from pdbench.measure.sweep_options import build_parser
 from pdbench.network import slow_link
+from pdbench.read.trace import Shift
+from pdbench.serve.roles import bounds_of
 from pdbench.workload import Level
 
 MOST_NAMED = 4  # settings that differ, of an arm
@@ -142,7 +145,7 @@ def check_unchanged(
             if not (path / FILENAME).is_file():
                 continue
             manifest = Manifest.read(path)
-            planned = identity_of(launch_of(arm, experiment)) | client_options(sweep.command)
+            planned = identity_of(launch_of(arm, experiment)) | _controlled(arm) | client_options(sweep.command)
             ran = launch_settings(manifest.deployment.model_dump()) if manifest.deployment else {"layout": "unknown"}
             different = differences(ran | client_options(shlex.split(manifest.commands[-1])), planned)
             changed += [f"{arm.label} ({', '.join(different[:MOST_NAMED])})"] if different else []
@@ -150,6 +153,14 @@ def check_unchanged(
         named = "; ".join(dict.fromkeys(changed))  # once, however many workloads
         raise ValueError(f"{results} holds levels of {name} with other settings: {named}: "
                          "give another --results-dir, or move those folders away to measure them again")  # fmt: skip
+
+
+def _controlled(arm: Arm) -> dict[str, str]:
+    """What a controller, which is started after the launch, makes of a deployment's identity."""
+    if not arm.control:
+        return {}
+    record = {"gpus": Layout.parse(arm.layout).gpus, "controller": bounds_of(arm.control).model_dump()}
+    return controlled_identity(record)
 
 
 def launch_settings(record: dict[str, Any]) -> dict[str, str]:
@@ -161,7 +172,8 @@ def launch_settings(record: dict[str, Any]) -> dict[str, str]:
 def client_options(command: list[str]) -> dict[str, str]:
     """Return what an experiment file says of a sweep, apart from its levels, from a command line of run_bm.sh."""
     args, _ = build_parser().parse_known_args(command)  # what is not known is the program's own name
-    return {f"run_bm.sh {name}": str(getattr(args, name)) for name in ("transport", "max_hit_rate", "seed", "as_published")}
+    found = {f"run_bm.sh {name}": str(getattr(args, name)) for name in ("transport", "max_hit_rate", "seed", "as_published")}
+    return found | ({"run_bm.sh shift": args.shift.identity} if args.shift else {})
 
 
 def _lines(steps: Iterable[Step | None]) -> list[str]:
@@ -199,15 +211,18 @@ def machines(name: str, one: Round, experiment: Experiment, results: Path) -> li
     paths, levels = folders(name, one.arm, experiment, results), experiment.levels
     if not all((path / FILENAME).is_file() for path in paths):
         return None
-    kind = levels.kind.replace("_", "-")
-    wanted = [Level(kind, float(v), r) for v in levels.values for r in one.repeats]
+    wanted = [replace(level, repeat=repeat) for level in levels.measured for repeat in one.repeats]
     at_once = experiment.phase_of(one.arm) == "decode-only"
-    read = [(path, Manifest.read(path)) for path in paths]
+    read = [(path, asked.shift, Manifest.read(path)) for path, asked in zip(paths, experiment.asked, strict=True)]
     records = [
-        manifest.found(path, level, levels.num_prompts or level.num_prompts(at_once))
-        for path, manifest in read
+        manifest.found(path, level, _requests(level, levels, shift, at_once))
+        for path, shift, manifest in read
         for level in wanted
     ]
     if None in records:
         return None
     return sorted({machine for record in records if record for machine in record.machines})
+
+
+def _requests(level: Level, levels: Levels, shift: Shift | None, at_once: bool) -> int:
+    return len(shift.sent(level.value, 0)) if shift else levels.num_prompts or level.num_prompts(at_once)

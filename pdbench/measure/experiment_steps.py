@@ -8,15 +8,17 @@ from typing import Literal
 
 from pdbench.configs import ROOT, load_model
 from pdbench.layout import CONTROLS, Layout, placed_as
-from pdbench.measure.experiment import Arm, Experiment, Workload
+from pdbench.measure.experiment import Arm, Experiment
+from pdbench.measure.workloads import Workload
 from pdbench.network import slow_link
-from pdbench.workload import Phase, RunName
+from pdbench.workload import SHIFT, Phase, RunName
 
-What = Literal["cluster", "doctor", "link", "launch", "roles", "check", "sweep", "stop", "figure"]
+What = Literal["cluster", "doctor", "link", "launch", "roles", "check", "control", "sweep", "stop", "figure"]
 STOP = ["python", "launch_gptoss.py", "--stop"]
 # What a phase's figures need: there is no TPOT of a single token, and no throughput of prompts in decode.
 PHASE_OPTIONS: dict[Phase, list[str]] = {
     "mixed": [], "prefill-only": ["--latency-mode", "first_token"], "decode-only": ["--throughput-metric", "output"],
+    "shift": [],
 }  # fmt: skip
 
 
@@ -76,6 +78,8 @@ def steps_of(arm: Arm, name: str, experiment: Experiment, results: Path, block: 
         "link": _link("start", "--mbit", str(arm.link_mbit)) if arm.link_mbit else [],
         "launch": launch_of(arm, experiment),
         "check": _check(arm, experiment, str(tokens_file(name, results))),
+        # After the check, which counts by roles.
+        "control": ["python", "launch_gptoss.py", "--control", arm.control] if arm.control else [],
     }
     return [*_of_arm(arm, before), *sweeps_of(arm, name, experiment, results, block)]
 
@@ -143,10 +147,10 @@ def _check(arm: Arm, experiment: Experiment, tokens: str) -> list[str]:
 
 def _sweep(name: str, arm: Arm, experiment: Experiment, asked: Workload, results: Path, block: int | None) -> list[str]:
     levels = experiment.levels
-    command = ["./run_bm.sh", "-e", f"{name}_{arm.label}", "--isl", str(asked.isl), "--osl", str(asked.osl)]
+    command = ["./run_bm.sh", "-e", f"{name}_{arm.label}", *asked.options]
     phase = experiment.phase_of(arm)
-    command += ["--mode", phase] if phase != "mixed" else []
-    command += ["-c"] if levels.concurrency else ["-t", "request-rate", "-r"]
+    command += ["--mode", phase] if phase not in ("mixed", SHIFT) else []
+    command += {"concurrency": ["-c"], "request_rate": ["-t", "request-rate", "-r"], "load": ["--load"]}[levels.kind]
     command += [",".join(f"{value:g}" for value in levels.values)]
     command += ["-n", str(levels.num_prompts)] if levels.num_prompts else []
     for option, limit in (("--request-limit", levels.request_limit), ("--level-limit", levels.level_limit)):
@@ -179,7 +183,7 @@ def figure_steps(name: str, experiment: Experiment, results: Path, without: Coll
 def _fitting_figures(experiment: Experiment, arms: list[Arm]) -> list[list[str]]:
     """Options of each figure, without those that a selection of arms has nothing for.
 
-    It may lack another arm to compare stalls or blocks with, a control, or a KV transfer to draw.
+    It may lack another arm to compare stalls or blocks with, a control, a KV transfer to draw, or the figure's level.
     """
     contenders = [arm for arm in arms if arm.mode not in CONTROLS]
     kinds = {arm.is_pd for arm in contenders}
@@ -189,7 +193,13 @@ def _fitting_figures(experiment: Experiment, arms: list[Arm]) -> list[list[str]]
         "--show-blocks": bool(experiment.blocks) and False in kinds and len(contenders) > 1,
     }
     figures = [options for options in experiment.figures if True in kinds or "network" not in options]
+    figures = [options for options in figures if _level(options) in (None, *experiment.levels.values)]
     return [[word for word in options if fits.get(word, True)] for options in figures]
+
+
+def _level(options: list[str]) -> float | None:
+    """The level that a figure is of, where its options say one."""
+    return float(options[options.index("--level") + 1]) if "--level" in options else None
 
 
 def _has_pair(arms: list[Arm]) -> bool:

@@ -21,6 +21,7 @@ COUNTS_AS: dict[What, Kind] = {
     "launch": "launching",
     "roles": "launching",
     "check": "checking",
+    "control": "launching",
     "sweep": "waiting",
     "stop": "stopping",
 }

@@ -41,7 +41,7 @@ def control(base_url: str, text: str) -> str:
         ValueError: not such bounds, or no pool runs there.
         ServerError: nothing answers there.
     """
-    bounds = None if text == OFF else _bounds(text)
+    bounds = None if text == OFF else bounds_of(text)
 
     async def ask() -> list[Report]:
         async with deployed(base_url) as running:
@@ -59,7 +59,8 @@ def control(base_url: str, text: str) -> str:
     return f"a controller moves the roles every {bounds.tick_s:g} s to keep {kept}; now {now}"
 
 
-def _bounds(text: str) -> Bounds:
+def bounds_of(text: str) -> Bounds:
+    """Read what a controller is to keep: `ttft=1000,tpot=12`, see `control`."""
     names = {"ttft": "ttft_ms", "tpot": "tpot_ms", "tick": "tick_s"}
     given = [part.partition("=") for part in text.split(",")]
     try:

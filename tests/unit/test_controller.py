@@ -134,7 +134,7 @@ def test_ticks_are_given_since_a_time(controller):
 
 @pytest.mark.parametrize(("text", "bounds"), [("ttft=1000,tpot=12", (1000, 12, 1)), ("tpot=5, ttft=9,tick=0.5", (9, 5, 0.5))])
 def test_bounds_are_read(text, bounds):
-    read = roles._bounds(text)
+    read = roles.bounds_of(text)
     assert (read.ttft_ms, read.tpot_ms, read.tick_s) == bounds
 
 

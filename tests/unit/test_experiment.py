@@ -89,7 +89,7 @@ def test_a_dry_run_prints_a_script_that_bash_reads(path, tmp_path):
     assert launches + changes == len(experiment.arms) * (experiment.blocks or 1)
     assert done.stdout.count("./run_bm.sh") == (launches + changes) * len(experiment.asked)
     assert done.stdout.count("launch_gptoss.py --stop") == launches
-    pools = sum(arm.mode == "pd-pool" for arm in experiment.arms)
+    pools = sum(arm.mode == "pd-pool" and not arm.control for arm in experiment.arms)
     assert changes == max(0, pools - 1) * (experiment.blocks or 1), "the ratios of one pool share a launch"
 
 
