@@ -14,7 +14,7 @@ import sys
 from pdbench import interrupts
 from pdbench.analysis.sla import per_request
 from pdbench.cli import visible_output
-from pdbench.output.options import COMPARED, DEFAULT_PATH, OF_REQUESTS, build_parser
+from pdbench.output.options import COMPARED, DEFAULT_PATH, OF_REQUESTS, OF_TIME, build_parser
 
 
 @visible_output()
@@ -37,8 +37,14 @@ def main(argv: list[str] | None = None) -> None:
     details = any(asked) or args.figure in OF_REQUESTS
     # Where load shifts, --sla is of each request: its figure answers it.
     decide = args.show_decision or args.gpu_hour_price or (args.sla and args.figure != "shift")
+    by_levels = [args.show_stalls, args.show_intervals, args.show_blocks, args.show_overhead, args.report, args.json, decide]
+    draws = args.plot or args.plot_path or args.figure
+    draws = draws or not any([*by_levels, args.show_tables, args.audit, args.export])
+    by_levels.append(draws and args.figure not in OF_TIME)
     try:
         study = answers.read(args, goodput, details)
+        if any(by_levels):
+            study = answers.at_levels(study)
         table = study.table
         findings, left_out, compared = answers.audited(study, args)
         if args.export:
@@ -64,9 +70,7 @@ def main(argv: list[str] | None = None) -> None:
             answers.write_json(compared, findings, left_out, args)
         if args.report:
             answers.write_report(study, findings, left_out, args)
-        shown = [args.show_tables, args.show_stalls, args.show_intervals, args.show_overhead, args.audit, decide]
-        shown += [args.export, args.report, args.show_blocks, args.json]
-        if args.plot or args.plot_path or args.figure or not any(shown):
+        if draws:
             drawn = compared if args.figure in COMPARED else study
             answers.plot(drawn, findings, args, args.plot_path or DEFAULT_PATH)
     except ResultError as error:

@@ -66,8 +66,6 @@ def audited(study: Study, args: argparse.Namespace) -> tuple[list[Finding], dict
     findings = audit(study) if args.audit or compares else []
     left_out = refuted(findings) if compares and not args.include_refuted else {}
     compared, arms = study.without(left_out), dict(zip(study.table["folder"], study.table["arm"], strict=True))
-    if compares and args.figure != "shift":
-        compared = at_levels(compared)
     for folder, kinds in left_out.items():
         print(f"left out: {arms[folder]}: {', '.join(kinds)} (see --audit; --include-refuted compares it, too)")
     kept = set(compared.folders)
@@ -150,8 +148,6 @@ def plot(study: Study, findings: Sequence[Finding], args: argparse.Namespace, pa
     """
     from pdbench.output import figures  # Matplotlib takes a second
 
-    if args.figure not in OF_TIME:
-        study = at_levels(study)
     table, view = study.table, view_of(args)
     if view.figure in WITH_FRONTIER and not args.include_refuted:
         arms = dict(zip(table["folder"], table["arm"], strict=True))

@@ -186,6 +186,10 @@ def test_what_is_not_asked_for_rightly_is_one_line(arm, tmp_path, capsys, write_
         (["--exps", folder, *plot], "load that shifts is compared by --figure shift"),
         (["--exps", folder, "--sla", "tpot=10"], "load that shifts is compared by --figure shift"),
         (["--exps", folder, "--figure", "shift", "--sla", "tpot=10", "--level", "2", *plot], "was not measured at load 2"),
+        (
+            ["--exps", folder, "--figure", "shift", "--sla", "tpot=10", "--report", str(tmp_path / "x.html")],
+            "is compared by --figure",
+        ),
         (["--exps", other, "--figure", "shift", "--sla", "tpot=10", *plot], "has no load that shifts"),
     ]:
         with pytest.raises(SystemExit):
@@ -195,3 +199,7 @@ def test_what_is_not_asked_for_rightly_is_one_line(arm, tmp_path, capsys, write_
     viz.main(["--exps", folder, other, "--sla", "tpot=50"])
     seen = capsys.readouterr()
     assert "left out, since its load shifts (see --figure shift)" in seen.err and "p1xtp1-d2xtp1" not in seen.out
+    viz.main(["--exps", folder, other, "--report", str(tmp_path / "x.html"), *plot])
+    assert capsys.readouterr().err.count("left out, since its load shifts") == 1
+    viz.main(["--exps", folder, other, "--show-tables"])
+    assert "p1xtp1-d2xtp1" in capsys.readouterr().out, "a table has a place for each kind of load"
