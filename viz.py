@@ -14,7 +14,7 @@ import sys
 from pdbench import interrupts
 from pdbench.analysis.sla import per_request
 from pdbench.cli import visible_output
-from pdbench.output.options import COMPARED, DEFAULT_PATH, OF_REQUESTS, OF_TIME, build_parser
+from pdbench.output.options import COMPARED, DEFAULT_PATH, OF_REQUESTS, build_parser, decides, is_drawn
 
 
 @visible_output()
@@ -35,16 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     goodput = per_request(args.sla or ())
     asked = (args.sla, args.export, args.report, args.json, args.audit, args.show_stalls, args.show_intervals, args.show_itl)
     details = any(asked) or args.figure in OF_REQUESTS
-    # Where load shifts, --sla is of each request: its figure answers it.
-    decide = args.show_decision or args.gpu_hour_price or (args.sla and args.figure != "shift")
-    by_levels = [args.show_stalls, args.show_intervals, args.show_blocks, args.show_overhead, args.report, args.json, decide]
-    draws = args.plot or args.plot_path or args.figure
-    draws = draws or not any([*by_levels, args.show_tables, args.audit, args.export])
-    by_levels.append(draws and args.figure not in OF_TIME)
     try:
         study = answers.read(args, goodput, details)
-        if any(by_levels):
-            study = answers.at_levels(study)
         table = study.table
         findings, left_out, compared = answers.audited(study, args)
         if args.export:
@@ -64,13 +56,13 @@ def main(argv: list[str] | None = None) -> None:
             tables.print_overheads(overheads(compared.table))
         if args.audit:
             tables.print_findings(findings)
-        if decide:
+        if decides(args):
             answers.show_decision(compared.table, args)
         if args.json:
             answers.write_json(compared, findings, left_out, args)
         if args.report:
             answers.write_report(study, findings, left_out, args)
-        if draws:
+        if is_drawn(args):
             drawn = compared if args.figure in COMPARED else study
             answers.plot(drawn, findings, args, args.plot_path or DEFAULT_PATH)
     except ResultError as error:

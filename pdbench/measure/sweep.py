@@ -118,7 +118,6 @@ class Sweep:
             metadata=(f"seed={seed}", f"level={level.stem}", f"exp_name={target.manifest.name}", *more),
         )  # fmt: skip
         row: dict[str, Any] = {}
-        digest: str | None = None
         gates: list[Gate] = []
         try:
             status, used = bench.run(words, task.num_prompts, limits(self.args, task))
@@ -129,7 +128,7 @@ class Sweep:
             if failed := _problems(gates):
                 raise LevelError(failed[0])
             file = read_partial(partial, level, target, task.num_prompts)
-            row, digest = file.row, digest_of(file.summary)
+            row = file.row | {"digest": digest_of(file.summary)}
             gates += self._gates(task, used, attempt)
             problems = _problems(gates)
         except MeasureAgain:
@@ -141,7 +140,7 @@ class Sweep:
             problems = [client.without_key(first_line(error))]
         target.record(LevelRecord(
             level=level.stem, command=f"vllm bench serve {shlex.join(words)}", seed=seed, warmup_seed=task.warmup_seed,
-            num_prompts=task.num_prompts, attempt=attempt, started=started, ended=now(), digest=digest,
+            num_prompts=task.num_prompts, attempt=attempt, started=started, ended=now(), digest=row.get("digest"),
             ok=not problems, problems=problems, gates=gates, block=self.args.block, commit=target.manifest.repository.words,
             **target.launch,
         ))  # fmt: skip

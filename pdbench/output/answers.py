@@ -17,7 +17,7 @@ from pdbench.analysis.sla import per_request
 from pdbench.cli import note
 from pdbench.files import write_atomically
 from pdbench.output import tables
-from pdbench.output.options import COMPARED, FIGURES, LATENCY_MODES, OF_TIME, WITH_FRONTIER
+from pdbench.output.options import COMPARED, FIGURES, LATENCY_MODES, OF_TIME, WITH_FRONTIER, is_by_levels
 from pdbench.output.shift_text import print_shift
 from pdbench.read.folder import are_small, folders_among, left_out_words
 from pdbench.read.level_file import ResultError, naming
@@ -36,7 +36,8 @@ def read(args: argparse.Namespace, sla: dict[str, float], details: bool) -> Stud
         details: whether per-request details are needed.
 
     Raises:
-        ResultError: a folder cannot be read, or with --skip-unreadable none can.
+        ResultError: a folder cannot be read, or with --skip-unreadable none can; or only load that shifts is to be compared
+            by levels.
     """
     folders, files = folders_among(args.exps)
     if not details and not (details := are_small(folders)):
@@ -49,7 +50,17 @@ def read(args: argparse.Namespace, sla: dict[str, float], details: bool) -> Stud
     if args.gpus_per_node is None and 0 < len(without) < len(study.folders):
         node = f"no manifest: nodes of {GPUS_PER_NODE} GPUs are assumed (--gpus-per-node gives another number)"
         note(f"viz.py: {node}: {some(without)}")
-    return study
+    return _at_levels(study) if is_by_levels(args) else study
+
+
+def _at_levels(study: Study) -> Study:
+    """The study without load that shifts, which has no level that others have, too; says so, and raises if nothing remains."""
+    shifting = study.table[study.table["kind"] == SHIFT]
+    if len(shifting) == len(study.table):
+        raise ResultError("load that shifts is compared by --figure shift --sla ttft=MS,tpot=MS, not by levels")
+    if len(shifting):
+        note(f"viz.py: left out, since its load shifts (see --figure shift): {some(list(shifting['arm'].unique()))}")
+    return study.without(set(shifting["folder"]))
 
 
 def audited(study: Study, args: argparse.Namespace) -> tuple[list[Finding], dict[str, list[str]], Study]:
@@ -73,20 +84,6 @@ def audited(study: Study, args: argparse.Namespace) -> tuple[list[Finding], dict
         if finding.kind in MIXED and kept & set(finding.folders):
             print(f"{finding.kind}: {finding.seen} (see --audit)")
     return findings, left_out, compared
-
-
-def at_levels(study: Study) -> Study:
-    """Return the study without load that shifts, and say so: it has no level that others have, too.
-
-    Raises:
-        ResultError: nothing remains.
-    """
-    shifting = study.table[study.table["kind"] == SHIFT]
-    if len(shifting) == len(study.table):
-        raise ResultError("load that shifts is compared by --figure shift --sla ttft=MS,tpot=MS, not by levels")
-    if len(shifting):
-        note(f"viz.py: left out, since its load shifts (see --figure shift): {some(list(shifting['arm'].unique()))}")
-    return study.without(set(shifting["folder"]))
 
 
 def show_decision(table: pd.DataFrame, args: argparse.Namespace) -> None:

@@ -109,6 +109,27 @@ def _add_figures(parser: Parser) -> None:
     add("--itl", dest="show_itl", action="store_true", help=argparse.SUPPRESS)
 
 
+def decides(args: argparse.Namespace) -> bool:
+    """Return whether it is asked which layout is best; to --figure shift, --sla are the bounds of each request."""
+    return bool(args.show_decision or args.gpu_hour_price or (args.sla and args.figure != "shift"))
+
+
+def is_drawn(args: argparse.Namespace) -> bool:
+    """Return whether a figure is asked for, or nothing else is."""
+    others = (args.show_tables, args.audit, args.export)
+    return bool(args.plot or args.plot_path or args.figure or not (_compares(args) or any(others)))
+
+
+def is_by_levels(args: argparse.Namespace) -> bool:
+    """Return whether something asked for compares arms level by level, which load that shifts has none of."""
+    return _compares(args) or (is_drawn(args) and args.figure not in OF_TIME)
+
+
+def _compares(args: argparse.Namespace) -> bool:
+    shown = (args.show_stalls, args.show_intervals, args.show_blocks, args.show_overhead, args.report, args.json)
+    return any(shown) or decides(args)
+
+
 def sla(text: str) -> tuple[Bound, ...]:
     """Parse bounds of latencies, such as `tpot=10,p99_ttft=800`, ms."""
     try:
