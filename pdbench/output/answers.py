@@ -57,7 +57,7 @@ def _at_levels(study: Study) -> Study:
     """The study without load that shifts, which has no level that others have, too; says so, and raises if nothing remains."""
     shifting = study.table[study.table["kind"] == SHIFT]
     if len(shifting) == len(study.table):
-        raise ResultError("load that shifts is compared by --figure shift --sla ttft=MS,tpot=MS, not by levels")
+        raise ResultError("load that shifts is compared by --figure shift --sla ttft=MS,tpot=MS alone, not by levels")
     if len(shifting):
         note(f"viz.py: left out, since its load shifts (see --figure shift): {some(list(shifting['arm'].unique()))}")
     return study.without(set(shifting["folder"]))
