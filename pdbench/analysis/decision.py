@@ -1,11 +1,11 @@
 """Decide which layout suits which latency: bands of latency with their best arm, and the answer to a given SLA.
 
-Uncertainty comes from repeats: what is asked is computed from the first repeats of all levels, from the second ones, and so
-on, and 95% intervals are of these values (`repeats.py`). An arm with fewer than three repeats of a level has none. Leads are
-simultaneous over all arms that are compared. A difference whose interval contains 0 is noise.
+Uncertainty comes from repeats: what is asked is computed from the repeats of all levels that were measured together
+(`samples.py`: of one block, else the first ones, the second ones, and so on), and 95% intervals are of these values
+(`repeats.py`). An arm with fewer than three has none. Leads are simultaneous over all arms that are compared, and within blocks
+where these link the arms. A difference whose interval contains 0 is noise.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +17,7 @@ import pandas as pd
 from pdbench.analysis import repeats
 from pdbench.analysis.frontier import attainable, crossovers, curves, rests_on_ttft
 from pdbench.analysis.pieces import not_judged
+from pdbench.analysis.samples import Sample, samples
 from pdbench.analysis.sla import Bound
 from pdbench.layout import Layout
 from pdbench.read.level_file import TOKENS
@@ -68,16 +69,16 @@ def bands(table: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
         gpus, those that the throughput is counted over: of a node for a column per node, else of the best layout.
     """
     table = judged(table, [latency])
-    found = curves(table, latency, throughput)
-    if not found:
+    attained = curves(table, latency, throughput)
+    if not attained:
         return pd.DataFrame()
-    bands = crossovers(found, collocated(table))
+    bands = crossovers(attained, collocated(table))
     counted = "gpus_per_node" if throughput.endswith("_per_node") else "gpus"
     bands["gpus"] = bands["best"].map(table.drop_duplicates("arm").set_index("arm")[counted])
-    measured = _repeats(table, [throughput, latency], [])
-    measured = {arm: levels for arm, levels in measured.items() if min(map(len, levels)) >= repeats.MIN_REPEATS}
+    found = samples(table, [throughput, latency])
+    measured = {arm: sample for arm, sample in found.items() if len(sample.together) >= repeats.MIN_REPEATS}
     for row in bands.itertuples():
-        leads = repeats.of_ratios(_each(measured, np.array([row.middle])), {row.best})
+        leads = _leads(measured, np.array([row.middle]), row.best)
         for name, margin in (("next_best", "next_margin"), ("collocated", "collocated_margin")):
             low, high = leads.get((row.best, getattr(row, name)), repeats.NONE)
             bands.loc[row.Index, [f"{margin}_from", f"{margin}_to"]] = low - 1, high - 1
@@ -88,23 +89,30 @@ def bands(table: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
     return bands
 
 
-def _changes(measured: dict[str, list[np.ndarray]], first: str, then: str, near: float) -> list[float]:
+def _changes(measured: dict[str, Sample], first: str, then: str, near: float) -> list[float]:
     """Return the latency (ms) near which the better of two arms changes, once from each repeat of all their levels.
 
-    Empty where it does not change in each of them. `measured` is of `_repeats`, with columns throughput and latency.
+    Empty where it does not change in each of them. `measured` has columns throughput and latency.
     """
     if not {first, then} <= measured.keys():
         return []
-    counts = {arm: min(map(len, measured[arm])) for arm in (first, then)}
     found = []
-    for repeat in range(min(counts.values())):
-        drawn = {arm: attainable(arm, *np.array([rows[repeat, :2] for rows in measured[arm]]).T[::-1]) for arm in counts}
+    for repeat in _side_by_side(measured[first], measured[then]):
+        drawn = {arm: attainable(arm, rows[:, 1], rows[:, 0]) for arm, rows in zip((first, then), repeat, strict=True)}
         both = crossovers(drawn, set())
         ends = [band.high for band, after in pairwise(both.itertuples()) if (band.best, after.best) == (first, then)]
         if not ends:
             return []
         found.append(min(ends, key=lambda latency: abs(latency - near)))
     return found
+
+
+def _side_by_side(one: Sample, other: Sample) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The repeats of two arms in pairs, each of shape (levels, columns): of one block where both have blocks, else by order."""
+    if not one.blocks or not other.blocks:
+        return list(zip(one.together, other.together))
+    at = {block: rows for block, rows in zip(other.blocks, other.together, strict=True)}
+    return [(rows, at[block]) for block, rows in zip(one.blocks, one.together, strict=True) if block in at]
 
 
 def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "input_throughput_per_node") -> pd.DataFrame:
@@ -128,16 +136,17 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
     """
     columns, limits = [bound.column for bound in bounds], np.array([bound.limit for bound in bounds])
     served = judged(table, columns)
-    measured = _repeats(served, [throughput, *columns], ["level", *RATES])
+    measured = samples(served, [throughput, *columns], ["level", *RATES])
     out = {arm: f"not compared by ITL: {seen}" for arm, seen in not_judged(served, bounds).items()}
     out |= dict.fromkeys(set(table["arm"]) - set(served["arm"]), "every level is saturated")
     arms = _arms(table, served, [throughput, *columns])
-    rows = [_answer(arm, measured.get(arm.arm, []), bounds, out.get(arm.arm, "")) for arm in arms.itertuples()]
+    levels = {arm: sample.levels for arm, sample in measured.items()}
+    rows = [_answer(arm, levels.get(arm.arm, []), bounds, out.get(arm.arm, "")) for arm in arms.itertuples()]
     rows.sort(key=lambda row: (-np.nan_to_num(row["throughput"]), not row["collocated"], row["arm"]))
-    each = _each({row["arm"]: measured[row["arm"]] for row in rows if row["holds"]}, limits)
-    best, leads = rows[0], repeats.of_ratios(each, {rows[0]["arm"]})
+    holding = {row["arm"]: measured[row["arm"]] for row in rows if row["holds"]}
+    best, leads = rows[0], _leads(holding, limits, rows[0]["arm"])
     for row in rows:
-        low, high = repeats.of_geometric_mean(each.get(row["arm"], []))
+        low, high = repeats.of_geometric_mean(_each(holding[row["arm"]], limits) if row["holds"] else [])
         lead = leads.get((best["arm"], row["arm"]), repeats.NONE)
         row |= {"throughput_from": low, "throughput_to": high, "lead": best["throughput"] / row["throughput"] - 1}
         row |= {"lead_from": lead[0] - 1, "lead_to": lead[1] - 1}
@@ -200,17 +209,8 @@ def _arms(table: pd.DataFrame, served: pd.DataFrame, needed: list[str]) -> pd.Da
     ).reset_index()
 
 
-def _repeats(table: pd.DataFrame, needed: list[str], others: list[str]) -> dict[str, list[np.ndarray]]:
-    """By arm its levels in order of load, each of shape (repeats, needed + others); rows that lack what is needed are out."""
-    known = table.dropna(subset=needed)
-    values, found = known[[*needed, *others]].to_numpy(dtype=float), defaultdict(list)
-    for (arm, _), at in sorted(known.groupby(["arm", "level"]).indices.items(), key=lambda item: item[0]):
-        found[arm].append(values[at])
-    return found
-
-
 def _answer(arm: Any, repeats: list[np.ndarray], bounds: Sequence[Bound], out: str) -> dict[str, Any]:
-    """An arm's row (`arm` of `_arms`, `repeats` of `_repeats`): throughput, bounds, level, rates; `out`: why it has none."""
+    """An arm's row (`arm` of `_arms`, `repeats` by level): throughput, bounds, level, rates; `out`: why it has none."""
     columns = [bound.column for bound in bounds]
     row = {name: getattr(arm, name) for name in ("arm", "layout", "accelerator", "gpus", "gpus_per_node", "repeats")}
     row |= {"goodput_per_node": arm.goodput_per_node, "collocated": not Layout.parse(arm.layout).is_pd, "holds": False}
@@ -243,12 +243,13 @@ def _failure(latencies: np.ndarray, bounds: Sequence[Bound]) -> str:
     return ", ".join(broken) or "each bound is met at some level, all of them at none"
 
 
-def _each(measured: dict[str, list[np.ndarray]], limits: np.ndarray) -> dict[str, np.ndarray]:
-    """By arm the throughput within the limits, once from each repeat of all its levels, shape (repeats,); 0 where none is."""
-    found = {}
-    for arm, levels in measured.items():
-        count = min(map(len, levels))
-        # (repeats, levels, throughput and bounds)
-        values = np.stack([rows[:count, : 1 + len(limits)] for rows in levels], axis=1)
-        found[arm] = highest(values[..., 0], values[..., 1:], limits).throughput
-    return found
+def _leads(measured: dict[str, Sample], limits: np.ndarray, best: str) -> dict[tuple[str, str], repeats.Interval]:
+    """Intervals of the ratios of the best arm's throughput within the limits to that of each other arm."""
+    each = {arm: _each(sample, limits) for arm, sample in measured.items()}
+    return repeats.of_ratios(each, {best}, {arm: sample.blocks for arm, sample in measured.items()})
+
+
+def _each(sample: Sample, limits: np.ndarray) -> np.ndarray:
+    """The throughput within the limits, once from each repeat of all levels, shape (repeats,); 0 where none is."""
+    values = sample.together
+    return highest(values[..., 0], values[..., 1 : 1 + len(limits)], limits).throughput

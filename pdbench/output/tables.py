@@ -10,6 +10,7 @@ import pandas as pd
 from pdbench.analysis.audit import Finding
 from pdbench.analysis.decision import WORKLOAD, cost, workload_title
 from pdbench.analysis.repeats import MARGIN, MIN_REPEATS
+from pdbench.analysis.samples import paired, samples
 from pdbench.analysis.sla import Bound
 from pdbench.output.grid import show
 from pdbench.output.number_text import band_text, interval_text, number, share_text, with_interval_text
@@ -274,8 +275,9 @@ def uncertainty_words(table: pd.DataFrame) -> Iterator[str]:
         which = "every arm" if without.size == fewest.size else ", ".join(without.index)
         yield f"no interval for {which}: fewer than {MIN_REPEATS} repeats of a level, so a small difference may be noise"
     if without.size < fewest.size:
-        yield "[95% interval] over repeats, of leads at once over all arms (Tukey-Kramer); one that contains 0 is noise"
         repeated = table[~table["arm"].isin(without.index)]
+        within = " within blocks," * paired(samples(repeated, ()))
+        yield f"[95% interval] over repeats, of leads{within} at once over all arms (Tukey-Kramer); noise: 0 is in it"
         if not repeated["block"].all():
             yield "repeats without blocks may be of one launch: what another launch would change is then not in them"
 

@@ -13,6 +13,7 @@ from pdbench.analysis.decision import bands, cost, decide, highest, overloaded, 
 from pdbench.analysis.frontier import attainable
 from pdbench.analysis.pieces import not_judged
 from pdbench.analysis.repeats import of_geometric_mean
+from pdbench.analysis.samples import samples
 from pdbench.analysis.sla import Bound, parse, per_request
 from pdbench.output import tables
 from pdbench.read.results import read_results
@@ -47,7 +48,7 @@ def table(*rows, kind="concurrency"):
         made.append(
             row
             | {"request_throughput": rate / 200, "served_share": math.nan, "cap_reached": math.nan}
-            | {"tokens_per_piece": math.nan}
+            | {"tokens_per_piece": math.nan, "block": 0, "machines": ""}
         )
     return pd.DataFrame(made)
 
@@ -250,6 +251,42 @@ def test_a_third_arm_widens_the_intervals_of_leads():
     assert three.set_index("arm").loc["2xtp2", "lead_to"] > two.set_index("arm").loc["2xtp2", "lead_to"]
 
 
+def drifting(*orders):
+    """PD has 1.1 times 2xtp2's throughput in each of three blocks, which differ; rows in these orders of blocks."""
+    rows = []
+    for (layout, factor), order in zip([(PD, 1.1), ("2xtp2", 1.0)], orders, strict=True):
+        rate = {1: 900, 2: 1000, 3: 1110}
+        rows.append(table(*((layout, 4, 8, 100, factor * rate[block]) for block in order)).assign(block=order, machines="m"))
+    return pd.concat(rows)
+
+
+@pytest.mark.parametrize("orders", [([1, 2, 3], [1, 2, 3]), ([3, 1, 2], [1, 2, 3])])
+def test_what_a_block_does_to_all_its_arms_makes_no_lead_uncertain(orders):
+    measured = drifting(*orders)
+    answer, band = decide(measured, parse("tpot=10")), bands(measured, "median_tpot_ms", "input_throughput_per_node").iloc[0]
+    assert (answer["lead_from"][1], answer["lead_to"][1]) == (pytest.approx(0.1), pytest.approx(0.1))
+    assert (band["next_margin_from"], band["next_margin_to"]) == (pytest.approx(0.1), pytest.approx(0.1))
+    assert "of leads within blocks, at once" in next(tables.uncertainty_words(measured))
+    alone = decide(measured.assign(block=0), parse("tpot=10"))
+    assert alone["lead_from"][1] < 0, "outside blocks the drift is a spread of repeats"
+
+
+def test_a_block_on_another_machine_is_no_pair():
+    measured = drifting([1, 2, 3], [1, 2, 3]).reset_index(drop=True)
+    measured.loc[(measured["arm"] == PD) & (measured["block"] == 3), "machines"] = "other"
+    assert decide(measured, parse("tpot=10"))["lead_from"][1] < 0, "two pairs are too few"
+
+
+def test_a_repeat_of_an_arm_is_a_block_that_all_its_levels_have():
+    rows = [(PD, level, 4 + level, 100, 1000 * level * block) for level in (1, 2) for block in (1, 2, 3)]
+    measured = table(*rows).assign(block=[1, 2, 3, 2, 3, 4], machines="m")
+    (sample,) = samples(measured, ["input_throughput_per_node"]).values()
+    assert sample.blocks == ((2, "m"), (3, "m")) and sample.together[..., 0].tolist() == [[2000, 2000], [3000, 4000]]
+    assert [len(level) for level in sample.levels] == [3, 3]
+    outside = samples(measured.assign(block=[0, 2, 3, 2, 3, 4]), ["input_throughput_per_node"])[PD]
+    assert outside.blocks == () and outside.together[..., 0].tolist() == [[1000, 2000], [2000, 4000], [3000, 6000]]
+
+
 def test_two_repeats_are_no_interval():
     answers = decide(repeated([900, 1000, 1100], [400, 500]), parse("tpot=10"))
     assert answers["throughput_from"].notna().tolist() == [True, False] and list(answers["repeats"]) == [3, 2]
@@ -295,6 +332,15 @@ def test_the_latency_at_which_the_best_arm_changes_has_an_interval():
     assert shown[0] == f"1 to 2 [{low:.3g}, {high:.3g}]"
     turned = tables.band_rows(found, "TPOT", "tokens/s", True, None)[1][-1][0]
     assert turned == f"500 [{1000 / high:.1f}, {1000 / low:.1f}] to 1,000"
+
+
+def test_the_change_of_the_best_arm_is_that_within_blocks():
+    """In each block both arms move alike; in another order of rows changes between blocks would be at other latencies."""
+    rows = [("1xtp1", level, x, 9, factor * (2 + x)) for factor in (1, 2, 4) for level, x in ((4, 1), (8, 3))]
+    rows += [(PD, level, x, 9, factor * 2 * x) for factor in (4, 1, 2) for level, x in ((4, 1), (8, 3))]
+    found = bands(table(*rows).assign(block=[1, 1, 2, 2, 3, 3, 3, 3, 1, 1, 2, 2], machines="m"),
+                  "median_tpot_ms", "input_throughput_per_node")  # fmt: skip
+    assert (found["high_from"].iloc[0], found["high_to"].iloc[0]) == (pytest.approx(2), pytest.approx(2))
 
 
 def test_a_change_of_the_best_arm_has_no_interval_without_three_repeats_that_each_have_it():

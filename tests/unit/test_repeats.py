@@ -87,6 +87,43 @@ def test_ratios_over_some_arms_are_those_of_all_pairs():
     assert len(every) == 12
 
 
+# -- within blocks --
+
+
+def test_two_arms_within_blocks_have_students_interval_of_their_ratios():
+    found = repeats.of_ratios({"a": A, "c": C}, blocks={"a": (1, 2, 3), "c": (3, 1, 2)})
+    assert found["a", "c"] == pytest.approx(repeats.of_geometric_mean(A / C[[1, 2, 0]]))
+
+
+def test_arms_that_lack_blocks_are_compared_by_least_squares():
+    """Against a fit with a column for each arm but the first, and for each block."""
+    values, blocks = {"a": A, "b": B, "c": C}, {"a": (1, 2, 3), "b": (1, 2, 3, 4), "c": (2, 3, 4)}
+    observed = [(arm, block, math.log(y)) for arm in values for block, y in zip(blocks[arm], values[arm], strict=True)]
+    design = np.array(
+        [[arm == "b", arm == "c", *(block == k for k in (1, 2, 3, 4))] for arm, block, _ in observed], dtype=float
+    )
+    logs = np.array([y for *_, y in observed])
+    fit, (rest,) = np.linalg.lstsq(design, logs)[:2]
+    error = math.sqrt(rest / 4 * np.linalg.inv(design.T @ design)[0, 0])
+    half = stats.studentized_range.ppf(0.95, 3, 4) / math.sqrt(2) * error
+    found = repeats.of_ratios(values, blocks=blocks)
+    assert found["b", "a"] == pytest.approx((math.exp(fit[0] - half), math.exp(fit[0] + half)))
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [{"a": (1, 2, 3), "b": (4, 5, 6, 7)}, {"a": (1, 2, 3), "b": ()}, {"a": (1, 2, 3), "b": (2, 3, 4, 5)}],
+    ids=["none in common", "outside blocks", "two in common"],
+)
+def test_arms_that_no_blocks_link_are_independent(blocks):
+    assert not repeats.linked(list(blocks.values()))
+    assert repeats.of_ratios({"a": A, "b": B}, blocks=blocks) == repeats.of_ratios({"a": A, "b": B})
+
+
+def test_arms_are_linked_through_others():
+    assert repeats.linked([(1, 2, 3), (5, 6, 7), (2, 3, 4, 5, 6)]) and not repeats.linked([(1, 2, 3), (5, 6, 7), (2, 3, 4)])
+
+
 # -- alike --
 
 
