@@ -8,7 +8,7 @@ where these link the arms. A difference whose interval contains 0 is noise.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,8 @@ def bands(table: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
     Of a latency that contains TTFT, `overloaded` levels are left out.
 
     Returns:
-        its columns, and {next,collocated}_margin_from, _to: 95% intervals, NaN without three repeats of every level;
+        its columns, and {next,collocated}_margin_from, _to: 95% intervals, simultaneous over all arms and bands, NaN without
+        three repeats of every level;
         high_from, high_to: that of the latency where the next band begins, NaN, too, where a repeat has no such change; and
         gpus, those that the throughput is counted over: of a node for a column per node, else of the best layout.
     """
@@ -75,18 +76,22 @@ def bands(table: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
     bands = crossovers(attained, collocated(table))
     counted = "gpus_per_node" if throughput.endswith("_per_node") else "gpus"
     bands["gpus"] = bands["best"].map(table.drop_duplicates("arm").set_index("arm")[counted])
-    found = samples(table, [throughput, latency])
-    measured = {arm: sample for arm, sample in found.items() if len(sample.together) >= repeats.MIN_REPEATS}
-    for row in bands.itertuples():
-        leads = _leads(measured, np.array([row.middle]), row.best)
-        for name, margin in (("next_best", "next_margin"), ("collocated", "collocated_margin")):
-            low, high = leads.get((row.best, getattr(row, name)), repeats.NONE)
-            bands.loc[row.Index, [f"{margin}_from", f"{margin}_to"]] = low - 1, high - 1
-    bands[["high_from", "high_to"]] = [repeats.NONE] * len(bands)
-    for row, after in pairwise(bands.itertuples()):
-        interval = repeats.of_geometric_mean(_changes(measured, row.best, after.best, row.high))
-        bands.loc[row.Index, ["high_from", "high_to"]] = interval
-    return bands
+    measured = samples(table, [throughput, latency])
+    measured = {arm: sample for arm, sample in measured.items() if len(sample.together) >= repeats.MIN_REPEATS}
+    rows = list(bands.itertuples())
+    found = [_intervals(measured, row, after, len(rows)) for row, after in zip_longest(rows, rows[1:])]
+    return bands.join(pd.DataFrame(found, index=bands.index))
+
+
+def _intervals(measured: dict[str, Sample], row: Any, after: Any | None, bands: int) -> dict[str, float]:
+    """Those of a row of `bands`, by column; `after` is the next row."""
+    leads = _leads(measured, np.array([row.middle]), row.best, bands)
+    found: dict[str, float] = {}
+    for name, margin in (("next_best", "next_margin"), ("collocated", "collocated_margin")):
+        low, high = leads.get((row.best, getattr(row, name)), repeats.NONE)
+        found |= {f"{margin}_from": low - 1, f"{margin}_to": high - 1}
+    ends = repeats.of_geometric_mean(_changes(measured, row.best, after.best, row.high)) if after else repeats.NONE
+    return found | dict(zip(("high_from", "high_to"), ends, strict=True))
 
 
 def _changes(measured: dict[str, Sample], first: str, then: str, near: float) -> list[float]:
@@ -243,10 +248,16 @@ def _failure(latencies: np.ndarray, bounds: Sequence[Bound]) -> str:
     return ", ".join(broken) or "each bound is met at some level, all of them at none"
 
 
-def _leads(measured: dict[str, Sample], limits: np.ndarray, best: str) -> dict[tuple[str, str], repeats.Interval]:
-    """Intervals of the ratios of the best arm's throughput within the limits to that of each other arm."""
+def _leads(
+    measured: dict[str, Sample], limits: np.ndarray, best: str, answers: int = 1
+) -> dict[tuple[str, str], repeats.Interval]:  # fmt: skip
+    """Intervals of the ratios of the best arm's throughput within the limits to that of each other arm.
+
+    They are simultaneous over the arms, and over as many answers (Bonferroni): of many bands one shows a lead by chance.
+    """
     each = {arm: _each(sample, limits) for arm, sample in measured.items()}
-    return repeats.of_ratios(each, {best}, {arm: sample.blocks for arm, sample in measured.items()})
+    blocks = {arm: sample.blocks for arm, sample in measured.items()}
+    return repeats.of_ratios(each, {best}, blocks, 1 - (1 - repeats.CONFIDENCE) / answers)
 
 
 def _each(sample: Sample, limits: np.ndarray) -> np.ndarray:

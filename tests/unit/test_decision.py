@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pdbench.analysis.decision import bands, cost, decide, highest, overloaded, workloads
 from pdbench.analysis.frontier import attainable
 from pdbench.analysis.pieces import not_judged
-from pdbench.analysis.repeats import of_geometric_mean
+from pdbench.analysis.repeats import of_geometric_mean, of_ratios
 from pdbench.analysis.samples import samples
 from pdbench.analysis.sla import Bound, parse, per_request
 from pdbench.output import tables
@@ -332,6 +332,16 @@ def test_the_latency_at_which_the_best_arm_changes_has_an_interval():
     assert shown[0] == f"1 to 2 [{low:.3g}, {high:.3g}]"
     turned = tables.band_rows(found, "TPOT", "tokens/s", True, None)[1][-1][0]
     assert turned == f"500 [{1000 / high:.1f}, {1000 / low:.1f}] to 1,000"
+
+
+def test_margins_of_bands_are_simultaneous_over_the_bands():
+    """Bonferroni: two bands have intervals at 97.5%. At 1.5 ms 1xtp1 attains 3.5 against 3 and what the shifts make of it."""
+    first = crossing(-0.1, 0.0, 0.1).iloc[0]
+    values = {"1xtp1": np.full(3, 3.5), PD: np.array([3.2, 3.0, 2.8])}
+    low, high = of_ratios(values, confidence=0.975)["1xtp1", PD]
+    assert first["middle"] == pytest.approx(1.5)
+    assert (first["next_margin_from"], first["next_margin_to"]) == (pytest.approx(low - 1), pytest.approx(high - 1))
+    assert (high - low) > 1.2 * np.diff(of_ratios(values)["1xtp1", PD])[0]
 
 
 def test_the_change_of_the_best_arm_is_that_within_blocks():
