@@ -9,6 +9,7 @@ again continues where the last run ended; nothing that was complete is measured 
 """
 
 import argparse
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +21,9 @@ from pdbench.files import first_line
 from pdbench.measure.experiment import Experiment, load_experiment, select
 from pdbench.measure.experiment_plan import check_unchanged, launch_settings, script
 from pdbench.measure.experiment_run import Run, console
-from pdbench.nodes import cluster
+from pdbench.nodes import cluster, stack
 from pdbench.output.options import build_parser
-from pdbench.serve.describe import planned_record
+from pdbench.serve.describe import described, planned_record
 from pdbench.serve.options import resolve
 
 
@@ -83,10 +84,13 @@ def check_figures(file: Path, experiment: Experiment) -> None:
         figures.parse_args(["--exps", "folder", *options])
 
 
+installed = functools.cache(stack.versions)  # UCX's takes a process
+
+
 def launched_as(command: list[str]) -> dict[str, str]:
     """Return what a command line of launch_gptoss.py would launch, as far as that is known before: see `launch_settings`."""
     plan, model = resolve(launch_gptoss.parse_args(command[2:]), cluster.planned_nodes)
-    return launch_settings(planned_record(plan) | {"kv_cache": model.kv.model_dump()})
+    return launch_settings(planned_record(plan) | described(model) | {"machines": [{"versions": installed()}]})
 
 
 def main() -> int:

@@ -75,12 +75,14 @@ class Machine(Strict):
 # Where an engine counts, which names the port that it was launched at.
 NOT_SETTINGS = ("PROMETHEUS_MULTIPROC_DIR",)
 # Of an engine's settings, what arms that are compared may differ in: size, role and transport.
-OF_AN_ARM = ("tensor_parallel_size", "kv_transfer_config", "UCX_", "NIXL_", "VLLM_NIXL_")
+LINK_MBIT = "PDBENCH_LINK_MBIT"  # of the engines' environment: of a slow link, see network.slow_link
+OF_AN_ARM = ("tensor_parallel_size", "kv_transfer_config", "UCX_", "NIXL_", "VLLM_NIXL_", LINK_MBIT)
 # HAProxy's connections fit each machine's limit, and no level is measured with more requests in flight.
 NOT_PATH = ("env", "RAY_SERVE_HAPROXY_MAXCONN")
 STACK = ("ray", "ray_commit", "vllm", "nixl", "ucx", "torch", "cuda")
-MAY_LACK = (*STACK, "accelerators", "bench client", "kv_cache", "serving_path direct_streaming", "serving_path router",
-            "serving_path llm", "serving_path ingress_replicas")  # fmt: skip
+MAY_LACK = (*STACK, "accelerators", "bench client", "kv_cache", "made", "core_per_rank", f"prefill {LINK_MBIT}",
+            f"decode {LINK_MBIT}", "serving_path direct_streaming", "serving_path router", "serving_path llm",
+            "serving_path ingress_replicas")  # fmt: skip
 
 
 def settings_of(config: dict[str, Any]) -> dict[str, str]:
@@ -97,6 +99,7 @@ def planned_identity(record: dict[str, Any]) -> dict[str, str]:
     found |= controlled_identity(record) if record.get("controller") else {}
     found |= {"decode_bench": "True"} if record["decode_bench"] else {}
     found |= {f"transport {name}": str(value) for name, value in (record["transport"] or {}).items()}
+    found |= {"core_per_rank": str(record["core_per_rank"])} if record.get("core_per_rank") is not None else {}
     path = record["serving_path"] or {"env": {}}
     for name, value in {**path, **path["env"]}.items():
         if name not in NOT_PATH:
@@ -109,6 +112,12 @@ def planned_identity(record: dict[str, Any]) -> dict[str, str]:
 def controlled_identity(record: dict[str, Any]) -> dict[str, str]:
     """Return what a controller makes of a `Deployment.identity`: the layout is the one of the moment."""
     return {"layout": f"{record['gpus']} GPUs", "controller": json.dumps(record["controller"], sort_keys=True)}
+
+
+def stack_of(versions: list[dict[str, str | None]]) -> dict[str, str]:
+    """Return the versions that an identity has, by name, of all machines that record them."""
+    known = {name: {str(of[name]) for of in versions if name in of} for name in STACK}
+    return {name: " and ".join(sorted(values)) for name, values in known.items() if values}
 
 
 def differences(was: dict[str, str], now: dict[str, str]) -> list[str]:
@@ -132,6 +141,8 @@ class Deployment(Strict):
     model_source: str
     model_checksum: str | None
     kv_cache: dict[str, Any] | None = Field(default=None, description="shape, as in the model's file")
+    made: dict[str, Any] | None = Field(default=None, description="sizes and seed that a model made here has")
+    core_per_rank: bool | None = Field(default=None, description="whether each engine rank has a core of its own")
     transport: dict[str, Any] | None
     decode_bench: bool = Field(default=False, description="prompts' KV caches are filled, not computed")
     counters_every_s: float | None = Field(default=None, description="of older manifests: how often counters were exported")
@@ -171,10 +182,9 @@ class Deployment(Strict):
 
         What one of them does not record, such as the versions of an older manifest, is not there.
         """
-        machines = [machine.versions for machine in self.machines]
-        versions = {name: sorted({str(of.get(name)) for of in machines}) for name in STACK if machines}
+        versions = stack_of([machine.versions for machine in self.machines])
         kinds = sorted({kind for machine in self.machines for kind in machine.gpus or [machine.cpu]})
-        found = planned_identity(self.model_dump()) | {name: " and ".join(values) for name, values in versions.items()}
+        found = planned_identity(self.model_dump()) | versions
         found["model_checksum"] = str(self.model_checksum)
         return found | ({"accelerators": " and ".join(kinds)} if kinds else {})
 

@@ -12,7 +12,7 @@ from typing import Any
 from packaging.version import Version
 
 from pdbench.layout import Layout
-from pdbench.manifest import FILENAME, Manifest, controlled_identity, differences, planned_identity
+from pdbench.manifest import FILENAME, Manifest, controlled_identity, differences, planned_identity, stack_of
 from pdbench.measure.experiment import Arm, Experiment, Levels
 from pdbench.measure.experiment_steps import (
     Step,
@@ -147,7 +147,8 @@ def check_unchanged(
             manifest = Manifest.read(path)
             planned = identity_of(launch_of(arm, experiment)) | _controlled(arm) | client_options(sweep.command)
             ran = launch_settings(manifest.deployment.model_dump()) if manifest.deployment else {"layout": "unknown"}
-            different = differences(ran | client_options(shlex.split(manifest.commands[-1])), planned)
+            ran |= client_options(shlex.split(manifest.commands[-1])) | {"run_bm.sh seed": str(manifest.base_seed)}
+            different = differences(ran, planned)
             changed += [f"{arm.label} ({', '.join(different[:MOST_NAMED])})"] if different else []
     if changed:
         named = "; ".join(dict.fromkeys(changed))  # once, however many workloads
@@ -164,9 +165,14 @@ def _controlled(arm: Arm) -> dict[str, str]:
 
 
 def launch_settings(record: dict[str, Any]) -> dict[str, str]:
-    """Return all that an experiment file says of a launch, by name; `record` has the fields of `manifest.Deployment`."""
+    """Return all that is known of a launch before it, by name: what an experiment file says, and the stack's versions.
+
+    Args:
+        record: has the fields of `manifest.Deployment`; of its machines the versions.
+    """
     found = {name: str(record[name]) for name in ("model_source", "gpus_per_node")} | planned_identity(record)
-    return found | ({"kv_cache": json.dumps(record["kv_cache"], sort_keys=True)} if record.get("kv_cache") else {})
+    found |= stack_of([machine["versions"] for machine in record["machines"]])
+    return found | {name: json.dumps(record[name], sort_keys=True) for name in ("kv_cache", "made") if record.get(name)}
 
 
 def client_options(command: list[str]) -> dict[str, str]:

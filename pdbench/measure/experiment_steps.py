@@ -8,6 +8,7 @@ from typing import Literal
 
 from pdbench.configs import ROOT, load_model
 from pdbench.layout import CONTROLS, Layout, placed_as
+from pdbench.manifest import LINK_MBIT
 from pdbench.measure.experiment import Arm, Experiment
 from pdbench.measure.workloads import Workload
 from pdbench.network import slow_link
@@ -128,7 +129,7 @@ def launch_of(arm: Arm, experiment: Experiment) -> list[str]:
     command += [word for name, value in arm.engine_args.items() for word in ("--engine-arg", f"{name}={json.dumps(value)}")]
     command += [word for name, value in arm.serve_env.items() for word in ("--serve-env", f"{name}={value}")]
     command += [word for name, value in arm.llm_options.items() for word in ("--llm-option", f"{name}={value}")]
-    env = arm.env | (slow_link.UCX_ENV if arm.link_mbit else {})
+    env = arm.env | (slow_link.UCX_ENV | {LINK_MBIT: str(arm.link_mbit)} if arm.link_mbit else {})
     return command + [word for name, value in env.items() for word in ("--env", f"{name}={value}")]
 
 

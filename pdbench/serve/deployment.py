@@ -39,7 +39,8 @@ def start(ray: ModuleType, plan: Plan, model: ModelConfig, deadline: float) -> N
     say(f"layout {plan.layout}, {plan.mode}, on {plan.placement}")
     try:
         cluster.on_every_node(ray, counters.prepare, counters.folder(plan.http["port"]))
-        plan, gates = _bring_up(ray, plan, {"model_checksum": checksum, "kv_cache": model.kv.model_dump()}, deadline, started)
+        more = {"model_checksum": checksum} | describe.described(model)
+        plan, gates = _bring_up(ray, plan, more, deadline, started)
     except BaseException as error:
         fail(ray, error, started)
         cluster.on_every_node(ray, counters.remove, counters.folder(plan.http["port"]))

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pdbench.configs import ROOT
+from pdbench.configs import ROOT, ModelConfig
 from pdbench.files import first_line
 from pdbench.layout import Layout, Pool
 from pdbench.manifest import now
@@ -59,11 +59,16 @@ def planned_record(plan: Plan) -> dict[str, Any]:
     return {
         "layout": plan.layout, "mode": plan.mode, "gpus": plan.gpus, "gpus_per_node": plan.gpus_per_node,
         "accelerator": plan.accelerator, "model_id": plan.model_id, "model_source": _relative(plan.model_source),
-        "decode_bench": plan.decode_bench, **_relative(plan.servers_described()),
+        "decode_bench": plan.decode_bench, "core_per_rank": plan.core_per_rank, **_relative(plan.servers_described()),
         "serving_path": plan.path and plan.path.model_dump() | {"ingress_replicas": plan.ingress_replicas},
         "transport": plan.transport.model_dump() if plan.transport else None,
         "llm_configs": _relative(plan.llm_configs),
     }  # fmt: skip
+
+
+def described(model: ModelConfig) -> dict[str, Any]:
+    """Return the fields of `manifest.Deployment` that a model file decides."""
+    return {"kv_cache": model.kv.model_dump(), "made": model.made.model_dump() if model.made else None}
 
 
 def _relative(data: Any) -> Any:

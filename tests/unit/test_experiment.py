@@ -16,7 +16,7 @@ from pdbench.measure import experiment_plan as plan
 from pdbench.measure.experiment import Arm, load_experiment, select
 from pdbench.measure.experiment_steps import cluster_steps, ends_of_all, figure_steps, folders, launch_of
 from pdbench.nodes import cluster
-from pdbench.serve.describe import planned_record
+from pdbench.serve.describe import described, planned_record
 from pdbench.serve.options import resolve
 from tests.helpers.small_experiment import ARMS, SLOW, small_experiment
 
@@ -159,7 +159,7 @@ def test_a_slow_link_lies_around_its_arm(write, tmp_path):
     assert [step.what for step in one.steps] == ["link", "launch", "check", "sweep"]
     assert [step.what for step in one.ends] == ["stop", "link"]
     assert one.steps[0].command == ["python", "-m", "pdbench.slow_link", "start", "--mbit", "50"]
-    assert one.steps[1].command[-4:] == ["--env", "A=b c", "--env", "UCX_TCP_PORT_RANGE=31744-32767"]
+    assert one.steps[1].command[-4:] == ["--env", "UCX_TCP_PORT_RANGE=31744-32767", "--env", "PDBENCH_LINK_MBIT=50"]
     assert ends_of_all(experiment)[-1].command == ["python", "-m", "pdbench.slow_link", "stop"]
 
 
@@ -415,6 +415,50 @@ def test_levels_of_other_settings_are_refused_and_nothing_is_written(write, tmp_
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     assert f"{results} holds levels of small with other settings: 2xtp1 (" in done.stderr
     assert sorted(results.rglob("*")) == before
+
+
+def measured_as(experiment, results, make_manifest, **changes):
+    """Write the manifest that the last arm has when it was measured; keywords change its deployment. Returns its path."""
+    arm = experiment.arms[-1]
+    launched, model = resolve(launch_gptoss.parse_args(launch_of(arm, experiment)[2:]), cluster.planned_nodes)
+    (place,), (sweep,) = (
+        plan.folders("small", arm, experiment, results), plan.sweeps_of(arm, "small", experiment, results, None)
+    )  # fmt: skip
+    place.mkdir(parents=True, exist_ok=True)
+    made = make_manifest(**planned_record(launched) | described(model) | changes)
+    made.model_copy(update={"commands": [shlex.join(sweep.command)]}).write(place)
+    return place / "manifest.json"
+
+
+def refused(experiment, results):
+    with pytest.raises(ValueError, match="with other settings") as caught:
+        plan.check_unchanged("small", experiment, results, run_experiment.launched_as)
+    return str(caught.value)
+
+
+def test_what_a_launch_rests_on_besides_its_options_is_compared(write, tmp_path, make_manifest):
+    """The link's rate, pinned ranks, versions, the base seed, and what a model made here is made from."""
+    experiment, results = load_experiment(write(arms=[{"layout": "2xtp1"}, SLOW])), tmp_path / "results"
+    path = measured_as(experiment, results, make_manifest)
+    plan.check_unchanged("small", experiment, results, run_experiment.launched_as)
+    slower = experiment.arms[-1].model_copy(update={"link_mbit": 7})
+    assert 'PDBENCH_LINK_MBIT "50", but this is prefill PDBENCH_LINK_MBIT "7"' in refused(
+        experiment.model_copy(update={"arms": [experiment.arms[0], slower]}), results
+    )
+    made = json.loads(path.read_text())
+    assert made["deployment"]["made"]["hidden_size"] > 0
+    path.write_text(json.dumps(made | {"base_seed": 7}))
+    assert "run_bm.sh seed 7, but this is run_bm.sh seed 0" in refused(experiment, results)
+    measured_as(experiment, results, make_manifest, core_per_rank=False)
+    assert "core_per_rank False, but this is core_per_rank True" in refused(experiment, results)
+    for name in ("hidden_size", "seed"):
+        measured_as(experiment, results, make_manifest, made=made["deployment"]["made"] | {name: 96})
+        assert f'"{name}": 96' in refused(experiment, results)
+    machine = made["deployment"]["machines"][0]
+    measured_as(experiment, results, make_manifest, machines=[machine | {"versions": {"vllm": "0.11.0"}}])
+    assert "vllm 0.11.0, but this is vllm " in refused(experiment, results)
+    measured_as(experiment, results, make_manifest, made=None, core_per_rank=None)
+    plan.check_unchanged("small", experiment, results, run_experiment.launched_as)
 
 
 def test_a_selection_keeps_the_order_of_the_file(write):
