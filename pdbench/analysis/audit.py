@@ -140,7 +140,7 @@ KINDS = {
 }  # fmt: skip
 # A folder with one of these is not what it is called, or is compared with what cannot be compared: decisions leave it out.
 REFUTED = ("two layouts", "odd decode", "another folder's level", "changed file", "not in the manifest", "failed gate",
-           "prompts not computed", "mixed contexts", "mixed prompts", "no manifest", "same results")  # fmt: skip
+           "prompts not computed", "in one go", "mixed contexts", "mixed prompts", "no manifest", "same results")  # fmt: skip
 # What differs between arms beside what is compared: an answer names it. Models are not compared with each other at all.
 MIXED = ("mixed loads", "mixed clients", "mixed engines", "mixed versions")
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pdbench.analysis.audit_source import Source
-from pdbench.read.laws import SERVED
+from pdbench.read.laws import SERVED, in_one_go
 from pdbench.workload import SHIFT
 
 # A first level is cold where a few requests waited for what later ones found ready: their mean is far above their
@@ -13,8 +13,6 @@ from pdbench.workload import SHIFT
 COLD = 1.5
 # A p99 of fewer than 100 samples lies between its two largest.
 MIN_SAMPLES = 100
-# Of each request's time, if it has that many tokens: at 3 ms each they can hardly have come one by one after it.
-AT_ONCE, MANY_TOKENS = 0.98, 16
 # Of the requests asked for, in flight in the mean; of the time, with all of them. Honest levels have 0.88 and 0.77 or more.
 HELD, FULL = 0.85, 0.7
 # By how much the mean prompt, and of the longest and the shortest each, may differ from the ISL: of it, and in tokens.
@@ -54,8 +52,8 @@ def _capped(source: Source) -> Iterator[tuple[str, str]]:
 
 def _at_once(source: Source) -> Iterator[tuple[str, str]]:
     """Levels in which every request spent nearly all of its time before the first token, although many followed."""
-    found = [(stem, share) for stem, share in _rows(source, "stem", "ttft_share") if share >= AT_ONCE]
-    if source.osl >= MANY_TOKENS and found:
+    rows = _rows(source, "stem", "ttft_share", "median_tpot_ms")
+    if found := [(stem, share) for stem, share, tpot in rows if in_one_go(share, tpot, source.osl)]:
         stems, shares = zip(*found)
         seen = f"TTFT is {min(shares):.1%} or more of each request of {source.osl} output tokens"
         yield "in one go", f"{listed(stems)}: {seen}"

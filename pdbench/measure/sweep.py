@@ -23,7 +23,7 @@ from pdbench.measure.bench_client import BenchClient, Hangs, Used, arguments
 from pdbench.measure.sweep_options import parse_args
 from pdbench.measure.sweep_plan import BAD, SweepError, Target, Task, limits, plan
 from pdbench.measure.warm_up import warm_up
-from pdbench.read.level_file import LevelFile, ResultError, digest_of, falls_behind, read_level
+from pdbench.read.level_file import LevelFile, ResultError, came_in_one_go, digest_of, falls_behind, read_level
 from pdbench.read.trace import trace_path
 from pdbench.serve import client
 from pdbench.workload import Level
@@ -189,15 +189,16 @@ def read_partial(partial: Path, level: Level, target: Target, num_prompts: int) 
     """Read a level's file before it has its name, by the rules by which viz.py will read it.
 
     Raises:
-        LevelError: it cannot be read, or holds another number of requests than `num_prompts`.
+        LevelError: it cannot be read, holds another number of requests than `num_prompts`, or answers came in one go.
     """
     try:
-        decode_bench = bool(target.deployment and target.deployment.decode_bench)
-        file = read_level(partial, level, target.name, decode_bench=decode_bench)
+        file = read_level(partial, level, target.name, decode_bench=bool(target.deployment and target.deployment.decode_bench))
     except ResultError as error:
         raise LevelError(str(error).removeprefix(f"{partial}: ")) from error
-    if file.row["completed"] != num_prompts:
-        raise LevelError(f"{file.row['completed']} requests instead of {num_prompts}")
+    if (completed := file.row["completed"]) != num_prompts:
+        raise LevelError(f"{completed} requests instead of {num_prompts}")
+    if came_in_one_go(file.row, target.lengths[1]):
+        raise LevelError("answers came in one go: turn off what buffers on the way (--smoke shows a stream's times)")
     return file
 
 

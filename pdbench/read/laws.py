@@ -22,6 +22,9 @@ ROUNDING = 1.01
 UNLIMITED = 2
 # Faster than any engine by a factor of three: the answer came in one piece, or its times are not in ms.
 LEAST_TPOT_MS = 0.1
+# An answer of this many tokens came in one go where nearly all of its time is TTFT and the rest follows faster than engines
+# decode: of a long prompt's answer TTFT may be as much, but its tokens take their time.
+MANY_TOKENS, AT_ONCE, AT_ONCE_TPOT_MS = 16, 0.98, 1.0
 # Relative; the client's own clock makes up to 1e-6, rounding to microseconds a little more.
 DETAILS_TOLERANCE = 2e-3
 # Of a level's duration, and s: in which no request is under way. Honest levels, the client's own: at most 0.3%.
@@ -97,6 +100,16 @@ def cap_reached(content: dict[str, Any], rate: float, osl: int) -> float:
     wait = (content["duration"] - content["completed"] / rate) / 2
     unseen = served_share(content, rate, osl) < SERVED and end_to_end(content, osl) < QUEUED_AT_SERVER * wait
     return float(cap) if unseen or in_flight(content, osl) >= CAP_REACHED * cap else math.nan
+
+
+def in_one_go(ttft_share: float, tpot_ms: float, osl: int) -> bool:
+    """Return whether answers came at their end, through something that buffers: then TTFT is that of the whole.
+
+    Args:
+        ttft_share: of `Requests.ttft_share`; NaN without details.
+        tpot_ms: the median of TPOT.
+    """
+    return osl >= MANY_TOKENS and ttft_share >= AT_ONCE and tpot_ms < AT_ONCE_TPOT_MS
 
 
 def _check_order(content: dict[str, Any], osl: int) -> None:

@@ -125,6 +125,11 @@ def falls_behind(row: dict[str, Any]) -> bool:
     return row["served_share"] < laws.SERVED
 
 
+def came_in_one_go(row: dict[str, Any], osl: int) -> bool:
+    """Return whether a level's answers came at their end (`laws.in_one_go`)."""
+    return laws.in_one_go(row["ttft_share"], row["median_tpot_ms"], osl)
+
+
 def _pure_decode(requests: Requests | None) -> dict[str, float]:
     """Return the row of a deployment that fills KV caches: decode steps only, and nothing of prompts."""
     if requests is None:

@@ -66,6 +66,18 @@ def test_a_file_that_the_reader_refuses_is_set_aside(server, tmp_path, level_con
     assert files(tmp_path / NAME) == ["conc4.json", FILENAME]
 
 
+def test_a_level_whose_answers_came_in_one_go_does_not_count(server, tmp_path, level_content, lawful):
+    """Gaps of 0.2 ms after a long TTFT are those of a proxy that buffers; the same TTFT and 10 ms a token are an engine's."""
+    for gap, counts in ((0.0002, False), (0.010, True)):
+        content = lawful(level_content(detailed=True, osl=33) | {"ttfts": [20.0] * 20, "itls": [[gap] * 32] * 20,
+                         "start_times": [20.5 * (i // 4) for i in range(20)]})  # fmt: skip
+        if counts:
+            measure(tmp_path, content, "--osl", "33")
+        else:
+            with pytest.raises(LevelError, match="^level conc4 does not count: answers came in one go"):
+                measure(tmp_path, content, "--osl", "33")
+
+
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
