@@ -138,15 +138,15 @@ def write_json(
 
 
 def plot(study: Study, findings: Sequence[Finding], args: argparse.Namespace, path: Path) -> None:
-    """Draw the figure, and print what its axes are; an arm that the audit refutes is in no frontier, and one line says so.
+    """Draw the figure, and print what its axes are; an arm that the audit refutes is marked, and one line says so.
 
     Args:
-        findings: of `audit.audit`, where it has been asked for; a figure with a frontier asks for it else.
+        findings: of `audit.audit`, where it has been asked for; a figure of what is not `audited` yet asks for it else.
     """
     from pdbench.output import figures  # Matplotlib takes a second
 
     table, view = study.table, view_of(args)
-    if view.figure in WITH_FRONTIER and not args.include_refuted:
+    if view.figure not in COMPARED and not args.include_refuted:
         arms = dict(zip(table["folder"], table["arm"], strict=True))
         found = refuted(findings or audit(study))
         view = replace(view, refuted=tuple((arms[folder], ", ".join(kinds)) for folder, kinds in found.items()))
@@ -154,7 +154,7 @@ def plot(study: Study, findings: Sequence[Finding], args: argparse.Namespace, pa
     table = table[~table["arm"].isin(left_out)]
     drawn = [f"{arm}: {kinds}" for arm, kinds in view.refuted if arm not in left_out]
     if drawn:
-        where = "drawn with a \N{DAGGER}, in no frontier (see --audit; --include-refuted)"
+        where = f"drawn with a \N{DAGGER}{', in no frontier' * (view.figure in WITH_FRONTIER)} (see --audit; --include-refuted)"
         note(f"viz.py: refuted by the audit, {where}: {'; '.join(drawn)}")
     escaped = replace(view, refuted=tuple((_without_formula(arm), kinds) for arm, kinds in view.refuted))
     figures.save(figures.draw(_without_formulas(table), escaped, study), path)

@@ -129,6 +129,25 @@ def test_what_the_audit_refutes_is_drawn_and_marked_but_no_frontier(tmp_path, mo
     assert not any("†" in name for name in names(whole))
 
 
+@pytest.mark.parametrize("figure", ["network", "latencies", "timeline"])
+def test_figures_of_one_level_mark_it_too(figure, tmp_path, monkeypatch, write_folder, level_content, lawful, capsys):
+    monkeypatch.chdir(tmp_path)
+    same = {"conc4.json": level_content(4, detailed=True)}
+    other = {"conc4.json": lawful(level_content(4, detailed=True) | {"ttfts": [0.06] * 20})}
+    arms = {"1xtp2": same, "p1xtp1-d1xtp1": same, "2xtp1": other}
+    folders = [str(write_folder(tmp_path, NAMES.format(name), levels)) for name, levels in arms.items()]
+    drawn = []
+    monkeypatch.setattr("pdbench.output.figures.save", lambda figure, path: drawn.append(figure))
+    for more in ([], ["--include-refuted"]):
+        viz.main(["--figure", figure, *more, "--exps", *folders])
+    err = capsys.readouterr().err
+    assert err.count("refuted by the audit, drawn with a † (see --audit; --include-refuted): ") == 1
+    marked, whole = drawn
+    shown = {text.get_text() for text in marked.legends[0].get_texts()} | {axes.get_title() for axes in marked.axes}
+    assert {"1xtp2 †", "p1xtp1-d1xtp1 †", "2xtp1"} <= shown and "† refuted by the audit: two layouts" in key(marked)
+    assert "†" not in key(whole)
+
+
 # -- heading --
 
 

@@ -17,7 +17,6 @@ from pdbench.output.figures.labels import ARM, OVERLOADED, RANGE, annotate
 from pdbench.output.figures.panels import from_zero, level_axis, level_ticks, log_ticks, new_figure, plain, prepare, settle
 from pdbench.output.figures.styles import Style, arm_styles, faded, legend, line_handles, piece_key, style_key
 from pdbench.output.figures.view import (
-    REFUTED_MARK,
     View,
     heading,
     latency_label,
@@ -85,9 +84,7 @@ def _key(data: pd.DataFrame, kind: str, view: View) -> list[str]:
     key += ["grey band: Pareto frontier", "pale: dominated"] * one_workload(data)
     capped = ", or waited in the client" * bool(data["cap_reached"].notna().any())
     key += [f"ring: overloaded, requests came faster than they were served{capped}"] * bool(saturated(data).any())
-    drawn = set(data["arm"])
-    if kinds := dict.fromkeys(kinds for arm, kinds in view.refuted if arm in drawn):
-        key.append(f"{REFUTED_MARK} refuted by the audit, in no frontier: {', '.join(kinds)}")
+    key += view.refuted_key(data, ", in no frontier")
     key += piece_key(data) if view.itl else []
     return key + ["line: median of repeats, bar: least to most of them"] * bool((data["repeat"] > 1).any())
 

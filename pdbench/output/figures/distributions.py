@@ -43,7 +43,8 @@ def draw(table: pd.DataFrame, view: View, study: Study) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(plain))
         log_ticks(axes, "x") if view.log_latency else from_zero(axes, "x")
     figure.suptitle(heading(table, study, level_words(kind, level)), fontsize=12)
-    legend(figure, line_handles(styles), style_key(table, styles) + piece_key(table))
+    handles = line_handles({view.named(arm): style for arm, style in styles.items()})
+    legend(figure, handles, style_key(table, styles) + piece_key(table) + view.refuted_key(table))
     return figure
 
 

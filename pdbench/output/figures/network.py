@@ -51,7 +51,7 @@ def draw(table: pd.DataFrame, view: View, study: Study) -> Figure:
     key += ["hollow: P and D on two nodes"] * any(not style.filled for style in styles.values())
     key += ["number: GB/s of the KV transfers, those of warm-up and checks included"] * bool(speeds)
     key += ["median of repeats, line: least to most of them"] * bool((table["repeat"] > 1).any())
-    legend(figure, [Patch(label=arm, **look) for arm, look in looks.items()], key)
+    legend(figure, [Patch(label=view.named(arm), **look) for arm, look in looks.items()], key + view.refuted_key(table))
     return figure
 
 

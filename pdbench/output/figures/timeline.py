@@ -38,7 +38,7 @@ def draw(table: pd.DataFrame, view: View, study: Study) -> Figure:
     for (flight, bars), (arm, style) in zip(rows.T, styles.items(), strict=True):
         prepare(flight, f"flight {arm}")
         prepare(bars, f"bars {arm}", grid="x")
-        flight.set_title(arm, fontsize=10)
+        flight.set_title(view.named(arm), fontsize=10)
         bars.set_xlabel("Time since the first request (s)")
         _draw_flight(flight, requests[arm], style.color)
         _draw_bars(bars, requests[arm], style.color)
@@ -48,7 +48,7 @@ def draw(table: pd.DataFrame, view: View, study: Study) -> Figure:
     rows[0, 0].set_xlim(0, 1.01 * max(float((each.end - each.start.min()).max()) for each in requests.values()))
     figure.suptitle(heading(table, study, level_words(kind, level)), fontsize=12)
     wait = Patch(color=faded("black"), label="pale: until the first token (queue, prefill, KV transfer)")
-    legend(figure, [wait, Patch(color="black", label="full: decode")], [])
+    legend(figure, [wait, Patch(color="black", label="full: decode")], view.refuted_key(table))
     return figure
 
 

@@ -20,7 +20,8 @@ NAMES = {"CPU": "CPU cores", "GPU": "GPUs"}  # of accelerators that have no bett
 class View:
     """Which figure, the axes of its trade-off and the scales; `level` and `sla` where a figure is of one.
 
-    `refuted` are the arms that the audit refutes, with the kinds of findings: drawn and marked, but in no frontier.
+    `refuted` are the arms that the audit refutes, with the kinds of findings: drawn and marked, but in no
+    frontier.
     """
 
     latency_mode: str = "token"
@@ -44,6 +45,11 @@ class View:
     def named(self, arm: str) -> str:
         """Return an arm's name, with a mark where the audit refutes it."""
         return f"{arm} {REFUTED_MARK}" if arm in dict(self.refuted) else arm
+
+    def refuted_key(self, table: pd.DataFrame, where: str = "") -> list[str]:
+        """Return what the mark means, where one of the table's arms has it; `where` says what such an arm is not in."""
+        kinds = dict.fromkeys(kinds for arm, kinds in self.refuted if arm in set(table["arm"]))
+        return [f"{REFUTED_MARK} refuted by the audit{where}: {', '.join(kinds)}"] if kinds else []
 
 
 def with_axes(table: pd.DataFrame, view: View) -> pd.DataFrame:
