@@ -127,10 +127,15 @@ def test_what_checks_sent_before_the_level_is_counted_in(pd):
     assert failed(gates) == [] and gates["requests"].expected == "12, warm-up and checks included"
 
 
-def test_what_hits_save_need_not_be_transferred(pd):
-    saved = {"kv_transfers": 5.0, "kv_bytes": 3e6}
+def test_hits_save_bytes_but_no_transfer(pd):
+    """As in bm_results: 45 transfers of 45 requests with 47% of the prompts' tokens cached, and a third of the bytes."""
+    saved = {"kv_transfers": 10.0, "kv_bytes": 3e6}
     assert failed(gates_of(pd, decode=saved)) == ["kv-transfer"]
     assert failed(gates_of(pd, decode=saved, max_hit_rate=0.5)) == []
+    for allowed in (0.02, 0.5, 1):
+        gates = gates_of(pd, decode=saved | {"kv_transfers": 9.0, "kv_bytes": 9.9e6}, max_hit_rate=allowed)
+        assert failed(gates) == ["kv-transfer"]
+        assert gates["kv-transfer"].expected.startswith("at least one transfer for each of 10 requests")
 
 
 def test_without_a_prefix_cache_there_is_nothing_to_count(make_manifest):
