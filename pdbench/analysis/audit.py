@@ -85,6 +85,10 @@ KINDS = {
         "what prompts cost to prefill is not what arms of this ISL are compared by",
         "measure with prompts of one length, as run_bm.sh does, or correct the folder's name",
     ),
+    "another tokenizer": (
+        "prompts have as many tokens of the client's tokenizer as the folder's name says; of the model's they may have others",
+        "measure with the model's own (run_bm.sh --tokenizer, by default the deployment's model)",
+    ),
     "concurrency not kept": (
         "start and drain, or a slow client, are a large part of the level: its throughput is that of a lower load",
         "send more requests (run_bm.sh -n), see that the client keeps up, and measure the level again",

@@ -9,7 +9,7 @@ import pandas as pd
 from pdbench.analysis import audit_levels
 from pdbench.analysis.audit_levels import listed
 from pdbench.analysis.audit_mixed import mixed, mixed_pieces, mixed_within
-from pdbench.analysis.audit_source import Source
+from pdbench.analysis.audit_source import Source, model_name
 from pdbench.layout import Layout
 from pdbench.read.results import CONTROLLED
 from pdbench.workload import SHIFT
@@ -37,6 +37,7 @@ def checked(sources: list[Source]) -> Seen:
             _origin,
             _files,
             _launch_gates,
+            _tokenizer,
             _replayed,
             mixed_within,
             *audit_levels.CHECKS,
@@ -146,6 +147,19 @@ def _launch_gates(source: Source) -> Iterator[tuple[str, str]]:
     for name, gate in last.items():
         if not gate.passed and name != "transport":
             yield "failed gate", f"before measuring: {name}: {gate.seen}, expected {gate.expected}"
+
+
+def _tokenizer(source: Source) -> Iterator[tuple[str, str]]:
+    """Levels whose prompts were made with a tokenizer of another name than the deployment's model has, by source or id."""
+    deployment = source.manifest and source.manifest.deployment
+    if not deployment:
+        return
+    others, model = defaultdict(list), model_name(deployment.model_source)
+    for stem, asked in zip(source.levels["stem"], source.levels["asked"], strict=True):
+        if asked["tokenizer_id"] not in (None, model, model_name(deployment.model_id)):
+            others[f"the client's tokenizer is {asked['tokenizer_id']}, the model is {model}"].append(stem)
+    for seen, stems in others.items():
+        yield "another tokenizer", f"{listed(stems)}: {seen}"
 
 
 def _mixed_prompts(compared: list[Source]) -> Seen:

@@ -16,7 +16,8 @@ from pdbench.workload import phase_lengths
 # Keys that some versions of the bench client write and others do not (`failed`: from vLLM 0.11.1 on).
 CLIENT_KEYS = ("endpoint_type", "backend", "failed", "max_output_tokens_per_s", "max_concurrent_requests", "rtfx")
 # What the client was asked for, by the kind of finding that a difference is.
-ASKED = {"mixed clients": ("backend", "endpoint_type"), "mixed models": ("model_id",), "mixed loads": ("burstiness",)}
+ASKED = {"mixed clients": ("backend", "endpoint_type", "tokenizer_id"), "mixed models": ("model_id",),
+         "mixed loads": ("burstiness",)}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +26,10 @@ class Source:
 
     Attributes:
         levels: its rows of the tidy table in the order measured, with stem, date, seed, launched, and, of the file,
-            keys (those of `CLIENT_KEYS` in it), asked (values of `ASKED`), digest (of its summary: copies share it, also where
-            white space or details differ), input_tokens (of all prompts), prompt_lengths (tokens of the shortest and of the
-            longest, empty without details), recorded (the manifest's; the same where it has none, None without a record)
-            and elsewhere (what shows that it is of another folder).
+            keys (those of `CLIENT_KEYS` in it), asked (values of `ASKED`, the tokenizer by its name), digest (of its summary:
+            copies share it, also where white space or details differ), input_tokens (of all prompts), prompt_lengths (tokens
+            of the shortest and of the longest, empty without details), recorded (the manifest's; the same where it has none,
+            None without a record) and elsewhere (what shows that it is of another folder).
     """
 
     arm: Arm
@@ -78,7 +79,8 @@ def _of_files(folder: Folder) -> dict[str, list[Any]]:
         files["seed"].append(_seed(content, record))
         files["launched"].append(str(record.launched) if record else "")
         files["keys"].append(frozenset(CLIENT_KEYS) & content.keys())
-        files["asked"].append({key: content.get(key) for keys in ASKED.values() for key in keys})
+        asked = {key: content.get(key) for keys in ASKED.values() for key in keys}
+        files["asked"].append(asked | {"tokenizer_id": model_name(content.get("tokenizer_id"))})
         files["digest"].append(digest := digest_of(content))
         files["input_tokens"].append(content["total_input_tokens"])
         lengths = file.requests.isl if file.requests else ()
@@ -86,6 +88,12 @@ def _of_files(folder: Folder) -> dict[str, list[Any]]:
         files["elsewhere"].append(elsewhere(folder, level, content, record))
         files["recorded"].append(_recorded(record, digest, file.row["completed"]))
     return files
+
+
+def model_name(source: object) -> str | None:
+    """Return a model's name by its hub id or folder, also by a snapshot's in the hub's cache; None where there is none."""
+    folder, _, snapshot = str(source or "").rstrip("/").partition("/snapshots/")
+    return (folder.rsplit("--", 1)[-1] if snapshot else folder).rsplit("/", 1)[-1] or None
 
 
 def _recorded(record: LevelRecord | None, digest: str, completed: int) -> str | None:

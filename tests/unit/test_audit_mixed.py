@@ -25,6 +25,18 @@ def test_a_client_of_another_version(arm):
     assert seen("mixed versions", old, new, newer) == reported
 
 
+@pytest.mark.parametrize(
+    ("used", "named"),
+    [("meta/llama", "llama"), ("/models/tiny", ""), ("hub/models--x--tiny/snapshots/0a1b", ""),
+     ("hub/models--x--big/snapshots/0a1b", "big")],
+)  # fmt: skip
+def test_another_tokenizer_than_the_models_own(arm, make_manifest, used, named):
+    """Where a manifest says what the model is: without one its name may be any that the server was given."""
+    folder = arm("2xtp1", manifest=make_manifest("2xtp1", "collocated", gpus=2), tokenizer_id=used)
+    says = f"conc4, conc8 and conc16: the client's tokenizer is {named}, the model is tiny"
+    assert [one.seen for one in audit(read_study([folder])) if one.kind == "another tokenizer"] == [says] * bool(named)
+
+
 def test_engines_of_other_versions(arm, make_manifest):
     manifests = [make_manifest("2xtp1", "collocated", gpus=2), make_manifest("1xtp2", "collocated", gpus=2)]
     for manifest, version in zip(manifests, ("0.11.0", "0.29.0"), strict=True):
@@ -37,6 +49,7 @@ def test_engines_of_other_versions(arm, make_manifest):
     ("kind", "change", "reported"),
     [
         ("mixed clients", {"backend": "openai-chat"}, "backend: openai-chat in 1 of 2 folders, vllm in 1 of 2 folders"),
+        ("mixed clients", {"tokenizer_id": "a/b"}, "tokenizer_id: b in 1 of 2 folders, tiny in 1 of 2 folders"),
         ("mixed models", {"model_id": "other"}, "model_id: other in 1 of 2 folders, tiny in 1 of 2 folders"),
         ("mixed loads", {"burstiness": 0.1}, "burstiness: 0.1 in 1 of 2 folders, 1.0 in 1 of 2 folders"),
     ],
