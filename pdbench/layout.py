@@ -17,8 +17,11 @@ _COLLOCATED = re.compile(_POOL, re.ASCII)  # ASCII: otherwise \d takes any scrip
 _PD = re.compile(f"p{_POOL}-d{_POOL}", re.ASCII)
 # Behind `1xtp4-`, what this notation does not have (`1xtpep4`) makes it no collocated layout either.
 _LIKE_A_POOL = re.compile(r"[pd]?\d+[a-z]*tp[a-z]*\d+", re.ASCII)
-# Parallelisms that this notation does not know (`dp2`, `2xdp8`, `4xtp2dp2`, `ep8`): their GPUs would not be counted.
-_OTHER = re.compile(r"(\d+x)?(tp\d*)?(dp|pp|ep|cp|sp|dcp|pcp)(\d+([a-z]{2})?|on)?", re.ASCII | re.IGNORECASE)
+# Words of parallelisms that this notation does not know (`dp2`, `2xdp8`, `4xtp2dp2`, `ep8`, `dp=2`, `dep8`, `dpsize2`,
+# `dataparallel`): their GPUs would not be counted.
+_OTHER = re.compile(
+    r"(\d+x?)?(tp\d*)?(dp|pp|[dt]?ep|cp|sp|dcp|pcp)(a|size|x)?(\d+([a-z]{2}\d*)?|on)?|\w*parallel\w*", re.ASCII | re.IGNORECASE
+)
 # Spellings of the public study's folders; read, never written.
 _PUBLISHED_PD = re.compile(f"p?{_POOL}-d?{_POOL}", re.ASCII)
 _PUBLISHED_PTP = re.compile(r"([1-9]\d*)ptp([1-9]\d*)-([1-9]\d*)dtp([1-9]\d*)", re.ASCII)
@@ -84,7 +87,7 @@ class Layout:
         Raises:
             ValueError: no part, or more than one part, of the name is a layout; or one names another parallelism than TP.
         """
-        if other := next(filter(_OTHER.fullmatch, re.split("[-_]", text)), None):
+        if other := next(filter(_OTHER.fullmatch, re.split("[-_=.]", text)), None):
             raise ValueError(f"{other!r} in {text!r}: this notation knows tensor parallelism only; {FORMAT}")
         found, placement = [], None
         for token in text.split("_"):

@@ -97,8 +97,9 @@ def test_every_control_stands_like_a_mode_that_is_none():
 
 
 @pytest.mark.parametrize(
-    "word", ["dp2", "2xdp8", "pp2", "ep8", "4xtp2dp2", "1xtpep4", "cp2", "dcp2", "sp2", "dp2ep", "PP2", "dp", "epon"]
-)
+    "word", ["dp2", "2xdp8", "pp2", "ep8", "4xtp2dp2", "1xtpep4", "cp2", "dcp2", "sp2", "dp2ep", "PP2", "dp", "epon",
+             "2dp", "dpx2", "dep8", "tep8", "dpsize2", "dp2tp2", "dataparallel2"],
+)  # fmt: skip
 @pytest.mark.parametrize("name", ["4xtp2_{}", "1xtp4-{}", "pack_p1xtp4-d1xtp4-{}", "{}_2xtp4"])
 def test_another_parallelism_is_refused(name, word):
     """20 GPUs as 4 would make throughput per GPU five times too high."""
@@ -106,6 +107,12 @@ def test_another_parallelism_is_refused(name, word):
         Layout.parse_published(name.format(word))
 
 
-@pytest.mark.parametrize("name", ["2xtp4_step3", "2xtp4-deep2", "h100_2xtp4", "2xtp4_rep2"])
+@pytest.mark.parametrize("remark", ["dp_2", "dp-2", "dp=2", "data_parallel_2", "expert-parallel", "x.dp2"])
+def test_another_parallelism_in_several_words_is_refused(remark):
+    with pytest.raises(ValueError, match="this notation knows tensor parallelism only"):
+        Layout.parse_published(f"4xtp1_{remark}")
+
+
+@pytest.mark.parametrize("name", ["2xtp4_step3", "2xtp4-deep2", "h100_2xtp4", "2xtp4_rep2", "2xtp4_v0.11", "tcp_2xtp4"])
 def test_words_that_only_look_like_one_are_remarks(name):
     assert str(Layout.parse_published(name)[0]) == "2xtp4"
