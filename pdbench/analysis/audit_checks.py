@@ -55,7 +55,7 @@ def checked(sources: list[Source]) -> Seen:
 def _same_results(sources: list[Source]) -> Seen:
     holders, stems = defaultdict(list), defaultdict(dict)
     for source in sources:
-        for digest, stem in zip(source.levels["digest"], source.levels["stem"]):
+        for digest, stem in zip(source.columns["digest"], source.columns["stem"]):
             holders[digest].append((source, stem))
     for several in holders.values():
         if len(several) > 1:
@@ -89,7 +89,7 @@ def _other_runs(sources: list[Source], copies: tuple[Source, ...]) -> str:
 
 def _tpot(source: Source) -> pd.Series:
     """Median TPOT (ms) by level."""
-    return source.levels.groupby("level")["median_tpot_ms"].median()
+    return pd.Series(source.columns["median_tpot_ms"]).groupby(source.columns["level"]).median()
 
 
 def _name_and_manifest(source: Source) -> Iterator[tuple[str, str]]:
@@ -122,18 +122,22 @@ def _decode_bench(compared: list[Source]) -> Seen:
 
 
 def _origin(source: Source) -> Iterator[tuple[str, str]]:
-    for seen, rows in source.levels[source.levels["elsewhere"] != ""].groupby("elsewhere", sort=False):
-        yield "another folder's level", f"{listed(rows['stem'])}: {seen}"
+    stems = defaultdict(list)
+    for stem, seen in zip(source.columns["stem"], source.columns["elsewhere"]):
+        stems[seen].append(stem)
+    for seen, of_level in stems.items():
+        if seen:
+            yield "another folder's level", f"{listed(of_level)}: {seen}"
 
 
 def _files(source: Source) -> Iterator[tuple[str, str]]:
     """Level files that are not those of the manifest; one without any records, of an older version, says nothing of files."""
     if not (source.manifest and source.manifest.levels):
         return
-    levels = source.levels
-    if unknown := list(levels["stem"][levels["recorded"].isna()]):
+    levels = list(zip(source.columns["stem"], source.columns["recorded"], source.columns["digest"]))
+    if unknown := [stem for stem, recorded, _ in levels if recorded is None]:
         yield "not in the manifest", f"levels: {listed(unknown)}"
-    if changed := list(levels["stem"][levels["recorded"].notna() & (levels["recorded"] != levels["digest"])]):
+    if changed := [stem for stem, recorded, digest in levels if recorded not in (None, digest)]:
         yield "changed file", f"the client's summary is not the one that was recorded: {listed(changed)}"
     for record in source.manifest.levels:
         if failed := [gate for gate in record.gates if not gate.passed] if record.ok else []:
@@ -155,7 +159,7 @@ def _tokenizer(source: Source) -> Iterator[tuple[str, str]]:
     if not deployment:
         return
     others, model = defaultdict(list), model_name(deployment.model_source)
-    for stem, asked in zip(source.levels["stem"], source.levels["asked"], strict=True):
+    for stem, asked in zip(source.columns["stem"], source.columns["asked"], strict=True):
         if asked["tokenizer_id"] not in (None, model, model_name(deployment.model_id)):
             others[f"the client's tokenizer is {asked['tokenizer_id']}, the model is {model}"].append(stem)
     for seen, stems in others.items():
@@ -166,7 +170,7 @@ def _mixed_prompts(compared: list[Source]) -> Seen:
     """Folders whose prompts were replayed for sure, beside such with several levels, or a manifest, whose were not."""
     replays = [(source, *_replays(source)) for source in compared]
     replayed = [source for source, known, _ in replays if known]
-    unseen = [s for s, known, likely in replays if not known and not likely and (s.manifest or len(s.levels) > 1)]
+    unseen = [s for s, known, likely in replays if not known and not likely and (s.manifest or len(s.columns["stem"]) > 1)]
     if replayed and unseen:
         yield "mixed prompts", replayed, f"prompts were replayed in {len(replayed)} of {len(compared)} folders"
 
@@ -195,7 +199,7 @@ def _replays(source: Source) -> tuple[list[str], list[str]]:
     sent, known, likely = defaultdict(int), [], []
     if source.arm.run.isl < CACHE_BLOCK or (deployment and deployment.prefix_caching_off):
         return known, likely
-    columns = (source.levels[name] for name in ("stem", "launched", "seed", "completed"))
+    columns = (source.columns[name] for name in ("stem", "launched", "seed", "completed"))
     for stem, launched, seed, completed in zip(*columns):
         if earlier := sent[launched, seed]:
             (known if seed else likely).append(f"{stem} {min(earlier, completed) / completed:.0%}")
@@ -219,20 +223,20 @@ def _above_prefill(sources: list[Source]) -> Seen:
     """Input throughput per prefill GPU above that of prefill alone, of the same TP size, model and prompt length."""
     bounds, mixed = defaultdict(float), []
     for source in sources:
-        run, pool, levels = source.arm.run, source.prefill, source.levels
+        run, pool, levels = source.arm.run, source.prefill, source.columns
         key = run.model, source.arm.accelerator, run.isl, pool.tp
         if source.arm.is_control:  # the difference would be what Ray Serve adds
             continue
         if source.osl > 1:
             mixed += [(key, source)] if run.phase == "mixed" else []
-        elif levels["kind"].iloc[0] == "concurrency" and not source.arm.layout.is_pd:
-            busy = levels.loc[levels["level"] >= SATURATING * pool.num, "input_throughput"]
+        elif levels["kind"][0] == "concurrency" and not source.arm.layout.is_pd:
+            busy = levels["input_throughput"][levels["level"] >= SATURATING * pool.num]
             bounds[key] = max([bounds[key], *(busy / pool.gpus)])
     for key, source in mixed:
-        rate = source.levels["input_throughput"] / source.prefill.gpus
+        rate = source.columns["input_throughput"] / source.prefill.gpus
         high = rate > (1 + NOISE) * bounds[key]
         if bounds[key] and high.any():
-            rates = f"{listed(source.levels['stem'][high])}: up to {rate.max():,.0f} input tokens/s per prefill GPU"
+            rates = f"{listed(source.columns['stem'][high])}: up to {rate.max():,.0f} input tokens/s per prefill GPU"
             yield "above prefill", [source], f"{rates}; prefill alone at TP{key[-1]} saturates at {bounds[key]:,.0f}"
 
 
@@ -245,6 +249,8 @@ def _odd_decode(compared: list[Source]) -> Seen:
         if source.arm.layout.is_pd and not source.arm.is_control and of_one:
             groups[source.arm.layout.decode, source.arm.layout.prefill.tp].append(source)
     for group in groups.values():
+        if len({source.arm.layout.prefill.num for source in group}) < 3:
+            continue
         tpot = pd.DataFrame({s.name: _tpot(s) for s in group})
         for source in group:
             num = source.arm.layout.prefill.num
@@ -265,10 +271,10 @@ def _odd_decode(compared: list[Source]) -> Seen:
 
 def _missing_levels(compared: list[Source]) -> Seen:
     """Levels that most of the other arms have."""
-    have = [set(source.levels["level"]) for source in compared]
+    have = [set(source.columns["level"]) for source in compared]
     count = Counter(itertools.chain(*have))
     for source, levels in zip(compared, have):
         missing = sorted(level for level in count.keys() - levels if 2 * count[level] > len(compared) - 1)
         if missing:
             lacks = ", ".join(f"{level:g}" for level in missing)
-            yield "missing levels", [source], f"most of the other arms have {lacks} ({source.levels['kind'].iloc[0]})"
+            yield "missing levels", [source], f"most of the other arms have {lacks} ({source.columns['kind'][0]})"

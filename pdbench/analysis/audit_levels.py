@@ -26,8 +26,8 @@ def listed(words: Iterable[str]) -> str:
 
 
 def _cold(source: Source) -> Iterator[tuple[str, str]]:
-    mean, median = (source.levels[f"{name}_ttft_ms"].iloc[0] for name in ("mean", "median"))
-    if len(source.levels) < 2 or not mean >= COLD * median:
+    mean, median = (source.columns[f"{name}_ttft_ms"][0] for name in ("mean", "median"))
+    if len(source.columns["stem"]) < 2 or not mean >= COLD * median:
         return
     first, second = source.levels.iloc[0], source.levels.iloc[1]
     if second["level"] > first["level"] and mean > second["mean_ttft_ms"]:
@@ -86,8 +86,8 @@ def _prompts(source: Source) -> Iterator[tuple[str, str]]:
 
 
 def _rows(source: Source, *columns: str) -> Iterator[tuple[Any, ...]]:
-    """The levels, each as a tuple of these columns; pandas' own rows would take seconds of a thousand folders."""
-    return zip(*(source.levels[name].to_numpy() for name in columns))
+    """The levels, each as a tuple of these columns."""
+    return zip(*(source.columns[name] for name in columns))
 
 
 def _off(length: float, isl: int) -> float:

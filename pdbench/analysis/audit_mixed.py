@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 import pandas as pd
 
 from pdbench.analysis.audit_levels import listed
@@ -35,7 +36,7 @@ def mixed_within(source: Source) -> Iterator[tuple[str, str]]:
     for kind, keys in ASKED.items():
         for key in keys:
             levels: dict[str, list[str]] = defaultdict(list)
-            for stem, asked in zip(source.levels["stem"], source.levels["asked"]):
+            for stem, asked in zip(source.columns["stem"], source.columns["asked"]):
                 if asked.get(key) is not None:
                     levels[str(asked[key])].append(stem)
             if len(levels) > 1:
@@ -45,15 +46,16 @@ def mixed_within(source: Source) -> Iterator[tuple[str, str]]:
 
 def mixed_pieces(compared: list[Source]) -> Iterator[tuple[str, Iterable[Source], str]]:
     """Yield the folders whose answers came in coarser pieces than those of another, each with what was seen."""
-    found = coarser(pd.concat([source.levels for source in compared]))
+    names = ("arm", "tokens_per_piece")
+    found = coarser(pd.DataFrame({name: np.concatenate([source.columns[name] for source in compared]) for name in names}))
     for source in compared:
-        if seen := found.get(source.levels["arm"].iloc[0]):
+        if seen := found.get(source.columns["arm"][0]):
             yield "mixed pieces", [source], seen
 
 
 def _versions(source: Source) -> dict[str, str]:
     """Return everything that a folder records of the stack."""
-    keys = set.intersection(*map(set, source.levels["keys"]))
+    keys = set.intersection(*map(set, source.columns["keys"]))
     found = {f"the client's key {key}": "present" if key in keys else "absent" for key in CLIENT_KEYS}
     if source.manifest:
         found |= _machines("client", [source.manifest.client])
@@ -79,9 +81,12 @@ def _engines(source: Source) -> dict[str, str]:
 
 def _asked(kind: str) -> Callable[[Source], dict[str, str]]:
     def of(source: Source) -> dict[str, str]:
-        found = {key: sorted({str(asked.get(key)) for asked in source.levels["asked"]} - {"None"}) for key in ASKED[kind]}
-        if kind == "mixed loads" and source.levels["kind"].iloc[0] == "request-rate":
-            found |= {f"requests at {row.level:g}/s": [str(row.completed)] for row in source.levels.itertuples()}
+        found = {key: sorted({str(asked.get(key)) for asked in source.columns["asked"]} - {"None"}) for key in ASKED[kind]}
+        if kind == "mixed loads" and source.columns["kind"][0] == "request-rate":
+            found |= {
+                f"requests at {rate:g}/s": [str(count)]
+                for rate, count in zip(source.columns["level"], source.columns["completed"])
+            }
         return {key: " and ".join(values) for key, values in found.items() if values}
 
     return of

@@ -2,8 +2,11 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pdbench.analysis.audit_origin import elsewhere
@@ -25,16 +28,21 @@ class Source:
     """A result folder as the audit sees it.
 
     Attributes:
-        levels: its rows of the tidy table in the order measured, with stem, date, seed, launched, and, of the file,
-            keys (those of `CLIENT_KEYS` in it), asked (values of `ASKED`, the tokenizer by its name), digest (of its summary:
-            copies share it, also where white space or details differ), input_tokens (of all prompts), prompt_lengths (tokens
-            of the shortest and of the longest, empty without details), recorded (the manifest's; the same where it has none,
-            None without a record) and elsewhere (what shows that it is of another folder).
+        columns: of its levels in the order measured, by name, shape (n,): those of the tidy table, and stem, seed, launched,
+            and, of the file, keys (those of `CLIENT_KEYS` in it), asked (values of `ASKED`, the tokenizer by its name), digest
+            (of its summary: copies share it, also where white space or details differ), input_tokens (of all prompts),
+            prompt_lengths (tokens of the shortest and of the longest, empty without details), recorded (the manifest's; the
+            same where it has none, None without a record) and elsewhere (what shows that it is of another folder).
     """
 
     arm: Arm
     manifest: Manifest | None
-    levels: pd.DataFrame
+    columns: dict[str, np.ndarray]
+
+    @cached_property
+    def levels(self) -> pd.DataFrame:
+        """The columns as a table, where one is needed: to take a column of a thousand tables takes pandas seconds."""
+        return pd.DataFrame(self.columns)
 
     @property
     def name(self) -> str:
@@ -54,7 +62,7 @@ class Source:
     def workload(self) -> tuple[Any, ...]:
         """What arms that are compared have in common."""
         run = self.arm.run
-        return run.model, run.isl, run.osl, run.phase, self.levels["kind"].iloc[0]
+        return run.model, run.isl, run.osl, run.phase, self.columns["kind"][0]
 
 
 def sources_of(study: Study) -> list[Source]:
@@ -63,13 +71,27 @@ def sources_of(study: Study) -> list[Source]:
     for folder in study.folders.values():
         for name, values in _of_files(folder).items():
             files[name] += values
-    table = pd.concat([study.table.reset_index(drop=True), pd.DataFrame(files)], axis=1)  # rows of both follow the folders
-    rows = dict(list(table.sort_values("date", kind="stable").groupby("folder", sort=False)))
-    return [Source(f.arm, f.manifest, rows[name].set_axis(range(len(rows[name])))) for name, f in study.folders.items()]
+    # Rows of both follow the folders, in the table's order.
+    columns = columns_of(study.table) | {name: pd.Series(of, dtype=object).to_numpy() for name, of in files.items()}
+    by_date = np.argsort(columns["date"], kind="stable")
+    of_folder = pd.factorize(columns["folder"][by_date])[0]
+    order = by_date[np.argsort(of_folder, kind="stable")]
+    ordered = {name: values[order] for name, values in columns.items()}
+    ends = np.flatnonzero(np.append(ordered["folder"][1:] != ordered["folder"][:-1], True)) + 1
+    slices = {ordered["folder"][end - 1]: slice(begin, end) for begin, end in pairwise([0, *ends])}
+    return [
+        Source(folder.arm, folder.manifest, {of: values[slices[name]] for of, values in ordered.items()})
+        for name, folder in study.folders.items()
+    ]
+
+
+def columns_of(table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return a table's columns, by name."""
+    return {str(name): table[name].to_numpy() for name in table.columns}
 
 
 def _of_files(folder: Folder) -> dict[str, list[Any]]:
-    """What `Source.levels` has beside the tidy table, in the table's order."""
+    """What `Source.columns` has beside the tidy table, in the table's order."""
     manifest = folder.manifest
     records = {record.level: record for record in manifest.levels} if manifest else {}
     files: dict[str, list[Any]] = defaultdict(list)

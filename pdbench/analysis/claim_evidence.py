@@ -10,7 +10,7 @@ from typing import Any
 
 from pdbench.analysis import audit
 from pdbench.analysis.audit import Finding, findings
-from pdbench.analysis.audit_source import Source, sources_of
+from pdbench.analysis.audit_source import Source, columns_of, sources_of
 from pdbench.layout import Layout
 from pdbench.read.folder import are_small, check_folder, folders_among, left_out_words
 from pdbench.read.level_file import ResultError, naming
@@ -76,7 +76,7 @@ class Evidence:
             if source.arm.layout == spec.layout and (source.arm.placement == "spread") == spec.spread
             and not source.arm.is_control and self.over_tcp(source) == spec.tcp and not self.doubts(source, *REFUTED)
         ]  # fmt: skip
-        latest = sorted(fitting, key=lambda source: source.levels["date"].iloc[-1], reverse=True)
+        latest = sorted(fitting, key=lambda source: source.columns["date"][-1], reverse=True)
         doubts = {source: [bool(self.doubts(source, kind)) for kind in LAST] for source in latest}
         return sorted(latest, key=lambda source: (*doubts[source], "archive" in source.arm.folder.parts))
 
@@ -117,7 +117,7 @@ def read_evidence(
     workload, kept = max(by_workload.items(), key=lambda item: len({source.arm.layout for source in item[1]}))
     others = [source.name for source in sources if source not in kept]
     node = max(source.arm.gpus_per_node for source in kept)  # else arms of smaller nodes would seem to do less
-    kept = [source if _is_of(source, node) else replace(source, levels=per_node_of(source.levels, node)) for source in kept]
+    kept = [source if _is_of(source, node) else _of_node(source, node) for source in kept]
     return Evidence(workload, kept, findings(sources), others, unread)
 
 
@@ -131,12 +131,16 @@ def _read(folders: list[Path], unread: list[str]) -> list[Source]:
 
 def _is_of(source: Source, node: int) -> bool:
     """Whether its throughput per node is of nodes of this size."""
-    return bool((source.levels["gpus_per_node"] == node).all())
+    return bool((source.columns["gpus_per_node"] == node).all())
+
+
+def _of_node(source: Source, node: int) -> Source:
+    return replace(source, columns=columns_of(per_node_of(source.levels, node)))
 
 
 def _asked_model(source: Source) -> str:
     """The model by the folder's name, with the name that requests had for it where folders of one name differ in that."""
-    return str(source.levels["model"].iloc[0])
+    return str(source.columns["model"][0])
 
 
 def _workload_words(source: Source) -> str:

@@ -199,7 +199,7 @@ def _of_alike_pieces(claim: Claim, taken: dict[str, Source]) -> dict[str, Source
     if not taken or "_itl_" not in f"{claim.metric} {claim.latency * claim.by_latency}":
         return taken
     coarse = coarser(pd.concat([source.levels for source in taken.values()]))
-    return {arm: source for arm, source in taken.items() if source.levels["arm"].iloc[0] not in coarse}
+    return {arm: source for arm, source in taken.items() if source.columns["arm"][0] not in coarse}
 
 
 def _about(found: list[Finding], names: set[str]) -> list[Finding]:
