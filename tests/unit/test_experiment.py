@@ -74,13 +74,24 @@ def test_every_launch_of_every_experiment_has_a_plan(path):
         assert resolved.layout == one.arm.layout and resolved.mode == one.arm.mode
 
 
-def run_script(*args):
-    command = [sys.executable, ROOT / "run_experiment.py", *args]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, timeout=60)
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """Runs run_experiment.py in this process, in which all that it imports is there already."""
+    monkeypatch.chdir(ROOT)
+
+    def run(*args):
+        monkeypatch.setattr("sys.argv", ["run_experiment.py", *map(str, args)])
+        try:
+            status = run_experiment.main()
+        except SystemExit as left:
+            status = left.code
+        return subprocess.CompletedProcess(args, status, *capsys.readouterr())
+
+    return run
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_dry_run_prints_a_script_that_bash_reads(path, tmp_path):
+def test_a_dry_run_prints_a_script_that_bash_reads(run_script, path, tmp_path):
     done = run_script(path, "--dry-run", "--results-dir", tmp_path / "none")
     assert done.returncode == 0 and done.stderr == "" and not (tmp_path / "none").exists()
     assert subprocess.run(["bash", "-n"], input=done.stdout, text=True).returncode == 0
@@ -178,7 +189,7 @@ def test_phases_are_measured_and_drawn_apart(write, tmp_path):
     assert second[-1] == f"{tmp_path}/small_decode-only.png" and "--throughput-metric" in second
 
 
-def test_as_published_is_one_repeat_in_folders_of_its_own(write):
+def test_as_published_is_one_repeat_in_folders_of_its_own(run_script, write):
     done = run_script(write(), "--dry-run", "--as-published")
     sweeps = [line for line in done.stdout.splitlines() if line.startswith("./run_bm.sh")]
     assert len(sweeps) == 2
@@ -268,7 +279,7 @@ def test_one_block_alone_has_the_order_that_it_has_among_all(write, tmp_path):
     assert recipe.count("--block 3 ") == len(experiment.arms) and "--block 2 " not in recipe
 
 
-def test_a_block_beyond_the_last_is_reported(write):
+def test_a_block_beyond_the_last_is_reported(run_script, write):
     path = write(blocks=2)
     path.write_text(path.read_text().replace("repeats: 2\n", ""))
     done = run_script(path, "--block", "3")
@@ -343,25 +354,26 @@ def test_a_wrong_file_is_reported_in_one_line(write, changes, words):
         (["--repeats", "x"], "argument --repeats: invalid int value: 'x'"),
     ],
 )
-def test_a_wrong_option_is_reported_in_one_line(write, options, words):
+def test_a_wrong_option_is_reported_in_one_line(run_script, write, options, words):
     done = run_script(write(), *options)
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
     assert done.stderr.startswith("run_experiment.py: error: ") and words in done.stderr
 
 
 def test_a_file_that_is_missing_names_those_that_are_there(tmp_path):
-    done = run_script(tmp_path / "none.yaml")
+    command = [sys.executable, ROOT / "run_experiment.py", tmp_path / "none.yaml"]  # as a user would
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert done.returncode == 2 and "no such file" in done.stderr and "configs/experiments/network.yaml" in done.stderr
 
 
-def test_a_figure_that_cannot_be_drawn_is_reported_before_anything_is_measured(write, tmp_path):
+def test_a_figure_that_cannot_be_drawn_is_reported_before_anything_is_measured(run_script, write, tmp_path):
     path = write(figures=[["--show-itl"], ["--log-levels"]])
     done = run_script(path, "--results-dir", tmp_path / "results")
     assert (done.returncode, done.stdout) == (2, "") and not (tmp_path / "results").exists()
     assert done.stderr == f"run_experiment.py: {path}: figures: error: unrecognized arguments: --log-levels\n"
 
 
-def test_what_cannot_be_read_or_written_is_one_line(write, tmp_path):
+def test_what_cannot_be_read_or_written_is_one_line(run_script, write, tmp_path):
     path, results = write(), tmp_path / "results"
     results.write_text("")
     done = run_script(path, "--results-dir", results)
@@ -383,7 +395,7 @@ OTHERS = [
 ]
 
 
-def test_levels_of_other_settings_are_refused_and_nothing_is_written(write, tmp_path, make_manifest):
+def test_levels_of_other_settings_are_refused_and_nothing_is_written(run_script, write, tmp_path, make_manifest):
     path, results = write(), tmp_path / "results"
     experiment = load_experiment(path)
     for arm in experiment.arms:
