@@ -21,6 +21,17 @@ SMALL = ShapeSpec(layers=3, experts=4, experts_per_token=2, hidden=64, intermedi
 NARROW = SMALL.model_copy(update={"vocabulary": 4096, "layers": 2})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads that wait for one another compute all the while: with two on busy cores, small products take 20 times as long."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "small"
