@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import launch, module
+from tests.helpers.commands import launch, module, stop
 
 
 @pytest.fixture(scope="session")
@@ -37,4 +37,4 @@ def tokens(local_cluster, shared) -> Path:
 def deployed(local_cluster):
     """Launch with `deployed(...)`; whatever the test leaves running is stopped."""
     yield launch
-    launch("--stop")
+    stop()

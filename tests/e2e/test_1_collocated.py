@@ -12,7 +12,7 @@ import pytest
 from pdbench.manifest import Deployment, Manifest
 from pdbench.measure import level_gates
 from pdbench.measure.bench_client import Used
-from tests.helpers.commands import BIN, ROOT, URL, bench, deployment, environment, launch, level, module, run, wait_for
+from tests.helpers.commands import BIN, ROOT, URL, bench, deployment, environment, launch, level, module, run, stop, wait_for
 
 FOLDER = "gpt-oss-tiny_itl300_otl16_mixed_{}"
 WORKLOAD = ("--isl", "300", "--osl", "16")
@@ -52,7 +52,7 @@ def running(local_cluster, experiment):
     killed.wait()
     wait_for(lambda: not marked("killed"), 30)
     yield
-    launch("--stop")
+    stop()
 
 
 def test_launch_returns_when_every_replica_has_answered(running):

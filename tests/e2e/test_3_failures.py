@@ -5,22 +5,12 @@ import signal
 import subprocess
 import time
 
-import psutil
-
-from tests.helpers.commands import BIN, ROOT, STACK, environment, launch, module
+from tests.helpers.commands import BIN, ROOT, STACK, environment, launch, module, runs
 
 
 def engines() -> list[str]:
-    """Living engine and replica processes of this user."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            line = " ".join(process.cmdline())
-            if process.status() != psutil.STATUS_ZOMBIE and line.startswith(("VLLM::", "ray::ServeReplica")):
-                found.append(line)
-        except psutil.Error:
-            continue
-    return found
+    """Living engines and replicas."""
+    return runs("VLLM::", "ray::ServeReplica")
 
 
 def test_an_engine_that_cannot_start_says_why(local_cluster, tmp_path):

@@ -1,5 +1,6 @@
 """The scripts, run as a user would."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import requests
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +49,23 @@ def deployment() -> dict:
 
 def level(folder: Path, name: str) -> dict:
     return json.loads((folder / name).read_text())
+
+
+def stop() -> None:
+    """Stop what is deployed, if anything is: only to ask Ray takes seconds."""
+    if runs("ray::ServeController", "ray::Keeper"):
+        launch("--stop")
+
+
+def runs(*titles: str) -> list[str]:
+    """Command lines, beginning with one of `titles`, of living processes."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            if line.startswith(titles) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(line)
+    return found
 
 
 def wait_for(condition, seconds: float = 120, seen=lambda: "") -> None:
