@@ -20,7 +20,8 @@ def test_a_pool_changes_its_ratio_while_it_serves(deployed, tokens, tmp_path):
     deployed("--pd-pool", "--layout", "p1xtp1-d2xtp1")
     before = roles(deployment())
     assert sorted(before.values()) == ["decode", "decode", "prefill"]
-    assert "ok   token-equality: 36 of 36" in module("gates", "--against", str(tokens)).stdout
+    lines = module("gates", "--against", str(tokens)).stdout
+    assert "ok   token-equality: 36 of 36" in lines and "ok   transport: cma/memory" in lines
 
     # Prompts are asked one after the other: some before the change, some after it.
     asking = [str(BIN / "python"), "-m", "pdbench.gates", "--against", str(tokens)]
@@ -59,15 +60,15 @@ def follows_the_load(tmp_path, tokens):
         assert manifest.deployment.controller == {"ttft_ms": 1500, "tpot_ms": 60, "tick_s": 0.5}
         assert all(gate.passed for gate in manifest.levels[0].gates)
 
+    last = deployment()  # what a level's own gates ask may have moved an engine once more
     title = "ray::ServeReplica:pdbench-describe:Describe"
     (loop,) = (p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [""])[0] == title)
     loop.kill()
     loop.wait(30)
     wait_for(describes_itself)
     found = deployment()
-    assert (found["layout"], found.get("controller")) == ("p2xtp1-d1xtp1", None), (
-        "learned from the engines; nobody moves them now"
-    )
+    assert (found["layout"], roles(found)) == (last["layout"], roles(last)), "learned from the engines"
+    assert last["controller"] and found.get("controller") is None, "nobody moves them now"
     lines = module("gates", "--against", str(tokens)).stdout
     assert "ok   token-equality: 36 of 36" in lines, "the last table stays"
 
