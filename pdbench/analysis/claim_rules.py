@@ -49,12 +49,13 @@ class Point:
     exact: bool = True
 
 
-def judge(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
+def judge(claim, arms: dict[str, pd.DataFrame], exact: bool = True) -> list[Point]:
     """Make all comparisons that a claim asks for and the arms at hand allow.
 
     Args:
         claim: of `claims.Claim`.
         arms: rows of the tidy table by arm, as the claim names them; arms without results are absent.
+        exact: whether `Point.exact` is asked for; else it is true.
     """
     asked = (claim.metric, *[claim.latency] * claim.by_latency)  # with one output token there is no TPOT
     columns = tuple(dict.fromkeys((claim.metric, claim.latency, RATE)))
@@ -64,8 +65,10 @@ def judge(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:
         return _about_equal(claim, known, arms)
     rule = globals()[f"_{claim.rule}"]
     points = rule(claim, known)
-    exact = rule(claim.model_copy(update={"tolerance": 0.0}), known)
-    return [replace(point, exact=bool(other.true)) for point, other in zip(points, exact, strict=True)]
+    if not exact:
+        return points
+    without = rule(claim.model_copy(update={"tolerance": 0.0}), known)
+    return [replace(point, exact=bool(other.true)) for point, other in zip(points, without, strict=True)]
 
 
 class _Same:

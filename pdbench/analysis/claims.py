@@ -8,6 +8,7 @@ an arm of the claim was not measured, `fails` where fewer are, `no-data` where n
 import math
 import re
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from pdbench import configs
 from pdbench.analysis.audit import Finding
 from pdbench.analysis.audit_source import Source
 from pdbench.analysis.claim_evidence import COPIES, DOUBTFUL, REFUTED, Evidence, Spec
-from pdbench.analysis.claim_rules import RULES, Point, judge
+from pdbench.analysis.claim_rules import RATE, RULES, Point, judge
 from pdbench.analysis.decision import judged
 from pdbench.analysis.pieces import coarser
 from pdbench.manifest import Strict
@@ -177,11 +178,11 @@ def _check(claim: Claim, evidence: Evidence) -> Verdict:
     known = {arm: evidence.candidates(arm) for arm in dict.fromkeys(named)}
     taken = _of_alike_pieces(claim, {arm: runs[0] for arm, runs in known.items() if runs})
     missing = [arm for arm in claim.named if arm not in taken]
-    verdict, points = _verdict(claim, taken, missing)
+    points = _points(claim, taken)
     if not points:
         taken = {}
     others = [
-        (arm, run.name, _verdict(claim, _of_alike_pieces(claim, taken | {arm: run}), missing)[0])
+        (arm, run.name, _verdict(_points(claim, _of_alike_pieces(claim, taken | {arm: run}), exact=False), missing))
         for arm in taken for run in known[arm][1:]
         if not any(taken[arm].name in finding.folders for finding in evidence.doubts(run, *COPIES))
     ]  # fmt: skip
@@ -191,7 +192,9 @@ def _check(claim: Claim, evidence: Evidence) -> Verdict:
     of_refused = [finding for finding in _about(evidence.found, refused) if finding.kind in (*REFUTED, DOUBTFUL)]
     counts = [number for source in taken.values() for number in source.levels.groupby("level").size()] or [0]
     warnings = _about(evidence.found, set(runs.values()))
-    return Verdict(claim, verdict, points, runs, missing, others, warnings, of_refused, (min(counts), max(counts)))
+    return Verdict(
+        claim, _verdict(points, missing), points, runs, missing, others, warnings, of_refused, (min(counts), max(counts))
+    )
 
 
 def _of_alike_pieces(claim: Claim, taken: dict[str, Source]) -> dict[str, Source]:
@@ -208,12 +211,23 @@ def _about(found: list[Finding], names: set[str]) -> list[Finding]:
     return [finding for finding in cut if finding.folders]
 
 
-def _verdict(claim: Claim, taken: dict[str, Source], missing: list[str]) -> tuple[str, list[Point]]:
-    columns = (claim.metric, *[claim.latency] * claim.by_latency)
-    points = judge(claim, {arm: judged(source.levels, columns) for arm, source in taken.items()})
+def _points(claim: Claim, taken: dict[str, Source], exact: bool = True) -> list[Point]:
+    """The claim's comparisons; `exact` says whether it is asked which hold without the tolerance, too."""
+    asked = (claim.metric, *[claim.latency] * claim.by_latency)
+    return judge(claim, {arm: _rows(source, asked, claim.latency) for arm, source in taken.items()}, exact)
+
+
+@lru_cache(maxsize=10_000)
+def _rows(source: Source, asked: tuple[str, ...], latency: str) -> pd.DataFrame:
+    """The levels that can be judged by what is asked, with the columns that rules read: the same table for each claim of it."""
+    names = dict.fromkeys(("level", *asked, latency, RATE, "served_share", "cap_reached"))
+    return judged(pd.DataFrame({name: source.columns[name] for name in names}), asked)
+
+
+def _verdict(points: list[Point], missing: list[str]) -> str:
     true = sum(point.true for point in points)
     if not points:
-        return "no-data", points
+        return "no-data"
     if true == len(points) and not missing:
-        return "holds", points
-    return ("partly" if 2 * true >= len(points) else "fails"), points
+        return "holds"
+    return "partly" if 2 * true >= len(points) else "fails"
