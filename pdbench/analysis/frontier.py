@@ -18,7 +18,7 @@ import pandas as pd
 # Words of the command line -> columns of the tidy table.
 LATENCIES = {"tpot": "median_tpot_ms", "ttft": "median_ttft_ms", "itl": "median_itl_ms", "chunk": "chunk_latency_ms"}
 # Of a column, or of a metric of the report's chart, that TTFT is a part of.
-WITH_TTFT = ("ttft", "first_token", "chunk", "e2el")
+WITH_TTFT = ("ttft", "first_token", "chunk", "e2e")
 # A band narrower than this share of its latency is a rounding error at a point where three curves meet.
 NARROWEST = 1e-9
 

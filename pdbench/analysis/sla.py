@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-METRICS = ("ttft", "tpot", "itl", "chunk")
+METRICS = ("ttft", "tpot", "itl", "e2e", "chunk")
 STATISTICS = ("median", "mean", "p90", "p95", "p99")
 
 
@@ -46,17 +46,17 @@ def parse(text: str) -> tuple[Bound, ...]:
     chunks = {b.statistic for b in bounds if b.metric == "chunk"}
     if not known or chunks - {"median"} or len({b.column for b in bounds}) < len(bounds):
         raise ValueError(
-            f"{text!r} is not like tpot=10,p99_ttft=500 (ms): each of ttft, tpot or itl once for each of "
+            f"{text!r} is not like tpot=10,p99_ttft=500 (ms): each of ttft, tpot, itl or e2e once for each of "
             f"{', '.join(STATISTICS)} (median unless said), or chunk"
         )
     return tuple(bounds)
 
 
 def per_request(bounds: tuple[Bound, ...]) -> dict[str, float]:
-    """Return bounds in ms by `ttft` and `tpot` that each request is held to for goodput: of several the loosest."""
+    """Return bounds in ms by `ttft`, `tpot` and `e2e` that each request is held to for goodput: of several the loosest."""
     found: dict[str, float] = {}
     for bound in bounds:
-        if bound.metric in ("ttft", "tpot"):
+        if bound.metric in ("ttft", "tpot", "e2e"):
             found[bound.metric] = max(bound.limit, found.get(bound.metric, 0.0))
     return found
 

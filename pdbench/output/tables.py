@@ -134,7 +134,7 @@ def print_decision(answers: pd.DataFrame, bounds: Sequence[Bound], counted: str,
     print(*answer_words(answers, bounds, counted), sep="\n")
     show(*decision_rows(answers, bounds, counted, kind, price), prose=1)
     if answers["goodput_per_node"].notna().any():
-        print("goodput: requests/s that each keep to the bounds on TTFT and TPOT, of the level where they are most")
+        print("goodput: requests/s that each keep to the bounds on TTFT, TPOT and E2E, of the level where they are most")
     if price:
         print(f"price: {price:g} per GPU and hour, for all GPUs of the layout; each kind of token is charged the whole price")
 

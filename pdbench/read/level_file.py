@@ -13,12 +13,13 @@ from pdbench.cli import visible
 from pdbench.files import first_line
 from pdbench.read import laws
 from pdbench.read.level_json import DETAILS, load_level
-from pdbench.read.requests import Requests, decode_steps, goodput, percentiles
+from pdbench.read.requests import PERCENTILES, Requests, decode_steps, end_to_end, goodput, percentiles
 from pdbench.read.trace import Sent, sent_of
 from pdbench.workload import SHIFT, Level, RunName, phase_lengths
 
 METRICS = ("ttft", "tpot", "itl")
 STATISTICS = ("mean", "median", "p99", "std")
+END_TO_END = ("mean", "median", *(f"p{p}" for p in PERCENTILES[1:]))
 TOKENS = ("input", "output", "total")
 ASK_FOR = "measure with --percentile-metrics ttft,tpot,itl --metric-percentiles 99"
 
@@ -88,6 +89,7 @@ def read_level(
         row["tokens_per_piece"] = requests.tokens_per_piece if requests else math.nan
         row["ttft_share"] = requests.ttft_share if requests else math.nan
         row |= {key: value for key, value in percentiles(requests).items() if math.isnan(latencies[key])}
+        row |= end_to_end(requests) if requests else _stated_end_to_end(content)
         if decode_bench:
             row |= _pure_decode(requests)
         row |= {"goodput": goodput(requests, duration, sla)} if sla else {}
@@ -135,6 +137,7 @@ def _pure_decode(requests: Requests | None) -> dict[str, float]:
     if requests is None:
         raise ValueError("decode steps need per-request details")
     nothing = [f"{statistic}_ttft_ms" for statistic in (*STATISTICS, "p90", "p95")]
+    nothing += [f"{statistic}_e2e_ms" for statistic in END_TO_END]
     nothing += ["input_throughput", "total_throughput", "request_throughput"]
     return dict.fromkeys(nothing, math.nan) | decode_steps(requests)
 
@@ -237,6 +240,12 @@ def _latencies(content: dict[str, Any], osl: int) -> dict[str, float]:
         for key in (f"p90_{metric}_ms", f"p95_{metric}_ms"):  # there only if the client was asked for them
             latencies[key] = _number(content, key) if defined and key in content else math.nan
     return latencies
+
+
+def _stated_end_to_end(content: dict[str, Any]) -> dict[str, float]:
+    """As `end_to_end`, of the client's summary, which has it only if the client was asked for it."""
+    keys = {name: f"{name}_e2el_ms" for name in END_TO_END}
+    return {f"{name}_e2e_ms": _number(content, key) if key in content else math.nan for name, key in keys.items()}
 
 
 def _number(content: dict[str, Any], key: str, positive: bool = False) -> float:

@@ -53,6 +53,11 @@ class Requests:
         return self.start + self.ttft + np.array([gaps.sum() for gaps in self.itl])
 
     @property
+    def e2e(self) -> np.ndarray:
+        """Time from each request's start to its last token."""
+        return self.end - self.start
+
+    @property
     def tokens_per_piece(self) -> float:
         """Mean of all pieces after the first; NaN where requests have a single token."""
         pieces = sum(map(len, self.itl))
@@ -77,7 +82,7 @@ class Requests:
         return float(lasting[number[:-1] >= at_least].sum() / lasting.sum())
 
     def values(self, metric: str, rows: Sequence[int] | None = None) -> np.ndarray:
-        """Return all `ttft`, `tpot` or `itl` of the requests, or of `rows` of them, in ms."""
+        """Return all `ttft`, `tpot`, `itl` or `e2e` of the requests, or of `rows` of them, in ms."""
         rows = range(len(self.start)) if rows is None else rows
         if metric == "itl":
             return 1e3 * np.concatenate([self.itl[i] for i in rows])
@@ -97,6 +102,13 @@ def percentiles(requests: Requests | None) -> dict[str, float]:
         for p in PERCENTILES[1:-1]:  # the client's own summary has the median and p99
             found[f"p{p}_{metric}_ms"] = float(np.percentile(values, p)) if values.size else math.nan
     return found
+
+
+def end_to_end(requests: Requests) -> dict[str, float]:
+    """Return `median_e2e_ms` and so on: each request's time from its start to its last token."""
+    values = requests.values("e2e")
+    named = {f"{'median' if p == 50 else f'p{p}'}_e2e_ms": float(np.percentile(values, p)) for p in PERCENTILES}
+    return {"mean_e2e_ms": float(values.mean())} | named
 
 
 def decode_steps(requests: Requests) -> dict[str, float]:
@@ -130,7 +142,7 @@ def goodput(requests: Requests | None, duration: float, sla: dict[str, float]) -
 
     Args:
         duration: of the level, in s.
-        sla: upper bounds in ms by `ttft` and `tpot` (vLLM's goodput: https://docs.vllm.ai/en/latest/cli/bench/serve.html).
+        sla: upper bounds in ms by `ttft`, `tpot` and `e2e` (vLLM's goodput: https://docs.vllm.ai/en/latest/cli/bench/serve.html).
     """
     if requests is None:
         return math.nan

@@ -107,7 +107,8 @@ def read_results(
         manifest, "" where unknown: commit (with "-dirty"), engine (its settings), vllm, ray, nixl (versions), as_published
         (false without a manifest, too: then nothing is known), machines (ids of those with the engines), and date, the
         client's. Measures: completed, duration (s),
-        {mean,median,p90,p95,p99,std}_{ttft,tpot,itl}_ms, {input,output,total}_throughput (tokens/s),
+        {mean,median,p90,p95,p99,std}_{ttft,tpot,itl}_ms, {mean,median,p90,p95,p99}_e2e_ms (end to end, of the details, else of
+        the client's summary where it has them), {input,output,total}_throughput (tokens/s),
         request_throughput (1/s), the same with `_per_node` (times gpus_per_node / gpus), interactivity
         (1000 / median TPOT, tokens/s/user) and chunk_latency_ms; in_flight (requests, in the mean over the level, by
         Little's law), steady_request_throughput (1/s, what the level would have with all the requests asked for in flight

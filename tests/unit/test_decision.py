@@ -29,6 +29,30 @@ def test_an_sla_is_read():
     assert str(parse("p99_ttft=800")[0]) == "p99 TTFT <= 800 ms"
 
 
+def test_end_to_end_latency_is_a_bound(tmp_path, write_folder, level_content, lawful):
+    """TTFT of 0.5 s and 10 gaps of 10 ms are 600 ms; at another level 20 ms, 700 ms. Half-way between them 650 ms are met."""
+    files, same = {}, level_content(4, detailed=True)
+    for concurrency, gap in ((4, 0.01), (8, 0.02)):
+        each = 0.5 + 10 * gap
+        content = level_content(concurrency, detailed=True) | {"ttfts": [0.5] * 20, "itls": [[gap] * 10] * 20,
+                   "start_times": [each * (i // concurrency) for i in range(20)]}  # fmt: skip
+        files[f"conc{concurrency}.json"] = lawful(content)
+    folder = write_folder(tmp_path, "tiny_itl100_otl11_mixed_2xtp1", files)
+    measured = read_results([folder])
+    assert measured["median_e2e_ms"].tolist() == pytest.approx([600, 700]) and str(parse("p99_e2e=9")[0]) == "p99 E2E <= 9 ms"
+    assert measured["p99_e2e_ms"].tolist() == pytest.approx([600, 700])
+    row = decide(measured, parse("e2e=650")).iloc[0]
+    assert row["holds"] and row["level"] == pytest.approx(6) and row["reason"] == "limited by median E2E"
+    assert not decide(measured, parse("e2e=500"))["holds"].any()
+    unknown = {name: value for name, value in same.items() if name not in ("ttfts", "itls", "start_times", "input_lens")}
+    for more, expected in (({}, math.nan), ({"median_e2el_ms": 321.0}, 321.0)):
+        stated = write_folder(tmp_path, "tiny_itl100_otl11_mixed_1xtp2", {"conc4.json": unknown | more})
+        assert read_results([stated])["median_e2e_ms"].tolist() == pytest.approx([expected], nan_ok=True)
+    assert decide(read_results([folder]).assign(median_e2e_ms=math.nan), parse("e2e=650"))["reason"][0].startswith(
+        "its results lack"
+    )
+
+
 def test_a_request_is_held_to_the_loosest_bound_of_each_metric():
     assert per_request(parse("tpot=10,p99_tpot=20,ttft=500,itl=3,chunk=9")) == {"tpot": 20, "ttft": 500}
 
