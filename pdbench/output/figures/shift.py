@@ -21,6 +21,7 @@ from pdbench.read.level_file import ResultError
 from pdbench.read.results import Study
 
 MOST_ARMS = 6
+NARROWEST = 8.8  # inches, which the heading needs
 BINS = 24  # of the share within the SLA
 LATENCIES = {"ttft": "TTFT (ms)", "tpot": "TPOT (ms)"}
 SHADE, LATE, BOUND = "#F1F1F1", "#D55E00", "#555555"
@@ -43,7 +44,7 @@ def draw(table: pd.DataFrame, view: View, study: Study) -> Figure:
         raise ResultError(f"--figure shift has room for {MOST_ARMS} arms, not {len(styles)}: give fewer folders")
     runs = runs_of(study, table, load, sla)
     end = max(run.duration for run in runs)
-    figure = new_figure((2.4 + 3.2 * len(styles), 10.5))
+    figure = new_figure((max(NARROWEST, 2.4 + 3.2 * len(styles)), 10.5))
     panels = figure.subplots(5, len(styles), sharex=True, sharey="row", height_ratios=[1, 1, 2, 2, 1.4], squeeze=False)
     for column, (arm, style) in zip(panels.T, styles.items(), strict=True):
         mine = [run for run in runs if run.arm == arm]
@@ -69,7 +70,7 @@ def draw(table: pd.DataFrame, view: View, study: Study) -> Figure:
     for axes in panels[2:4, 0]:
         log_ticks(axes, "y")
     bounds = ", ".join(f"{metric.upper()} <= {limit:g} ms" for metric, limit in sla.items())
-    figure.suptitle(heading(table, study, level_words(kind, load), f"SLA of each request: {bounds}"), fontsize=12)
+    figure.suptitle(f"{heading(table, study, level_words(kind, load))}\nSLA of each request: {bounds}", fontsize=12)
     legend(figure, _handles(runs), ["requests by the time when they were sent", "share: of all repeats; thin: of each"])
     return figure
 
