@@ -52,6 +52,15 @@ def test_a_clean_level_passes_all(pd):
     assert gates["kv-transfer"].value == pytest.approx(0.02) and gates["prefix-cache"].value == 0
 
 
+def test_where_load_shifts_the_kv_cache_of_each_prompt_is_expected(pd):
+    """Five prompts of 1000 tokens and five of 10 weigh about half of ten of 1000."""
+    lengths = [1000] * 5 + [10] * 5
+    half = {"kv_bytes": MOVED["kv_bytes"] * 0.505}
+    assert failed(gates_of(pd, decode=half)) == ["kv-transfer"], "too few for ten of 1000"
+    assert failed(gates_of(pd, decode=half, lengths=lengths)) == []
+    assert failed(gates_of(pd, lengths=lengths)) == ["kv-transfer"], "too many"
+
+
 def test_requests_that_haproxy_gave_to_its_fallback_do_not_count(pd):
     engines = {"prefill": {"requests": 5.0, "prefix_cache_queries": 9.0}, "decode": {"requests": 5.0} | MOVED}
     gates = {}
