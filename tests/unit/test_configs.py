@@ -36,7 +36,7 @@ def test_every_hardware_file_loads(path):
 def test_the_files_that_the_study_needs_are_there():
     sizes = [f"gpt-oss-{size}{kind}" for size in ("120b", "20b") for kind in ("-shape", "")]
     assert [p.stem for p in MODELS] == [*sizes, "gpt-oss-tiny"]
-    hosts = [f"{kind}-x{count}" for kind in ("h100", "h200") for count in (1, 2, 4)]
+    hosts = [*(f"{kind}-x{count}" for kind in ("h100", "h200") for count in (1, 2, 4)), "h200-x8"]
     assert [p.stem for p in HARDWARE] == ["cpu", *hosts, "p5.48xlarge"]
     big = load_model(ROOT / "configs/models/gpt-oss-120b.yaml")
     assert (big.source, big.kv.heads, big.max_model_len) == ("openai/gpt-oss-120b", 8, 16000)
