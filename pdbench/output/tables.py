@@ -102,12 +102,15 @@ def band_rows(
 ) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows of `print_bands`."""
     unit = "per s\nand user" if interactivity else "ms"
-    headers = [f"{latency}\n{unit}", "best", counted, "over the\nnext best", "least to\nmost", "next best"]
-    headers += ["over\ncollocated", "least to\nmost", "collocated"] + ["price\nof 1M"] * bool(price)
+    # The price is beside what it is of: the last columns of a wide table lie outside most windows.
+    headers = [f"{latency}\n{unit}", "best", counted, *["price\nof 1M"] * bool(price)]
+    headers += ["over the\nnext best", "least to\nmost", "next best", "over\ncollocated", "least to\nmost", "collocated"]
     lines = []
     for row in bands.itertuples():
         line = [band_text(row.low, row.high, interactivity, (row.high_from, row.high_to)), row.best]
         line += [f"{number(row.throughput_low)} to {number(row.throughput_high)}"]
+        if price:
+            line += [" to ".join(f"{cost(price, row.gpus, rate):.3f}" for rate in (row.throughput_low, row.throughput_high))]
         for name, margin in (("next_best", "next_margin"), ("collocated", "collocated_margin")):
             other, at, *ends = (getattr(row, column) for column in (name, margin, f"{margin}_low", f"{margin}_high"))
             interval = (getattr(row, f"{margin}_{end}") for end in ("from", "to"))
@@ -115,8 +118,6 @@ def band_rows(
                 line += ["-", "-", "is the best"]
             else:
                 line += [share_text(at, *interval), " to ".join(map(share_text, ends)) if ends[0] >= 0 else "-", other or "-"]
-        if price:
-            line += [" to ".join(f"{cost(price, row.gpus, rate):.3f}" for rate in (row.throughput_low, row.throughput_high))]
         lines.append(line)
     return headers, lines[::-1] if interactivity else lines
 
@@ -150,14 +151,14 @@ def decision_rows(
     # What is asked first of an arm that falls short comes first: a row of numbers is wider than most windows.
     columns = {"reason": "why not more", "gpus": node_words(answers).split()[-1], "throughput": counted}
     columns |= {"interval": "95%\ninterval"} if answers["interval"].any() else {}
-    columns |= {"lead": "best is\nbetter by", "request_throughput_per_node": "requests/s\n/node", "level": KINDS[kind]}
-    columns |= {"concurrency_per_gpu": "conc.\n/GPU"} if kind == "concurrency" else {}
-    columns |= {bound.column: f"{bound.words}\nms".replace(" ", "\n", 1) for bound in bounds}
-    columns |= {"goodput_per_node": "goodput\n/node"} if answers["goodput_per_node"].notna().any() else {}
     for tokens in TOKENS if price else ():
         columns[f"price_{tokens}"] = f"price of 1M\n{tokens}"
         rates = answers[f"{tokens}_throughput_per_node"].where(lambda rate: rate > 0)
         answers[f"price_{tokens}"] = [f"{p:.3f}" if p > 0 else "-" for p in cost(price, answers["gpus_per_node"], rates)]
+    columns |= {"lead": "best is\nbetter by", "request_throughput_per_node": "requests/s\n/node", "level": KINDS[kind]}
+    columns |= {"concurrency_per_gpu": "conc.\n/GPU"} if kind == "concurrency" else {}
+    columns |= {bound.column: f"{bound.words}\nms".replace(" ", "\n", 1) for bound in bounds}
+    columns |= {"goodput_per_node": "goodput\n/node"} if answers["goodput_per_node"].notna().any() else {}
     cells = answers.reindex(columns=columns).map(lambda cell: cell if isinstance(cell, str) else number(cell))
     return ["arm", *columns.values()], [[arm, *row] for arm, row in zip(answers["arm"], cells.to_numpy(), strict=True)]
 

@@ -78,6 +78,7 @@ def table(*rows, kind="concurrency"):
 
 
 PD = "p1xtp2-d1xtp2"
+RATE = "input_throughput_per_node"
 TWO_LEVELS = [(PD, 4, 8, 100, 1000), (PD, 8, 12, 300, 2000)]
 
 
@@ -196,6 +197,17 @@ def test_goodput_is_per_node():
     """4 of a node's 8 GPUs: twice the best level's; a level's is the median of its repeats."""
     measured = table(*TWO_LEVELS, TWO_LEVELS[1], TWO_LEVELS[1]).assign(goodput=[2.0, 1.0, 3.5, 3.0])
     assert decide(measured, parse("tpot=10"))["goodput_per_node"][0] == 6
+
+
+def test_prices_are_beside_what_they_are_of():
+    """The last of a dozen columns lie outside a window of 1280 pixels."""
+    measured = table(*TWO_LEVELS, ("2xtp2", 4, 8, 100, 900))
+    headers, rows = tables.band_rows(bands(measured, "median_tpot_ms", RATE), "TPOT", "input/s", False, 3)
+    assert headers[2:4] == ["input/s", "price\nof 1M"] and rows[0][3] == f"{cost(3, 8, 1000):.3f} to {cost(3, 8, 2000):.3f}"
+    answers, bounds = decide(measured, parse("tpot=10")), parse("tpot=10")
+    headers, rows = tables.decision_rows(answers, bounds, "input/s", "concurrency", 3)
+    assert headers[3:7] == ["input/s", *(f"price of 1M\n{kind}" for kind in ("input", "output", "total"))]
+    assert rows[0][4] == f"{cost(3, 8, 1500):.3f}"
 
 
 def test_the_price_of_a_million_tokens():

@@ -1,10 +1,11 @@
 """What a figure says of its data besides the values: rows of one level, rings, its heading, and which arms it left out."""
 
+import pandas as pd
 import pytest
 
 import viz
 from pdbench.output import options
-from pdbench.output.figures import View, draw, left_out
+from pdbench.output.figures import View, draw, left_out, title
 from pdbench.read.results import read_results, read_study
 
 NAMES = "tiny_itl100_otl11_mixed_{}"
@@ -75,6 +76,8 @@ def test_a_rate_that_was_not_served_has_a_ring(study, level_content):
     assert lines(panel(figure, "tpot"), "overloaded") == {"_overloaded": [[8, 12]]}
     assert lines(panel(figure, "tradeoff"), "overloaded") == {"_overloaded": [[12, pytest.approx(800)]]}
     assert "ring: overloaded" in key(figure)
+    rings = [line for line in panel(figure, "tradeoff").get_lines() if line.get_label() == "_overloaded"]
+    assert not any(ring.get_clip_on() for ring in rings), "whole at the end of an axis, too"
     assert "ring" not in key(draw(study({"1xtp1": served}).table, View()))
 
 
@@ -149,6 +152,13 @@ def test_figures_of_one_level_mark_it_too(figure, tmp_path, monkeypatch, write_f
 
 
 # -- heading --
+
+
+def test_the_heading_names_what_differs(study, level_content):
+    table = study({"2xtp1": {"conc4.json": level_content()}}).table
+    several = pd.concat([table, table.assign(model="other", isl=200)])
+    assert title(several) == "tiny or other · ISL 100 or 200 · OSL 11 · mixed"
+    assert title(pd.concat([table.assign(model=name) for name in "abcde"])).startswith("a or b or c or 2 more · ISL 100 · ")
 
 
 def test_the_heading_says_hardware_runs_and_launches(study, level_content, make_manifest, speed_record, tmp_path):

@@ -32,6 +32,7 @@ NO_TTFT = "no time to first token:\nprompts' KV caches are filled, not computed"
 NO_TPOT = "no time per output token:\nevery request has one output token"
 RING = {
     "linestyle": "", "marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgecolor": "#B00020", "zorder": 2.2,
+    "clip_on": False,  # at the end of an axis half of it would be left
 }  # fmt: skip
 LEVEL_PANELS = {
     "tpot": ("median_tpot_ms", "Median TPOT (ms)"),

@@ -13,6 +13,7 @@ from pdbench.workload import SHIFT
 LATENCIES = {"token": "median_tpot_ms", "first_token": "median_ttft_ms", "chunk": "chunk_latency_ms"}
 
 REFUTED_MARK = "†"
+MOST_NAMED = 3  # models, lengths or phases in a title
 NAMES = {"CPU": "CPU cores", "GPU": "GPUs"}  # of accelerators that have no better one
 
 
@@ -96,12 +97,12 @@ def throughput_label(table: pd.DataFrame, view: View) -> str:
 
 
 def title(table: pd.DataFrame) -> str:
-    """Return the workload, where the arms share one; otherwise each arm's label says its own."""
+    """Return the workload; of several the first ones, and how many more there are: each arm's label says its own."""
     words, up_to = [], "up to " * bool((table["phase"] == SHIFT).all())
     for column, form in (("model", "{}"), ("isl", f"ISL {up_to}{{}}"), ("osl", f"OSL {up_to}{{}}"), ("phase", "{}")):
-        values = table[column].unique()
-        if len(values) == 1:
-            words.append(form.format(values[0]))
+        values = [str(value) for value in table[column].unique()]
+        more = [f"{len(values) - MOST_NAMED} more"] * (len(values) > MOST_NAMED)
+        words.append(form.format(" or ".join([*values[:MOST_NAMED], *more])))
     return " · ".join(words)
 
 
