@@ -97,12 +97,13 @@ def throughput_label(table: pd.DataFrame, view: View) -> str:
 
 
 def title(table: pd.DataFrame) -> str:
-    """Return the workload; of several the first ones, and how many more there are: each arm's label says its own."""
+    """Return the models, of several the first ones, and the lengths that the arms share; each arm's label says its own."""
     words, up_to = [], "up to " * bool((table["phase"] == SHIFT).all())
     for column, form in (("model", "{}"), ("isl", f"ISL {up_to}{{}}"), ("osl", f"OSL {up_to}{{}}"), ("phase", "{}")):
         values = [str(value) for value in table[column].unique()]
         more = [f"{len(values) - MOST_NAMED} more"] * (len(values) > MOST_NAMED)
-        words.append(form.format(" or ".join([*values[:MOST_NAMED], *more])))
+        if len(values) == 1 or column == "model":
+            words.append(form.format(" or ".join([*values[:MOST_NAMED], *more])))
     return " · ".join(words)
 
 
