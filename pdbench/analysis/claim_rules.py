@@ -88,8 +88,11 @@ class _Same:
 @lru_cache(maxsize=10_000)
 def _levels(rows: _Same, asked: tuple[str, ...], columns: tuple[str, ...]) -> pd.DataFrame:
     """Levels at which what is asked is known, ascending, each the median of its repeats."""
-    known = rows.frame[["level", *columns]].dropna(subset=list(asked))
-    return known.set_index("level").sort_index() if known["level"].is_unique else known.groupby("level").median()
+    values = rows.frame[["level", *columns]].to_numpy(dtype=float)
+    values = values[~np.isnan(values[:, [1 + columns.index(name) for name in asked]]).any(axis=1)]
+    values = values[values[:, 0].argsort()].T
+    known = pd.DataFrame(dict(zip(columns, values[1:])), pd.Index(values[0], name="level"))
+    return known if (np.diff(values[0]) > 0).all() else known.groupby("level").median()
 
 
 @lru_cache(maxsize=10_000)
