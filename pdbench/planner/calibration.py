@@ -1,0 +1,193 @@
+"""Take the runs of a fit from result folders, refuse what does not belong in one fit, and make the model of it."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pdbench.analysis.audit import KINDS, Finding, audit, refuted, short
+from pdbench.layout import Layout
+from pdbench.manifest import Manifest, differences
+from pdbench.planner.costs import Engine
+from pdbench.planner.fitting import Fitter, left_out, predict_run
+from pdbench.planner.model import FEWEST_LEFT_OUT, Model, PlanError, errors_of, missing
+from pdbench.planner.runs import Run
+from pdbench.planner.simulator import COLUMNS, Workload
+from pdbench.read.results import Study, read_study
+
+FEWEST = 3  # layouts of a fit
+# Experts of a layer, and of these for each token, by the name of the model.
+_EXPERTS = ((r"gpt-?oss-20b", (32, 4)), (r"gpt-?oss-tiny", (4, 2)), (r"gpt-?oss(-120b)?", (128, 4)))
+# What two runs of one fit may differ in, of their deployments' identity.
+_OF_A_RUN = re.compile(r"layout|mode|base seed|serving_path ingress_replicas|(collocated|prefill|decode) .*")
+
+
+def read(folders: Sequence[Path], levels: Sequence[int] = ()) -> Study:
+    """Read result folders, and refuse what the audit refutes.
+
+    Args:
+        levels: only these; none means all.
+
+    Raises:
+        ResultError: a folder cannot be read.
+        PlanError: it is not what it is called, or has no level at a concurrency, or prompts were not both read and answered.
+    """
+    study = read_study(folders, details=False)
+    for folder, kinds in refuted(audit(study)).items():
+        raise PlanError(f"{short(folder)}: {kinds[0]}: {KINDS[kinds[0]][0]} (viz.py --audit has the details)")
+    table = study.table
+    for folder, rows in table.groupby("folder", sort=False):
+        if (phase := rows["phase"].iloc[0]) == "decode-only":
+            raise PlanError(f"{short(folder)}: is {phase}: fewer experts wake without prompts; take mixed runs")
+        if (rows["kind"] != "concurrency").any():
+            raise PlanError(f"{short(folder)}: has request rates: the model is of levels with N requests in flight")
+        if levels and not set(rows["level"]) & set(levels):
+            raise PlanError(f"{short(folder)}: has none of the levels {', '.join(map(str, levels))}")
+    return Study(table[table["level"].isin(levels)], study.folders) if levels else study
+
+
+def runs_of(study: Study, as_published: bool | None) -> list[Run]:
+    """Return a study's folders as runs; repeats of a level count as one, by their mean.
+
+    Args:
+        as_published: whether folders without a manifest replayed prompts; None: not said.
+
+    Raises:
+        PlanError: it has to be said, or contradicts the manifests.
+    """
+    manifests = [folder.manifest for folder in study.folders.values()]
+    if all(manifests):
+        recorded = bool(manifests[0] and manifests[0].as_published)
+        if as_published not in (None, recorded):
+            raise PlanError(f"--{'' if as_published else 'no-'}as-published: the manifests say otherwise")
+        as_published = recorded
+    elif as_published is None and (replayed := _replayed(study)):
+        raise PlanError(
+            f"{replayed.where.split(', ')[0]}: no manifest says whether its levels replayed prompts, as the public "
+            "study's did: give --as-published or --no-as-published"
+        )
+    return [_run(Path(str(folder)), rows, bool(as_published)) for folder, rows in study.table.groupby("folder", sort=False)]
+
+
+def _replayed(study: Study) -> Finding | None:
+    return next((finding for finding in audit(study) if finding.kind == "replayed prompts"), None)
+
+
+def _run(folder: Path, rows: pd.DataFrame, as_published: bool) -> Run:
+    first = rows.iloc[0]
+    levels = rows.groupby("level")
+    osl = 1 if first["phase"] == "prefill-only" else int(first["osl"])
+    measured = levels[list(COLUMNS)].mean().to_numpy(float)
+    measured[measured <= 0] = np.nan
+    counts = [(int(level), int(of["completed"].iloc[0])) for level, of in levels]
+    return Run(
+        short(folder), Layout.parse(first["layout"]), Workload(int(first["isl"]), osl, as_published), tuple(counts), measured
+    )
+
+
+def stack_of(study: Study) -> dict[str, str]:
+    """Return what all runs' manifests say alike; empty without manifests.
+
+    Raises:
+        PlanError: they are of different models, versions, hardware or engine settings: nothing of one predicts the other.
+    """
+    table = study.table
+    for what in ("model", "accelerator"):
+        if table[what].nunique() > 1:
+            raise PlanError(f"runs of different {what}s in one fit: {', '.join(sorted(table[what].unique()))}")
+    placements = sorted(set(table["placement"]) - {""})
+    if len(placements) > 1:
+        raise PlanError(f"runs with P and D placed differently in one fit: {', '.join(placements)}")
+    found: dict[str, str] = {}
+    first = ""
+    for name, folder in study.folders.items():
+        if folder.manifest:
+            stack = _stack(folder.manifest)
+            if first and (different := compared(found, stack)):
+                raise PlanError(f"runs of different stacks in one fit: {short(first)} has {different[0]} in {short(name)}")
+            found, first = found | stack, first or name
+    return found
+
+
+def compared(was: dict[str, str], now: dict[str, str]) -> list[str]:
+    """Return what differs between two stacks; a transport only where both have one, since a collocated run has none."""
+    alone = [name for name in {**was, **now} if name.startswith("transport ") and not (name in was and name in now)]
+    return differences(*({k: v for k, v in of.items() if k not in alone} for of in (was, now)))
+
+
+def _stack(manifest: Manifest) -> dict[str, str]:
+    found = {name: value for name, value in manifest.identity.items() if not _OF_A_RUN.fullmatch(name)}
+    settings = manifest.deployment.engine_settings if manifest.deployment else {}
+    return found | {f"engines' {name}": value for name, value in settings.items()}
+
+
+def engine_of(
+    study: Study, kv_tokens: dict[int, int], experts: tuple[int, int] | None, stack: dict[str, str]
+) -> Engine:  # fmt: skip
+    """Return what is known of the engines: by option, by manifest, or by the model's name.
+
+    Args:
+        experts: of a layer, and of these for each token.
+
+    Raises:
+        PlanError: nothing says how many experts the model has.
+    """
+    name = str(study.table["model"].iloc[0])
+    if experts is None:
+        experts = next((of for pattern, of in _EXPERTS if re.match(pattern, name)), None)
+    if experts is None:
+        raise PlanError(
+            f"how many experts has {name}? give --experts 128:4 (of a layer, for each token), or 1:1 if it is dense"
+        )
+    budget = stack.get("engines' max_num_batched_tokens", "8192")
+    try:
+        return Engine(experts=experts[0], active=experts[1], budget=int(budget), kv_tokens=kv_tokens)
+    except ValueError:
+        raise PlanError(f"the manifests' max_num_batched_tokens is {budget}, which differs between P and D") from None
+
+
+def make_model(study: Study, runs: Sequence[Run], engine: Engine, stack: dict[str, str]) -> Model:
+    """Fit a model, and see how far each layout is missed without its runs.
+
+    Raises:
+        PlanError: there are too few layouts.
+    """
+    layouts = list(dict.fromkeys(run.layout for run in runs))
+    if len(layouts) < FEWEST:
+        raise PlanError(
+            f"{FEWEST} layouts are needed, these are {', '.join(map(str, layouts))}: take a PD run of equal TP, "
+            "one of unequal TP or a collocated one, and one with each further TP size"
+        )
+    fitter = Fitter(runs, engine)
+    parameters = fitter.fit()
+    left = left_out(fitter, lambda layout, others: not missing(layout, [run.layout for run in others]))
+    enough = len({run.layout for run, _ in left}) >= FEWEST_LEFT_OUT
+    judged = left if enough else [(run, predict_run(run, parameters, engine)) for run in runs]
+    first = study.table.iloc[0]
+    counts = [level for run in runs for level, _ in run.levels]
+    return Model(
+        name=first["model"], accelerator=first["accelerator"], gpus_per_node=int(study.table["gpus_per_node"].max()),
+        engine=engine, parameters=parameters, runs=[run.name for run in runs], layouts=[str(one) for one in layouts],
+        workloads=sorted({f"{run.workload.isl}:{run.workload.osl}" for run in runs}),
+        as_published=runs[0].workload.as_published, levels=(min(counts), max(counts)),
+        most_running=max(run.levels[-1][0] / run.layout.decode.num for run in runs), stack=stack, left_out=enough,
+        errors=[e for run, of in judged for e in errors_of(run.layout, run.levels, run.log_ratios(of))],
+    )  # fmt: skip
+
+
+def check_same(model: Model, study: Study) -> None:
+    """Refuse to compare a model with runs of something else.
+
+    Raises:
+        PlanError: model, accelerator or stack differ.
+    """
+    stack = stack_of(study)
+    for what, fitted in (("model", model.name), ("accelerator", model.accelerator)):
+        if (here := study.table[what].iloc[0]) != fitted:
+            raise PlanError(f"the model was fitted to {what} {fitted}, these runs are of {here}")
+    if bool(stack) != bool(model.stack):
+        raise PlanError("the model's runs and these are of different stacks: one of them has no manifests")
+    if stack and (different := compared(model.stack, stack)):
+        raise PlanError(f"the model's runs have {different[0]} in these")

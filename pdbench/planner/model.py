@@ -1,0 +1,143 @@
+"""Keep a fit in one file: its parameters, what they were found from, and how far layouts that were left out are missed."""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from math import ceil, exp, log
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from pdbench.files import first_line, write_atomically
+from pdbench.layout import Layout
+from pdbench.manifest import Strict
+from pdbench.planner.costs import Engine
+from pdbench.planner.simulator import COLUMNS
+
+NOMINAL = 0.9  # of measurements, that an interval is to hold
+FEWEST_LEFT_OUT = 6  # layouts; of fewer their errors say too little, and intervals are those of the fit, widened
+WIDENED = 2.0
+# Never narrower than this, as a factor up and down, where fewer layouts were left out: the intervals of the public study's 18.
+LEAST = dict(zip(COLUMNS, (1.12, 1.11, 1.45, 1.13, 1.51, 1.36, 1.56)))
+_NEAR = 3  # calibrated levels whose errors make the interval at a level
+
+
+class PlanError(ValueError):
+    """What cannot be fitted, predicted or recommended; one line."""
+
+
+class Errors(Strict):
+    """How far one level of a layout was missed: logarithms of measured over predicted, by column."""
+
+    layout: str
+    level: int
+    ratios: dict[str, float]
+
+
+class Model(Strict):
+    """A fitted model, as `model.json` has it.
+
+    Attributes:
+        runs: names of the result folders that it was fitted to.
+        layouts: of these, in the project's notation.
+        workloads: ISL:OSL of these.
+        as_published: whether they replayed prompts (one seed, no warm-up).
+        levels: the least and the most requests in flight of these.
+        most_running: the most requests in flight per decode replica of these.
+        stack: what all manifests say alike of versions, hardware and engines; empty without manifests.
+        left_out: whether `errors` are of layouts left out of the fit; else they are the fit's own.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str
+    accelerator: str
+    gpus_per_node: int = Field(ge=1)
+    engine: Engine
+    parameters: dict[str, float]
+    runs: list[str]
+    layouts: list[str] = Field(min_length=1)
+    workloads: list[str]
+    as_published: bool
+    levels: tuple[int, int]
+    most_running: float
+    stack: dict[str, str]
+    left_out: bool
+    errors: list[Errors]
+
+    @classmethod
+    def read(cls, path: Path) -> "Model":
+        """Read a model's file.
+
+        Raises:
+            PlanError: it is not there, or no such file.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise PlanError(f"{path}: {error.strerror}") from error
+        except ValidationError as error:
+            raise PlanError(f"{path} is no model of plan.py fit: {first_line(error)}") from error
+
+    def write(self, path: Path) -> None:
+        """Write it whole or not at all; raises PlanError."""
+        try:
+            write_atomically(path, self.model_dump_json(indent=1) + "\n")
+        except OSError as error:
+            raise PlanError(f"{path}: {error.strerror}") from error
+
+    @cached_property
+    def calibrated(self) -> list[Layout]:
+        """The layouts of its runs."""
+        return [Layout.parse(text) for text in self.layouts]
+
+    def width(self, column: str, level: int) -> float:
+        """Return the half-width of the interval of a column at a level, as a logarithm."""
+        levels = sorted({error.level for error in self.errors}, key=lambda known: abs(log(known / level)))
+        near = [e for e in self.errors if e.level in levels[:_NEAR] and column in e.ratios]
+        found = quantile([e.ratios[column] for e in near]) if near else 0.0
+        return found if self.left_out else max(WIDENED * found, log(LEAST[column]))
+
+    def interval(self, column: str, level: int, value: float) -> tuple[float, float]:
+        """Return the interval that nominally holds 90% of measurements."""
+        factor = exp(self.width(column, level))
+        return value / factor, value * factor
+
+
+def errors_of(layout: Layout, levels: Iterable[tuple[int, int]], ratios: np.ndarray) -> list[Errors]:
+    """Return the errors of one run's levels; `ratios` has a row for each, columns `COLUMNS`."""
+    return [
+        Errors(
+            layout=str(layout), level=level, ratios={c: float(v) for c, v in zip(COLUMNS, row, strict=True) if np.isfinite(v)}
+        )
+        for (level, _), row in zip(levels, ratios, strict=True)
+    ]
+
+
+def quantile(ratios: Sequence[float]) -> float:
+    """Return the half-width that holds the nominal share of one more such ratio (split conformal prediction)."""
+    ordered = sorted(map(abs, ratios))
+    return ordered[min(ceil((len(ordered) + 1) * NOMINAL), len(ordered)) - 1]
+
+
+def missing(layout: Layout, calibrated: Iterable[Layout]) -> list[str]:
+    """Return which runs a prediction of a layout lacks; none where it is calibrated."""
+    known = list(calibrated)
+    found = []
+    prefills = {(one.prefill or one.decode).tp for one in known}
+    if (size := (layout.prefill or layout.decode).tp) not in prefills:
+        found.append(f"a run that prefills at TP{size}")
+    if layout.decode.tp not in {one.decode.tp for one in known}:
+        found.append(f"a run that decodes at TP{layout.decode.tp}")
+    if not layout.prefill:
+        return found if any(not one.prefill for one in known) else [*found, "a collocated run"]
+    kinds = {_kind(one) for one in known if one.prefill}
+    if _kind(layout) not in kinds:
+        found.append(f"a PD run whose prefill TP is {_kind(layout)} its decode TP")
+    return found
+
+
+def _kind(layout: Layout) -> str:
+    assert layout.prefill
+    above = layout.prefill.tp - layout.decode.tp
+    return "equal to" if not above else "above" if above > 0 else "below"

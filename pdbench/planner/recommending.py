@@ -1,0 +1,132 @@
+"""Name the layouts worth measuring for a target: closed form over all of them, then simulation of the most promising."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+from pdbench.analysis.sla import Bound
+from pdbench.layout import Layout
+from pdbench.planner.model import Model, PlanError
+from pdbench.planner.predicting import Prediction, predict, throughput_within
+from pdbench.planner.screen import Cell, screen, units_of
+from pdbench.planner.simulator import COLUMNS, Workload
+
+NAMED = 3  # layouts worth measuring
+UNIT = 16  # GPUs of one deployment, unless said
+_FINALISTS = 12
+_SLACK = 1.15  # of the limits: how far closed form may exceed them and still be simulated
+_BATCHES = 3  # of finalists, until enough of them keep to the target
+_UP, _UPWARDS = 1.15, 3  # from the load that closed form finds, while the target is kept: the factor, and how often
+_DOWN, _DOWNWARDS = 0.75, 6  # until it is kept
+_SEEDS = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One layout for a fleet, at the level with the most throughput within the target.
+
+    Attributes:
+        units: deployments of it that the fleet's GPUs hold.
+        prediction: of one unit.
+        excess: the factor by which it misses the target, 1 or less where it keeps to it.
+    """
+
+    units: int
+    prediction: Prediction
+    excess: float
+
+    @property
+    def layout(self) -> Layout:
+        """What is deployed in each unit."""
+        return self.prediction.layout
+
+    @property
+    def fleet_throughput(self) -> float:
+        """Requests/s of all units, the load split evenly."""
+        return self.units * self.prediction.values["request_throughput"]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The answer to one target.
+
+    Attributes:
+        choices: at most `NAMED` that keep to it by prediction, highest throughput first; else empty.
+        nearest: where nothing keeps to it, the nearest misses.
+        screened, simulated: numbers of layouts.
+    """
+
+    choices: list[Choice]
+    nearest: list[Choice]
+    screened: int
+    simulated: int
+
+
+def limits_of(bounds: Sequence[Bound]) -> dict[str, float]:
+    """Return limits in ms by column.
+
+    Raises:
+        PlanError: nothing predicts such a latency.
+    """
+    for bound in bounds:
+        if bound.column not in COLUMNS:
+            raise PlanError(f"{bound}: the model predicts mean, median and p99 of TTFT and TPOT, nothing else")
+    return {bound.column: bound.limit for bound in bounds}
+
+
+def recommend(
+    model: Model, bounds: Sequence[Bound], gpus: int, workload: Workload, unit: int = UNIT
+) -> Recommendation:  # fmt: skip
+    """Find the layouts worth measuring for a target.
+
+    Raises:
+        PlanError: no calibrated layout fits the GPUs, or a bound is on what is not predicted.
+    """
+    limits = limits_of(bounds)
+    layouts = list(dict.fromkeys(units_of(model, gpus, unit)))
+    if not layouts:
+        raise PlanError(f"{gpus} GPUs hold no layout of the TP sizes that the model's runs have")
+    finalists = _finalists(screen(model, layouts, gpus, workload), limits)
+    choices: list[Choice] = []
+    for batch in range(_BATCHES):
+        choices += [_simulated(model, cell, limits, workload) for cell in finalists[batch * _FINALISTS :][:_FINALISTS]]
+        kept = sorted((c for c in choices if c.excess <= 1), key=lambda c: -c.fleet_throughput)
+        if len(kept) >= NAMED:
+            break
+    nearest = [] if kept else sorted(choices, key=lambda c: c.excess)[:NAMED]
+    return Recommendation(kept[:NAMED], nearest, len(layouts), len(choices))
+
+
+def excess(values: dict[str, float], limits: dict[str, float]) -> float:
+    """Return the largest factor by which a value exceeds its limit."""
+    return max(values[name] / limit for name, limit in limits.items())
+
+
+def _finalists(cells: Sequence[Cell], limits: dict[str, float]) -> list[Cell]:
+    """Of each layout one cell: first those within the limits and some slack, by throughput, then the nearest to them."""
+    within: dict[Layout, Cell] = {}
+    nearest: dict[Layout, tuple[float, Cell]] = {}
+    for cell in cells:
+        over = excess(cell.values, limits)
+        if over <= _SLACK and cell.fleet_throughput > (within[cell.layout].fleet_throughput if cell.layout in within else 0):
+            within[cell.layout] = cell
+        if over < nearest.get(cell.layout, (inf, cell))[0]:
+            nearest[cell.layout] = (over, cell)
+    others = sorted((pair for layout, pair in nearest.items() if layout not in within), key=lambda pair: pair[0])
+    return [*sorted(within.values(), key=lambda cell: -cell.fleet_throughput), *(cell for _, cell in others)]
+
+
+def _simulated(model: Model, cell: Cell, limits: dict[str, float], workload: Workload) -> Choice:
+    """Simulate a layout from the level that closed form finds, upwards while it keeps to the limits, or down until it does."""
+    most = max(1, int(model.most_running * cell.layout.decode.num))
+    level = min(most, max(1, cell.in_flight))
+    found: dict[int, Prediction] = {}
+    kept: set[bool] = set()
+    for _ in range(_DOWNWARDS + 1):
+        (found[level],) = predict(model, cell.layout, [level], workload, _SEEDS)
+        kept.add(excess(found[level].values, limits) <= 1)
+        level = min(most, max(level + 1, round(level * _UP))) if True in kept else max(1, min(level - 1, round(level * _DOWN)))
+        if len(kept) > 1 or level in found or (True in kept and len(found) > _UPWARDS):
+            break
+    best = max(found.values(), key=lambda one: (throughput_within(one.values, limits), -excess(one.values, limits)))
+    return Choice(cell.units, best, excess(best.values, limits))

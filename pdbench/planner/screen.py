@@ -1,0 +1,102 @@
+"""Judge every layout in closed form: requests per decode replica are the free variable, so that nothing has to be iterated.
+
+With b requests running, a request takes T(b) = step(b) + s b / (OSL - 1) per token, where s is what each admission stalls the
+engine. Throughput is n b / ((OSL - 1) T), bounded by the prefill replicas; queues of prompts and of pulls are those of a
+server with Poisson arrivals and constant service.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+
+from pdbench.layout import Layout, Pool
+from pdbench.planner.costs import Costs, costs_of, is_unequal
+from pdbench.planner.model import Model, missing
+from pdbench.planner.simulator import Workload
+
+_FULL = 0.97  # of a server's time; beyond that its queue is no queue any more
+# Of the mean, where the public study's levels have it in the middle.
+_OF_TPOT = {"mean": 1.0, "median": 1.0, "p99": 1.14}
+_OF_TTFT = {"mean": 1.0, "median": 0.87, "p99": 2.5}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One layout at one number of requests in flight, in closed form.
+
+    Attributes:
+        fleet_throughput: requests/s of as many copies as the GPUs hold.
+        values: of one copy, by column.
+    """
+
+    layout: Layout
+    units: int
+    in_flight: int
+    fleet_throughput: float
+    values: dict[str, float]
+
+
+def units_of(model: Model, gpus: int, most: int) -> Iterator[Layout]:
+    """Yield every calibrated layout of at most `most` GPUs, each ratio once: repeated as often as a node holds it.
+
+    Args:
+        gpus: of the whole fleet.
+        most: of one unit, the part of the fleet that is one deployment.
+    """
+    sizes = sorted({pool.tp for one in model.calibrated for pool in (one.prefill, one.decode) if pool})
+    most, node = min(gpus, most), min(gpus, model.gpus_per_node)
+    ratios = [Layout(Pool(1, size)) for size in sizes]
+    for prefill in sizes:
+        for decode in sizes:
+            for m in range(1, most // prefill + 1):
+                for n in range(1, (most - m * prefill) // decode + 1):
+                    if gcd(m, n) == 1:
+                        ratios.append(Layout(Pool(n, decode), Pool(m, prefill)))
+    for ratio in ratios:
+        if ratio.gpus <= most and not missing(ratio, model.calibrated):
+            times = max(1, node // ratio.gpus)
+            repeated = [pool and Pool(pool.num * times, pool.tp) for pool in (ratio.decode, ratio.prefill)]
+            yield Layout(repeated[0] or ratio.decode, repeated[1])
+
+
+def screen(model: Model, layouts: Sequence[Layout], gpus: int, workload: Workload) -> list[Cell]:
+    """Return every layout at every number of running requests that the model's runs had, in closed form."""
+    most = max(1, int(model.most_running))
+    running = np.unique(np.round(np.geomspace(1, most, 40)).astype(int))
+    found = []
+    for layout in layouts:
+        costs = costs_of(layout, model.parameters, model.engine, workload.isl, workload.osl, most)
+        throughput, tpot, ttft = _closed_form(layout, costs, running, workload)
+        in_flight = throughput * (ttft + (workload.osl - 1) * tpot)
+        units = gpus // layout.gpus
+        for x, t, f, k in zip(throughput, tpot, ttft, in_flight):
+            if np.isfinite(x) and k >= 1:
+                values = {"request_throughput": x} | {f"{of}_tpot_ms": 1e3 * t * share for of, share in _OF_TPOT.items()}
+                values |= {f"{of}_ttft_ms": 1e3 * f * share for of, share in _OF_TTFT.items()}
+                found.append(Cell(layout, units, round(k), x * units, values))
+    return found
+
+
+def _closed_form(
+    layout: Layout, costs: Costs, running: np.ndarray, workload: Workload
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Requests/s, TPOT and TTFT (s) of one unit, by running requests per decode replica; NaN where prefill cannot keep up."""
+    tokens, step = max(1, workload.osl - 1), np.array(costs.steps)[running]
+    prompt = costs.prefill * workload.isl + costs.admit
+    prefillers = (layout.prefill or layout.decode).num
+    slow = is_unequal(layout)
+    stall = costs.stall + (costs.stall_slow if slow else 0.0) if layout.prefill else prompt - (1 - costs.mixed) * step
+    tpot = step + np.maximum(stall, 0) * running / tokens
+    throughput = layout.decode.num * running / (tokens * tpot)
+    busy = throughput * prompt / prefillers
+    queued = prompt * 0.5 * busy / np.maximum(1 - busy, 1e-9)
+    if not layout.prefill:
+        return throughput, tpot, costs.request + prompt + queued + 0.5 * step
+    pull = costs.pull + (costs.pull_slow if slow else 0.0)
+    pulling = throughput * pull / layout.decode.num
+    transfer = pull * (1 + 0.5 * pulling / np.maximum(1 - pulling, 1e-9))
+    ttft = costs.request + prompt + queued + costs.handover + transfer + 1.5 * step
+    throughput = np.where((busy < _FULL) & (pulling < _FULL), throughput, np.nan)
+    return throughput, tpot, ttft

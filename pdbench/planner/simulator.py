@@ -1,0 +1,348 @@
+"""Simulate a sweep of one layout: a closed loop of requests, from event to event, without an engine's single steps.
+
+Decode engines are shared processors: all running requests get a token per step, whose time depends on how many run. Each
+request waits for a prefill replica, is prefilled in chunks, is handed over, pulled and decoded; collocated engines do both.
+"""
+
+import heapq
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf
+from random import Random
+
+import numpy as np
+
+from pdbench.layout import Layout
+from pdbench.planner.costs import Costs, Engine, Parameters, costs_of
+
+PARTS = ("front end", "prefill queue", "prefill", "transfer", "stall", "decode")
+# What is predicted of a level, as the tidy table calls it.
+COLUMNS = (
+    "request_throughput",
+    "mean_tpot_ms",
+    "mean_ttft_ms",
+    "median_tpot_ms",
+    "median_ttft_ms",
+    "p99_tpot_ms",
+    "p99_ttft_ms",
+)
+CACHED = 16  # tokens to compute of a prompt that the prefix cache holds: the last block
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is asked of a layout.
+
+    Attributes:
+        as_published: one seed for all levels and no warm-up: half of a level's prompts were sent by the one before.
+    """
+
+    isl: int
+    osl: int
+    as_published: bool = False
+
+
+class Prompts:
+    """The prompts that a replica's block pool holds, the least recently used one goes first."""
+
+    __slots__ = ("room", "held", "stored")
+
+    def __init__(self, room: float) -> None:
+        self.room, self.held, self.stored = room, OrderedDict[int, None](), 0.0
+
+    def touch(self, prompt: int) -> bool:
+        """Return whether it is held; it is from now on."""
+        if prompt in self.held:
+            self.held.move_to_end(prompt)
+            return True
+        self.held[prompt] = None
+        if len(self.held) > self.room:
+            self.held.popitem(last=False)
+        return False
+
+    @property
+    def cycled(self) -> bool:
+        """Whether every block has been used once, so that new blocks lie scattered."""
+        return self.stored >= self.room
+
+
+class Replica:
+    """One engine: prompts that wait, and requests that it decodes, in the order in which they will end."""
+
+    __slots__ = (
+        "steps",
+        "progress",
+        "now",
+        "stall",
+        "stalled",
+        "running",
+        "expected",
+        "waiting",
+        "busy",
+        "load",
+        "pulled",
+        "pool",
+    )
+
+    def __init__(self, steps: list[float], pool: Prompts) -> None:
+        self.steps, self.pool = steps, pool
+        self.empty()
+
+    def empty(self) -> None:
+        """Forget all but the block pool: between levels nothing is under way."""
+        self.progress = self.now = self.stall = self.stalled = self.pulled = 0.0
+        self.running: deque[tuple[float, int]] = deque()
+        self.waiting: deque[list[int]] = deque()
+        self.load = 0
+        self.busy = self.expected = False
+
+    def advance(self, now: float) -> None:
+        """Let the running requests decode until `now`; progress is in tokens, which stops in a stall."""
+        passed, self.now = now - self.now, now
+        if self.stall > 0.0:
+            still = min(passed, self.stall)
+            self.stall -= still
+            self.stalled += still
+            passed -= still
+        if passed > 0.0 and self.running:
+            self.progress += passed / self.steps[len(self.running)]
+
+
+class Level:
+    """What came of one level: when each request was sent, begun, prefilled, pulled and answered, and how long it was stalled.
+
+    All in seconds from its begin; `request` and `handover` are the constant times on the way, as in `Costs`.
+    """
+
+    def __init__(self, requests: int, request: float, handover: float) -> None:
+        self.request, self.handover = request, handover
+        self.sent, self.begun, self.prefilled, self.pulled, self.first, self.ended, self.stalled = (
+            [0.0] * requests for _ in range(7)
+        )
+
+    def figures(self, osl: int) -> list[float]:
+        """Return `COLUMNS`: requests/s and ms."""
+        first, ended = np.array(self.first), np.array(self.ended)
+        ttft, tpot = 1e3 * (first - self.sent), 1e3 * (ended - first) / max(1, osl - 1)
+        middle_tpot, late_tpot = np.percentile(tpot, (50, 99))
+        middle_ttft, late_ttft = np.percentile(ttft, (50, 99))
+        return [len(first) / ended.max(), tpot.mean(), ttft.mean(), middle_tpot, middle_ttft, late_tpot, late_ttft]
+
+    def parts(self) -> list[float]:
+        """Return where a request's time goes in the mean, s, as `PARTS` names them."""
+        sent, begun, prefilled, pulled, first, ended, stalled = (
+            np.array(of)
+            for of in (self.sent, self.begun, self.prefilled, self.pulled, self.first, self.ended, self.stalled)
+        )  # fmt: skip
+        on_the_way = np.full(len(sent), self.request + self.handover)
+        shares = (
+            on_the_way, begun - sent - self.request, prefilled - begun, pulled - prefilled - self.handover, stalled,
+            ended - pulled - stalled,
+        )  # fmt: skip
+        return [float(np.mean(of)) for of in shares]
+
+
+class Sweep:
+    """A layout under load, level after level; what its block pools hold stays from one level to the next.
+
+    Args:
+        costs: with steps for the most requests that will be in flight.
+        seed: of the order of prompts and of routing.
+    """
+
+    def __init__(self, layout: Layout, costs: Costs, engine: Engine, workload: Workload, seed: int) -> None:
+        self.costs, self.workload, self.budget = costs, workload, engine.budget
+        self.collocated = layout.prefill is None
+        self.order, self.draw = Random(seed), Random(-seed - 1).random
+        pool = layout.prefill or layout.decode
+        self.prefillers = [Replica(costs.steps, self._prompts(engine, pool.tp)) for _ in range(pool.num)]
+        self.decoders = self.prefillers
+        if layout.prefill:
+            self.decoders = [Replica(costs.steps, self._prompts(engine, layout.decode.tp)) for _ in range(layout.decode.num)]
+        # When each prefill and decode replica know each other; the first pair meets in the smoke test.
+        self.met: dict[tuple[int, int], float] = {}
+
+    def _prompts(self, engine: Engine, size: int) -> Prompts:
+        tokens = engine.kv_tokens.get(size, inf) * (engine.collocated_kv if self.collocated else 1.0)
+        return Prompts(tokens / self.workload.isl)
+
+    def run(self, in_flight: int, requests: int) -> Level:
+        """Return one level of the sweep."""
+        self.level = Level(requests, self.costs.request, 0.0 if self.collocated else self.costs.handover)
+        self.events: list[tuple[float, int, Callable[..., None], object, int]] = []
+        self.count = 0
+        self.todo = list(range(requests))
+        self.order.shuffle(self.todo)
+        self.through = [0] * requests  # the prefill replica of each request
+        for replica in {*self.prefillers, *self.decoders}:
+            replica.empty()
+        for _ in range(min(in_flight, requests)):
+            self._send(0.0)
+        while self.events:
+            now, _, handle, what, where = heapq.heappop(self.events)
+            handle(now, what, where)
+        self.met = dict.fromkeys(self.met, 0.0)
+        return self.level
+
+    def _at(self, when: float, handle: Callable[..., None], what: object, where: int) -> None:
+        self.count += 1
+        heapq.heappush(self.events, (when, self.count, handle, what, where))
+
+    def _send(self, now: float) -> None:
+        if self.todo:
+            request = self.todo.pop()
+            self.level.sent[request] = now
+            self._at(now + self.costs.request, self._arrive, request, 0)
+
+    def _chosen(self, replicas: Sequence[Replica]) -> int:
+        """The less loaded of two replicas drawn at random, as Ray Serve routes."""
+        n = len(replicas)
+        if n == 1:
+            return 0
+        one, other = int(self.draw() * n), int(self.draw() * (n - 1))
+        other += other >= one
+        return one if replicas[one].load <= replicas[other].load else other
+
+    def _arrive(self, now: float, request: int, _: int) -> None:
+        where = self.through[request] = self._chosen(self.prefillers)
+        replica = self.prefillers[where]
+        replica.load += 1
+        replica.waiting.append([request, -1])
+        if not replica.busy:
+            self._prefill(now, where)
+
+    def _prefill(self, now: float, where: int) -> None:
+        """Begin one step of prefill: as many tokens of waiting prompts as its budget takes."""
+        replica, costs, left = self.prefillers[where], self.costs, self.budget
+        done: list[int] = []
+        while replica.waiting and left:
+            entry = replica.waiting[0]
+            if entry[1] < 0:
+                entry[1] = self._to_compute(replica, entry[0])
+                self.level.begun[entry[0]] = now
+            taken = min(left, entry[1])
+            left -= taken
+            entry[1] -= taken
+            if entry[1]:
+                break
+            done.append(replica.waiting.popleft()[0])
+        if left == self.budget:
+            return
+        replica.busy = True
+        takes = costs.admit * len(done) + costs.prefill * (self.budget - left)
+        if self.collocated and replica.running:
+            # This step gives the running requests a token, too: only what it takes longer than a step of theirs is lost.
+            replica.advance(now)
+            step = costs.steps[len(replica.running)]
+            takes += costs.mixed * step
+            replica.stall += max(0.0, takes - step)
+        self._at(now + takes, self._prefilled, done, where)
+
+    def _to_compute(self, replica: Replica, prompt: int) -> int:
+        if self.workload.as_published and replica.pool.touch(prompt):
+            return CACHED
+        replica.pool.stored += 1
+        return self.workload.isl
+
+    def _prefilled(self, now: float, done: list[int], where: int) -> None:
+        self.prefillers[where].busy = False
+        for request in done:
+            self.level.prefilled[request] = now
+            if self.collocated:
+                self.level.pulled[request] = now
+                self.level.stalled[request] = -self._stalled(now, where)
+                self._join(now, request, where)
+            else:
+                self.prefillers[where].load -= 1
+                self._at(now + self.costs.handover, self._pull, request, where)
+        if self.prefillers[where].waiting:
+            self._prefill(now, where)
+
+    def _stalled(self, now: float, where: int) -> float:
+        self.decoders[where].advance(now)
+        return self.decoders[where].stalled
+
+    def _pull(self, now: float, request: int, source: int) -> None:
+        """Choose a decode replica, which fetches the prompt's KV cache unless it has it, one after another."""
+        where = self._chosen(self.decoders)
+        replica, costs, added = self.decoders[where], self.costs, self.workload.osl / self.workload.isl
+        replica.load += 1
+        ready = self._known(now, source, where)
+        if self.workload.as_published and replica.pool.touch(request):
+            replica.pool.stored += added
+            self._at(ready, self._pulled, request, where)
+            return
+        slow = costs.unequal or replica.pool.cycled or self.prefillers[source].pool.cycled
+        replica.pool.stored += 1 + added
+        replica.advance(now)
+        replica.stall += costs.stall + (costs.stall_slow if slow else 0.0)
+        replica.pulled = max(ready, replica.pulled) + costs.pull + (costs.pull_slow if slow else 0.0)
+        self._at(replica.pulled, self._pulled, request, where)
+
+    def _known(self, now: float, source: int, where: int) -> float:
+        """When these two replicas can exchange anything: later than now only at their first contact."""
+        if not self.workload.as_published:
+            return now
+        when = self.met.setdefault((source, where), now + self.costs.contact if self.met else now)
+        return max(now, when)
+
+    def _pulled(self, now: float, request: int, where: int) -> None:
+        """Wait for the step that is under way, half of it in the mean, and for one that computes the first token."""
+        replica, steps = self.decoders[where], self.costs.steps
+        self.level.pulled[request] = now
+        replica.advance(now)
+        self.level.stalled[request] = -replica.stalled
+        running = len(replica.running)
+        self._at(
+            now + steps[min(running + 1, len(steps) - 1)] + 0.5 * steps[running] + replica.stall, self._join, request, where
+        )
+
+    def _join(self, now: float, request: int, where: int) -> None:
+        """Give a request its first token; from now on it takes part in every step."""
+        replica = self.decoders[where]
+        replica.advance(now)
+        self.level.first[request] = now
+        replica.running.append((replica.progress + self.workload.osl - 1, request))
+        self._expect(where)
+
+    def _expect(self, where: int) -> None:
+        """Look again when the next request would end, as things are now; all that can come between only delays it."""
+        replica = self.decoders[where]
+        if replica.running and not replica.expected:
+            replica.expected = True
+            tokens = max(0.0, replica.running[0][0] - replica.progress)
+            when = replica.now + replica.stall + tokens * replica.steps[len(replica.running)]
+            self._at(when, self._end, 0, where)
+
+    def _end(self, now: float, _: int, where: int) -> None:
+        replica = self.decoders[where]
+        replica.expected = False
+        replica.advance(now)
+        while replica.running and replica.running[0][0] - replica.progress < 1e-6:
+            request = replica.running.popleft()[1]
+            replica.load -= 1
+            self.level.ended[request] = now
+            self.level.stalled[request] += replica.stalled
+            self._send(now)
+        self._expect(where)
+
+
+def simulate(
+    layout: Layout, of: Parameters, engine: Engine, workload: Workload, levels: Sequence[tuple[int, int]], seeds: Sequence[int]
+) -> np.ndarray:
+    """Return what is predicted of a sweep, the mean over `seeds`.
+
+    Args:
+        levels: (requests in flight, requests) of each, in the order measured.
+
+    Returns:
+        A row per level, columns `COLUMNS`.
+    """
+    most = max(in_flight for in_flight, _ in levels)
+    costs = costs_of(layout, of, engine, workload.isl, workload.osl, most)
+    found = []
+    for seed in seeds:
+        sweep = Sweep(layout, costs, engine, workload, seed)
+        found.append([sweep.run(*level).figures(workload.osl) for level in levels])
+    return np.mean(found, axis=0)

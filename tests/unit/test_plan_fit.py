@@ -1,0 +1,192 @@
+"""Fits to runs that the simulator made: what is found, what is kept, and which runs are refused."""
+
+import numpy as np
+import pytest
+
+from pdbench.layout import Layout
+from pdbench.planner import calibration
+from pdbench.planner.model import LEAST, Errors, Model, PlanError, missing, quantile
+from pdbench.planner.predicting import check, predict
+from pdbench.planner.simulator import COLUMNS, Workload
+from tests.helpers.planning_runs import LEVELS, TRUE, write_run
+
+FITTED = ("2xtp2", "p1xtp2-d1xtp2", "p1xtp1-d1xtp2")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, write_folder, level_content):
+    root = tmp_path_factory.mktemp("runs")
+    return {name: write_run(root, name, write_folder, level_content) for name in (*FITTED, "p1xtp2-d2xtp2", "4xtp2")}
+
+
+def model_of(folders, **options):
+    study = calibration.read(list(folders))
+    runs, stack = calibration.runs_of(study, False), calibration.stack_of(study)
+    return calibration.make_model(study, runs, calibration.engine_of(study, {}, None, stack), stack)
+
+
+@pytest.fixture(scope="module")
+def model(folders):
+    return model_of([folders[name] for name in FITTED])
+
+
+def test_layouts_that_were_not_used_are_predicted(model, folders):
+    """The runs come of the model itself, with unseen seeds: what is left is what its fit misses."""
+    study = calibration.read([folders["p1xtp2-d2xtp2"], folders["4xtp2"]])
+    for one in check(model, calibration.runs_of(study, False)):
+        throughput, tpot, ttft = one.errors[:, :3].mean(0)
+        assert throughput < 0.04 and tpot < 0.04 and ttft < 0.12, one.run.layout
+        assert np.nanmean(one.covered) > 0.85
+
+
+def test_parameters_that_the_runs_inform_are_found(model):
+    for name in ("prefill_tp2", "prefill_tp1", "step_tp2"):
+        assert model.parameters[name] == pytest.approx(TRUE[name], rel=0.1), name
+
+
+def test_a_model_says_what_it_was_fitted_to(model):
+    assert model.layouts == list(FITTED) and model.workloads == ["5000:250"] and model.levels == (LEVELS[0], LEVELS[-1])
+    assert model.most_running == 16 and not model.as_published and not model.stack and model.engine.experts == 128
+
+
+def test_a_model_is_read_back_as_it_was_written(model, tmp_path):
+    model.write(tmp_path / "model.json")
+    assert Model.read(tmp_path / "model.json") == model
+
+
+def test_few_layouts_have_wide_intervals(model):
+    """With three layouts none can say how far others are missed."""
+    assert not model.left_out
+    for column in COLUMNS:
+        assert model.width(column, 4) >= np.log(LEAST[column])
+
+
+def test_the_interval_at_a_level_is_made_of_errors_near_to_it(model):
+    errors = [Errors(layout="1xtp2", level=level, ratios={"mean_tpot_ms": ratio})
+              for level, ratio in ((1, 0.5), (2, -0.1), (4, 0.1), (64, 0.9))]  # fmt: skip
+    made = model.model_copy(update={"errors": errors, "left_out": True})
+    assert made.width("mean_tpot_ms", 2) == 0.5 and made.width("mean_tpot_ms", 64) == 0.9
+    assert made.interval("mean_tpot_ms", 2, 10.0) == pytest.approx((10 * np.exp(-0.5), 10 * np.exp(0.5)))
+
+
+def test_a_quantile_counts_the_one_that_is_to_come():
+    assert quantile([0.1, -0.2, 0.3]) == 0.3  # of three nothing less holds 90%
+    assert quantile([i / 100 for i in range(1, 100)]) == 0.9  # ceil(0.9 * 100) = the 90th of 99
+
+
+def test_what_lies_outside_is_named(model):
+    workload = Workload(1000, 250)
+    found = predict(model, Layout.parse("p1xtp2-d1xtp1"), [64], workload)[0].outside
+    assert found == (
+        "lacks a run that decodes at TP1", "lacks a PD run whose prefill TP is above its decode TP",
+        "level 64, fitted to 2 to 16", "lengths 1000:250, fitted to 5000:250",
+    )  # fmt: skip
+    assert predict(model, Layout.parse("p1xtp2-d2xtp2"), [16], Workload(5000, 250))[0].outside == ()
+
+
+@pytest.mark.parametrize(
+    ("layout", "known", "lacks"),
+    [
+        ("4xtp2", ("2xtp2",), []),
+        ("4xtp2", ("p1xtp2-d1xtp2",), ["a collocated run"]),
+        ("1xtp4", ("2xtp2",), ["a run that prefills at TP4", "a run that decodes at TP4"]),
+        ("p1xtp1-d1xtp2", ("8xtp1", "p1xtp2-d1xtp2"), ["a PD run whose prefill TP is below its decode TP"]),
+        ("p1xtp2-d1xtp2", ("2xtp2",), ["a PD run whose prefill TP is equal to its decode TP"]),
+        ("p2xtp2-d1xtp4", ("p1xtp2-d1xtp4",), []),
+    ],
+)
+def test_which_runs_a_layout_needs(layout, known, lacks):
+    assert missing(Layout.parse(layout), map(Layout.parse, known)) == lacks
+
+
+def refusal(call, *args):
+    with pytest.raises(PlanError) as raised:
+        call(*args)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_two_layouts_are_too_few(folders):
+    line = refusal(model_of, [folders["2xtp2"], folders["4xtp2"]])
+    assert line.startswith("3 layouts are needed, these are 2xtp2, 4xtp2: take a PD run of equal TP")
+
+
+def test_replayed_prompts_have_to_be_said(folders):
+    """The audit finds that a manifest is missing which would say with which seed each level was asked."""
+    study = calibration.read([folders["2xtp2"]])
+    line = refusal(calibration.runs_of, study, None)
+    assert "mixed_2xtp2: no manifest says whether its levels replayed prompts" in line and "--as-published" in line
+
+
+def with_manifest(root, layout, write_folder, level_content, make_manifest, **deployment):
+    folder = write_run(root, layout, write_folder, level_content)
+    parsed = Layout.parse(layout)
+    mode = "pd-pack" if parsed.is_pd else "collocated"
+    manifest = make_manifest(layout, mode, 5000, 250, gpus=parsed.gpus, **deployment)
+    return folder, manifest.model_copy(update={"model": "gptoss"})
+
+
+@pytest.mark.parametrize(
+    ("what", "other", "line"),
+    [
+        ("accelerator", {"accelerator": "H200"}, "runs of different accelerators in one fit: CPU, H200"),
+        ("weights", {"model_checksum": "b"}, "model_checksum a, but this is model_checksum b"),
+        ("engine", {"llm_configs": {"collocated": {"engine_kwargs": {"max_num_seqs": 8}}}}, "engines' max_num_seqs"),
+    ],
+)
+def test_runs_of_different_stacks_are_refused(what, other, line, tmp_path, write_folder, level_content, make_manifest):
+    same = {"model_checksum": "a"}
+    for layout, changed in (("2xtp2", {}), ("4xtp2", other)):
+        folder, manifest = with_manifest(tmp_path, layout, write_folder, level_content, make_manifest, **same | changed)
+        manifest.write(folder)
+    study = calibration.read(sorted(tmp_path.iterdir()))
+    assert line in refusal(calibration.stack_of, study)
+
+
+def test_replayed_and_unseen_prompts_are_not_fitted_together(tmp_path, write_folder, level_content, make_manifest):
+    for layout, replayed in (("2xtp2", False), ("4xtp2", True)):
+        folder, manifest = with_manifest(tmp_path, layout, write_folder, level_content, make_manifest)
+        manifest.model_copy(update={"as_published": replayed}).write(folder)
+    study = calibration.read(sorted(tmp_path.iterdir()))
+    assert "as_published" in refusal(calibration.stack_of, study)
+
+
+def test_options_that_contradict_manifests_are_refused(tmp_path, write_folder, level_content, make_manifest):
+    folder, manifest = with_manifest(tmp_path, "2xtp2", write_folder, level_content, make_manifest)
+    manifest.write(folder)
+    study = calibration.read([folder])
+    assert refusal(calibration.runs_of, study, True) == "--as-published: the manifests say otherwise"
+    assert [run.workload.as_published for run in calibration.runs_of(study, None)] == [False]
+
+
+def test_a_folder_without_manifest_beside_others_is_refused(tmp_path, write_folder, level_content, make_manifest):
+    folder, manifest = with_manifest(tmp_path, "2xtp2", write_folder, level_content, make_manifest)
+    manifest.write(folder)
+    write_run(tmp_path, "4xtp2", write_folder, level_content)
+    assert "mixed_4xtp2: no manifest: " in refusal(calibration.read, sorted(tmp_path.iterdir()))
+
+
+def test_runs_placed_differently_are_refused(tmp_path, write_folder, level_content):
+    for name in ("pack_p1xtp2-d1xtp2", "spread_p1xtp2-d2xtp2"):
+        write_run(tmp_path, name.split("_")[1], write_folder, level_content, name=name)
+    assert "placed differently in one fit: pack, spread" in refusal(
+        calibration.stack_of, calibration.read(sorted(tmp_path.iterdir()))
+    )
+
+
+def test_request_rates_and_decode_alone_are_refused(tmp_path, write_folder, level_content):
+    rate = write_folder(tmp_path, "gptoss_itl100_otl11_mixed_2xtp2", {"rr2.json": level_content(None, 2.0)})
+    assert "has request rates" in refusal(calibration.read, [rate])
+    decode = write_folder(tmp_path, "gptoss_itl1_otl11_decode-only_2xtp2", {"conc4.json": level_content(4, isl=1)})
+    assert "is decode-only" in refusal(calibration.read, [decode])
+
+
+def test_an_unknown_model_needs_its_experts(tmp_path, write_folder, level_content):
+    folder = write_folder(tmp_path, "llama_itl100_otl11_mixed_2xtp2", {"conc4.json": level_content()})
+    study = calibration.read([folder])
+    assert "how many experts has llama? give --experts" in refusal(calibration.engine_of, study, {}, None, {})
+    assert calibration.engine_of(study, {}, (1, 1), {}).experts == 1
+
+
+def test_levels_that_no_run_has_are_refused(folders):
+    assert "has none of the levels 99" in refusal(calibration.read, [folders["2xtp2"]], [99])
