@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 PAGE = ROOT / "docs/cli.md"
 SCRIPTS = (
-    "launch_gptoss.py", "run_bm.sh", "run_experiment.py", "viz.py", "check_claims.py", "reproduce_published.sh",
+    "launch_gptoss.py", "run_bm.sh", "run_experiment.py", "viz.py", "plan.py", "check_claims.py", "reproduce_published.sh",
     "pdbench.gates", "pdbench.local_cluster", "pdbench.slow_link", "pdbench.shape", "pdbench.measure.gather",
     "pdbench.read.trim",
     "debug/doctor.py", "debug/test_nixl_connector_ray.py", "debug/which_transport.py",

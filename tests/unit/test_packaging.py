@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from pdbench import interrupts
 from pdbench.configs import ROOT
 
-PROJECT = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "viz.py")
+PROJECT = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "viz.py", "plan.py")
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +39,10 @@ def of_metadata(wheel, name):
     return (path / name).read_text()
 
 
-def test_the_wheel_holds_the_library_and_viz_alone(wheel):
+def test_the_wheel_holds_the_library_viz_and_plan_alone(wheel):
     files = {str(path.relative_to(wheel)) for path in wheel.rglob("*") if path.is_file() and ".dist-info/" not in str(path)}
     library = {str(path.relative_to(ROOT)) for path in (ROOT / "pdbench").rglob("*") if path.is_file()}
-    assert files == {"viz.py"} | {name for name in library if "__pycache__" not in name}
+    assert files == {"viz.py", "plan.py"} | {name for name in library if "__pycache__" not in name}
     assert {"pdbench/py.typed", "pdbench/output/templates/report.html"} <= files
 
 

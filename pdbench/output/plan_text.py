@@ -1,0 +1,150 @@
+"""Print what plan.py finds."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pdbench.analysis.sla import Bound
+from pdbench.layout import Layout
+from pdbench.output.grid import show
+from pdbench.output.number_text import number
+from pdbench.planner.model import NOMINAL, Model, missing
+from pdbench.planner.predicting import Checked, Prediction
+from pdbench.planner.recommending import Choice, Recommendation
+from pdbench.planner.simulator import COLUMNS, PARTS, Workload
+
+HEADINGS = {
+    "request_throughput": "requests/s", "mean_tpot_ms": "TPOT mean\nms", "mean_ttft_ms": "TTFT mean\nms",
+    "median_tpot_ms": "TPOT median\nms", "median_ttft_ms": "TTFT median\nms", "p99_tpot_ms": "TPOT p99\nms",
+    "p99_ttft_ms": "TTFT p99\nms",
+}  # fmt: skip
+_SHOWN = ("request_throughput", "median_tpot_ms", "median_ttft_ms")
+_JUDGED = ("request_throughput", "mean_tpot_ms", "mean_ttft_ms", "median_ttft_ms")
+_INTERVALS = f"[nominal {NOMINAL:.0%} interval of one measurement]"
+
+
+def print_fit(model: Model) -> None:
+    """Print what a model can predict and how well it did on layouts that were left out of the fit."""
+    print(f"{model.name} on {model.accelerator}: {len(model.runs)} runs of {len(model.layouts)} layouts, ", end="")
+    print(f"{', '.join(model.workloads)} tokens, {model.levels[0]} to {model.levels[1]} in flight")
+    if not model.engine.kv_tokens:
+        print("block pools are taken as never full (--kv-tokens)")
+    rows = []
+    for level in sorted({error.level for error in model.errors}):
+        found = [e.ratios for e in model.errors if e.level == level]
+        rows.append([number(level), *(_percent([abs(np.expm1(-r[c])) for r in found if c in r]) for c in _JUDGED)])
+    rows.append(["all", *(_percent([abs(np.expm1(-e.ratios[c])) for e in model.errors if c in e.ratios]) for c in _JUDGED)])
+    show(["in flight", *(HEADINGS[c].split("\n")[0] for c in _JUDGED)], rows)
+    if model.left_out:
+        print("mean error of layouts that were left out of the fit; intervals are theirs")
+    else:
+        print("mean error of the fit itself: too few layouts can be left out, so intervals are twice as wide, and never")
+        print("narrower than those of the public study's 18 layouts")
+    for what in _lacking(model):
+        print(f"not predicted, for want of {what}")
+
+
+def _lacking(model: Model) -> list[str]:
+    """Which kinds of runs would let the model predict more layouts of its own TP sizes."""
+    sizes = sorted({pool.tp for one in model.calibrated for pool in (one.prefill, one.decode) if pool})
+    tried = [Layout.parse(f"1xtp{size}") for size in sizes]
+    tried += [Layout.parse(f"p1xtp{p}-d1xtp{d}") for p in sizes for d in sizes]
+    return list(dict.fromkeys(what for one in tried for what in missing(one, model.calibrated)))
+
+
+def print_predictions(predictions: Sequence[Prediction]) -> None:
+    """Print layouts at levels with their intervals."""
+    rows = [
+        [str(p.layout), number(p.layout.gpus), number(p.level), *(_with_interval(p, c) for c in _SHOWN)] for p in predictions
+    ]
+    show(["layout", "GPUs", "in flight", *(HEADINGS[c] for c in _SHOWN)], rows)
+    print(_INTERVALS)
+    _print_outside(predictions)
+
+
+def _print_outside(predictions: Sequence[Prediction]) -> None:
+    for layout in dict.fromkeys(p.layout for p in predictions):
+        reasons = dict.fromkeys(reason for p in predictions if p.layout == layout for reason in p.outside)
+        if reasons:
+            print(f"outside what was measured, where intervals may not hold: {layout}: {'; '.join(reasons)}")
+
+
+def _with_interval(prediction: Prediction, column: str) -> str:
+    low, high = prediction.intervals[column]
+    return f"{number(prediction.values[column])} [{number(low)}, {number(high)}]"
+
+
+def print_recommendation(found: Recommendation, bounds: Sequence[Bound], gpus: int, commands: Sequence[str]) -> None:
+    """Print the layouts worth measuring for a target, and how; or the nearest misses.
+
+    Args:
+        commands: that measure them.
+    """
+    target = ", ".join(map(str, bounds))
+    print(f"{target} on {gpus:,} GPUs: {found.screened} layouts in closed form, {found.simulated} of them simulated")
+    choices = found.choices or found.nearest
+    columns = list(dict.fromkeys(bound.column for bound in bounds))
+    show(
+        ["one deployment", "of them", "GPUs", "in flight\neach", "requests/s\nin all", *(HEADINGS[c] for c in columns)],
+        [_choice_row(choice, columns) for choice in choices],
+    )
+    print(_INTERVALS)
+    _print_outside([choice.prediction for choice in choices])
+    if not found.choices:
+        print("no layout keeps to it; these come nearest: allow more, or bring runs of other TP sizes")
+        return
+    print("requests are taken to be split evenly over the deployments; which one leads is not known before they are measured:")
+    print(*commands, sep="\n")
+
+
+def _choice_row(choice: Choice, columns: Sequence[str]) -> list[str]:
+    prediction = choice.prediction
+    low, high = (choice.units * end for end in prediction.intervals["request_throughput"])
+    used = choice.units * choice.layout.gpus
+    cells = [str(choice.layout), number(choice.units), number(used), number(prediction.level)]
+    return [*cells, f"{number(choice.fleet_throughput)} [{number(low)}, {number(high)}]",
+            *(_with_interval(prediction, column) for column in columns)]  # fmt: skip
+
+
+def launch_commands(model: Model, choices: Sequence[Choice], workload: Workload) -> list[str]:
+    """Return the commands that launch and measure each layout by itself."""
+    lines = []
+    for choice in choices:
+        mode = "pd-pack" if choice.layout.is_pd else "collocated"
+        launch = ["python", "launch_gptoss.py", "--mode", mode, "--layout", str(choice.layout)]
+        name = f"planned_{'pack_' if choice.layout.is_pd else ''}{choice.layout}"
+        lengths = ["--isl", str(workload.isl), "--osl", str(workload.osl)]
+        sweep = ["./run_bm.sh", "-e", name, *lengths, "-c", str(choice.prediction.level)]
+        lines.append(f"{shlex.join(launch)} && {shlex.join(sweep)} && python launch_gptoss.py --stop")
+    return lines
+
+
+def print_parts(layout: Layout, level: int, parts: Mapping[str, float]) -> None:
+    """Print where the time of a request goes, in the mean."""
+    total = sum(parts.values())
+    show(
+        [f"{layout}\n{level} in flight", "ms", "share"],
+        [[name, number(parts[name]), f"{parts[name] / total:.1%}"] for name in PARTS] + [["in all", number(total), ""]],
+    )
+
+
+def print_checked(checked: Sequence[Checked]) -> None:
+    """Print how far runs that were not used are missed, and how many of their numbers lie in the intervals."""
+    judged = [COLUMNS.index(column) for column in _JUDGED]
+    rows = []
+    for one in checked:
+        rows.append([str(one.run.layout), number(len(one.run.levels)), *(_percent(one.errors[:, i]) for i in judged)])
+        rows[-1].append(_percent(one.covered))
+    errors, covered = np.vstack([one.errors for one in checked]), np.vstack([one.covered for one in checked])
+    rows.append(["all", number(len(errors)), *(_percent(errors[:, i]) for i in judged), _percent(covered)])
+    show(["layout", "levels", *(HEADINGS[c].split("\n")[0] for c in _JUDGED), "in the\ninterval"], rows)
+    each = ", ".join(f"{HEADINGS[c].split(chr(10))[0]} {_percent(covered[:, COLUMNS.index(c)])}" for c in _JUDGED)
+    print(f"mean error; in the interval (nominal {NOMINAL:.0%}): {each}")
+    _print_outside([prediction for one in checked for prediction in one.predicted])
+
+
+def _percent(values: Sequence[float] | np.ndarray) -> str:
+    finite = np.asarray(values, float)
+    finite = finite[np.isfinite(finite)]
+    return f"{100 * finite.mean():.1f}%" if len(finite) else "-"
