@@ -130,6 +130,11 @@ def _check(model: Model, args: argparse.Namespace) -> None:
         raise PlanError("the model was fitted to all of these runs: check it on others")
     checked = check(model, runs)
     plan_text.print_checked(checked)
+    if args.plot_path:
+        from pdbench.output.figures import files, planned  # Matplotlib takes a second
+
+        files.save(planned.against_measured(checked), args.plot_path)
+        print(args.plot_path)
     _write(args.json, {"nominal": NOMINAL, "runs": [_checked(one) for one in checked]})
 
 

@@ -156,6 +156,13 @@ def test_check_leaves_out_the_runs_of_the_fit(root, capsys):
     assert level["request_throughput_covered"] is True
 
 
+def test_check_draws_predicted_against_measured(root, capsys):
+    """Its points are where the numbers of the check are, and its bars are the intervals."""
+    path = root / "check.svg"
+    asked = ("check", root / "model.json", *run_paths(root, "p1xtp2-d2xtp2"), "--no-as-published", "--plot-path", path)
+    assert str(path) in said(capsys, *asked) and path.read_text().count("<svg") == 1
+
+
 def test_check_needs_a_run_that_was_not_used(root, capsys):
     with pytest.raises(SystemExit):
         plan.main(["check", str(root / "model.json"), *run_paths(root, "2xtp2"), "--no-as-published"])
