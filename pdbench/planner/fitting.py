@@ -17,7 +17,7 @@ _PRIOR = 0.12  # weight of a parameter one deviation from its start: as a level 
 _STEP = 0.06  # of a parameter, for its derivative: smaller ones drown in single events that change places
 _CLOSE = 0.3  # derivatives are taken for those of a point where no parameter differs by more
 _FAR = 2.5  # the most by which a parameter's logarithm may leave its start
-_ITERATIONS = 8
+_ITERATIONS = 6
 _SEEDS = (1, 2)
 _SEEDS_PREDICTED = (1, 2, 3, 4)
 

@@ -13,7 +13,7 @@ from pdbench.planner.simulator import COLUMNS, Workload
 
 NAMED = 3  # layouts worth measuring
 UNIT = 16  # GPUs of one deployment, unless said
-_FINALISTS = 12
+_FINALISTS = 8
 _SLACK = 1.15  # of the limits: how far closed form may exceed them and still be simulated
 _BATCHES = 3  # of finalists, until enough of them keep to the target
 _UP, _UPWARDS = 1.15, 3  # from the load that closed form finds, while the target is kept: the factor, and how often
