@@ -56,7 +56,7 @@ class Costs:
         admit: of a prompt, beside its tokens.
         steps: of a decode step, by the number of running requests, from 0.
         mixed: share of a decode step that one with prefill in it adds to the prefill.
-        request: from the client to an engine and back.
+        request: from the client to an engine and back, in the mean: anything from nothing to twice that, as chance has it.
         handover: from a prefill replica to a decode replica.
         contact: the first time that two replicas meet.
         stall, stall_slow: of the decode engine while a pull is posted, and what comes on top where blocks are scattered.

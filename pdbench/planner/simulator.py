@@ -110,15 +110,15 @@ class Replica:
 
 
 class Level:
-    """What came of one level: when each request was sent, begun, prefilled, pulled and answered, and how long it was stalled.
+    """What came of one level: when each request was sent, arrived, was begun, prefilled, pulled and answered; its stalls.
 
-    All in seconds from its begin; `request` and `handover` are the constant times on the way, as in `Costs`.
+    All in seconds from its begin; `handover` is the time from a prefill replica to a decode replica, 0 if collocated.
     """
 
-    def __init__(self, requests: int, request: float, handover: float) -> None:
-        self.request, self.handover = request, handover
-        self.sent, self.begun, self.prefilled, self.pulled, self.first, self.ended, self.stalled = (
-            [0.0] * requests for _ in range(7)
+    def __init__(self, requests: int, handover: float) -> None:
+        self.handover = handover
+        self.sent, self.arrived, self.begun, self.prefilled, self.pulled, self.first, self.ended, self.stalled = (
+            [0.0] * requests for _ in range(8)
         )
 
     def figures(self, osl: int) -> list[float]:
@@ -131,13 +131,12 @@ class Level:
 
     def parts(self) -> list[float]:
         """Return where a request's time goes in the mean, s, as `PARTS` names them."""
-        sent, begun, prefilled, pulled, first, ended, stalled = (
+        sent, arrived, begun, prefilled, pulled, ended, stalled = (
             np.array(of)
-            for of in (self.sent, self.begun, self.prefilled, self.pulled, self.first, self.ended, self.stalled)
+            for of in (self.sent, self.arrived, self.begun, self.prefilled, self.pulled, self.ended, self.stalled)
         )  # fmt: skip
-        on_the_way = np.full(len(sent), self.request + self.handover)
         shares = (
-            on_the_way, begun - sent - self.request, prefilled - begun, pulled - prefilled - self.handover, stalled,
+            arrived - sent + self.handover, begun - arrived, prefilled - begun, pulled - prefilled - self.handover, stalled,
             ended - pulled - stalled,
         )  # fmt: skip
         return [float(np.mean(of)) for of in shares]
@@ -154,7 +153,8 @@ class Sweep:
     def __init__(self, layout: Layout, costs: Costs, engine: Engine, workload: Workload, seed: int) -> None:
         self.costs, self.workload, self.budget = costs, workload, engine.budget
         self.collocated = layout.prefill is None
-        self.order, self.draw = Random(seed), Random(-seed - 1).random
+        # Each its own numbers, so that a change of one cost changes no other draw.
+        self.order, self.draw, self.delay = Random(seed), Random(f"route {seed}").random, Random(f"delay {seed}").random
         pool = layout.prefill or layout.decode
         self.prefillers = [Replica(costs.steps, self._prompts(engine, pool.tp)) for _ in range(pool.num)]
         self.decoders = self.prefillers
@@ -169,7 +169,7 @@ class Sweep:
 
     def run(self, in_flight: int, requests: int) -> Level:
         """Return one level of the sweep."""
-        self.level = Level(requests, self.costs.request, 0.0 if self.collocated else self.costs.handover)
+        self.level = Level(requests, 0.0 if self.collocated else self.costs.handover)
         self.events: list[tuple[float, int, Callable[..., None], object, int]] = []
         self.count = 0
         self.todo = list(range(requests))
@@ -193,7 +193,7 @@ class Sweep:
         if self.todo:
             request = self.todo.pop()
             self.level.sent[request] = now
-            self._at(now + self.costs.request, self._arrive, request, 0)
+            self._at(now + 2 * self.costs.request * self.delay(), self._arrive, request, 0)
 
     def _chosen(self, replicas: Sequence[Replica]) -> int:
         """The less loaded of two replicas drawn at random, as Ray Serve routes."""
@@ -207,6 +207,7 @@ class Sweep:
     def _arrive(self, now: float, request: int, _: int) -> None:
         where = self.through[request] = self._chosen(self.prefillers)
         replica = self.prefillers[where]
+        self.level.arrived[request] = now
         replica.load += 1
         replica.waiting.append([request, -1])
         if not replica.busy:

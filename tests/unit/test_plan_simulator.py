@@ -10,6 +10,7 @@ from pdbench.planner.costs import Engine, costs_of, matters, names_of, start_of,
 from pdbench.planner.simulator import COLUMNS, PARTS, Sweep, Workload, simulate
 
 PARAMETERS = {name: start_of(name) for name in names_of((1, 2, 4, 8))}
+AT_ONCE = {"request": 1e-9}  # no time between client and engine, which is drawn for each request
 UNSEEN, REPLAYED, ENGINE = Workload(5000, 250), Workload(5000, 250, as_published=True), Engine()
 
 
@@ -19,26 +20,26 @@ def swept(layout, levels=((8, 40),), workload=UNSEEN, engine=ENGINE, seeds=(1, 2
 
 
 def test_one_request_at_a_time_takes_what_its_pieces_take():
-    (level,) = swept("p1xtp2-d1xtp2", [(1, 5)])
+    (level,) = swept("p1xtp2-d1xtp2", [(1, 5)], **AT_ONCE)
     costs = costs_of(Layout.parse("p1xtp2-d1xtp2"), PARAMETERS, Engine(), 5000, 250, 1)
-    ttft = costs.request + costs.admit + 5000 * costs.prefill + costs.handover + costs.pull + costs.steps[1]
+    ttft = costs.admit + 5000 * costs.prefill + costs.handover + costs.pull + costs.steps[1]
     assert level["mean_tpot_ms"] == pytest.approx(1e3 * costs.steps[1])
     assert [level["median_ttft_ms"], level["p99_ttft_ms"]] == pytest.approx([1e3 * ttft] * 2)
     assert level["request_throughput"] == pytest.approx(1 / (ttft + 249 * costs.steps[1]))
 
 
 def test_a_collocated_request_alone_needs_no_transfer():
-    (level,) = swept("1xtp2", [(1, 5)])
+    (level,) = swept("1xtp2", [(1, 5)], **AT_ONCE)
     costs = costs_of(Layout.parse("1xtp2"), PARAMETERS, Engine(), 5000, 250, 1)
-    assert level["mean_ttft_ms"] == pytest.approx(1e3 * (costs.request + costs.admit + 5000 * costs.prefill))
+    assert level["mean_ttft_ms"] == pytest.approx(1e3 * (costs.admit + 5000 * costs.prefill))
 
 
 def test_prompts_are_prefilled_in_steps_of_8192_tokens():
     """The first of three comes first and alone; the next step holds all of the second and 3192 tokens of the third."""
-    costs = costs_of(Layout.parse("p1xtp2-d1xtp2"), PARAMETERS, Engine(), 5000, 250, 3)
+    costs = costs_of(Layout.parse("p1xtp2-d1xtp2"), PARAMETERS | AT_ONCE, Engine(), 5000, 250, 3)
     sweep = Sweep(Layout.parse("p1xtp2-d1xtp2"), costs, Engine(), UNSEEN, 1)
     ended = sorted(sweep.run(3, 3).prefilled)
-    steps = [costs.request + costs.admit + 5000 * costs.prefill]
+    steps = [costs.admit + 5000 * costs.prefill]
     steps += [costs.admit + 8192 * costs.prefill, costs.admit + 1808 * costs.prefill]
     assert ended == pytest.approx(list(np.cumsum(steps)))
 
@@ -76,7 +77,7 @@ def test_collocated_decode_is_stalled_by_prefill_and_disaggregated_is_not():
 
 def test_replayed_prompts_are_not_computed_again():
     levels = [(8, 40), (8, 40)]
-    unseen, replayed = swept("4xtp2", levels), swept("4xtp2", levels, REPLAYED)
+    unseen, replayed = swept("1xtp2", levels), swept("1xtp2", levels, REPLAYED)
     assert unseen[1]["mean_ttft_ms"] == pytest.approx(unseen[0]["mean_ttft_ms"], rel=0.2)
     assert replayed[1]["mean_ttft_ms"] < 0.8 * replayed[0]["mean_ttft_ms"]
 
@@ -107,6 +108,13 @@ def test_longer_prompts_and_answers_cost_in_proportion():
     assert costs[0].prefill == costs[1].prefill and costs[1].steps[8] > costs[0].steps[8]
     short, long = (swept("p1xtp2-d1xtp2", [(1, 5)], Workload(5000, osl))[0] for osl in (100, 200))
     assert short["mean_tpot_ms"] == pytest.approx(long["mean_tpot_ms"], rel=0.01)
+
+
+def test_the_way_to_an_engine_takes_its_mean_and_at_most_twice_that():
+    costs = costs_of(Layout.parse("p1xtp2-d9xtp2"), PARAMETERS, Engine(), 5000, 250, 8)
+    run = Sweep(Layout.parse("p1xtp2-d9xtp2"), costs, Engine(), UNSEEN, 3).run(8, 800)
+    took = np.array(run.arrived) - run.sent
+    assert took.mean() == pytest.approx(costs.request, rel=0.05) and 0 <= took.min() < took.max() <= 2 * costs.request
 
 
 def test_experts_wake_by_chance_and_never_more_than_there_are():
