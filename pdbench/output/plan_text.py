@@ -112,7 +112,7 @@ def launch_commands(model: Model, choices: Sequence[Choice], workload: Workload)
     lines = []
     for choice in choices:
         mode = "pd-pack" if choice.layout.is_pd else "collocated"
-        launch = ["python", "launch_gptoss.py", "--mode", mode, "--layout", str(choice.layout)]
+        launch = ["python", "launch_gptoss.py", "--mode", mode, "--layout", str(choice.layout), *model.launch]
         name = f"planned_{'pack_' if choice.layout.is_pd else ''}{choice.layout}"
         lengths = ["--isl", str(workload.isl), "--osl", str(workload.osl)]
         sweep = ["./run_bm.sh", "-e", name, *lengths, "-c", str(choice.prediction.level)]

@@ -11,6 +11,7 @@ import yaml
 from pdbench.analysis.sla import Bound
 from pdbench.cli import note
 from pdbench.files import first_line, write_atomically
+from pdbench.layout import CONTROLS
 from pdbench.output import plan_text
 from pdbench.planner.model import NOMINAL, Model, PlanError
 from pdbench.planner.predicting import Checked, Prediction, check, check_possible, parts, predict
@@ -94,21 +95,19 @@ def _commands(model: Model, choices: Sequence[Choice], workload: Workload, exper
             lines.append(f"# not in {experiment}, add to its arms:  - {{layout: {layout}{mode}}}")
             label = f"pack_{layout}" if choice.layout.is_pd else layout
         labels.append(label)
-    levels = sorted({choice.prediction.level for choice in choices})
-    return [*lines, f"python run_experiment.py {experiment} --arms {','.join(labels)} --levels {','.join(map(str, levels))}"]
+    return [*lines, f"python run_experiment.py {experiment} --arms {','.join(labels)}"]
 
 
 def _arms(experiment: Path) -> dict[str, str]:
-    """Layouts of an experiment's arms, by the labels that run_experiment.py gives them."""
+    """Layouts of an experiment's arms but controls, by the labels that run_experiment.py gives them."""
     try:
         arms = yaml.safe_load(experiment.read_text(encoding="utf-8"))["arms"]
         found = {}
         for arm in arms:
-            mode = {"collocated": "", "bare-pd": "bare"}.get(
-                arm.get("mode", "collocated"), arm.get("mode", "").replace("pd-", "")
-            )
-            words = [arm.get("phase"), mode, arm["layout"], arm.get("name")]
-            found["_".join(filter(None, words))] = arm["layout"]
+            mode = arm.get("mode", "collocated")
+            words = [arm.get("phase"), mode.replace("pd-", "").replace("collocated", ""), arm["layout"], arm.get("name")]
+            if mode not in CONTROLS:
+                found["_".join(filter(None, words))] = arm["layout"]
         return found
     except OSError as error:
         raise PlanError(f"--experiment {experiment}: {error.strerror}") from error

@@ -1,6 +1,7 @@
 """Take the runs of a fit from result folders, refuse what does not belong in one fit, and make the model of it."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -148,6 +149,16 @@ def engine_of(
         raise PlanError(f"the manifests' max_num_batched_tokens is {budget}, which differs between P and D") from None
 
 
+def launch_options(study: Study) -> list[str]:
+    """Return `--model` and `--hardware` as the first folder that records them was launched with."""
+    for folder in study.folders.values():
+        if folder.manifest and folder.manifest.deployment:
+            words = shlex.split(folder.manifest.deployment.command)
+            pairs = zip(words, words[1:], strict=False)
+            return [word for name, value in pairs if name in ("--model", "--hardware") for word in (name, value)]
+    return []
+
+
 def make_model(study: Study, runs: Sequence[Run], engine: Engine, stack: dict[str, str]) -> Model:
     """Fit a model, and see how far each layout is missed without its runs.
 
@@ -172,7 +183,8 @@ def make_model(study: Study, runs: Sequence[Run], engine: Engine, stack: dict[st
         engine=engine, parameters=parameters, runs=[run.name for run in runs], layouts=[str(one) for one in layouts],
         workloads=sorted({f"{run.workload.isl}:{run.workload.osl}" for run in runs}),
         as_published=runs[0].workload.as_published, levels=(min(counts), max(counts)),
-        most_running=max(run.levels[-1][0] / run.layout.decode.num for run in runs), stack=stack, left_out=enough,
+        most_running=max(run.levels[-1][0] / run.layout.decode.num for run in runs),
+        launch=launch_options(study), stack=stack, left_out=enough,
         errors=[e for run, of in judged for e in errors_of(run.layout, run.levels, run.log_ratios(of))],
     )  # fmt: skip
 

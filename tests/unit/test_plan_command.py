@@ -5,6 +5,10 @@ import json
 import pytest
 
 import plan
+from pdbench.configs import ROOT
+from pdbench.layout import CONTROLS
+from pdbench.measure.experiment import load_experiment
+from pdbench.output import planning
 from tests.helpers.planning_runs import write_run
 
 LAYOUTS = ("2xtp2", "p1xtp2-d1xtp2", "p1xtp1-d1xtp2")
@@ -105,8 +109,15 @@ def test_recommend_names_the_arms_of_an_experiment(root, capsys):
     file.write_text(f"arms:\n  - {{layout: {first}, mode: {'pd-spread' if '-' in first else 'collocated'}, name: x}}\n")
     printed = said(capsys, *recommend(root, "--experiment", file))
     label = f"{'spread_' if '-' in first else ''}{first}_x"
-    assert f"python run_experiment.py {file} --arms {label},".replace("\n", "") in printed
+    assert f"python run_experiment.py {file} --arms {label}," in printed
     assert printed.count(f"# not in {file}, add to its arms:") == 2
+
+
+def test_the_labels_of_arms_are_those_of_run_experiment():
+    """The planner, of the read wing, reads an experiment without the code that runs it."""
+    for file in sorted((ROOT / "configs/experiments").glob("*.yaml")):
+        arms = {arm.label: arm.layout for arm in load_experiment(file).arms if arm.mode not in CONTROLS}
+        assert planning._arms(file) == arms, file.name
 
 
 def test_a_target_that_nothing_keeps_has_nearest_misses(root, capsys):

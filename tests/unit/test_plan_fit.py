@@ -159,6 +159,13 @@ def test_options_that_contradict_manifests_are_refused(tmp_path, write_folder, l
     assert [run.workload.as_published for run in calibration.runs_of(study, None)] == [False]
 
 
+def test_what_is_recommended_is_launched_as_the_runs_were(tmp_path, write_folder, level_content, make_manifest):
+    command = "python launch_gptoss.py --mode collocated --layout 2xtp2 --model 'a b.yaml' --hardware h.yaml --port 8000"
+    folder, manifest = with_manifest(tmp_path, "2xtp2", write_folder, level_content, make_manifest, command=command)
+    manifest.write(folder)
+    assert calibration.launch_options(calibration.read([folder])) == ["--model", "a b.yaml", "--hardware", "h.yaml"]
+
+
 def test_a_folder_without_manifest_beside_others_is_refused(tmp_path, write_folder, level_content, make_manifest):
     folder, manifest = with_manifest(tmp_path, "2xtp2", write_folder, level_content, make_manifest)
     manifest.write(folder)
