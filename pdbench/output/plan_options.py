@@ -10,6 +10,8 @@ from pdbench.output.options import figure_path, json_path, sla
 from pdbench.planner.recommending import UNIT
 from pdbench.workload import parse_levels
 
+MOST_OF_A_UNIT = 64
+
 
 def build_parser(description: str | None = None) -> Parser:
     """Build the parser of plan.py's commands."""
@@ -50,7 +52,7 @@ def _add_recommend(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     add("--sla", type=sla, required=True, metavar="tpot=MS,p99_ttft=MS,...", help="medians unless a statistic is said")
     add("--gpus", type=positive, required=True, metavar="N", help="of the whole fleet")
-    add("--unit-gpus", type=positive, default=UNIT, metavar="N", help="most GPUs of one deployment (default: %(default)s)")
+    add("--unit-gpus", type=unit, default=UNIT, metavar="N", help="most GPUs of one deployment (default: %(default)s)")
     add("--experiment", type=Path, metavar="FILE", help="configs/experiments/*.yaml: name its arms in the command")
     _add_lengths(parser)
     _add_json(parser)
@@ -104,6 +106,13 @@ _COMMANDS = {
     "check": ("compare predictions with runs that were not used", _add_check),
     "explain": ("say where the time of a request goes", _add_explain),
 }
+
+
+def unit(text: str) -> int:
+    """Parse the most GPUs of one deployment; of more there would be thousands of ratios."""
+    if (number := positive(text)) > MOST_OF_A_UNIT:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {MOST_OF_A_UNIT}: larger deployments are several of one ratio")
+    return number
 
 
 def layouts(text: str) -> list[Layout]:

@@ -6,6 +6,9 @@ All parameters are above zero, so that the fit can work on their logarithms.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
+
+from pydantic import Field, PositiveInt
 
 from pdbench.layout import Layout
 from pdbench.manifest import Strict
@@ -40,11 +43,11 @@ class Engine(Strict):
             connector makes PD engines keep all of them whole.
     """
 
-    experts: int = 128
-    active: int = 4
-    budget: int = 8192
-    kv_tokens: dict[int, int] = {}
-    collocated_kv: float = 2.0
+    experts: int = Field(default=128, ge=1)
+    active: int = Field(default=4, ge=1)
+    budget: int = Field(default=8192, ge=1)
+    kv_tokens: dict[int, PositiveInt] = {}
+    collocated_kv: float = Field(default=2.0, gt=0, lt=inf)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,19 @@
 """Keep a fit in one file: its parameters, what they were found from, and how far layouts that were left out are missed."""
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from math import ceil, exp, log
+from math import ceil, exp, inf, isfinite, log
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from pdbench.files import first_line, write_atomically
 from pdbench.layout import Layout
 from pdbench.manifest import Strict
-from pdbench.planner.costs import Engine
+from pdbench.planner.costs import Engine, names_of
 from pdbench.planner.simulator import COLUMNS
 
 NOMINAL = 0.9  # of measurements, that an interval is to hold
@@ -66,6 +67,22 @@ class Model(Strict):
     stack: dict[str, str]
     left_out: bool
     errors: list[Errors]
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        """A file that somebody has edited may lack what a prediction needs."""
+        sizes = {pool.tp for one in self.calibrated for pool in (one.prefill, one.decode) if pool}
+        if set(self.parameters) != set(names_of(sizes)):
+            raise ValueError("its parameters are not those of its layouts")
+        if wrong := [name for name, value in self.parameters.items() if not 0 < value < inf]:
+            raise ValueError(f"its parameter {wrong[0]} is not above 0 and finite")
+        if not 1 <= self.levels[0] <= self.levels[1] or not 1 <= self.most_running < inf:
+            raise ValueError("its levels are not requests in flight, the least and the most")
+        if not self.workloads or not all(re.fullmatch(r"[1-9]\d*:[1-9]\d*", text, re.ASCII) for text in self.workloads):
+            raise ValueError("its workloads are not like 5000:250")
+        if any(error.level < 1 or not all(map(isfinite, error.ratios.values())) for error in self.errors):
+            raise ValueError("its errors are not numbers at levels")
+        return self
 
     @classmethod
     def read(cls, path: Path) -> "Model":

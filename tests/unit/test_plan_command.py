@@ -203,6 +203,37 @@ def test_a_file_that_is_no_model(tmp_path, capsys, text, line):
 
 
 @pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"parameters": {}}, "its parameters are not those of its layouts"),
+        ({"layouts": ["tp2"]}, "cannot read the layout 'tp2'"),
+        ({"levels": [9, 3]}, "its levels are not requests in flight"),
+        ({"workloads": ["5000"]}, "its workloads are not like 5000:250"),
+        ({"errors": [{"layout": "1xtp2", "level": 0, "ratios": {}}]}, "its errors are not numbers at levels"),
+        ({"schema_version": 2}, "schema_version"),
+        ({"surprise": 1}, "surprise"),
+        ({"engine": {"experts": 0}}, "engine.experts"),
+    ],
+)
+def test_a_model_that_was_edited_wrongly_is_refused(root, tmp_path, capsys, change, line):
+    file = tmp_path / "m.json"
+    file.write_text(json.dumps(json.loads((root / "model.json").read_text()) | change))
+    assert line in refused(capsys, "recommend", file, "--sla", "tpot=10", "--gpus", "8")
+
+
+def test_a_parameter_must_be_above_zero(root, tmp_path, capsys):
+    content = json.loads((root / "model.json").read_text())
+    content["parameters"]["admit"] = -1.0
+    (tmp_path / "m.json").write_text(json.dumps(content))
+    line = refused(capsys, "recommend", tmp_path / "m.json", "--sla", "tpot=10", "--gpus", "8")
+    assert "its parameter admit is not above 0 and finite" in line
+
+
+def test_a_deployment_of_too_many_gpus_is_refused(root, capsys):
+    assert "'65' is more than 64" in refused(capsys, *recommend(root, "--unit-gpus", "65"))
+
+
+@pytest.mark.parametrize(
     ("option", "value", "line"),
     [
         ("--kv-tokens", "2:5", "is not like 1=70000,2=975000"),
