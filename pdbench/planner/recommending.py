@@ -13,12 +13,14 @@ from pdbench.planner.simulator import COLUMNS, Workload
 
 NAMED = 3  # layouts worth measuring
 UNIT = 16  # GPUs of one deployment, unless said
-_FINALISTS = 8
-_SLACK = 1.15  # of the limits: how far closed form may exceed them and still be simulated
-_BATCHES = 3  # of finalists, until enough of them keep to the target
-_UP, _UPWARDS = 1.15, 3  # from the load that closed form finds, while the target is kept: the factor, and how often
-_DOWN, _DOWNWARDS = 0.75, 6  # until it is kept
-_SEEDS = (1, 2, 3)
+_FINALISTS, _MOST = 8, 16  # at least and at most: it ends where closed form, rarely too low, promises less than is found
+_UP, _DOWN = (
+    1.2,
+    0.7,
+)  # from the load that closed form finds, until it lies between one that keeps the target and one that does not
+_TRIES = 5  # loads simulated of a layout
+_NEAR = 0.05  # how far apart these two may be in the end
+_SEEDS = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,12 @@ def recommend(
         raise PlanError(f"{gpus} GPUs hold no layout of the TP sizes that the model's runs have")
     finalists = _finalists(screen(model, layouts, gpus, workload), limits)
     choices: list[Choice] = []
-    for batch in range(_BATCHES):
-        choices += [_simulated(model, cell, limits, workload) for cell in finalists[batch * _FINALISTS :][:_FINALISTS]]
+    for number, cell in enumerate(finalists[:_MOST]):
         kept = sorted((c for c in choices if c.excess <= 1), key=lambda c: -c.fleet_throughput)
-        if len(kept) >= NAMED:
+        if number >= _FINALISTS and len(kept) >= NAMED and cell.fleet_throughput < kept[NAMED - 1].fleet_throughput:
             break
+        choices.append(_simulated(model, cell, limits, workload))
+    kept = sorted((c for c in choices if c.excess <= 1), key=lambda c: -c.fleet_throughput)
     nearest = [] if kept else sorted(choices, key=lambda c: c.excess)[:NAMED]
     return Recommendation(kept[:NAMED], nearest, len(layouts), len(choices))
 
@@ -103,12 +106,12 @@ def excess(values: dict[str, float], limits: dict[str, float]) -> float:
 
 
 def _finalists(cells: Sequence[Cell], limits: dict[str, float]) -> list[Cell]:
-    """Of each layout one cell: first those within the limits and some slack, by throughput, then the nearest to them."""
+    """Of each layout one cell: first those within the limits, by throughput, then the nearest to them."""
     within: dict[Layout, Cell] = {}
     nearest: dict[Layout, tuple[float, Cell]] = {}
     for cell in cells:
         over = excess(cell.values, limits)
-        if over <= _SLACK and cell.fleet_throughput > (within[cell.layout].fleet_throughput if cell.layout in within else 0):
+        if over <= 1 and cell.fleet_throughput > (within[cell.layout].fleet_throughput if cell.layout in within else 0):
             within[cell.layout] = cell
         if over < nearest.get(cell.layout, (inf, cell))[0]:
             nearest[cell.layout] = (over, cell)
@@ -117,16 +120,21 @@ def _finalists(cells: Sequence[Cell], limits: dict[str, float]) -> list[Cell]:
 
 
 def _simulated(model: Model, cell: Cell, limits: dict[str, float], workload: Workload) -> Choice:
-    """Simulate a layout from the level that closed form finds, upwards while it keeps to the limits, or down until it does."""
+    """Simulate a layout from the level that closed form finds, upwards or down, to the highest that keeps to the limits."""
     most = max(1, int(model.most_running * cell.layout.decode.num))
-    level = min(most, max(1, cell.in_flight))
-    found: dict[int, Prediction] = {}
-    kept: set[bool] = set()
-    for _ in range(_DOWNWARDS + 1):
-        (found[level],) = predict(model, cell.layout, [level], workload, _SEEDS)
-        kept.add(excess(found[level].values, limits) <= 1)
-        level = min(most, max(level + 1, round(level * _UP))) if True in kept else max(1, min(level - 1, round(level * _DOWN)))
-        if len(kept) > 1 or level in found or (True in kept and len(found) > _UPWARDS):
+    level, kept, missed = min(most, max(1, cell.in_flight)), 0, most + 1
+    found: list[Prediction] = []
+    for _ in range(_TRIES):
+        found += predict(model, cell.layout, [level], workload, _SEEDS)
+        if excess(found[-1].values, limits) <= 1:
+            kept = level
+        else:
+            missed = level
+        if missed - kept <= max(1, _NEAR * kept):
             break
-    best = max(found.values(), key=lambda one: (throughput_within(one.values, limits), -excess(one.values, limits)))
+        between = (kept + missed) // 2
+        level = (
+            between if kept and missed <= most else min(most, round(level * _UP) + 1) if kept else max(1, int(level * _DOWN))
+        )
+    best = max(found, key=lambda one: (throughput_within(one.values, limits), -excess(one.values, limits)))
     return Choice(cell.units, best, excess(best.values, limits))
