@@ -26,8 +26,8 @@ from pdbench.planner.calibration import read, runs_of  # noqa: E402
 from pdbench.planner.costs import Engine, names_of, start_of  # noqa: E402
 from pdbench.planner.model import Errors, Model  # noqa: E402
 from pdbench.planner.predicting import check  # noqa: E402
+from pdbench.planner.replicas import COLUMNS  # noqa: E402
 from pdbench.planner.runs import Run  # noqa: E402
-from pdbench.planner.simulator import COLUMNS  # noqa: E402
 
 TARGETS = ("tpot=7,ttft=400", "tpot=10,ttft=500", "tpot=15,ttft=2000", "p99_ttft=1500")
 FLEETS = (8, 10_000)

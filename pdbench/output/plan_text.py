@@ -12,7 +12,8 @@ from pdbench.output.number_text import number
 from pdbench.planner.model import NOMINAL, Model, missing
 from pdbench.planner.predicting import Checked, Prediction
 from pdbench.planner.recommending import Choice, Recommendation
-from pdbench.planner.simulator import COLUMNS, PARTS, Workload
+from pdbench.planner.replicas import COLUMNS, PARTS
+from pdbench.planner.simulator import Workload
 
 HEADINGS = {
     "request_throughput": "requests/s", "mean_tpot_ms": "TPOT mean\nms", "mean_ttft_ms": "TTFT mean\nms",

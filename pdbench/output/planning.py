@@ -16,7 +16,8 @@ from pdbench.output import plan_text
 from pdbench.planner.model import NOMINAL, Model, PlanError
 from pdbench.planner.predicting import Checked, Prediction, check, check_possible, parts, predict
 from pdbench.planner.recommending import Choice, recommend
-from pdbench.planner.simulator import COLUMNS, Workload
+from pdbench.planner.replicas import COLUMNS
+from pdbench.planner.simulator import Workload
 from pdbench.read.level_file import naming
 
 

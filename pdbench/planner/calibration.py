@@ -14,8 +14,9 @@ from pdbench.manifest import Manifest, differences
 from pdbench.planner.costs import Engine
 from pdbench.planner.fitting import Fitter, left_out, predict_run
 from pdbench.planner.model import FEWEST_LEFT_OUT, Model, PlanError, errors_of, missing
+from pdbench.planner.replicas import COLUMNS
 from pdbench.planner.runs import Run
-from pdbench.planner.simulator import COLUMNS, Workload
+from pdbench.planner.simulator import Workload
 from pdbench.read.results import Study, read_study
 
 FEWEST = 3  # layouts of a fit

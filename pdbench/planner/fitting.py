@@ -86,7 +86,7 @@ class Fitter:
 
 
 def predict_run(run: Run, parameters: dict[str, float], engine: Engine, seeds: Sequence[int] = _SEEDS_PREDICTED) -> np.ndarray:
-    """Return what is predicted of a run's levels, columns `simulator.COLUMNS`."""
+    """Return what is predicted of a run's levels, columns `replicas.COLUMNS`."""
     return simulate(run.layout, parameters, engine, run.workload, run.levels, seeds)
 
 
@@ -97,7 +97,7 @@ def left_out(fitter: Fitter, can_be_predicted: Callable[[Layout, Sequence[Run]],
         can_be_predicted: by the other runs.
 
     Returns:
-        Each run that can be, and its prediction, columns `simulator.COLUMNS`.
+        Each run that can be, and its prediction, columns `replicas.COLUMNS`.
     """
     found = []
     for layout in dict.fromkeys(run.layout for run in fitter.runs):

@@ -14,7 +14,7 @@ from pdbench.files import first_line, write_atomically
 from pdbench.layout import Layout
 from pdbench.manifest import Strict
 from pdbench.planner.costs import Engine, names_of
-from pdbench.planner.simulator import COLUMNS
+from pdbench.planner.replicas import COLUMNS
 
 NOMINAL = 0.9  # of measurements, that an interval is to hold
 FEWEST_LEFT_OUT = 6  # layouts; of fewer their errors say too little, and intervals are those of the fit, widened

@@ -9,8 +9,9 @@ import numpy as np
 from pdbench.layout import Layout
 from pdbench.planner.costs import costs_of
 from pdbench.planner.model import Model, PlanError, missing
+from pdbench.planner.replicas import COLUMNS, PARTS
 from pdbench.planner.runs import Run
-from pdbench.planner.simulator import COLUMNS, PARTS, Sweep, Workload, simulate
+from pdbench.planner.simulator import Sweep, Workload, simulate
 from pdbench.workload import Level
 
 SEEDS = (1, 2, 3, 4)

@@ -8,8 +8,9 @@ from pdbench.analysis.sla import Bound
 from pdbench.layout import Layout
 from pdbench.planner.model import Model, PlanError
 from pdbench.planner.predicting import Prediction, predict, throughput_within
+from pdbench.planner.replicas import COLUMNS
 from pdbench.planner.screen import Cell, screen, units_of
-from pdbench.planner.simulator import COLUMNS, Workload
+from pdbench.planner.simulator import Workload
 
 NAMED = 3  # layouts worth measuring
 UNIT = 16  # GPUs of one deployment, unless said

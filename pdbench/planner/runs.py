@@ -15,7 +15,7 @@ class Run:
     Attributes:
         name: of its result folder.
         levels: (requests in flight, requests) of each level, in the order measured.
-        measured: a row per level, columns `simulator.COLUMNS`; NaN where there is no such number.
+        measured: a row per level, columns `replicas.COLUMNS`; NaN where there is no such number.
     """
 
     name: str

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pdbench.layout import Layout
 from pdbench.planner.costs import Engine, names_of, start_of
-from pdbench.planner.simulator import COLUMNS, Workload, simulate
+from pdbench.planner.replicas import COLUMNS
+from pdbench.planner.simulator import Workload, simulate
 
 LEVELS = (2, 4, 8, 16)
 # What the fit has to find: each parameter is a little off where the fit begins.

@@ -6,8 +6,9 @@ import pytest
 from pdbench.layout import Layout
 from pdbench.output.figures import planned
 from pdbench.planner.predicting import Checked, Prediction
+from pdbench.planner.replicas import COLUMNS
 from pdbench.planner.runs import Run
-from pdbench.planner.simulator import COLUMNS, Workload
+from pdbench.planner.simulator import Workload
 
 
 def checked(layout, factor):

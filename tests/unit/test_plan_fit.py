@@ -7,7 +7,8 @@ from pdbench.layout import Layout
 from pdbench.planner import calibration
 from pdbench.planner.model import LEAST, Errors, Model, PlanError, missing, quantile
 from pdbench.planner.predicting import check, predict
-from pdbench.planner.simulator import COLUMNS, Workload
+from pdbench.planner.replicas import COLUMNS
+from pdbench.planner.simulator import Workload
 from tests.helpers.planning_runs import LEVELS, TRUE, write_run
 
 FITTED = ("2xtp2", "p1xtp2-d1xtp2", "p1xtp1-d1xtp2")

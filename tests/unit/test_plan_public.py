@@ -5,7 +5,7 @@ import pytest
 
 from pdbench.planner import calibration
 from pdbench.planner.model import quantile
-from pdbench.planner.simulator import COLUMNS
+from pdbench.planner.replicas import COLUMNS
 
 LEVELS = (4, 8, 16, 32, 48, 64)
 COLLOCATED = ("8xtp1", "4xtp2", "2xtp4", "1xtp8")

@@ -8,7 +8,8 @@ from pdbench.planner import recommending, screen
 from pdbench.planner.costs import Engine, names_of, start_of
 from pdbench.planner.model import Errors, Model
 from pdbench.planner.predicting import predict
-from pdbench.planner.simulator import COLUMNS, Workload
+from pdbench.planner.replicas import COLUMNS
+from pdbench.planner.simulator import Workload
 
 WORKLOAD = Workload(5000, 250)
 LAYOUTS = ["4xtp2", "2xtp4", "p1xtp2-d1xtp2", "p1xtp2-d1xtp4"]

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from pdbench.layout import Layout
 from pdbench.planner.costs import Engine, costs_of, matters, names_of, start_of, woken
-from pdbench.planner.simulator import COLUMNS, PARTS, Sweep, Workload, simulate
+from pdbench.planner.replicas import COLUMNS, PARTS
+from pdbench.planner.simulator import Sweep, Workload, simulate
 
 PARAMETERS = {name: start_of(name) for name in names_of((1, 2, 4, 8))}
 AT_ONCE = {"request": 1e-9}  # no time between client and engine, which is drawn for each request
