@@ -100,14 +100,14 @@ def _commands(model: Model, choices: Sequence[Choice], workload: Workload, exper
 
 
 def _arms(experiment: Path) -> dict[str, str]:
-    """Layouts of an experiment's arms but controls, by the labels that run_experiment.py gives them."""
+    """Layouts of an experiment's arms but controls, by run_experiment.py's labels; one that a controller moves has none."""
     try:
         arms = yaml.safe_load(experiment.read_text(encoding="utf-8"))["arms"]
         found = {}
         for arm in arms:
             mode = arm.get("mode", "collocated")
             words = [arm.get("phase"), mode.replace("pd-", "").replace("collocated", ""), arm["layout"], arm.get("name")]
-            if mode not in CONTROLS:
+            if mode not in CONTROLS and not arm.get("control"):
                 found["_".join(filter(None, words))] = arm["layout"]
         return found
     except OSError as error:
