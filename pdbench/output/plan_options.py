@@ -36,15 +36,10 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    _add_model(parser)
-    add("--layouts", type=layouts, required=True, metavar="A,B", help="such as 4xtp2,p1xtp2-d2xtp2")
-    add("--levels", type=levels, required=True, metavar="4,8", help="requests in flight")
-    _add_lengths(parser)
-    add("--as-published", action="store_true", help="prompts replayed from level to level, nothing warmed up, as in the public "
-        "study (default: prompts that were not seen before)")  # fmt: skip
-    _add_extrapolate(parser)
-    _add_json(parser)
+    _add_asked(parser)
+    parser.add_argument("--as-published", action="store_true",
+                        help="prompts replayed from level to level, nothing warmed up, as in the public study"
+                        " (default: prompts that were not seen before)")  # fmt: skip
 
 
 def _add_recommend(parser: argparse.ArgumentParser) -> None:
@@ -66,12 +61,14 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot-path", type=figure_path, metavar="PATH", help="draw predicted against measured")
 
 
-def _add_explain(parser: argparse.ArgumentParser) -> None:
+def _add_asked(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     _add_model(parser)
-    parser.add_argument("--layouts", type=layouts, required=True, metavar="A,B", help="such as 4xtp2,p1xtp2-d2xtp2")
-    parser.add_argument("--levels", type=levels, required=True, metavar="4,8", help="requests in flight")
+    add("--layouts", type=layouts, required=True, metavar="A,B", help="such as 4xtp2,p1xtp2-d2xtp2")
+    add("--levels", type=levels, required=True, metavar="4,8", help="requests in flight")
     _add_lengths(parser)
-    _add_extrapolate(parser)
+    add("--extrapolate", action="store_true",
+        help="also where no run was: other levels, kinds of layout; each line then says so")  # fmt: skip
     _add_json(parser)
 
 
@@ -90,11 +87,6 @@ def _add_lengths(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=positive, metavar="N", help=f"{what} tokens (default: those of the runs)")
 
 
-def _add_extrapolate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--extrapolate", action="store_true",
-                        help="also where no run was: other levels, kinds of layout; each line then says so")  # fmt: skip
-
-
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=json_path, metavar="PATH", help="write the numbers, too")
 
@@ -104,7 +96,7 @@ _COMMANDS = {
     "predict": ("predict layouts at levels, with intervals", _add_predict),
     "recommend": ("name the layouts worth measuring for a target", _add_recommend),
     "check": ("compare predictions with runs that were not used", _add_check),
-    "explain": ("say where the time of a request goes", _add_explain),
+    "explain": ("say where the time of a request goes", _add_asked),
 }
 
 

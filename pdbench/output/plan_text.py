@@ -25,6 +25,11 @@ _JUDGED = ("request_throughput", "mean_tpot_ms", "mean_ttft_ms", "median_ttft_ms
 _INTERVALS = f"[nominal {NOMINAL:.0%} interval of one measurement]"
 
 
+def _short(column: str) -> str:
+    """A column's heading without its unit."""
+    return HEADINGS[column].partition("\n")[0]
+
+
 def print_fit(model: Model) -> None:
     """Print what a model can predict and how well it did on layouts that were left out of the fit."""
     print(f"{model.name} on {model.accelerator}: {len(model.runs)} runs of {len(model.layouts)} layouts, ", end="")
@@ -36,7 +41,7 @@ def print_fit(model: Model) -> None:
         found = [e.ratios for e in model.errors if e.level == level]
         rows.append([number(level), *(_percent([abs(np.expm1(-r[c])) for r in found if c in r]) for c in _JUDGED)])
     rows.append(["all", *(_percent([abs(np.expm1(-e.ratios[c])) for e in model.errors if c in e.ratios]) for c in _JUDGED)])
-    show(["in flight", *(HEADINGS[c].split("\n")[0] for c in _JUDGED)], rows)
+    show(["in flight", *(_short(c) for c in _JUDGED)], rows)
     if model.left_out:
         print("mean error of layouts that were left out of the fit; intervals are theirs")
     else:
@@ -139,8 +144,8 @@ def print_checked(checked: Sequence[Checked]) -> None:
         rows[-1].append(_percent(one.covered))
     errors, covered = np.vstack([one.errors for one in checked]), np.vstack([one.covered for one in checked])
     rows.append(["all", number(len(errors)), *(_percent(errors[:, i]) for i in judged), _percent(covered)])
-    show(["layout", "levels", *(HEADINGS[c].split("\n")[0] for c in _JUDGED), "in the\ninterval"], rows)
-    each = ", ".join(f"{HEADINGS[c].split(chr(10))[0]} {_percent(covered[:, COLUMNS.index(c)])}" for c in _JUDGED)
+    show(["layout", "levels", *(_short(c) for c in _JUDGED), "in the\ninterval"], rows)
+    each = ", ".join(f"{_short(c)} {_percent(covered[:, COLUMNS.index(c)])}" for c in _JUDGED)
     print(f"mean error; in the interval (nominal {NOMINAL:.0%}): {each}")
     _print_outside([prediction for one in checked for prediction in one.predicted])
 

@@ -21,7 +21,7 @@ from pdbench.read.results import Study, read_study
 
 FEWEST = 3  # layouts of a fit
 # Experts of a layer, and of these for each token, by the name of the model.
-_EXPERTS = ((r"gpt-?oss-20b", (32, 4)), (r"gpt-?oss-tiny", (4, 2)), (r"gpt-?oss(-120b)?", (128, 4)))
+_EXPERTS = ((r"gpt-?oss-20b(-shape)?", (32, 4)), (r"gpt-?oss-tiny", (4, 2)), (r"gpt-?oss(-120b(-shape)?)?", (128, 4)))
 # What two runs of one fit may differ in, of their deployments' identity.
 _OF_A_RUN = re.compile(r"layout|mode|base seed|serving_path ingress_replicas|(collocated|prefill|decode) .*")
 
@@ -138,7 +138,7 @@ def engine_of(
     """
     name = str(study.table["model"].iloc[0])
     if experts is None:
-        experts = next((of for pattern, of in _EXPERTS if re.match(pattern, name)), None)
+        experts = next((of for pattern, of in _EXPERTS if re.fullmatch(pattern, name)), None)
     if experts is None:
         raise PlanError(
             f"how many experts has {name}? give --experts 128:4 (of a layer, for each token), or 1:1 if it is dense"

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 
 import numpy as np
 
@@ -132,8 +131,3 @@ def check(model: Model, runs: Sequence[Run]) -> list[Checked]:
         ]
         found.append(Checked(run, predicted, run.log_ratios(rows)))
     return found
-
-
-def throughput_within(values: dict[str, float], limits: dict[str, float]) -> float:
-    """Return the throughput of a level, or -inf where it exceeds a limit (ms, by column)."""
-    return values["request_throughput"] if all(values[name] <= limit for name, limit in limits.items()) else -inf

@@ -7,7 +7,7 @@ from math import inf
 from pdbench.analysis.sla import Bound
 from pdbench.layout import Layout
 from pdbench.planner.model import Model, PlanError
-from pdbench.planner.predicting import Prediction, predict, throughput_within
+from pdbench.planner.predicting import Prediction, predict
 from pdbench.planner.replicas import COLUMNS
 from pdbench.planner.screen import Cell, screen, units_of
 from pdbench.planner.simulator import Workload
@@ -137,5 +137,10 @@ def _simulated(model: Model, cell: Cell, limits: dict[str, float], workload: Wor
         level = (
             between if kept and missed <= most else min(most, round(level * _UP) + 1) if kept else max(1, int(level * _DOWN))
         )
-    best = max(found, key=lambda one: (throughput_within(one.values, limits), -excess(one.values, limits)))
+    best = max(found, key=lambda one: (_throughput_within(one.values, limits), -excess(one.values, limits)))
     return Choice(cell.units, best, excess(best.values, limits))
+
+
+def _throughput_within(values: dict[str, float], limits: dict[str, float]) -> float:
+    """The throughput of a level, or -inf where it exceeds a limit (ms, by column)."""
+    return values["request_throughput"] if all(values[name] <= limit for name, limit in limits.items()) else -inf

@@ -1,12 +1,14 @@
 """Result folders shaped like those of `vllm bench serve`, for the tests of the reading wing."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
+from pdbench.configs import ROOT
 from pdbench.manifest import Deployment, Gate, LevelRecord, Machine, Manifest, Replica, Repository
 
 # A shared machine is now fast, now slow: how long one example takes says nothing.
@@ -165,3 +167,21 @@ def server(monkeypatch):
     monkeypatch.setattr(stack, "machine", lambda: _manifest().client.model_dump())
     monkeypatch.setattr(stack, "repository", lambda root: Repository(commit="c0ffee", dirty=False))
     return found
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """Runs run_experiment.py in this process, in which all that it imports is there already."""
+    import run_experiment  # of the serve wing, which few of these tests need
+
+    monkeypatch.chdir(ROOT)
+
+    def run(*args):
+        monkeypatch.setattr("sys.argv", ["run_experiment.py", *map(str, args)])
+        try:
+            status = run_experiment.main()
+        except SystemExit as left:
+            status = left.code
+        return subprocess.CompletedProcess(args, status, *capsys.readouterr())
+
+    return run

@@ -189,10 +189,11 @@ def test_request_rates_and_decode_alone_are_refused(tmp_path, write_folder, leve
     assert "is decode-only" in refusal(calibration.read, [decode])
 
 
-def test_an_unknown_model_needs_its_experts(tmp_path, write_folder, level_content):
-    folder = write_folder(tmp_path, "llama_itl100_otl11_mixed_2xtp2", {"conc4.json": level_content()})
+@pytest.mark.parametrize("model", ["llama", "gpt-oss-200b"])
+def test_an_unknown_model_needs_its_experts(tmp_path, write_folder, level_content, model):
+    folder = write_folder(tmp_path, f"{model}_itl100_otl11_mixed_2xtp2", {"conc4.json": level_content()})
     study = calibration.read([folder])
-    assert "how many experts has llama? give --experts" in refusal(calibration.engine_of, study, {}, None, {})
+    assert f"how many experts has {model}? give --experts" in refusal(calibration.engine_of, study, {}, None, {})
     assert calibration.engine_of(study, {}, (1, 1), {}).experts == 1
 
 

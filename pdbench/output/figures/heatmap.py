@@ -14,7 +14,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from pdbench.analysis.decision import decide
 from pdbench.layout import Layout
-from pdbench.output.figures.panels import ink_on, new_figure
+from pdbench.output.figures.panels import HATCHED, cell_grid, ink_on, new_figure
 from pdbench.output.figures.styles import legend, pd_ratio
 from pdbench.output.figures.view import View, heading, one_kind, one_workload, throughput_column, throughput_label
 from pdbench.read.level_file import ResultError
@@ -22,7 +22,6 @@ from pdbench.read.results import CONTROLLED, Study, contenders
 
 COLORS = "cividis"  # made for colour-blind readers: https://doi.org/10.1371/journal.pone.0199239
 CELL = (1.55, 1.0)  # inches
-FAILS = {"facecolor": "#F2F2F2", "edgecolor": "#BBBBBB", "hatch": "///", "linewidth": 0}
 FRAME = {"edgecolor": "#D55E00", "linewidth": 2.5}
 NAME_WIDTH = 15
 
@@ -45,7 +44,8 @@ def draw(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:
     panels = figure.subplots(1, len(sides), width_ratios=[len(names) for names in columns], squeeze=False)[0]
     scale = ScalarMappable(Normalize(answers["throughput"].min(), answers["throughput"].max()), COLORS)
     for axes, side, across, down in zip(panels, sides, columns, rows, strict=True):
-        _grid(axes, across, down, high)
+        cell_grid(axes, across, down, high)
+        axes.xaxis.tick_top()
         for cell in side.itertuples():
             _draw_cell(axes, cell, across.index(cell.column), down.index(cell.row), scale)
     panels[-1].set_ylabel("P:D ratio" if is_pd.any() else "")
@@ -53,7 +53,7 @@ def draw(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:
     words = f"{throughput_label(table, view)} at {bounds}"
     figure.suptitle(f"{heading(table, study)}\n{textwrap.fill(words, math.floor(10 * figure.get_figwidth()))}", fontsize=11)
     handles = [Patch(label="the best of all", facecolor="white", **FRAME)]
-    handles += [Patch(label="does not keep the bounds", **FAILS)] * bool((~answers["holds"]).any())
+    handles += [Patch(label="does not keep the bounds", **HATCHED)] * bool((~answers["holds"]).any())
     legend(figure, handles, ["percent: over the best collocated"] * bool(answers["over"].notna().any()))
     return figure
 
@@ -87,20 +87,10 @@ def _place(layout: Layout) -> dict[str, object]:
     return {"column": f"P TP{sizes[0]}\nD TP{sizes[1]}", "row": row, "order": sizes, "rank": -ratio}
 
 
-def _grid(axes: Axes, columns: list[str], rows: list[str], high: int) -> None:
-    axes.set_xlim(0, len(columns))
-    axes.set_ylim(high, 0)
-    axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
-    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
-    axes.tick_params(length=0)
-    axes.xaxis.tick_top()
-    axes.spines[:].set_visible(False)
-
-
 def _draw_cell(axes: Axes, cell: object, column: int, row: int, scale: ScalarMappable) -> None:
     where = {"xy": (column + 0.02, row + 0.02), "width": 0.96, "height": 0.96, "gid": cell.arm}
     if not cell.holds:
-        axes.add_patch(Rectangle(**where, **FAILS))
+        axes.add_patch(Rectangle(**where, **HATCHED))
         return
     shade = scale.to_rgba(cell.throughput)
     axes.add_patch(Rectangle(**where, facecolor=shade, **(FRAME if cell.best else {"linewidth": 0})))

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from pdbench.analysis.blocks import paired
-from pdbench.output.figures.panels import ink_on, level_axis, new_figure, prepare
+from pdbench.output.figures.panels import HATCHED, cell_grid, ink_on, level_axis, new_figure, prepare
 from pdbench.output.figures.styles import legend
 from pdbench.output.figures.view import View, heading, one_kind
 from pdbench.read.level_file import ResultError
@@ -27,7 +26,6 @@ PANELS = {
 COLORS = "PuOr"  # diverging, and made for colour-blind readers: https://colorbrewer2.org
 FULL = math.log(4)  # a ratio of 4 or 1/4 has the full colour
 CELL = (1.2, 0.8)  # inches
-ABSENT = {"facecolor": "#F2F2F2", "edgecolor": "#BBBBBB", "hatch": "///", "linewidth": 0}
 
 
 def draw(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:
@@ -51,12 +49,12 @@ def draw(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:
         axes.set_title(label, fontsize=11)
         for cell in found.itertuples():
             _draw_cell(axes, cell, name, (levels.index(cell.level), rows.index(cell.lengths)), 1 if more else -1, scale)
-        _grid(axes, [f"{level:g}" for level in levels], rows)
+        cell_grid(axes, [f"{level:g}" for level in levels], rows)
         level_axis(axes, kind)
     figure.axes[0].set_ylabel("ISL:OSL (tokens)")
     figure.suptitle(heading(table, study, f"{arm} over {base}"), fontsize=12)
     handles = [Patch(color=scale.to_rgba(side * FULL), label=f"{which} is better") for side, which in ((1, arm), (-1, base))]
-    handles += [Patch(label="no ratio", **ABSENT)] * bool(found[list(PANELS)].isna().any(axis=None))
+    handles += [Patch(label="no ratio", **HATCHED)] * bool(found[list(PANELS)].isna().any(axis=None))
     known = found["blocks"].min() >= 3
     interval = "its 95% interval; bold: without 1" if known else "no interval with fewer than 3 blocks"
     legend(figure, handles, ["mean ratio over blocks", interval])
@@ -77,21 +75,11 @@ def _without_lengths(name: str, row: tuple) -> str:
     return " ".join(word for word in name.split() if word != f"{row.isl}:{row.osl}")
 
 
-def _grid(axes: Axes, columns: list[str], rows: list[str]) -> None:
-    axes.set_xlim(0, len(columns))
-    axes.set_ylim(len(rows), 0)
-    axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
-    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
-    axes.tick_params(length=0)
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-
-
 def _draw_cell(axes: Axes, cell: tuple, name: str, at: tuple[int, int], sign: int, scale: ScalarMappable) -> None:
     ratio, low, high, noise = (getattr(cell, name + end) for end in ("", "_from", "_to", "_noise"))
     where = {"xy": (at[0] + 0.02, at[1] + 0.02), "width": 0.96, "height": 0.96, "gid": f"{cell.lengths} {cell.level:g}"}
     if math.isnan(ratio):
-        axes.add_patch(Rectangle(**where, **ABSENT))
+        axes.add_patch(Rectangle(**where, **HATCHED))
         return
     shade = scale.to_rgba(sign * math.log(ratio))
     axes.add_patch(Rectangle(**where, facecolor=shade, linewidth=0))

@@ -6,6 +6,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
+# A cell of a heat map that has no number.
+HATCHED = {"facecolor": "#F2F2F2", "edgecolor": "#BBBBBB", "hatch": "///", "linewidth": 0}
+
 
 def new_figure(size: tuple[float, float]) -> Figure:
     """Make an empty figure (inches) whose parts make room for each other; needs no display."""
@@ -32,6 +35,17 @@ def prepare(axes: Axes, name: str, grid: str = "both") -> None:
 def plain(value: float, _position: int | None = None) -> str:
     """Write a number without exponent: 12,000."""
     return f"{value:,.10g}"
+
+
+def cell_grid(axes: Axes, columns: list[str], rows: list[str], high: int | None = None) -> None:
+    """Set a grid of cells, one wide and one high, the first row on top; `high` rows of room, else as many as there are."""
+    axes.set_xlim(0, len(columns))
+    axes.set_ylim(high or len(rows), 0)
+    axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    axes.tick_params(length=0)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
 
 
 def ink_on(shade: tuple[float, ...]) -> str:
