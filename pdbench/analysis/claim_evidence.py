@@ -1,10 +1,11 @@
-"""Find the runs that claims are asked of: by layout, placement and transport, never by a folder's name."""
+"""Find the runs that claims are asked of: by layout, placement, transport and its settings, never by a folder's name."""
 
 import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pdbench.analysis import audit
 from pdbench.analysis.audit import Finding, findings
 from pdbench.analysis.audit_source import Source, columns_of, sources_of
 from pdbench.layout import Layout
+from pdbench.manifest import LINK_MBIT, Deployment
 from pdbench.read.folder import are_small, check_folder, folders_among, left_out_words
 from pdbench.read.level_file import ResultError, naming
 from pdbench.read.results import per_node_of, read_study
@@ -24,22 +26,37 @@ REFUTED = tuple(kind for kind in audit.REFUTED if kind not in (DOUBTFUL, "same r
 REPLAYED = "replayed prompts"  # taken where there is no other: throughput is too high
 LAST = (DOUBTFUL, UNKNOWN, REPLAYED)
 COPIES = ("same results", "two layouts")
+# Settings of a transport that an arm can have for its own, and those of them that say what `spread` and `tcp` say, or nothing.
+OF_TRANSPORTS = ("UCX_", "NIXL_", LINK_MBIT)
+NOT_TUNING = ("UCX_TLS", "UCX_NET_DEVICES", "UCX_PROTO_INFO", "UCX_TCP_PORT_RANGE")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """An arm as claims name it: `p1xtp4-d1xtp4`, on one node; `... spread`, on two; `... spread tcp`."""
+    """An arm as claims name it: `p1xtp4-d1xtp4`, on one node; `... spread`, on two; `... spread tcp UCX_TCP_TX_SEG_SIZE=1m`."""
 
     layout: Layout
     spread: bool
     tcp: bool
+    tuning: frozenset[str] = frozenset()
 
     @classmethod
     def parse(cls, text: str) -> "Spec":
         layout, *words = text.split()
-        if unknown := set(words) - {"spread", "tcp"}:
-            raise ValueError(f"{text!r}: {unknown.pop()!r} is not allowed after the layout: write spread, tcp or nothing")
-        return cls(Layout.parse(layout), "spread" in words, "tcp" in words)
+        tuning = {word for word in words if re.fullmatch(f"({'|'.join(OF_TRANSPORTS)})[A-Z0-9_]*=.+", word)}
+        if unknown := set(words) - {"spread", "tcp"} - tuning:
+            allowed = "spread, tcp, a variable such as UCX_NAME=VALUE, or nothing"
+            raise ValueError(f"{text!r}: {unknown.pop()!r} is not allowed after the layout: write {allowed}")
+        return cls(Layout.parse(layout), "spread" in words, "tcp" in words, frozenset(tuning))
+
+
+def tuning_of(deployment: Deployment) -> frozenset[str]:
+    """Return how an arm's transport was set, besides which one: variables of the engines, as NAME=VALUE."""
+    found = ((config.get("runtime_env") or {}).get("env_vars", {}) for config in deployment.llm_configs.values())
+    return frozenset(
+        f"{name}={value}" for variables in found for name, value in variables.items()
+        if name.startswith(OF_TRANSPORTS) and name not in NOT_TUNING
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,6 +85,16 @@ class Evidence:
         names = {source.name}.union(*(f.folders for f in self.doubts(source, *COPIES)))
         return any("tcp" in re.split("[-_]", Path(name).name) for name in names)
 
+    @cached_property
+    def tunings(self) -> dict[str, frozenset[str]]:
+        """How each run's transport was set, by folder; without what all arms of PD have, which is the hardware's."""
+        known = {
+            source.name: tuning_of(source.manifest.deployment)
+            for source in self.sources if source.manifest and source.manifest.deployment and source.arm.layout.is_pd
+        }  # fmt: skip
+        shared = frozenset.intersection(*known.values()) if known else frozenset()
+        return {name: tuning - shared for name, tuning in known.items()}
+
     def candidates(self, text: str) -> list[Source]:
         """Return runs of an arm, to take first one not in doubt, with a manifest, unseen prompts, not archived, the latest."""
         spec = Spec.parse(text)
@@ -75,6 +102,7 @@ class Evidence:
             source for source in self.sources
             if source.arm.layout == spec.layout and (source.arm.placement == "spread") == spec.spread
             and not source.arm.is_control and self.over_tcp(source) == spec.tcp and not self.doubts(source, *REFUTED)
+            and self.tunings.get(source.name, frozenset()) == spec.tuning
         ]  # fmt: skip
         latest = sorted(fitting, key=lambda source: source.columns["date"][-1], reverse=True)
         doubts = {source: [bool(self.doubts(source, kind)) for kind in LAST] for source in latest}

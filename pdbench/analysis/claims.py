@@ -1,6 +1,6 @@
 """Check what a study says, as claims that results can contradict: a claims file against result folders.
 
-Arms are found by layout, placement and transport, never by a folder's name, so that the same file can be asked of
+Arms are found by layout, placement, transport and its settings, never by a folder's name, so that the same file can be asked of
 one's own results. Verdicts: `holds` where every comparison is as claimed, `partly` where at least half are, or where
 an arm of the claim was not measured, `fails` where fewer are, `no-data` where none can be made.
 """

@@ -65,7 +65,8 @@ def _rdma(node: str, facts: Facts) -> list[Finding]:
     if not facts.rdma:
         # With GPUs and none of these, a KV cache that crosses nodes goes over TCP.
         status = "warn" if facts.gpus.names and not facts.efa.devices else "n/a"
-        slow = {"reason": "KV caches that cross nodes go over TCP", "fix": "use nodes with EFA or InfiniBand, or pack P and D"}
+        fix = "use nodes with EFA or InfiniBand, or pack P and D; over TCP, larger segments help (docs/GPU.md)"
+        slow = {"reason": "KV caches that cross nodes go over TCP", "fix": fix}
         none = {"reason": "no InfiniBand, RoCE or EFA card"}
         return [Finding(name="RDMA", nodes=[node], status=status, seen="none", **(slow if status == "warn" else none))]
     down = [port.name for port in facts.rdma if not port.is_active]

@@ -101,6 +101,21 @@ def test_the_transport_is_what_ucx_named(tmp_path, arm, make_manifest):
     assert judged(tmp_path, **claim).verdict == "holds"
 
 
+def test_settings_of_the_transport_make_another_arm(tmp_path, arm, make_manifest):
+    """A run with larger segments neither speaks for the arm over TCP nor replaces it; what all have is the hardware's."""
+    gate = Gate(name="transport", passed=True, seen="tcp/lo (software emulation)", expected="any", time="now")
+    shared = {"UCX_TLS": "tcp", "UCX_RNDV_THRESH": "8192"}
+    for name, own, throughput in (("plain", {}, 10), ("segments", {"UCX_TCP_TX_SEG_SIZE": "1m"}, 100)):
+        engines = {role: {"runtime_env": {"env_vars": shared | own}} for role in ("prefill", "decode")}
+        found = make_manifest(layout="p1xtp1-d1xtp1", mode="pd-spread", gates=[gate], gpus_per_node=8, llm_configs=engines)
+        arm(f"spread_p1xtp1-d1xtp1_{name}", {4: (10, throughput)}, manifest=found)
+    tcp, segments = "p1xtp1-d1xtp1 spread tcp", "p1xtp1-d1xtp1 spread tcp UCX_TCP_TX_SEG_SIZE=1m"
+    found = judged(tmp_path, rule="far_below", arms=[tcp], than=segments)
+    assert found.verdict == "holds" and found.others == []
+    assert {name: folder.rpartition("_")[2] for name, folder in found.runs.items()} == {tcp: "plain", segments: "segments"}
+    assert judged(tmp_path, rule="far_below", arms=[tcp], than=f"{tcp} UCX_TCP_TX_SEG_SIZE=2m").missing != []
+
+
 def test_a_copy_of_a_tcp_run_is_one_too(tmp_path, arm):
     arm("spread_tcp_p1xtp1-d1xtp1", flat(10))
     copy = tmp_path / "results" / f"{MIXED}spread_p1xtp1-d1xtp1"
