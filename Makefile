@@ -11,6 +11,8 @@ UV := $(shell sed -n 's/^uv==//p' requirements-test.txt)
 RESULTS_DIR ?= demo_results
 
 PUBLISHED := .venv-published
+# Unit tests share nothing, so that two processes take them; end-to-end tests share a cluster and two cores.
+TOGETHER := -n 2 --dist worksteal
 
 .PHONY: setup setup-published demo test test-fast check lint lock clean
 
@@ -59,10 +61,11 @@ demo: setup
 	$(BIN)/python run_experiment.py configs/experiments/cpu_demo.yaml --results-dir $(RESULTS_DIR)
 
 test: check
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest $(TOGETHER) tests/unit
+	$(BIN)/python -m pytest tests/processes tests/e2e
 
 test-fast: setup
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest $(TOGETHER) tests/unit
 
 # Everything but the tests: the source, then whether every requirements file resolves, with every Python, from the package
 # index alone.

@@ -13,7 +13,7 @@ from pdbench.nodes import local_cluster, marked
 
 BUSY = """
 import time
-end = time.process_time() + 0.3
+end = time.process_time() + 0.4
 while time.process_time() < end:
     pass
 print("done", flush=True)
@@ -23,7 +23,7 @@ time.sleep(60)
 
 @pytest.fixture
 def start():
-    """Start a Python process that computes for 0.3 s, then sleeps, with the mark of a cluster and words of a command line."""
+    """Start a Python process that computes for 0.4 s, then sleeps, with the mark of a cluster and words of a command line."""
     started = []
 
     def begin(*words, mark="of-this-test"):
