@@ -14,7 +14,16 @@ import sys
 from pdbench import interrupts
 from pdbench.analysis.sla import per_request
 from pdbench.cli import visible_output
-from pdbench.output.options import COMPARED, DEFAULT_PATH, OF_REQUESTS, build_parser, decides, is_drawn
+from pdbench.output.options import (
+    COMPARED,
+    DEFAULT_PATH,
+    OF_REQUESTS,
+    WITH_FRONTIER,
+    build_parser,
+    decides,
+    is_drawn,
+    shows_predictions,
+)
 
 
 @visible_output()
@@ -22,6 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     """Read the folders that the command line names, and answer what it asks."""
     parser = build_parser(__doc__)
     args = parser.parse_args(argv)
+    if args.predicted_by and not shows_predictions(args):
+        parser.error(f"--predicted-by goes with --figure {' or '.join(WITH_FRONTIER)}, and with --report")
     # Imported only now: --help and a wrong flag answer at once.
     from pdbench.analysis.blocks import paired
     from pdbench.analysis.intervals import level_intervals

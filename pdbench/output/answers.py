@@ -145,7 +145,8 @@ def plot(study: Study, findings: Sequence[Finding], args: argparse.Namespace, pa
     """
     from pdbench.output import figures  # Matplotlib takes a second
 
-    table, view = study.table, view_of(args)
+    drawn_with = args.predicted_by and (args.figure or FIGURES[0]) in WITH_FRONTIER
+    table, view = study.table, view_of(args, _predicted(study, args) if drawn_with else None)
     if view.figure not in COMPARED and not args.include_refuted:
         arms = dict(zip(table["folder"], table["arm"], strict=True))
         found = refuted(findings or audit(study))
@@ -157,6 +158,8 @@ def plot(study: Study, findings: Sequence[Finding], args: argparse.Namespace, pa
         where = f"drawn with a \N{DAGGER}{', in no frontier' * (view.figure in WITH_FRONTIER)} (see --audit; --include-refuted)"
         note(f"viz.py: refuted by the audit, {where}: {'; '.join(drawn)}")
     escaped = replace(view, refuted=tuple((_without_formula(arm), kinds) for arm, kinds in view.refuted))
+    if view.predicted is not None:
+        escaped = replace(escaped, predicted=_without_formulas(view.predicted))
     figures.save(figures.draw(_without_formulas(table), escaped, study), path)
     print(f"{path}: {table['arm'].nunique()} arms, {len(table)} measurements")
     if left_out:
@@ -172,6 +175,15 @@ def plot(study: Study, findings: Sequence[Finding], args: argparse.Namespace, pa
     without = table.loc[table["median_tpot_ms"].isna(), "arm"].unique()
     if len(without):
         print(f"  one output token per request, so no TPOT: {', '.join(without)}")
+
+
+def _predicted(study: Study, args: argparse.Namespace) -> pd.DataFrame | None:
+    """What the model of --predicted-by predicts of these runs; None without one."""
+    if not args.predicted_by:
+        return None
+    from pdbench.output.predicted import predicted
+
+    return predicted(args.predicted_by, study)
 
 
 def _without_formulas(table: pd.DataFrame) -> pd.DataFrame:
@@ -195,14 +207,14 @@ def write_report(
     from pdbench.output.report import render
 
     table = study.table
-    page = render(study, view_of(args), args.gpu_hour_price, findings, left_out, args.most_arms)
+    page = render(study, view_of(args, _predicted(study, args)), args.gpu_hour_price, findings, left_out, args.most_arms)
     with naming(args.report):
         write_atomically(args.report, page)
     print(f"{args.report}: {table['arm'].nunique()} arms, {len(table)} measurements, {len(page.encode()) / 1e6:.1f} MB")
 
 
-def view_of(args: argparse.Namespace) -> "figures.View":
-    """Return what a figure is to show, by the options."""
+def view_of(args: argparse.Namespace, predicted: pd.DataFrame | None = None) -> "figures.View":
+    """Return what a figure is to show, by the options; `predicted` is of `predicted.predicted`."""
     from pdbench.output import figures
 
     return figures.View(
@@ -217,4 +229,5 @@ def view_of(args: argparse.Namespace) -> "figures.View":
         figure=args.figure or FIGURES[0],
         level=args.level,
         sla=args.sla or (),
+        predicted=predicted,
     )

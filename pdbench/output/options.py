@@ -75,6 +75,9 @@ def _add_answers(parser: Parser) -> None:
         help="what Ray Serve adds to TTFT and TPOT, and takes from throughput, beside control arms without it")  # fmt: skip
     add("--audit", action="store_true", help="print what to know before believing these folders, and what to do about it")
     add("--show-decision", action="store_true", help="which layout is best in which band of latency (see --latency-mode)")
+    add("--predicted-by", type=Path, metavar="MODEL",
+        help="file that plan.py fit wrote: its predictions beside what was measured, in the figures classic and tradeoff and in"
+        " the report")  # fmt: skip
     add("--sla", type=sla, metavar="tpot=MS,p99_ttft=MS,...",
         help="which layout is best within these bounds (medians unless a statistic is said), and what the others lack;"
         " in the tables, goodput: requests/s that keep to it")  # fmt: skip
@@ -118,6 +121,11 @@ def is_drawn(args: argparse.Namespace) -> bool:
     """Return whether a figure is asked for, or nothing else is."""
     others = (args.show_tables, args.audit, args.export)
     return bool(args.plot or args.plot_path or args.figure or not (_compares(args) or any(others)))
+
+
+def shows_predictions(args: argparse.Namespace) -> bool:
+    """Return whether something asked for has a place for predictions."""
+    return bool(args.report or (is_drawn(args) and (args.figure or FIGURES[0]) in WITH_FRONTIER))
 
 
 def is_by_levels(args: argparse.Namespace) -> bool:

@@ -51,6 +51,7 @@ def _add_recommend(parser: argparse.ArgumentParser) -> None:
     add("--experiment", type=Path, metavar="FILE", help="configs/experiments/*.yaml: name its arms in the command")
     _add_lengths(parser)
     _add_json(parser)
+    add("--plot-path", type=figure_path, metavar="PATH", help="draw the named layouts' throughput per GPU against TPOT")
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from pdbench.layout import CONTROLS
 from pdbench.output import plan_text
 from pdbench.planner.model import NOMINAL, Model, PlanError
 from pdbench.planner.predicting import Checked, Prediction, check, check_possible, parts, predict
-from pdbench.planner.recommending import Choice, recommend
+from pdbench.planner.recommending import Choice, recommend, sweep
 from pdbench.planner.replicas import COLUMNS
 from pdbench.planner.simulator import Workload
 from pdbench.read.level_file import naming
@@ -69,6 +69,13 @@ def _recommend(model: Model, args: argparse.Namespace) -> None:
     found = recommend(model, args.sla, args.gpus, workload, args.unit_gpus)
     commands = _commands(model, found.choices, workload, args.experiment)
     plan_text.print_recommendation(found, args.sla, args.gpus, commands)
+    if args.plot_path:
+        from pdbench.output.figures import files, planned  # Matplotlib takes a second
+
+        named = found.choices or found.nearest
+        sweeps = [(choice, sweep(model, choice.prediction, workload)) for choice in named]
+        files.save(planned.finalists(sweeps, args.sla), args.plot_path)
+        print(args.plot_path)
     content: dict[str, Any] = {"screened": found.screened, "simulated": found.simulated}
     content |= {"bounds": [_bound(bound) for bound in args.sla], "gpus": args.gpus, "commands": commands}
     for name, choices in (("measure", found.choices), ("nearest", found.nearest)):

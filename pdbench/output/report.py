@@ -29,6 +29,7 @@ from pdbench.manifest import Manifest
 from pdbench.output import chart, figures, tables
 from pdbench.output.figures.view import LATENCIES
 from pdbench.output.options import MOST_ARMS
+from pdbench.output.predicted import coverage_words, prediction_rows
 from pdbench.output.provenance import commands, facts, manifests
 from pdbench.read.level_file import ResultError
 from pdbench.read.results import Study, node_words
@@ -99,6 +100,7 @@ def render(
         left_out={folders[name]: kinds for name, kinds in (left_out or {}).items()},
         crossovers=crossovers(judged, view, [mode for mode in LATENCIES if view.sla or mode != view.latency_mode], price),
         overhead=overhead(judged),
+        predicted=predictions(view),
         bands_read=" ".join(tables.BANDS_READ),
         arms=looks,
         hidden=figures.left_out(table, replace(view, figure="tradeoff"), most_arms),
@@ -175,6 +177,13 @@ def overhead(table: pd.DataFrame) -> dict[str, list[Any]]:
         return {}
     grids = [Grid(title, headers, lines) for title, headers, lines in tables.overhead_grids(found)]
     return {"grids": grids, "words": list(tables.overhead_words(found))}
+
+
+def predictions(view: figures.View) -> dict[str, Any]:
+    """Return what a planner's model predicts of these runs, where one was given: a grid, and how to read it."""
+    if view.predicted is None:
+        return {}
+    return {"grid": Grid("Latencies in ms", *prediction_rows(view.predicted)), "words": coverage_words(view.predicted)}
 
 
 def method(table: pd.DataFrame, view: figures.View) -> list[str]:

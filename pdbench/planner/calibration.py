@@ -40,14 +40,24 @@ def read(folders: Sequence[Path], levels: Sequence[int] = ()) -> Study:
     for folder, kinds in refuted(audit(study)).items():
         raise PlanError(f"{short(folder)}: {kinds[0]}: {KINDS[kinds[0]][0]} (viz.py --audit has the details)")
     table = study.table
+    check_kinds(table)
+    for folder, rows in table.groupby("folder", sort=False):
+        if levels and not set(rows["level"]) & set(levels):
+            raise PlanError(f"{short(folder)}: has none of the levels {', '.join(map(str, levels))}")
+    return Study(table[table["level"].isin(levels)], study.folders) if levels else study
+
+
+def check_kinds(table: pd.DataFrame) -> None:
+    """Refuse runs of a kind that the planner has no model of.
+
+    Raises:
+        PlanError: a folder has no level at a concurrency, or prompts were not both read and answered.
+    """
     for folder, rows in table.groupby("folder", sort=False):
         if (phase := rows["phase"].iloc[0]) == "decode-only":
             raise PlanError(f"{short(folder)}: is {phase}: fewer experts wake without prompts; take mixed runs")
         if (rows["kind"] != "concurrency").any():
             raise PlanError(f"{short(folder)}: has request rates: the model is of levels with N requests in flight")
-        if levels and not set(rows["level"]) & set(levels):
-            raise PlanError(f"{short(folder)}: has none of the levels {', '.join(map(str, levels))}")
-    return Study(table[table["level"].isin(levels)], study.folders) if levels else study
 
 
 def runs_of(study: Study, as_published: bool | None) -> list[Run]:

@@ -20,6 +20,7 @@ _UP, _DOWN = (
     0.7,
 )  # from the load that closed form finds, until it lies between one that keeps the target and one that does not
 _TRIES = 5  # loads simulated of a layout
+_STEP = 1.5  # from one load of a sweep to the next
 _NEAR = 0.05  # how far apart these two may be in the end
 _SEEDS = (1, 2)
 
@@ -99,6 +100,16 @@ def recommend(
     kept = sorted((c for c in choices if c.excess <= 1), key=lambda c: -c.fleet_throughput)
     nearest = [] if kept else sorted(choices, key=lambda c: c.excess)[:NAMED]
     return Recommendation(kept[:NAMED], nearest, len(layouts), len(choices))
+
+
+def sweep(model: Model, prediction: Prediction, workload: Workload) -> list[Prediction]:
+    """Predict a layout from the lowest calibrated level to the highest, and at the level of `prediction`; ascending."""
+    most = int(model.most_running * prediction.layout.decode.num)
+    levels, level = {prediction.level}, model.levels[0]
+    while level <= most:
+        levels.add(level)
+        level = max(level + 1, round(level * _STEP))
+    return predict(model, prediction.layout, sorted(levels), workload, _SEEDS)
 
 
 def excess(values: dict[str, float], limits: dict[str, float]) -> float:

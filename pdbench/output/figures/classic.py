@@ -1,9 +1,9 @@
 """Draw latency against load and throughput against latency: the study's three panels, and the trade-off alone, large.
 
-With repeats a line goes through their medians and a bar goes from the least to the most of them. The trade-off shows
-what the best arm attains at each latency (`frontier.py`) as a grey band; points that another point beats in both
-latency and throughput are pale. A ring is around a level of a request rate that was not served. Where all is of one
-level there is no curve to draw: latencies have a row for each arm.
+With repeats a line goes through their medians and a bar goes from the least to the most of them. The trade-off
+shows what the best arm attains at each latency (`frontier.py`) as a grey band; points that another point beats in
+both latency and throughput are pale. Crosses are a planner's predictions. A ring is around a level of a request
+rate that was not served. Where all is of one level there is no curve to draw: latencies have a row for each arm.
 """
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from pdbench.analysis.frontier import curves, frontier, pareto
 from pdbench.output.figures.labels import ARM, OVERLOADED, RANGE, annotate
@@ -26,8 +27,10 @@ from pdbench.output.figures.view import (
     throughput_label,
     with_axes,
 )
+from pdbench.planner.model import NOMINAL
 from pdbench.read.results import Study, saturated
 
+PREDICTED = "predicted"  # gid
 NO_TTFT = "no time to first token:\nprompts' KV caches are filled, not computed"
 NO_TPOT = "no time per output token:\nevery request has one output token"
 RING = {
@@ -71,6 +74,8 @@ def _filled(figure: Figure, panels: dict[str, Axes], table: pd.DataFrame, view: 
         elif name in LEVEL_PANELS:
             _level_panel(axes, data, *LEVEL_PANELS[name], styles, kind, view)
     _tradeoff_panel(panels["tradeoff"], data, styles, view)
+    if view.predicted is not None:
+        _add_predictions(panels, with_axes(view.predicted, view), styles, one_level=bool(one_level))
     figure.suptitle(heading(table, study, *one_level), fontsize=12)
     handles = line_handles({view.named(arm): style for arm, style in styles.items()})
     legend(figure, handles, style_key(table, styles) + _key(data, kind, view))
@@ -87,7 +92,25 @@ def _key(data: pd.DataFrame, kind: str, view: View) -> list[str]:
     key += [f"ring: overloaded, requests came faster than they were served{capped}"] * bool(saturated(data).any())
     key += view.refuted_key(data, ", in no frontier")
     key += piece_key(data) if view.itl else []
+    key += [f"cross: predicted, with its nominal {NOMINAL:.0%} interval over the load"] * (view.predicted is not None)
     return key + ["line: median of repeats, bar: least to most of them"] * bool((data["repeat"] > 1).any())
+
+
+def _add_predictions(panels: dict[str, Axes], rows: pd.DataFrame, styles: dict[str, Style], one_level: bool) -> None:
+    """A cross for each level that was predicted; over the load beside the measured ones, with a bar from end to end of its
+    interval, which the axis need not hold."""
+    over = {} if one_level else {name: column for name, (column, _) in LEVEL_PANELS.items() if name in panels and name != "itl"}
+    for number, (arm, of) in enumerate(rows.groupby("arm", sort=False)):
+        if (style := styles.get(arm)) is None:
+            continue
+        look = {"color": style.color, "marker": "x", "markersize": 6, "label": "_predicted", "gid": PREDICTED}
+        for name, column in over.items():
+            axes = panels[name]
+            beside = axes.transData + ScaledTranslation(-(5 + 3 * number) / 72, 0, axes.figure.dpi_scale_trans)
+            axes.plot(of["level"], of[column], linestyle="", transform=beside, **look)
+            axes.vlines(of["level"], of[f"{column}_low"], of[f"{column}_high"], style.color, linewidth=0.8, transform=beside)
+            axes.set_ylim(top=max(axes.get_ylim()[1], 1.05 * of[column].max()))
+        panels["tradeoff"].plot(of["x"], of["y"], linestyle="-", linewidth=0.8, zorder=1.9, **look)
 
 
 def _points(data: pd.DataFrame, view: View) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Describe what a figure shows, and the words on its axes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -22,7 +22,7 @@ class View:
     """Which figure, the axes of its trade-off and the scales; `level` and `sla` where a figure is of one.
 
     `refuted` are the arms that the audit refutes, with the kinds of findings: drawn and marked, but in no
-    frontier.
+    frontier. `predicted` has rows of `predicted.predicted`.
     """
 
     latency_mode: str = "token"
@@ -37,6 +37,7 @@ class View:
     level: float | None = None
     sla: tuple[Bound, ...] = ()
     refuted: tuple[tuple[str, str], ...] = ()
+    predicted: pd.DataFrame | None = field(default=None, compare=False)
 
     def compared(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return the rows that a frontier is of: no controls, nothing refuted, and no saturated level of what contains TTFT."""
