@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
             tables.print_findings(findings)
         if decides(args):
             answers.show_decision(compared.table, args)
-        if args.json:
+        if args.json and args.figure != "shift":
             answers.write_json(compared, findings, left_out, args)
         if args.report:
             answers.write_report(study, findings, left_out, args)

@@ -166,8 +166,7 @@ def plot(study: Study, findings: Sequence[Finding], args: argparse.Namespace, pa
         print(f"  left out: {some(left_out)}, which are farther from the Pareto frontier;")
         print("  to choose arms give their folders alone, for more give --most-arms")
     if view.figure == "shift":
-        load = figures.chosen_level(table, view)
-        print_shift(runs_of(study, table, load, per_request(view.sla)), table["accelerator"].iloc[0])
+        _show_shift(study, table, figures.chosen_level(table, view), args)
     if view.figure not in (*OF_TIME, "overhead"):
         print(f"  y: {figures.throughput_label(table, view)}{tables.how_counted(table, args.use_normalized)}")
     if view.figure in ("classic", "tradeoff"):
@@ -175,6 +174,17 @@ def plot(study: Study, findings: Sequence[Finding], args: argparse.Namespace, pa
     without = table.loc[table["median_tpot_ms"].isna(), "arm"].unique()
     if len(without):
         print(f"  one output token per request, so no TPOT: {', '.join(without)}")
+
+
+def _show_shift(study: Study, table: pd.DataFrame, load: float, args: argparse.Namespace) -> None:
+    """Print what arms attain under a load that shifts, and write it where --json names a file."""
+    runs = runs_of(study, table, load, per_request(args.sla))
+    print_shift(runs, table["accelerator"].iloc[0])
+    if args.json:
+        from pdbench.output import json_answers
+
+        json_answers.write_shift(args.json, runs, args.sla, load)
+        print(f"{args.json}: {table['arm'].nunique()} arms")
 
 
 def _predicted(study: Study, args: argparse.Namespace) -> pd.DataFrame | None:

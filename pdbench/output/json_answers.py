@@ -16,6 +16,7 @@ from pdbench.analysis.audit import Finding
 from pdbench.analysis.blocks import paired
 from pdbench.analysis.intervals import level_intervals
 from pdbench.analysis.overhead import overheads
+from pdbench.analysis.shift import Run, attainment
 from pdbench.analysis.sla import Bound
 from pdbench.files import write_atomically
 from pdbench.read.level_file import TOKENS, naming
@@ -54,6 +55,19 @@ def write(
     content["intervals"] = _records(level_intervals(study))
     content |= {"overhead": _records(overheads(table))} if overhead else {}
     content |= {"blocks": _records(paired(table))} if blocks else {}
+    with naming(path):
+        write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def write_shift(path: Path, runs: Sequence[Run], bounds: Sequence[Bound], load: float) -> None:
+    """Write what arms attain under a load that shifts; raises ResultError where the file cannot be written."""
+    content: dict[str, Any] = {"schema": SCHEMA, "load": load, "bounds": [asdict(bound) for bound in bounds]}
+    content["attainment"] = _records(attainment(runs))
+    content["runs"] = [
+        {"arm": run.arm, "repeat": run.repeat, "attained": run.attained, "by_phase": [float(share) for share in run.by_phase],
+         "begins": run.begins, "flips": run.flips, "reactions": run.reactions}
+        for run in runs
+    ]  # fmt: skip
     with naming(path):
         write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 

@@ -85,7 +85,7 @@ def _add_answers(parser: Parser) -> None:
     add("--export", type=table_path, metavar="PATH", help=f"write every measurement, {', '.join(TABLE_FORMATS)}")
     add("--json", type=json_path, metavar="PATH",
         help="write the decision, the answer to --sla, the audit and the intervals as numbers; with --show-overhead and"
-        " --show-blocks those too")  # fmt: skip
+        " --show-blocks those too; with --figure shift what that prints")  # fmt: skip
     add("--report", type=html_path, metavar="PATH",
         help="write one self-contained HTML file: decision, crossovers, interactive chart, tables, provenance")  # fmt: skip
 
@@ -134,8 +134,8 @@ def is_by_levels(args: argparse.Namespace) -> bool:
 
 
 def _compares(args: argparse.Namespace) -> bool:
-    shown = (args.show_stalls, args.show_intervals, args.show_blocks, args.show_overhead, args.report, args.json)
-    return any(shown) or decides(args)
+    shown = (args.show_stalls, args.show_intervals, args.show_blocks, args.show_overhead, args.report)
+    return any(shown) or bool(args.json and args.figure != "shift") or decides(args)
 
 
 def sla(text: str) -> tuple[Bound, ...]:

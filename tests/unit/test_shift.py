@@ -168,12 +168,19 @@ def test_the_figure_shows_when_requests_were_late_and_what_the_ratio_was(arm):
 def test_viz_draws_it_and_prints_what_each_arm_attains(arm, tmp_path, capsys):
     folders = [str(arm("p1xtp1-d2xtp1", [(True, False)])), str(arm("p2xtp1-d1xtp1", [(False, True)]))]
     path = tmp_path / "figure.png"
-    viz.main(["--exps", *folders, "--figure", "shift", "--sla", "ttft=100,tpot=20", "--plot-path", str(path)])
+    asked = ["--figure", "shift", "--sla", "ttft=100,tpot=20", "--plot-path", str(path), "--json", str(tmp_path / "a.json")]
+    viz.main(["--exps", *folders, *asked])
     out = capsys.readouterr().out
     assert path.is_file() and "measured once" in out and "reaction" not in out.splitlines()[-3]
     (row,) = (words for words in map(str.split, out.splitlines()) if words[:3] == ["p2xtp1-d1xtp1", "pool", "1"])
     assert row[3] == "66.67" and row[5] == "+33.33", "attained and regret, in percent and points"
     assert "by shift" not in out, "no decision by levels: the bounds are of each request"
+    written = json.loads((tmp_path / "a.json").read_text())
+    one_two, two_one = written["attainment"]
+    assert two_one["attained"] == pytest.approx(2 / 3) and two_one["regret"] == pytest.approx(1 / 3)
+    assert (one_two["attained_from"], one_two["fixed"], two_one["reaction"]) == (None, True, None)
+    assert [run["by_phase"] for run in written["runs"]] == [[0, 1], [1, 0]] and written["load"] == 1
+    assert {(bound["metric"], bound["limit"]) for bound in written["bounds"]} == {("ttft", 100), ("tpot", 20)}
 
 
 def test_what_is_not_asked_for_rightly_is_one_line(arm, tmp_path, capsys, write_folder, level_content):
