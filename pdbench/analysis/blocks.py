@@ -18,6 +18,16 @@ from pdbench.read.results import contenders
 MEASURES = ("request_throughput", "median_ttft_ms", "median_tpot_ms", "p99_itl_ms")
 
 
+def shared(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """Return the rows of two arms, of one level, in the blocks that both have, in one order.
+
+    None where these are fewer than three: then repeats of the two have to be taken as independent.
+    """
+    first, second = (rows[rows["block"] > 0].set_index(["block", "machines"]) for rows in (ours, theirs))
+    common = first.index.intersection(second.index)
+    return (first.loc[common], second.loc[common]) if len(common) >= repeats.MIN_REPEATS else None
+
+
 def paired(table: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each arm, the first collocated arm of its workload, and level of both.
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pdbench.analysis import repeats
+from pdbench.analysis.blocks import shared
 from pdbench.analysis.frontier import Curve, attainable, crossovers
 
 # At this number of latencies, evenly spaced over what all arms (best_of: the first) were measured at.
@@ -161,10 +162,14 @@ def _about_equal(claim, arms: dict[str, pd.DataFrame], rows: dict[str, pd.DataFr
 def _alike(claim, at: str, rows: dict[str, pd.DataFrame], a: float, b: float) -> bool:
     """Whether two arms are alike, by the repeats among their rows; `a` and `b` are their medians there."""
     known = [rows[arm].dropna(subset=[claim.metric]) for arm in claim.arms]
-    repeated = [of.loc[of["level"].map("{:g}".format) == at, claim.metric].to_numpy() for of in known]
-    if claim.at == "latencies" or min(map(len, repeated)) < repeats.MIN_REPEATS:
+    first, second = (of[of["level"].map("{:g}".format) == at] for of in known)
+    if claim.at == "latencies" or min(len(first), len(second)) < repeats.MIN_REPEATS:
         return abs(a - b) <= claim.tolerance * max(a, b)
-    return repeats.alike(*map(np.log, repeated), margin=claim.tolerance)
+    within = shared(first, second)
+    logs = [np.log(of[claim.metric].to_numpy()) for of in within or (first, second)]
+    if within:
+        return repeats.alike(logs[0] - logs[1], margin=claim.tolerance)
+    return repeats.alike(*logs, margin=claim.tolerance)
 
 
 def _far_below(claim, arms: dict[str, pd.DataFrame]) -> list[Point]:

@@ -220,7 +220,7 @@ def _points(claim: Claim, taken: dict[str, Source], exact: bool = True) -> list[
 @lru_cache(maxsize=10_000)
 def _rows(source: Source, asked: tuple[str, ...], latency: str) -> pd.DataFrame:
     """The levels that can be judged by what is asked, with the columns that rules read: the same table for each claim of it."""
-    names = dict.fromkeys(("level", *asked, latency, RATE, "served_share", "cap_reached"))
+    names = dict.fromkeys(("level", "block", "machines", *asked, latency, RATE, "served_share", "cap_reached"))
     return judged(pd.DataFrame({name: source.columns[name] for name in names}), asked)
 
 

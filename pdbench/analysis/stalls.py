@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pdbench.analysis import repeats
+from pdbench.analysis.blocks import shared
 from pdbench.analysis.pieces import PIECES_ALIKE
 from pdbench.layout import Layout
 from pdbench.read.level_file import ResultError
@@ -47,7 +48,7 @@ def stall_lines(table: pd.DataFrame) -> list[str]:
         f"level {row.level:g}: inter-token median/p99 "
         f"{row.median_itl_ms_base:.0f}/{row.p99_itl_ms_base:.0f} ms {row.arm_base}, "
         f"{row.median_itl_ms:.0f}/{row.p99_itl_ms:.0f} ms {row.arm}: "
-        f"{verdict(*(_repeats_of(arm, table, row) for arm in (row.arm_base, row.arm)))}"
+        f"{_verdict(*(_repeats_of(arm, table, row) for arm in (row.arm_base, row.arm)))}"
         for row in pairs.itertuples()
     ]
     if not lines:
@@ -55,21 +56,30 @@ def stall_lines(table: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _repeats_of(arm: str, table: pd.DataFrame, at: Any) -> np.ndarray:
-    """The p99 of the repeats of an arm at a level; `at` has kind and level."""
-    return table.loc[(table["arm"] == arm) & (table["kind"] == at.kind) & (table["level"] == at.level), "p99_itl_ms"].to_numpy()
+def _repeats_of(arm: str, table: pd.DataFrame, at: Any) -> pd.DataFrame:
+    """The repeats of an arm at a level; `at` has kind and level."""
+    return table[(table["arm"] == arm) & (table["kind"] == at.kind) & (table["level"] == at.level)]
 
 
-def verdict(collocated: np.ndarray, disaggregated: np.ndarray) -> str:
+def _verdict(collocated: pd.DataFrame, disaggregated: pd.DataFrame) -> str:
+    """`verdict` of the repeats of two arms, within blocks where three have both."""
+    within = shared(collocated, disaggregated)
+    theirs, ours = within or (collocated, disaggregated)
+    return verdict(theirs["p99_itl_ms"].to_numpy(), ours["p99_itl_ms"].to_numpy(), bool(within))
+
+
+def verdict(collocated: np.ndarray, disaggregated: np.ndarray, within: bool = False) -> str:
     """Say in words, with the ratio, whether PD took the stalls away, did not matter, or made them worse.
 
     Args:
         collocated, disaggregated: the p99 of repeats; from three of both on their ratio has an interval.
+        within: whether the two are pairs, each of one block.
     """
-    low, high = repeats.of_ratio(collocated, disaggregated)
+    ratios = collocated / disaggregated if within else None
+    low, high = repeats.of_geometric_mean(ratios) if ratios is not None else repeats.of_ratio(collocated, disaggregated)
     if low <= 1 <= high:
         return "no difference beyond that of repeats"
-    ratio = np.median(collocated) / np.median(disaggregated)
+    ratio = np.exp(np.mean(np.log(ratios))) if ratios is not None else np.median(collocated) / np.median(disaggregated)
     if ratio >= NOTEWORTHY:
         return f"the worst stalls are {ratio:.1f} times shorter with PD"
     if ratio <= 1 / NOTEWORTHY:

@@ -241,7 +241,10 @@ def overhead_words(overheads: pd.DataFrame) -> Iterator[str]:
     if (overheads["repeats"] < MIN_REPEATS).any():
         yield f"no interval with fewer than {MIN_REPEATS} repeats of a level in both arms: a small difference may be noise"
     if (overheads["repeats"] >= MIN_REPEATS).any():
-        yield "[Welch's 95% interval] over the repeats of both arms; one that contains 0, or a ratio of 1, is noise"
+        kinds = {"Student's, within blocks": overheads["blocks"] > 0, "Welch's, over the repeats of both arms":
+                 (overheads["blocks"] == 0) & (overheads["repeats"] >= MIN_REPEATS)}  # fmt: skip
+        which = " or, where three blocks do not have both, ".join(words for words, of in kinds.items() if of.any())
+        yield f"[95% interval: {which}]; one that contains 0, or a ratio of 1, is noise"
 
 
 def print_blocks(ratios: pd.DataFrame) -> None:

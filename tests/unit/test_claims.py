@@ -1,7 +1,11 @@
 """Claims: every rule in every verdict, on made-up arms."""
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from pdbench.analysis import claims
+from pdbench.analysis.claim_rules import judge
 from tests.helpers.claims import MIXED, flat, judged, writer
 
 
@@ -224,6 +228,23 @@ def test_a_claim_about_inter_token_latency_needs_pieces_alike(tmp_path, write_fo
     found = judged(tmp_path, rule="order_by", arms=["1xtp2", "2xtp1"], metric="p99_itl_ms")
     assert (found.verdict, found.missing) == ("no-data", ["1xtp2"])
     assert judged(tmp_path, rule="order_by", arms=["1xtp2", "2xtp1"], metric="median_tpot_ms").missing == []
+
+
+@pytest.mark.parametrize(("machines", "true"), [("abc", True), ("xyz", False)])
+def test_arms_of_the_same_blocks_are_compared_within_them(machines, true):
+    """Each block is on a slower machine, where both arms differ by 1%: within blocks that is shown, else not."""
+    claim = claims.Claim(
+        id="c", says="so", rule="about_equal", arms=["1xtp2", "2xtp1"], metric="median_tpot_ms", tolerance=0.05
+    )
+    rows = {
+        arm: pd.DataFrame({
+            "level": 4.0, "block": [1, 2, 3], "machines": list(where), "median_tpot_ms": np.array([10.0, 15.0, 25.0]) * factor,
+            "served_share": np.nan, "cap_reached": np.nan, "request_throughput_per_node": 1.0,
+        })
+        for arm, where, factor in (("1xtp2", "abc", 1.0), ("2xtp1", machines, np.array([1.01, 1.012, 1.008])))
+    }  # fmt: skip
+    (point,) = judge(claim, rows, exact=False)
+    assert point.true == true
 
 
 def test_with_repeats_an_equivalence_test_must_show_that_arms_are_about_equal(tmp_path, arm):

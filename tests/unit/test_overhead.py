@@ -27,6 +27,8 @@ def table(*rows, **more):
         row = {"arm": arm, "serving": serving, "layout": layout, "placement": "", "level": level, "repeat": seen[arm, level]}
         row |= {
             "engine": "",
+            "block": 0,
+            "machines": "",
             "model": "tiny",
             "isl": 500,
             "osl": 64,
@@ -73,6 +75,20 @@ def test_three_repeats_have_a_spread_and_their_mean():
     assert row["added_tpot_ms_noise"] and not row["throughput_ratio_noise"] and not row["added_ttft_ms_noise"]
     ratio = (row["throughput_ratio"], row["throughput_ratio_from"], row["throughput_ratio_to"])
     assert ratio == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_within_blocks_what_a_machine_does_to_both_arms_cancels_out():
+    """Each block is on a slower machine; Ray Serve adds 5 ms on all of them. Of two blocks there are no pairs enough."""
+    rows = [(*of, 8, ttft + 5 * (of is RAY), 10.0, 20.0) for of in (BARE, RAY) for ttft in (40.0, 90.0, 180.0)]
+    blocks = table(*rows).assign(block=[1, 2, 3, 3, 1, 2], machines=list("abccab"))
+    mixed = blocks.assign(median_ttft_ms=[40.0, 90.0, 180.0, 185.1, 45.0, 94.9])
+    (row,) = overheads(mixed).to_dict("records")
+    ends = stats.t.interval(0.95, 2, loc=5.0, scale=stats.sem([5.0, 4.9, 5.1]))
+    assert row["blocks"] == 3 and (row["added_ttft_ms_from"], row["added_ttft_ms_to"]) == pytest.approx(ends)
+    (row,) = overheads(mixed.assign(machines=list("abcdab"))).to_dict("records")
+    assert row["blocks"] == 0 and row["added_ttft_ms_noise"], "two blocks are on the same machines: repeats are independent"
+    both = pd.concat([mixed, mixed.assign(layout="2xtp1", block=0)])
+    assert "[95% interval: Student's, within blocks or, where" in "\n".join(tables.overhead_words(overheads(both)))
 
 
 def test_what_could_be_either_is_noise():

@@ -51,6 +51,13 @@ def test_a_ratio_within_the_spread_of_repeats_is_none():
     assert verdict(np.array([179.0, 180.0, 181.0]), np.array([99.0, 100.0, 101.0])).endswith("1.8 times shorter with PD")
 
 
+def test_within_blocks_what_a_block_does_to_both_arms_cancels_out():
+    """The same three pairs, each twice as slow as the one before: 1.5 times in every one."""
+    theirs, ours = np.array([75.0, 151.0, 300.0]), np.array([50.0, 100.0, 201.0])
+    assert verdict(theirs, ours) == "no difference beyond that of repeats"
+    assert verdict(theirs, ours, within=True) == "the worst stalls are 1.5 times shorter with PD"
+
+
 def test_each_level_and_pd_arm_has_a_line_beside_the_collocated_one(arm):
     baseline = arm("2xtp1", {4: (10.0, 300.0), 8: (12.0, 110.0)})
     pack = arm("pack_p1xtp1-d1xtp1", {4: (11.0, 100.0), 8: (13.0, 100.0)})
