@@ -11,8 +11,8 @@ UV := $(shell sed -n 's/^uv==//p' requirements-test.txt)
 RESULTS_DIR ?= demo_results
 
 PUBLISHED := .venv-published
-# Unit tests share nothing, so that two processes take them; end-to-end tests share a cluster and two cores.
-TOGETHER := -n 2 --dist worksteal
+# Two processes take unit tests, which share nothing, file by file; end-to-end tests share a cluster and two cores.
+TOGETHER := -n 2 --dist loadfile
 
 .PHONY: setup setup-published demo test test-fast check lint lock clean
 
@@ -61,8 +61,8 @@ demo: setup
 	$(BIN)/python run_experiment.py configs/experiments/cpu_demo.yaml --results-dir $(RESULTS_DIR)
 
 test: check
-	$(BIN)/python -m pytest $(TOGETHER) tests/unit
-	$(BIN)/python -m pytest tests/processes tests/e2e
+	$(BIN)/python -m pytest $(TOGETHER) tests/processes tests/unit
+	$(BIN)/python -m pytest tests/e2e
 
 test-fast: setup
 	$(BIN)/python -m pytest $(TOGETHER) tests/unit

@@ -108,7 +108,7 @@ def test_a_server_that_cannot_start_says_why(local_cluster, tmp_path):
 
 def test_interrupted_launch_leaves_nothing(local_cluster):
     started = subprocess.Popen(
-        [str(BIN / "python"), "launch_gptoss.py", *STACK, "--bare-pd", "--layout", "p1xtp1-d1xtp1"],
+        [str(BIN / "python"), "launch_gptoss.py", *STACK, "--bare", "--layout", "1xtp1"],
         cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     wait_for(lambda: [line for line in servers() if line.startswith("VLLM::")])
