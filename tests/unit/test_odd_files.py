@@ -162,8 +162,8 @@ def test_the_documented_pattern_works_on_the_projects_own_results(tmp_path, monk
     paths = sorted(map(str, (ROOT / "bm_results").iterdir()))
     viz.main(["--plot-path", "tradeoff.pdf", "--log-latency", "--exps", *paths])
     out, err = capsys.readouterr()
-    assert "tradeoff.pdf: " in out and err.startswith("viz.py: left out, no folders: ") and err.count("\n") == 2
-    assert "viz.py: refuted by the audit, drawn with a †" in err
+    assert "tradeoff.pdf: " in out and err.startswith("viz.py: left out, no folders: ") and err.count("\n") == 3
+    assert "viz.py: refuted by the audit, drawn with a †" in err and "viz.py: left out, since its load shifts" in err
 
 
 def test_files_alone_are_an_error(tmp_path, capsys):
