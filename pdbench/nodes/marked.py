@@ -25,7 +25,7 @@ def end_marked(mark: str) -> int:
         if not any(_is_ray_start(p) for p in left):
             deadline = min(deadline, time.monotonic() + 3)
         time.sleep(0.1)
-    while left := marked(mark, left):
+    while left := _suspended(mark, left):
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -47,6 +47,17 @@ def marked(mark: str, known: Iterable[psutil.Process] = ()) -> list[psutil.Proce
         with contextlib.suppress(psutil.Error):
             found |= set(process.children(recursive=True))
     return [process for process in found if process.pid != os.getpid() and _lives(process)]
+
+
+def _suspended(mark: str, known: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Suspend what `marked` finds, until it finds no more: what runs on could start another that nobody would look for."""
+    found: set[psutil.Process] = set()
+    while new := set(marked(mark, [*known, *found])) - found:
+        for process in new:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+        found |= new
+    return list(found)
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -105,7 +105,8 @@ def test_only_what_bears_the_mark_is_found_and_ended(start):
     until(lambda: len(pids(mark)) == 3)  # the shell's own child inherits the mark
     assert {ours.pid, child.pid} < pids(mark)
     assert end_marked(mark) == 3
-    assert ours.wait(5) != 0 and child.wait(5) != 0 and pids(mark) == set()
+    ours.wait(5), child.wait(5)  # no status: a shell whose child ends first goes on, and may end by itself
+    assert pids(mark) == set()
     assert [process.poll() for process in bystanders] == [None, None], "nothing else was ended"
     assert pids(other) == {bystanders[0].pid}
 
@@ -121,10 +122,11 @@ def test_what_does_not_heed_a_polite_request_is_killed(start):
 
 def test_what_has_lost_its_mark_is_found_below_its_parent_and_outlives_nothing(start):
     """As Ray's agents, whose titles overwrite their environment."""
-    mark = uuid.uuid4().hex
-    start(mark, "sh", "-c", "env -i sh -c 'trap : TERM; while :; do sleep 300; done' & wait")
+    mark, seconds = uuid.uuid4().hex, f"300.{uuid.uuid4().int}"
+    start(mark, "sh", "-c", f"env -i sh -c 'trap : TERM; while :; do sleep {seconds}; done' & wait")
     until(lambda: len(pids(mark)) == 3)
-    assert end_marked(mark) == 3 and pids(mark) == set()
+    assert end_marked(mark) == 3
+    assert not [p for p in psutil.process_iter(["cmdline"]) if seconds in " ".join(p.info["cmdline"] or ())]
 
 
 def test_an_unknown_mark_ends_nothing():
