@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from pdbench.ratio.policy import Bounds, Decision, Policy, Report, Role
+from pdbench.ratio.policy import SUMS, Bounds, Decision, Policy, Report, Role
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,7 @@ class Engine:
     back: float = 0.0
     plan: int = 0
     entered: int = 0
-    sums: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("prompt_asked", "output_asked", "prefilled", "prefill_busy_s", "generated"), 0.0)
-    )
+    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
 
     @property
     def step_s(self) -> float:
@@ -114,13 +112,15 @@ class Engine:
         self.time = now
         if seconds <= 0:
             return
+        self.sums["decode_busy_s"] += seconds * bool(self.batch)
+        self.sums["decode_batch_s"] += seconds * len(self.batch)
         if self.queue:
             self.done += seconds * self.scenario.prefill_rate
             self.sums["prefilled"] += seconds * self.scenario.prefill_rate
             self.sums["prefill_busy_s"] += seconds
         elif self.batch:
             self.progress += seconds / self.step_s
-            self.sums["generated"] += len(self.batch) * seconds / self.step_s
+            self.sums["decoded"] += len(self.batch) * seconds / self.step_s
 
     def next_end(self) -> float:
         """Return when its next prefill or decode ends."""
@@ -143,9 +143,7 @@ class Engine:
         apart = sum(request.expected for request in (*self.coming.values(), *self.waits))
         got = ((request, request.osl - (end - self.progress)) for end, _, request in self.batch)
         to_come = apart + sum(max(1.0, request.expected - tokens) for request, tokens in got)
-        return Report(
-            self.name, self.role, self.time, **self.sums, waiting=max(0.0, waiting), to_come=to_come, decoding=len(self.batch)
-        )
+        return Report(self.name, self.role, self.time, **self.sums, waiting=max(0.0, waiting), to_come=to_come)
 
 
 class Pool:

@@ -85,10 +85,11 @@ class Report(_Numbers):
         output_asked: Sum of their output tokens; where a request does not say, what is expected of it.
         prefilled: Sum of prompt tokens that it has prefilled.
         prefill_busy_s: Sum of the time in which it had a prefill to do.
-        generated: Sum of output tokens that it has generated.
+        decoded: Sum of output tokens that it has generated, apart from each answer's first.
+        decode_busy_s: Sum of the time in which it had a request to decode, from the request's first token on.
+        decode_batch_s: Sum over requests of their time of decode: two that are decoded together for 1 s add 2 s.
         waiting: Prompt tokens given to it and not prefilled yet.
         to_come: Output tokens still to come of the requests that it decodes or will decode.
-        decoding: Requests in its decode batch.
     """
 
     engine: str
@@ -98,10 +99,11 @@ class Report(_Numbers):
     output_asked: float
     prefilled: float
     prefill_busy_s: float
-    generated: float
+    decoded: float
+    decode_busy_s: float
+    decode_batch_s: float
     waiting: float
     to_come: float
-    decoding: float
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,8 +112,10 @@ class Report(_Numbers):
 
     def follows(self, earlier: "Report") -> bool:
         """Return whether no sum is below that of an earlier report; else the engine has started again."""
-        sums = ("prompt_asked", "output_asked", "prefilled", "prefill_busy_s", "generated")
-        return all(getattr(self, name) >= getattr(earlier, name) for name in sums)
+        return all(getattr(self, name) >= getattr(earlier, name) for name in SUMS)
+
+
+SUMS = tuple(each.name for each in fields(Report) if each.name not in ("engine", "role", "time_s", "waiting", "to_come"))
 
 
 @dataclass(frozen=True)
@@ -167,16 +171,13 @@ class Speeds:
         busy, tokens = after.prefill_busy_s - before.prefill_busy_s, after.prefilled - before.prefilled
         kept = math.exp(-busy / self.settings.memory_s)
         self._busy, self._tokens = kept * self._busy + busy, kept * self._tokens + tokens
-        generated, seconds = after.generated - before.generated, after.time_s - before.time_s
-        # A prefill holds the decode steps of the same engine up, and a batch that was empty says nothing of its steps.
-        if busy or not (generated and before.decoding and after.decoding):
+        # A prefill holds the decode steps of the same engine up; else each step gives a token to every request of the batch.
+        seconds, tokens = after.decode_busy_s - before.decode_busy_s, after.decoded - before.decoded
+        batch_s = after.decode_batch_s - before.decode_batch_s
+        if busy or not (seconds and tokens and batch_s):
             return
-        batch = (before.decoding + after.decoding) / 2
-        step = batch * seconds / generated
-        # The mean of two moments scatters around the batch, and the step computed from it with it: the line would be too steep.
-        scatter = (before.decoding - after.decoding) ** 2 / 4
-        kept = math.exp(-seconds / self.settings.memory_s)
-        new = (1.0, batch, step, batch * batch - scatter, (batch * batch - scatter) * step / batch)
+        batch, step, kept = batch_s / seconds, batch_s / tokens, math.exp(-seconds / self.settings.memory_s)
+        new = (1.0, batch, step, batch * batch, batch * step)
         self._steps = [kept * old + seconds * value for old, value in zip(self._steps, new)]
 
     def prefill(self) -> float:

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pdbench.ratio.policy import SUMS
+
 CHARACTERS = 4.0  # of a token, until a prompt that came as text has been computed
 # What is expected of an answer of unknown length: the mean of so many that have ended; before the first, so many tokens.
 REMEMBERED = 100
@@ -15,10 +17,10 @@ USAGE = re.compile(r'"usage":\{[^}]*"completion_tokens":(\d+)')
 
 
 class Answer:
-    """An answer that is under way."""
+    """An answer that is under way; `count` takes the tokens of each piece."""
 
-    def __init__(self, expected: float, sums: dict[str, float]) -> None:
-        self.expected, self.come, self._sums = expected, 0, sums
+    def __init__(self, expected: float, count: Callable[["Answer", int], None]) -> None:
+        self.expected, self.come, self._count = expected, 0, count
 
     def take(self, pieces: Any) -> None:
         """Count the tokens of what an engine yields: a piece of a stream or a list of them, or a whole response.
@@ -28,15 +30,11 @@ class Answer:
         for piece in pieces if isinstance(pieces, list) else [pieces]:
             if not isinstance(piece, str):
                 usage = getattr(piece, "usage", None)
-                self._count(usage.completion_tokens - self.come if usage else 0)
+                self._count(self, usage.completion_tokens - self.come if usage else 0)
             elif match := USAGE.search(piece):
-                self._count(int(match[1]) - self.come)
+                self._count(self, int(match[1]) - self.come)
             else:
-                self._count(piece.count("data: {"))
-
-    def _count(self, tokens: int) -> None:
-        self.come += max(tokens, 0)
-        self._sums["generated"] += max(tokens, 0)
+                self._count(self, piece.count("data: {"))
 
 
 class Work:
@@ -47,9 +45,10 @@ class Work:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._sums = dict.fromkeys(("prompt_asked", "output_asked", "prefilled", "prefill_busy_s", "generated"), 0.0)
+        self._sums = dict.fromkeys(SUMS, 0.0)
         self._waiting: dict[object, float] = {}
         self._answers: set[Answer] = set()
+        self._decoding, self._summed_until = 0, clock()  # requests that have their first token; s, of their time
         self._busy_since, self._characters = 0.0, CHARACTERS
         self._lengths: deque[int] = deque(maxlen=REMEMBERED)
 
@@ -83,29 +82,47 @@ class Work:
     @contextlib.contextmanager
     def answer(self, most: int | None) -> Iterator[Answer]:
         """Count an answer from its request on; `most` is the number of tokens asked for."""
-        one = Answer(float(most) if most else self._expected(), self._sums)
+        one = Answer(float(most) if most else self._expected(), self._count)
         self._sums["output_asked"] += one.expected
         self._answers.add(one)
         try:
             yield one
         finally:
+            self._pass_time()
             self._answers.discard(one)
             if one.come:
+                self._decoding -= 1
                 self._lengths.append(one.come)
+
+    def _count(self, answer: Answer, tokens: int) -> None:
+        """Count tokens of an answer: how long its first took says nothing of decode steps, nor what comes with it."""
+        self._pass_time()
+        if answer.come:
+            self._sums["decoded"] += max(tokens, 0)
+        elif tokens > 0:
+            self._decoding += 1
+        answer.come += max(tokens, 0)
+
+    def _pass_time(self) -> None:
+        now = self._clock()
+        if self._decoding:
+            self._sums["decode_busy_s"] += now - self._summed_until
+            self._sums["decode_batch_s"] += self._decoding * (now - self._summed_until)
+        self._summed_until = now
 
     def _expected(self) -> float:
         return sum(self._lengths) / len(self._lengths) if self._lengths else EXPECTED
 
     def report(self) -> dict[str, float]:
         """Return the fields of `policy.Report` apart from engine and role."""
-        now = self._clock()
+        self._pass_time()
+        now = self._summed_until
         sums = self._sums | {"time_s": now}
         if self._waiting:
             sums["prefill_busy_s"] += now - self._busy_since
         return sums | {
             "waiting": sum(self._waiting.values()),
             "to_come": float(sum(max(one.expected - one.come, 0.0) for one in self._answers)),
-            "decoding": float(sum(one.come > 0 for one in self._answers)),
         }
 
 

@@ -10,14 +10,13 @@ import pytest
 
 import launch_gptoss
 from pdbench.manifest import planned_identity
+from pdbench.ratio.policy import SUMS
 from pdbench.serve import describe, pool, roles
 from pdbench.serve.controller import Bounds, Controller
 from pdbench.serve.pool import DECODE, PREFILL, Report
 
 BOUNDS = Bounds(ttft_ms=1000, tpot_ms=50, tick_s=0.1)
-IDLE = dict.fromkeys(
-    ("prompt_asked", "output_asked", "prefilled", "prefill_busy_s", "generated", "waiting", "to_come", "decoding"), 0.0
-)
+IDLE = dict.fromkeys((*SUMS, "waiting", "to_come"), 0.0)
 
 
 class Pool:

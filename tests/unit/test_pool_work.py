@@ -31,7 +31,7 @@ def usage(prompt=0, completion=0):
 
 def test_its_numbers_are_those_of_a_report(work):
     report = policy.Report(engine="a", role="decode", **work.report())
-    assert report.time_s == 10 and report.prompt_asked == report.generated == report.decoding == 0
+    assert report.time_s == 10 and report.prompt_asked == report.decoded == report.decode_busy_s == 0
 
 
 def test_a_prompt_waits_until_it_is_computed(work, clock):
@@ -72,35 +72,83 @@ def test_nothing_has_no_tokens(work, prompt):
     assert work.report()["prompt_asked"] == 0
 
 
+def piece(text):
+    return f'data: {{"choices":[{{"text":"{text}"}}]}}\n\n'
+
+
 def test_an_answer_is_to_come_until_it_has_come(work):
     with work.answer(64) as answer:
-        assert (work.report()["to_come"], work.report()["decoding"]) == (64, 0), "its prompt is computed elsewhere"
-        answer.take(['data: {"choices":[{"text":"a"}]}\n\n', 'data: {"choices":[{"text":"b"}]}\n\n'])
-        answer.take('data: {"choices":[{"text":"c"}]}\n\n')
+        assert work.report()["to_come"] == 64, "its prompt is computed elsewhere"
+        answer.take([piece("a"), piece("b")])
+        answer.take(piece("c"))
         seen = work.report()
-        assert (seen["generated"], seen["to_come"], seen["decoding"], seen["output_asked"]) == (3, 61, 1, 64)
-    assert (work.report()["to_come"], work.report()["decoding"]) == (0, 0)
+        assert (seen["decoded"], seen["to_come"], seen["output_asked"]) == (2, 61, 64), "the first is no step of decode"
+    assert work.report()["to_come"] == 0
+
+
+def decode_times(work):
+    return work.report()["decode_busy_s"], work.report()["decode_batch_s"]
+
+
+def test_an_engine_decodes_from_the_first_token_of_an_answer_to_its_end(work, clock):
+    with work.answer(64) as one:
+        clock.now += 5  # its prompt is computed elsewhere
+        assert decode_times(work) == (0, 0)
+        one.take(piece("a"))
+        clock.now += 2
+        with work.answer(64) as other:
+            clock.now += 1
+            other.take(piece("a"))
+            clock.now += 1
+            assert decode_times(work) == (4, 5)
+        clock.now += 1
+    assert decode_times(work) == (5, 6)
+    clock.now += 9
+    assert decode_times(work) == (5, 6), "idle time is none of decode"
+
+
+def test_steps_of_real_length_are_learned_from_short_answers(work, clock):
+    """Answers of eight tokens 30 ms apart, one every 0.97 s: reports each second see one request under way, or none."""
+    speeds, reports, due = policy.Speeds(policy.Bounds(1000, 60), policy.Settings()), [], 11.0
+    for _ in range(60):
+        with work.answer(8) as answer:
+            answer.take(piece("a"))
+            for _ in range(7):
+                clock.now += 0.03
+                answer.take(piece("a"))
+                if clock.now >= due:
+                    reports.append(policy.Report(engine="a", role="decode", **work.report()))
+                    due += 1
+        clock.now += 0.76
+        if clock.now >= due:
+            reports.append(policy.Report(engine="a", role="decode", **work.report()))
+            due += 1
+    for before, after in zip(reports, reports[1:]):
+        speeds.learn(before, after)
+    assert sum(speeds.step()) == pytest.approx(0.03, rel=0.01)
 
 
 def test_pieces_of_several_tokens_are_put_right_at_the_end(work):
     with work.answer(64) as answer:
-        answer.take(['data: {"choices":[{"text":"a b c"}]}\n\n'] * 8)
+        answer.take([piece("a b c")] * 8)
         answer.take('data: {"choices":[],"usage":{"prompt_tokens":5,"total_tokens":69,"completion_tokens":64}}\n\n')
         answer.take("data: [DONE]\n\n")
-    assert work.report()["generated"] == 64
+    assert work.report()["decoded"] == 63
 
 
-def test_a_response_in_one_piece_says_its_tokens(work):
+def test_a_response_in_one_piece_says_its_tokens_and_nothing_of_steps(work):
     with work.answer(None) as answer:
         assert work.report()["to_come"] == EXPECTED
         answer.take(usage(completion=7))
-    assert work.report()["generated"] == 7
+    assert work.report()["decoded"] == 0
     with work.answer(None):
         assert work.report()["to_come"] == 7, "as long as those before"
 
 
-def test_an_answer_that_breaks_off_leaves_nothing_to_come(work):
+def test_an_answer_that_breaks_off_leaves_nothing_to_come(work, clock):
     with pytest.raises(RuntimeError), work.answer(64) as answer:
-        answer.take('data: {"choices":[{"text":"a"}]}\n\n')
+        answer.take([piece("a")] * 2)
         raise RuntimeError
-    assert work.report()["to_come"] == 0 and work.report()["generated"] == 1
+    assert work.report()["to_come"] == 0 and work.report()["decoded"] == 1
+    clock.now += 1
+    assert decode_times(work) == (0, 0), "nor anything decoding"

@@ -37,7 +37,7 @@ def test_every_request_ends_once_and_sums_of_reports_agree(world):
     assert sums["prompt_asked"] == sum(request.isl for request in pool.requests)
     if not world.away_s:  # a restart begins prefills again
         assert sums["prefilled"] == pytest.approx(sums["prompt_asked"], abs=1)
-        assert sums["generated"] == pytest.approx(sum(request.osl - 1 for request in pool.requests), abs=1)
+        assert sums["decoded"] == pytest.approx(sum(request.osl - 1 for request in pool.requests), abs=1)
 
 
 def test_arms_of_one_seed_have_the_same_requests():
