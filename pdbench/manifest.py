@@ -142,6 +142,9 @@ class Deployment(Strict):
     model_checksum: str | None
     kv_cache: dict[str, Any] | None = Field(default=None, description="shape, as in the model's file")
     made: dict[str, Any] | None = Field(default=None, description="sizes and seed that a model made here has")
+    kv_tokens: dict[str, int] | None = Field(
+        default=None, description="that an engine's KV cache holds, by role: the smallest's"
+    )
     core_per_rank: bool | None = Field(default=None, description="whether each engine rank has a core of its own")
     transport: dict[str, Any] | None
     decode_bench: bool = Field(default=False, description="prompts' KV caches are filled, not computed")

@@ -29,9 +29,10 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=json_path, required=True, metavar="PATH", help="where the model is written, .json")
     add("--kv-tokens", type=kv_tokens, default={}, metavar="1=70000,2=975000",
         help="tokens that the block pool of a PD replica holds, by TP size: 'GPU KV cache size' in the engine's log"
-        " (default: pools never fill)")  # fmt: skip
+        " (default: as the manifests say; without them pools never fill)")  # fmt: skip
     add("--experts", type=experts, metavar="N:K",
-        help="experts of a layer, and of these for each token, 1:1 if it is dense (default: by the model's name)")  # fmt: skip
+        help="experts of a layer, and of these for each token, 1:1 if it is dense (default: by the manifests, or the model's"
+        " name)")  # fmt: skip
     _add_measured(parser)
 
 

@@ -4,13 +4,14 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pdbench.analysis.audit import KINDS, Finding, audit, refuted, short
 from pdbench.layout import Layout
-from pdbench.manifest import Manifest, differences
+from pdbench.manifest import Deployment, Manifest, differences
 from pdbench.planner.costs import Engine
 from pdbench.planner.fitting import Fitter, left_out, predict_run
 from pdbench.planner.model import FEWEST_LEFT_OUT, Model, PlanError, errors_of, missing
@@ -141,23 +142,58 @@ def engine_of(
     """Return what is known of the engines: by option, by manifest, or by the model's name.
 
     Args:
+        kv_tokens: of a PD replica's block pool, by TP size, where no manifest says it.
         experts: of a layer, and of these for each token.
 
     Raises:
-        PlanError: nothing says how many experts the model has.
+        PlanError: nothing says how many experts the model has, or an option contradicts the manifests.
     """
     name = str(study.table["model"].iloc[0])
+    experts = _agreed("experts", experts, _experts_made(study))
     if experts is None:
         experts = next((of for pattern, of in _EXPERTS if re.fullmatch(pattern, name)), None)
     if experts is None:
         raise PlanError(
             f"how many experts has {name}? give --experts 128:4 (of a layer, for each token), or 1:1 if it is dense"
         )
+    recorded = _kv_tokens_recorded(study)
+    sizes = {tp: _agreed("kv-tokens", kv_tokens.get(tp), recorded.get(tp)) for tp in {**kv_tokens, **recorded}}
     budget = stack.get("engines' max_num_batched_tokens", "8192")
     try:
-        return Engine(experts=experts[0], active=experts[1], budget=int(budget), kv_tokens=kv_tokens)
+        return Engine(experts=experts[0], active=experts[1], budget=int(budget), kv_tokens=sizes)
     except ValueError:
         raise PlanError(f"the manifests' max_num_batched_tokens is {budget}, which differs between P and D") from None
+
+
+def _agreed(option: str, given: Any, recorded: Any) -> Any:
+    """Return what an option or the manifests say, refusing an option that contradicts them."""
+    if given is not None and recorded is not None and given != recorded:
+        raise PlanError(f"--{option} says {given}, the manifests {recorded}: leave it out")
+    return recorded if given is None else given
+
+
+def _deployments(study: Study) -> list[Deployment]:
+    found = [folder.manifest.deployment for folder in study.folders.values() if folder.manifest]
+    return [deployment for deployment in found if deployment]
+
+
+def _experts_made(study: Study) -> tuple[int, int] | None:
+    """Return the experts of a model that was made here: of a layer, and of these for each token."""
+    made = next((deployment.made for deployment in _deployments(study) if deployment.made), {})
+    experts = made.get("experts") or made.get("num_experts")
+    return (int(experts), int(made["experts_per_token"])) if experts else None
+
+
+def _kv_tokens_recorded(study: Study) -> dict[int, int]:
+    """Return by TP size what the smallest block pool of a PD replica holds, by the manifests."""
+    found: dict[int, int] = {}
+    for deployment in _deployments(study):
+        layout = Layout.parse(deployment.layout)
+        for role, tokens in (deployment.kv_tokens or {}).items():
+            pool = {"prefill": layout.prefill, "decode": layout.decode if layout.prefill else None}.get(role)
+            if pool:
+                found[pool.tp] = min(tokens, found.get(pool.tp, tokens))
+    return found
 
 
 def launch_options(study: Study) -> list[str]:

@@ -5,6 +5,7 @@ from what a caller claims. Idle while nobody asks.
 """
 
 import asyncio
+import contextlib
 import json
 import shlex
 import sys
@@ -26,6 +27,8 @@ from pdbench.nodes.cluster import NodeProcesses, each_file_once, engine_lines, o
 from pdbench.serve.compilations import LINES, read_compilations
 from pdbench.serve.controller import Bounds, Controller
 from pdbench.serve.counters import ENV, by_role, of_node
+from pdbench.serve.kv_tokens import by_role as kv_by_role
+from pdbench.serve.kv_tokens import of_node as kv_of_node
 from pdbench.serve.plan import HEAD_RESOURCE, PIN, Plan
 from pdbench.serve.pool import Report, assign, pool_of, reports, set_roles
 from pdbench.serve.serve_app import APP
@@ -93,7 +96,7 @@ class Describe:
         what = (request.method, request.url.path.rstrip("/").rsplit("/", 1)[-1])
         if what == ("GET", "deployment"):
             await self._adopt()
-            return JSONResponse(self.record | {"replicas": self._replicas()})
+            return JSONResponse(await asyncio.to_thread(self._deployment))
         # What waits for other nodes does so in a thread: a controller goes on meanwhile.
         if what == ("GET", "counters"):
             return JSONResponse(await asyncio.to_thread(self._counters))
@@ -125,6 +128,19 @@ class Describe:
             self.record["gates"].append(await request.json())
             return JSONResponse({})
         return JSONResponse({"error": f"ask for {', '.join(ANSWERS)}"}, status_code=404)
+
+    def _deployment(self) -> dict[str, Any]:
+        """The fields of `manifest.Deployment`; how much KV caches hold is known once the engines have started."""
+        replicas = self._replicas()
+        engines = [replica for replica in replicas if replica["role"] != "ingress"]
+        if not self.record.get("kv_tokens") and engines:
+            import ray
+
+            self.record["kv_tokens"] = None
+            with contextlib.suppress(ray.exceptions.RayError):  # a node that has just died: asked again the next time
+                found = self.nodes.run(ray, kv_of_node, engines, self.started)
+                self.record["kv_tokens"] = kv_by_role(engines, found) or None
+        return self.record | {"replicas": replicas}
 
     def _replicas(self) -> list[dict[str, Any]]:
         keep = ("role", "replica_id", "node_id", "node_ip", "pid")

@@ -6,6 +6,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
+import ray
 
 from pdbench.serve import describe
 
@@ -19,6 +20,15 @@ class Client:
         self.answered = {"Prefill:m": ["p0"], "D": ["d0", "d1"]}
         record = {"layout": "2xtp1", "mode": "collocated", "model_id": "m", "gates": []}
         self.described = describe.Describe(record, started=0.0, running=lambda: running, ask=self.ask)
+        self.asked_nodes, self.said = 0, [{}]
+        self.described.nodes.run = self.run_on_nodes
+
+    def run_on_nodes(self, ray, function, engines, started):
+        assert [engine["replica_id"] for engine in engines] == ["r1"]
+        self.asked_nodes += 1
+        if isinstance(self.said, Exception):
+            raise self.said
+        return self.said
 
     async def ask(self, model):
         assert model == "m"
@@ -42,6 +52,15 @@ def test_the_deployment_tells_its_replicas_as_they_are_now(ask):
     status, reported = ask("GET", "/pdbench/deployment")
     assert status == 200 and reported["layout"] == "2xtp1"
     assert reported["replicas"] == [{"role": "decode", "replica_id": "r1", "node_id": "n", "node_ip": "127.0.0.3", "pid": 7}]
+
+
+def test_the_size_of_kv_caches_is_found_once_when_the_engines_have_started(ask):
+    assert ask("GET", "/pdbench/deployment")[1]["kv_tokens"] is None
+    ask.said = ray.exceptions.NodeDiedError("a node has just died")
+    assert ask("GET", "/pdbench/deployment")[1]["kv_tokens"] is None
+    ask.said = [{"r1": 4096}]
+    assert [ask("GET", "/pdbench/deployment")[1]["kv_tokens"] for _ in range(3)] == [{"decode": 4096}] * 3
+    assert ask.asked_nodes == 3
 
 
 def test_gates_and_seeds_are_kept(ask):

@@ -1,6 +1,9 @@
 """Fits to runs that the simulator made: what is found, what is kept, and which runs are refused."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from pdbench.layout import Layout
@@ -195,6 +198,38 @@ def test_an_unknown_model_needs_its_experts(tmp_path, write_folder, level_conten
     study = calibration.read([folder])
     assert f"how many experts has {model}? give --experts" in refusal(calibration.engine_of, study, {}, None, {})
     assert calibration.engine_of(study, {}, (1, 1), {}).experts == 1
+
+
+class Made:
+    """A study of runs whose manifests say these of their deployments."""
+
+    def __init__(self, *deployments, model="llama"):
+        self.table = pd.DataFrame({"model": [model]})
+        manifests = [SimpleNamespace(deployment=SimpleNamespace(made=None, **one)) for one in deployments]
+        self.folders = {str(n): SimpleNamespace(manifest=manifest) for n, manifest in enumerate(manifests)}
+
+
+def pd_of(layout, **tokens):
+    return {"layout": layout, "kv_tokens": tokens or None}
+
+
+def test_block_pools_are_those_of_the_manifests_smallest_pd_replicas():
+    study = Made(pd_of("p1xtp1-d1xtp2", prefill=70_000, decode=900_000), pd_of("p2xtp1-d1xtp1", prefill=69_000, decode=68_000),
+                 pd_of("2xtp2", collocated=1_900_000), pd_of("p1xtp4-d1xtp4"), model="gptoss")  # fmt: skip
+    assert calibration.engine_of(study, {4: 5_000_000}, None, {}).kv_tokens == {1: 68_000, 2: 900_000, 4: 5_000_000}
+    assert "--kv-tokens says 70000, the manifests 68000" in refusal(calibration.engine_of, study, {1: 70_000}, None, {})
+
+
+@pytest.mark.parametrize(
+    ("made", "experts"),
+    [({"experts": 32, "experts_per_token": 4}, (32, 4)), ({"num_experts": 4, "experts_per_token": 2}, (4, 2))],
+)
+def test_a_model_that_was_made_here_says_its_experts(made, experts):
+    study = Made(pd_of("2xtp1"))
+    study.folders["0"].manifest.deployment.made = made
+    engine = calibration.engine_of(study, {}, None, {})
+    assert (engine.experts, engine.active) == experts
+    assert "--experts says (1, 1), the manifests" in refusal(calibration.engine_of, study, {}, (1, 1), {})
 
 
 def test_levels_that_no_run_has_are_refused(folders):
