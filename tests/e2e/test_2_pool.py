@@ -1,6 +1,7 @@
 """A pool of three equal engines for real: every ratio and a change between them give the collocated arm's tokens."""
 
 import contextlib
+import itertools
 import re
 import subprocess
 
@@ -9,7 +10,7 @@ import requests
 
 from pdbench.manifest import Manifest
 from pdbench.serve.controller import Tick
-from tests.helpers.commands import BIN, URL, bench, deployment, launch, module, wait_for
+from tests.helpers.commands import BIN, URL, bench, deployment, launch, module, run, wait_for
 
 
 def roles(found: dict) -> dict[str, str]:
@@ -50,15 +51,20 @@ def follows_the_load(tmp_path, tokens):
     assert "a controller moves the roles every 0.5 s" in launch("--control", "ttft=1500,tpot=60,tick=0.5").stdout
     by_hand = launch("--roles", "p1-d2", check=False)
     assert by_hand.returncode == 1 and "a controller moves the roles: stop it with --control off" in by_hand.stderr
-    for name, load, prefill in (("answers", ("--isl", "32", "--osl", "96", "-c", "16", "-n", "32"), 1),
-                                ("prompts", ("--isl", "2000", "--osl", "4", "-c", "6", "-n", "24"), 2)):  # fmt: skip
-        bench(tmp_path, "-e", name, *load, "--tokens", str(tokens))
-        (ticks,) = tmp_path.glob(f"*_{name}/conc*.ticks.jsonl")
-        seen = [Tick.model_validate_json(line) for line in ticks.read_text().splitlines()]
-        assert prefill in [tick.prefill for tick in seen], [tick.reason for tick in seen]
-        manifest = Manifest.read(ticks.parent)
-        assert manifest.deployment.controller == {"ttft_ms": 1500, "tpot_ms": 60, "tick_s": 0.5}
-        assert all(gate.passed for gate in manifest.levels[0].gates)
+    load = ("--phases", "32:96:6:10,2000:4:4:10", "--load", "1")
+    bench(tmp_path, "-e", "shift", *load, "--tokens", str(tokens))
+    (folder,) = tmp_path.glob("*_shift_shift")
+    manifest = Manifest.read(folder)
+    assert manifest.deployment.controller == {"ttft_ms": 1500, "tpot_ms": 60, "tick_s": 0.5}
+    gates = {gate.name: gate for gate in manifest.levels[0].gates}
+    assert {"roles", "lost"} <= set(gates) and all(gate.passed for gate in gates.values())
+    ticks = [Tick.model_validate_json(line) for line in (folder / "shift1.ticks.jsonl").read_text().splitlines()]
+    seen = [prefill for prefill, _ in itertools.groupby(tick.prefill for tick in ticks)]
+    assert 1 in seen and 2 in seen[seen.index(1) :], [tick.reason for tick in ticks]
+    figure = tmp_path / "shift.png"
+    run(str(BIN / "python"), "viz.py", "--exps", str(folder), "--figure", "shift", "--sla", "ttft=1500,tpot=60",
+        "--plot-path", str(figure))  # fmt: skip
+    assert figure.stat().st_size > 10_000
 
     last = deployment()  # what a level's own gates ask may have moved an engine once more
     title = "ray::ServeReplica:pdbench-describe:Describe"

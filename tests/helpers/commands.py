@@ -23,8 +23,10 @@ def environment(**extra: str) -> dict[str, str]:
 
 def run(*command: str, check: bool = True, timeout: float = 700, **extra: str) -> subprocess.CompletedProcess:
     """Run a command in the repository; its output is shown when a test fails."""
+    began = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, env=environment(**extra), capture_output=True, text=True, timeout=timeout)
-    print(f"$ {' '.join(command)}\n{done.stdout}{done.stderr}[exit {done.returncode}]")
+    took = f"{time.monotonic() - began:.1f} s"
+    print(f"$ {' '.join(command)}\n{done.stdout}{done.stderr}[exit {done.returncode} after {took}]")
     if check:
         assert done.returncode == 0, done.stderr[-2000:]
     return done
