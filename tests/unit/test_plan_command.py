@@ -1,6 +1,7 @@
 """plan.py as typed: what it prints and writes, and one line for each mistake."""
 
 import json
+import re
 
 import pytest
 
@@ -250,3 +251,17 @@ def test_options_of_fit(root, capsys, option, value, line):
 def test_a_fit_that_is_refused_writes_nothing(root, capsys, tmp_path):
     line = refused(capsys, "fit", *run_paths(root, "2xtp2"), "--no-as-published", "-o", tmp_path / "m.json")
     assert "3 layouts are needed, these are 2xtp2" in line and not list(tmp_path.iterdir())
+
+
+def test_the_whole_way_on_our_own_runs_of_real_engines(tmp_path, capsys):
+    """Three arms of the CPU stack fitted, a fourth predicted; the errors are those that docs/planner.md names."""
+    runs = {name: next((ROOT / "bm_results").glob(f"*_cpu_planner_{name}")) for name in ("1xtp1", "1xtp2", "pack_*", "2xtp1")}
+    model = tmp_path / "model.json"
+    plan.main(["fit", *(str(runs[name]) for name in ("1xtp1", "1xtp2", "pack_*")), "-o", str(model)])
+    engine = json.loads(model.read_text())["engine"]
+    assert (engine["experts"], engine["active"], engine["kv_tokens"]) == (4, 2, {"1": 1_474_920}), "by the manifests"
+    (row,) = (line.split() for line in said(capsys, "check", model, runs["2xtp1"]).splitlines() if line.startswith(" 2xtp1 "))
+    text = re.search(r"2xtp1 predicted from .*:\n([\d.]+)% of requests/s, (\d+)% of mean TPOT, (\d+) and (\d+)% of TTFT",
+                     (ROOT / "docs/planner.md").read_text())  # fmt: skip
+    errors = [float(word.rstrip("%")) for word in row[2:]]
+    assert errors == pytest.approx([*(float(number) for number in text.groups()), 100], abs=1)
