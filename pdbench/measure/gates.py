@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pdbench.cli import Parser, add_base_url
 from pdbench.files import write_atomically
-from pdbench.layout import placed_as
+from pdbench.layout import Layout, placed_as
 from pdbench.manifest import Deployment, Gate, now
 from pdbench.measure.tokens import (
     NEW_TOKENS,
@@ -41,8 +41,25 @@ async def _kv_counters(base_url: str) -> dict[str, float]:
     return {k: sum(role.get(k, 0.0) for role in roles) for k in ("kv_bytes", "kv_transfers", "kv_failed", "kv_expired")}
 
 
-async def kv_moved(base_url: str, before: dict[str, float], requests: int) -> Gate:
+def transfers_each(deployment: Deployment) -> int:
+    """Return how many NIXL transfers a request's KV cache takes at least.
+
+    Each rank of D reads its heads: from one rank of P, or where P has more ranks from all that share these heads between them.
+    With more ranks of P than the cache has heads some hold the same ones, and D need not read all.
+    """
+    layout = Layout.parse(deployment.layout)
+    if not layout.prefill:
+        return 1
+    prefill, decode = layout.prefill.tp, layout.decode.tp
+    heads = (deployment.kv_cache or {}).get("heads", 1)
+    return max(prefill, decode) if prefill <= heads else decode
+
+
+async def kv_moved(base_url: str, before: dict[str, float], requests: int, each: int = 1) -> Gate:
     """Return gate `kv-transfer`: NIXL moved a KV cache for each request; equal tokens alone could be a recompute.
+
+    Args:
+        each: transfers that a request takes, see `transfers_each`.
 
     Counters are read until all transfers show or time is up.
     """
@@ -50,7 +67,7 @@ async def kv_moved(base_url: str, before: dict[str, float], requests: int) -> Ga
     while True:
         after = await _kv_counters(base_url)
         moved = {k: after[k] - before[k] for k in after}
-        enough = moved["kv_transfers"] >= requests and moved["kv_bytes"] > 0
+        enough = moved["kv_transfers"] >= each * requests and moved["kv_bytes"] > 0
         if enough or time.monotonic() > deadline:
             break
         await asyncio.sleep(0.5)
@@ -58,7 +75,7 @@ async def kv_moved(base_url: str, before: dict[str, float], requests: int) -> Ga
             f"{moved['kv_failed']:.0f} failed, {moved['kv_expired']:.0f} expired")  # fmt: skip
     passed = enough and not moved["kv_failed"] and not moved["kv_expired"]
     return Gate(name="kv-transfer", passed=passed, seen=seen, time=now(),
-                expected=f"at least {requests} transfers, none failed or expired",
+                expected=f"at least {each * requests} transfers, none failed or expired",
                 advice=transfer_advice(moved["kv_expired"]))  # fmt: skip
 
 
@@ -120,7 +137,7 @@ async def check(base_url: str, path: Path, wanted: list[str] | None = None) -> l
     before = await _kv_counters(base_url) if is_pd else {}
     gates = [await equal_tokens(base_url, deployment, saved, _progress)]
     if is_pd:
-        gates.append(await kv_moved(base_url, before, len(saved.prompts)))
+        gates.append(await kv_moved(base_url, before, len(saved.prompts), transfers_each(deployment)))
         if deployment.transport["backend"] == "UCX":
             gates.append(transport_gate(await transports_named(base_url), deployment.transport["ucx_tls"], wanted))
     for gate in gates:

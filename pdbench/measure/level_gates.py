@@ -188,18 +188,18 @@ def _no_fallback(requests: float) -> Gate:
 
 
 def _kv_transfer(grown: dict[str, dict[str, float]], deployment: Deployment, asked: Asked, checks: list[int]) -> Gate:
-    """Transfers, one for each request, and bytes that NIXL moved against what the prompts' KV cache must weigh.
+    """Transfers, one for each request and rank, and bytes that NIXL moved against what the prompts' KV cache must weigh.
 
     A prompt that decode has cached saves bytes, but no transfer: its last block is read all the same. Bytes may lack what hits
     may save: counters do not say how much of their hits decode replicas had by themselves.
     """
-    requests = asked.requests + len(checks)
+    requests, each = asked.requests + len(checks), gates.transfers_each(deployment)
     total = {k: sum(role.get(k, 0) for role in grown.values())
              for k in ("kv_bytes", "kv_transfers", "kv_seconds", "kv_failed", "kv_expired")}  # fmt: skip
     speed = total["kv_bytes"] / total["kv_seconds"] / 1e9 if total["kv_seconds"] else 0.0
     unsaved = 1 - asked.max_hit_rate
-    expected = f"at least one transfer for each of {requests} requests"
-    passed = total["kv_transfers"] >= requests and total["kv_bytes"] > 0
+    expected = f"at least {'one transfer' if each == 1 else f'{each} transfers'} for each of {requests} requests"
+    passed = total["kv_transfers"] >= each * requests and total["kv_bytes"] > 0
     if deployment.kv_cache:
         least, most = _kv_bounds(deployment, (asked.lengths or [asked.isl] * asked.requests) + checks)
         least *= unsaved

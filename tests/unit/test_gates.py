@@ -139,7 +139,7 @@ class FakeDeployment(ThreadingHTTPServer):
         self.counters = {"kv_bytes": 5.0, "kv_transfers": 1.0}
         self.transfers, self.failing, self.expiring, self.constant = True, 0, 0, False
         self.corrupts = lambda prompt: False
-        self.context = 128 + NEW_TOKENS
+        self.context, self.layout = 128 + NEW_TOKENS, "p1xtp1-d1xtp1"
 
     def complete(self, body):
         prompt = body["prompt"]
@@ -154,7 +154,7 @@ class FakeDeployment(ThreadingHTTPServer):
 
     def deployment(self):
         reported = {
-            "model_id": "m", "accelerator": "CPU", "model_checksum": self.checksum, "mode": self.mode, "layout": "1xtp1",
+            "model_id": "m", "accelerator": "CPU", "model_checksum": self.checksum, "mode": self.mode, "layout": self.layout,
             "transport": self.transport, "llm_configs": {"x": {"engine_kwargs": {"max_model_len": self.context}}},
         }  # fmt: skip
         return self.manifest(**reported).deployment.model_dump()
@@ -263,6 +263,20 @@ def test_a_recompute_that_says_the_same_is_no_transfer(server, saved):
     assert found["kv-transfer"].seen == "0 transfers, 0.0 MiB, 0 failed, 0 expired"
 
 
+@pytest.mark.parametrize(("prefill", "decode", "each"), [(1, 1, 1), (1, 2, 2), (2, 1, 2), (2, 4, 4), (4, 1, 1), (4, 2, 2)])
+def test_each_rank_moves_its_part_of_a_kv_cache(make_manifest, prefill, decode, each):
+    """The cache has two heads: of four ranks of P two hold the same."""
+    deployment = make_manifest(f"p1xtp{prefill}-d1xtp{decode}", kv_cache={"heads": 2}).deployment
+    assert gates.transfers_each(deployment) == each
+
+
+def test_a_rank_that_recomputes_is_noticed(server, saved):
+    """One transfer for each request where two ranks of D read: the other's KV cache came from elsewhere."""
+    server.layout = "p1xtp1-d1xtp2"
+    gate = check(server, saved)["kv-transfer"]
+    assert not gate.passed and gate.expected.startswith("at least 42 transfers")
+
+
 @pytest.mark.parametrize(("what", "seen"), [("failing", "1 failed, 0 expired"), ("expiring", "0 failed, 1 expired")])
 def test_a_lost_transfer_is_noticed(server, saved, what, seen):
     server.salts.clear()
@@ -355,7 +369,7 @@ def run(monkeypatch, capsys, *args):
 def test_the_command_saves(server, tmp_path, monkeypatch, capsys):
     path = tmp_path / "tokens.json"
     status, said = run(monkeypatch, capsys, "--base-url", server.url, "--save", path, "--seed", 5)
-    assert status == 0 and said.out == f"saved the greedy tokens of 21 prompts of layout 1xtp1 to {path}\n"
+    assert status == 0 and said.out == f"saved the greedy tokens of 21 prompts of layout p1xtp1-d1xtp1 to {path}\n"
     first = json.loads(path.read_text())["prompts"]
     run(monkeypatch, capsys, "--base-url", server.url, "--save", path, "--seed", 6)
     assert json.loads(path.read_text())["prompts"] != first

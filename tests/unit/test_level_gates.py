@@ -20,7 +20,7 @@ REPLICAS = {"p1": 11, "d1": 12}
 
 @pytest.fixture
 def pd(make_manifest):
-    return make_manifest(transport=UCX, kv_cache=CACHE.model_dump(), llm_configs=PD).deployment
+    return make_manifest("p1xtp1-d1xtp1", transport=UCX, kv_cache=CACHE.model_dump(), llm_configs=PD).deployment
 
 
 def gates_of(deployment, prefill=None, decode=None, replicas=None, carried=("tcp/lo",), since=(), compiled=("k",),
@@ -147,16 +147,25 @@ def test_hits_save_bytes_but_no_transfer(pd):
         assert gates["kv-transfer"].expected.startswith("at least one transfer for each of 10 requests")
 
 
+def test_a_level_expects_a_transfer_for_each_rank(make_manifest):
+    two = PD | {"decode": {"engine_kwargs": {"tensor_parallel_size": 2}}}
+    made = {"transport": UCX, "kv_cache": CACHE.model_dump(), "llm_configs": two}
+    deployment = make_manifest("p1xtp1-d1xtp2", **made).deployment
+    gate = gates_of(deployment)["kv-transfer"]
+    assert not gate.passed and gate.expected.startswith("at least 2 transfers for each of 10 requests")
+    assert failed(gates_of(deployment, decode={"kv_transfers": 20.0})) == []
+
+
 def test_without_a_prefix_cache_there_is_nothing_to_count(make_manifest):
     off = {"prefill": {"engine_kwargs": {"enable_prefix_caching": False}}, "decode": PD["decode"]}
-    deployment = make_manifest(transport=UCX, llm_configs=off).deployment
+    deployment = make_manifest("p1xtp1-d1xtp1", transport=UCX, llm_configs=off).deployment
     assert failed(gates_of(deployment, prefill={"prefix_cache_queries": 0.0})) == []
 
 
 @pytest.mark.parametrize("variable", LOUD_LEVELS)
 @pytest.mark.parametrize("level", ["data", "FUNC", "poll", "req", "async", "Debug", "trace", "info", "warn", ""])
 def test_what_the_doctor_calls_loud_fails_a_level(make_manifest, variable, level):
-    deployment = make_manifest(transport=UCX, kv_cache=CACHE.model_dump(), llm_configs=PD).deployment
+    deployment = make_manifest("p1xtp1-d1xtp1", transport=UCX, kv_cache=CACHE.model_dump(), llm_configs=PD).deployment
     deployment.machines[0].environment[variable] = level
     found = {finding.name: finding for finding in check_environment("n", Facts(environment={variable: level}))}
     assert (failed(gates_of(deployment)) == ["no-debug-logging"]) == (found[variable].status != "ok")
@@ -164,9 +173,9 @@ def test_what_the_doctor_calls_loud_fails_a_level(make_manifest, variable, level
 
 def test_debug_logging_is_seen_in_engines_and_machines(make_manifest):
     loud = PD | {"decode": PD["decode"] | {"runtime_env": {"env_vars": {"NIXL_LOG_LEVEL": "DEBUG", "UCX_LOG_LEVEL": "info"}}}}
-    gates = gates_of(make_manifest(transport=UCX, llm_configs=loud).deployment)
+    gates = gates_of(make_manifest("p1xtp1-d1xtp1", transport=UCX, llm_configs=loud).deployment)
     assert failed(gates) == ["no-debug-logging"] and gates["no-debug-logging"].seen == "NIXL_LOG_LEVEL=DEBUG"
-    deployment = make_manifest(transport=UCX, llm_configs=PD).deployment
+    deployment = make_manifest("p1xtp1-d1xtp1", transport=UCX, llm_configs=PD).deployment
     deployment.machines[0].environment["UCX_LOG_LEVEL"] = "trace"
     assert gates_of(deployment)["no-debug-logging"].seen == "UCX_LOG_LEVEL=trace"
 
