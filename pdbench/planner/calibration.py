@@ -4,7 +4,6 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -149,7 +148,10 @@ def engine_of(
         PlanError: nothing says how many experts the model has, or an option contradicts the manifests.
     """
     name = str(study.table["model"].iloc[0])
-    experts = _agreed("experts", experts, _experts_made(study))
+    made = _experts_made(study)
+    if experts and made and experts != made:
+        raise PlanError("--experts {}:{}: the manifests say {}:{}: leave it out".format(*experts, *made))
+    experts = experts or made
     if experts is None:
         experts = next((of for pattern, of in _EXPERTS if re.fullmatch(pattern, name)), None)
     if experts is None:
@@ -157,19 +159,13 @@ def engine_of(
             f"how many experts has {name}? give --experts 128:4 (of a layer, for each token), or 1:1 if it is dense"
         )
     recorded = _kv_tokens_recorded(study)
-    sizes = {tp: _agreed("kv-tokens", kv_tokens.get(tp), recorded.get(tp)) for tp in {**kv_tokens, **recorded}}
+    if other := [tp for tp in sorted(kv_tokens) if recorded.get(tp, kv_tokens[tp]) != kv_tokens[tp]]:
+        raise PlanError(f"--kv-tokens {other[0]}={kv_tokens[other[0]]}: the manifests say {recorded[other[0]]}: leave it out")
     budget = stack.get("engines' max_num_batched_tokens", "8192")
     try:
-        return Engine(experts=experts[0], active=experts[1], budget=int(budget), kv_tokens=sizes)
+        return Engine(experts=experts[0], active=experts[1], budget=int(budget), kv_tokens=kv_tokens | recorded)
     except ValueError:
         raise PlanError(f"the manifests' max_num_batched_tokens is {budget}, which differs between P and D") from None
-
-
-def _agreed(option: str, given: Any, recorded: Any) -> Any:
-    """Return what an option or the manifests say, refusing an option that contradicts them."""
-    if given is not None and recorded is not None and given != recorded:
-        raise PlanError(f"--{option} says {given}, the manifests {recorded}: leave it out")
-    return recorded if given is None else given
 
 
 def _deployments(study: Study) -> list[Deployment]:

@@ -178,7 +178,8 @@ class Speeds:
             return
         batch, step, kept = batch_s / seconds, batch_s / tokens, math.exp(-seconds / self.settings.memory_s)
         new = (1.0, batch, step, batch * batch, batch * step)
-        self._steps = [kept * old + seconds * value for old, value in zip(self._steps, new)]
+        # Each step counts as one: a second in which the engine stalls is few of them.
+        self._steps = [kept * old + seconds / step * value for old, value in zip(self._steps, new)]
 
     def prefill(self) -> float:
         """Return the prompt tokens that an engine prefills per second."""
@@ -197,10 +198,9 @@ class Speeds:
         Batches that differ by a fifth give a line of their own; of others the priors' line takes the height.
         """
         alpha, beta = self.settings.step_alpha_s, self.settings.step_beta_s
-        weight = self._steps[0]
-        if weight < self.settings.enough_s:
+        if self._steps[2] < self.settings.enough_s:  # seconds: steps times their length
             return alpha, beta
-        batch, step, square, product = (total / weight for total in self._steps[1:])
+        batch, step, square, product = (total / self._steps[0] for total in self._steps[1:])
         variance = square - batch * batch
         if variance > (batch / 5) ** 2:
             slope = (product - batch * step) / variance

@@ -217,7 +217,9 @@ def test_block_pools_are_those_of_the_manifests_smallest_pd_replicas():
     study = Made(pd_of("p1xtp1-d1xtp2", prefill=70_000, decode=900_000), pd_of("p2xtp1-d1xtp1", prefill=69_000, decode=68_000),
                  pd_of("2xtp2", collocated=1_900_000), pd_of("p1xtp4-d1xtp4"), model="gptoss")  # fmt: skip
     assert calibration.engine_of(study, {4: 5_000_000}, None, {}).kv_tokens == {1: 68_000, 2: 900_000, 4: 5_000_000}
-    assert "--kv-tokens says 70000, the manifests 68000" in refusal(calibration.engine_of, study, {1: 70_000}, None, {})
+    assert "--kv-tokens 1=70000: the manifests say 68000: leave it out" in refusal(
+        calibration.engine_of, study, {1: 70_000}, None, {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,9 @@ def test_a_model_that_was_made_here_says_its_experts(made, experts):
     study.folders["0"].manifest.deployment.made = made
     engine = calibration.engine_of(study, {}, None, {})
     assert (engine.experts, engine.active) == experts
-    assert "--experts says (1, 1), the manifests" in refusal(calibration.engine_of, study, {}, (1, 1), {})
+    assert f"--experts 1:1: the manifests say {experts[0]}:{experts[1]}: leave" in refusal(
+        calibration.engine_of, study, {}, (1, 1), {}
+    )
 
 
 def test_levels_that_no_run_has_are_refused(folders):
