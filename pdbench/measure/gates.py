@@ -58,10 +58,10 @@ def transfers_each(deployment: Deployment) -> int:
 async def kv_moved(base_url: str, before: dict[str, float], requests: int, each: int = 1) -> Gate:
     """Return gate `kv-transfer`: NIXL moved a KV cache for each request; equal tokens alone could be a recompute.
 
+    Counters are read until all transfers show or time is up.
+
     Args:
         each: transfers that a request takes, see `transfers_each`.
-
-    Counters are read until all transfers show or time is up.
     """
     deadline = time.monotonic() + COUNTERS_TIMEOUT_S
     while True:

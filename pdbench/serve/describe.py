@@ -137,7 +137,8 @@ class Describe:
             import ray
 
             self.record["kv_tokens"] = None
-            with contextlib.suppress(ray.exceptions.RayError):  # a node that has just died: asked again the next time
+            gone = (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError, ray.exceptions.NodeDiedError)
+            with contextlib.suppress(*gone):  # a node that has just died: asked again the next time
                 found = self.nodes.run(ray, kv_of_node, engines, self.started)
                 self.record["kv_tokens"] = kv_by_role(engines, found) or None
         return self.record | {"replicas": replicas}

@@ -7,7 +7,8 @@ from typing import Any
 # Names, not modules: this travels to the nodes by value.
 from pdbench.nodes.cluster import engine_lines, process_tree
 
-# vLLM 0.11 to 0.29: the engine core's process id, tokens. Groups of layers that share blocks (sliding windows) count in it.
+# vLLM 0.29 (older ones name the core EngineCore_DP0): the core's process id, tokens. Groups of layers that share blocks
+# (sliding windows) count in it.
 SIZE = r"pid=(\d+)\).*GPU KV cache size: ([\d,]+) tokens"
 
 

@@ -164,6 +164,7 @@ class Described:
         role = "pool" if mode == "pd-pool" else "decode"
         running = [{"role": role, "deployment": "PoolServer:m", "replica_id": name} for name in engines.found]
         self.described = describe.Describe(record, started=0.0, running=lambda: running, ask=None)
+        self.described.nodes.run = lambda *_: []  # no engine has said how much its KV cache holds
 
     async def __call__(self, method, path, body=None, **query):
         async def content():

@@ -109,20 +109,20 @@ def test_an_engine_decodes_from_the_first_token_of_an_answer_to_its_end(work, cl
 
 def test_steps_of_real_length_are_learned_from_short_answers(work, clock):
     """Answers of eight tokens 30 ms apart, one every 0.97 s: reports each second see one request under way, or none."""
-    speeds, reports, due = policy.Speeds(policy.Bounds(1000, 60), policy.Settings()), [], 11.0
+    speeds, reports = policy.Speeds(policy.Bounds(1000, 60), policy.Settings()), []
+
+    def pass_time(seconds):
+        clock.now += seconds
+        if clock.now >= 11 + len(reports):
+            reports.append(policy.Report(engine="a", role="decode", **work.report()))
+
     for _ in range(60):
         with work.answer(8) as answer:
             answer.take(piece("a"))
             for _ in range(7):
-                clock.now += 0.03
+                pass_time(0.03)
                 answer.take(piece("a"))
-                if clock.now >= due:
-                    reports.append(policy.Report(engine="a", role="decode", **work.report()))
-                    due += 1
-        clock.now += 0.76
-        if clock.now >= due:
-            reports.append(policy.Report(engine="a", role="decode", **work.report()))
-            due += 1
+        pass_time(0.76)
     for before, after in zip(reports, reports[1:]):
         speeds.learn(before, after)
     assert sum(speeds.step()) == pytest.approx(0.03, rel=0.01)

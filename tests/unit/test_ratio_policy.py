@@ -289,7 +289,7 @@ def test_a_second_in_which_an_engine_stalls_makes_it_no_slow_one():
     learn_steps(speeds, 0.006, 0.0002, [1, 2, 4] * 4)
     speeds.learn(report(), report(time_s=1, decoded=7, decode_busy_s=1, decode_batch_s=4))
     assert 0.0064 <= speeds.step()[0] + 2 * speeds.step()[1] < 1.1 * 0.0064
-    assert speeds.decode() > 600, "2500 without that second; 20 if it weighed as much as any other"
+    assert speeds.decode() > 600, "2500 without that second; 19 if it weighed as much as any other"
 
 
 def test_prefills_and_empty_batches_say_nothing_of_step_times():
