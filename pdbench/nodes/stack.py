@@ -16,7 +16,7 @@ from packaging.version import Version
 
 from pdbench.cli import is_secret
 from pdbench.layout import Layout
-from pdbench.manifest import Repository
+from pdbench.manifest import DISABLE_COMPILE_CACHE, Repository
 from pdbench.nodes.gpus import nvidia_smi
 
 # requirements.txt pins them; assumed where a dry run happens without Ray or vLLM.
@@ -52,6 +52,15 @@ class Stack:
     def jit_monitor(self, accelerator: str) -> dict[str, bool]:
         """Have vLLM report every compilation after its start; by default it reports the first of each kernel alone."""
         return {"jit_monitor_verbose": True} if accelerator == "GPU" and self.vllm >= Version("0.29") else {}
+
+    def compile_cache(self, accelerator: str) -> dict[str, str]:
+        """Return environment that keeps engines from loading what another engine's GPU compiled.
+
+        Under Ray an engine sees all GPUs of its node. vLLM 0.29 stores compiled code, which names the GPU it was made for, by
+        rank alone: of two replicas on a node one fails at the next launch ("CUDA driver error: invalid argument"). Later
+        versions have a folder for each GPU (vLLM #38962). Triton's kernels, most of what is compiled, stay cached.
+        """
+        return {DISABLE_COMPILE_CACHE: "1"} if accelerator == "GPU" else {}
 
     @property
     def compiles_each_step_size(self) -> bool:

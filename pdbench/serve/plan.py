@@ -149,7 +149,8 @@ def _llm_config(
     transport: Transport, path: ServingPath, port: int, in_pool: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Arguments of one `ray.serve.llm.LLMConfig`; those of a pool differ in `num_replicas` alone."""
-    engine, env = _engine(model, hardware, role, pool), hardware.env | {counters.ENV: counters.folder(port)}
+    engine = _engine(model, hardware, role, pool)
+    env = Stack.installed().compile_cache(hardware.accelerator) | hardware.env | {counters.ENV: counters.folder(port)}
     if role != "collocated":
         engine["kv_transfer_config"] = transport.kv_transfer_config(
             "decode" if in_pool else role, hardware.kv_buffer_device, hardware.kv_connector_extra_config, Stack.installed()

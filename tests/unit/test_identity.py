@@ -42,9 +42,9 @@ def test_what_makes_two_deployments_differ(make_manifest, change, different):
     assert differences(was, make_manifest(**KNOWN).identity) == []
 
 
-def test_machines_with_other_limits_and_ports_have_the_same_identity(make_manifest):
+def test_machines_with_other_limits_ports_and_caches_have_the_same_identity(make_manifest):
     path = PATH | {"env": PATH["env"] | {"RAY_SERVE_HAPROXY_MAXCONN": "1536"}}
-    place = env(UCX_TCP_TX_SEG_SIZE="8k", PROMETHEUS_MULTIPROC_DIR="/dev/shm/8010")
+    place = env(UCX_TCP_TX_SEG_SIZE="8k", PROMETHEUS_MULTIPROC_DIR="/dev/shm/8010", VLLM_DISABLE_COMPILE_CACHE="1")
     assert (
         differences(
             make_manifest(**KNOWN).identity, make_manifest(**KNOWN | {"serving_path": path, "llm_configs": place}).identity
