@@ -28,7 +28,7 @@ def level_intervals(study: Study) -> pd.DataFrame:
             values = measured[name].to_numpy()
             if np.isnan(values).any():
                 continue  # a single output token
-            low, high = repeats.of_mean(values)
+            low, high = repeats.of_mean(values, within=repeats.POSITIVE)
             if seen:
                 low, high = values[0] / seen.factor[name], values[0] * seen.factor[name]
             rows.append(known | {"statistic": name, "estimate": float(np.mean(values)), "low": low, "high": high})

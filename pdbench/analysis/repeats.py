@@ -21,14 +21,21 @@ MIN_REPEATS = 3
 NONE = (math.nan, math.nan)
 
 Interval = tuple[float, float]
+ANY: Interval = (-math.inf, math.inf)
+POSITIVE: Interval = (0.0, math.inf)
 
 
-def of_mean(values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """Return Student's interval of the mean of values, shape (n,); NaN where n is below three."""
+def of_mean(values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE, within: Interval = ANY) -> Interval:
+    """Return Student's interval of the mean of values, shape (n,); NaN where n is below three.
+
+    Args:
+        within: what the quantity can be, such as (0, 1) for a share: the interval ends there.
+    """
     if len(values) < MIN_REPEATS:
         return NONE
     half = half_width(values, confidence)
-    return float(np.mean(values)) - half, float(np.mean(values)) + half
+    low, high = np.clip(np.mean(values) + np.array([-half, half]), *within)
+    return float(low), float(high)
 
 
 def half_width(values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE) -> float:

@@ -21,6 +21,9 @@ from pdbench.read.trace import Sent, bounds_of
 from pdbench.workload import SHIFT, Level
 
 TICKS = ".ticks.jsonl"
+# What the columns of `attainment` can be: no interval reaches farther.
+WITHIN = {"attained": (0.0, 1.0), "lead": (-1.0, 1.0), "regret": (-1.0, 1.0), "goodput": repeats.POSITIVE,
+          "flips": repeats.POSITIVE, "reaction": repeats.POSITIVE}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ def attainment(runs: Sequence[Run]) -> pd.DataFrame:
         }  # fmt: skip
         row: dict[str, Any] = {"arm": arm, "repeats": len(mine), "fixed": arm in fixed}
         for name, of in values.items():
-            low, high = repeats.of_mean(of)
+            low, high = repeats.of_mean(of, within=WITHIN[name])
             row |= {name: float(np.mean(of)) if of else math.nan, f"{name}_from": low, f"{name}_to": high}
         rows.append(row)
     return pd.DataFrame(rows)

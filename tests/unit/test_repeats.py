@@ -20,6 +20,13 @@ def test_a_mean_has_students_interval():
     assert repeats.of_geometric_mean(A) == pytest.approx(np.exp(logs))
 
 
+def test_an_interval_ends_where_the_quantity_does():
+    low, high = repeats.of_mean([0.8, 0.9, 1.0])
+    assert repeats.of_mean([0.8, 0.9, 1.0], within=(0, 1)) == (low, 1) and high > 1
+    assert repeats.of_mean([1, 2, 30], within=repeats.POSITIVE) == (0, repeats.of_mean([1, 2, 30])[1])
+    assert all(math.isnan(end) for end in repeats.of_mean([1, 2], within=(0, 1)))
+
+
 @given(st.lists(st.floats(-5, 5), min_size=3, max_size=9))
 def test_the_interval_is_around_the_mean_and_follows_a_shift(values):
     low, high = repeats.of_mean(values)

@@ -90,13 +90,17 @@ def test_without_a_fixed_ratio_there_is_no_regret(arm):
 def test_intervals_are_over_three_repeats_or_there_are_none(arm):
     fixed = arm("p1xtp1-d2xtp1", [(False, False), (True, False), (False, True)])
     (row,) = rows(fixed).values()
-    assert (row["attained_from"], row["attained_to"]) == pytest.approx(of_mean([1, 1 / 3, 2 / 3]))
+    assert of_mean([1, 1 / 3, 2 / 3])[0] < 0 and (row["attained_from"], row["attained_to"]) == (0, 1), (
+        "no share is beyond these"
+    )
     assert "repeat by repeat" in " ".join(words(attainment(runs(fixed))))
     once = attainment(runs(arm("p2xtp1-d1xtp1")))
     assert once["attained_from"].isna().all()
     assert "measured once: no interval with fewer than 3 repeats, a difference may be noise" in words(once)
     both = rows(fixed, arm("3xtp1", [(False, False)] * 3, mode="collocated"))["3xtp1"]
-    assert (both["lead_from"], both["lead_to"]) == pytest.approx(of_mean([0, 2 / 3, 1 / 3])), "of differences, by repeat"
+    assert (both["lead_from"], both["lead_to"]) == pytest.approx((of_mean([0, 2 / 3, 1 / 3])[0], 1)), (
+        "of differences, by repeat"
+    )
 
 
 def test_reaction_is_from_a_phases_first_request_to_its_first_change(arm):
