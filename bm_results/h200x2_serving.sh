@@ -27,5 +27,20 @@ python -m pdbench.gates --against bm_results/h200x2_serving_tokens.json --transp
 ./run_bm.sh -e h200x2_serving_bare_p1xtp1-d1xtp1 --isl 5000 --osl 250 -c 1,4,16,64 --transport cuda_ipc --tokens bm_results/h200x2_serving_tokens.json --block 1 --results-dir bm_results
 python launch_gptoss.py --stop
 
+# 5: bare_2xtp1, block 2
+python launch_gptoss.py --mode bare --layout 2xtp1 --model configs/models/gpt-oss-20b-shape.yaml --hardware configs/hardware/h200-x2.yaml --timeout 900
+./run_bm.sh -e h200x2_serving_bare_2xtp1 --isl 5000 --osl 250 -c 4,16,64 --block 2 --results-dir bm_results
+python launch_gptoss.py --stop
+
+# 6: 2xtp1_asked, block 3
+python launch_gptoss.py --mode collocated --layout 2xtp1 --model configs/models/gpt-oss-20b-shape.yaml --hardware configs/hardware/h200-x2.yaml --timeout 900 --serve-env RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S=0
+./run_bm.sh -e h200x2_serving_2xtp1_asked --isl 5000 --osl 250 -c 4,16 --block 3 --results-dir bm_results
+python launch_gptoss.py --stop
+
+# 7: 2xtp1, block 3
+python launch_gptoss.py --mode collocated --layout 2xtp1 --model configs/models/gpt-oss-20b-shape.yaml --hardware configs/hardware/h200-x2.yaml --timeout 900
+./run_bm.sh -e h200x2_serving_2xtp1 --isl 5000 --osl 250 -c 4,16 --block 3 --results-dir bm_results
+python launch_gptoss.py --stop
+
 python -m pdbench.local_cluster stop
-python viz.py --exps bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_2xtp1 bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_bare_2xtp1 bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_pack_p1xtp1-d1xtp1 bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_bare_p1xtp1-d1xtp1 --gpus-per-node 2 --log-concurrency --show-overhead --show-blocks --plot-path bm_results/h200x2_serving.png
+python viz.py --exps bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_2xtp1 bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_2xtp1_asked bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_bare_2xtp1 bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_pack_p1xtp1-d1xtp1 bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_bare_p1xtp1-d1xtp1 --gpus-per-node 2 --log-concurrency --show-overhead --show-blocks --plot-path bm_results/h200x2_serving.png
