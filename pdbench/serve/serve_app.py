@@ -3,9 +3,11 @@
 Names, not modules, in `running` and `ask`: they travel to the node of the app that describes the deployment by value.
 """
 
+import importlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +29,10 @@ POLL_S = 1.0
 
 def start(ray: ModuleType, plan: Plan, deadline: float) -> Plan:
     """Start Serve and hand it the plan's app; returns the plan, in which nothing changes."""
-    start_serve(plan)
+    with ThreadPoolExecutor(1) as pool:
+        started = pool.submit(start_serve, plan)
+        importlib.import_module("ray.serve.llm")  # takes as long as Serve does, most of it for vLLM
+        started.result()
     deploy(APP, "/", build_app(plan))
     return plan
 
