@@ -17,7 +17,8 @@ BIG = load_model(ROOT / "configs/models/gpt-oss-120b.yaml")
 P5 = load_hardware(ROOT / "configs/hardware/p5.48xlarge.yaml")
 TINY = load_model(ROOT / "configs/models/gpt-oss-tiny.yaml")
 CPU = load_hardware(ROOT / "configs/hardware/cpu.yaml")
-OF_ALL = {"PROMETHEUS_MULTIPROC_DIR": "/dev/shm/pdbench-counters-8000", "VLLM_DISABLE_COMPILE_CACHE": "1"}
+COUNTERS = {"PROMETHEUS_MULTIPROC_DIR": "/dev/shm/pdbench-counters-8000"}
+OF_GPUS = COUNTERS | {"VLLM_DISABLE_COMPILE_CACHE": "1"}
 PATH = choose(load_serve(), {}, {}, False, "power-of-two", Version("2.60.0"))
 ARMS = [("4xtp2", "collocated"), ("16xtp1", "collocated"), ("p2xtp2-d1xtp4", "pd-pack"), ("p1xtp8-d2xtp2", "pd-spread")]
 
@@ -49,7 +50,7 @@ def test_a_collocated_arm_transfers_nothing():
     assert list(plan.llm_configs) == ["collocated"] and plan.transport is None
     config = plan.llm_configs["collocated"]
     assert "kv_transfer_config" not in config["engine_kwargs"]
-    assert config["runtime_env"] == {"env_vars": OF_ALL}
+    assert config["runtime_env"] == {"env_vars": OF_GPUS}
 
 
 @pytest.mark.parametrize(("layout", "mode"), ARMS)
@@ -129,7 +130,7 @@ def test_a_cpu_node_has_its_own_engines_and_environment():
         assert config["placement_group_config"]["bundles"] == [{"CPU": 1, "node:<node1>": PIN}] * ranks
         # The replica's own actor must not take a slot that an engine rank needs.
         assert config["deployment_config"]["ray_actor_options"] == {"num_cpus": 0}
-        assert config["runtime_env"]["env_vars"] == CPU.env | {"UCX_PROTO_INFO": "y", "UCX_TLS": "tcp"} | OF_ALL
+        assert config["runtime_env"]["env_vars"] == CPU.env | {"UCX_PROTO_INFO": "y", "UCX_TLS": "tcp"} | COUNTERS
         assert config["engine_kwargs"]["enforce_eager"] is True
         assert config["engine_kwargs"]["kv_transfer_config"]["kv_buffer_device"] == "cpu"
         assert config["engine_kwargs"]["kv_transfer_config"]["kv_connector_extra_config"] == {
@@ -178,7 +179,7 @@ def test_only_gpu_engines_compile_anew_and_a_hardware_file_decides():
 def test_verbose_reaches_every_arm_as_far_as_it_applies():
     loud = Transport(verbose=True)
     collocated = plan_of("4xtp2", "collocated", transport=loud).llm_configs["collocated"]
-    assert collocated["runtime_env"]["env_vars"] == {"VLLM_LOGGING_LEVEL": "DEBUG"} | OF_ALL
+    assert collocated["runtime_env"]["env_vars"] == {"VLLM_LOGGING_LEVEL": "DEBUG"} | OF_GPUS
     prefill = plan_of("p1xtp1-d1xtp1", "pd-pack", transport=loud).llm_configs["prefill"]
     assert {"NIXL_LOG_LEVEL", "UCX_LOG_LEVEL", "VLLM_LOGGING_LEVEL"} <= set(prefill["runtime_env"]["env_vars"])
 
