@@ -217,7 +217,7 @@ def stop(deadline: float) -> bool:
     while _controller() is not None:
         if time.monotonic() > deadline:
             raise TimeoutError("Serve is still shutting down")
-        time.sleep(POLL_S)
+        time.sleep(0.1)
     return True
 
 

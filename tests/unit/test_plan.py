@@ -93,7 +93,7 @@ def test_arms_differ_in_nothing_but_the_layout(layout, mode):
     """Ingress, limits, context and streaming are the same in every arm, or arms would not compare."""
     plan = plan_of(layout, mode)
     assert plan.ingress == {
-        "num_replicas": 8, "max_ongoing_requests": 8192,
+        "num_replicas": 8, "max_ongoing_requests": 8192, "graceful_shutdown_wait_loop_s": 0.1,
         "ray_actor_options": {"num_cpus": 0, "resources": {HEAD_RESOURCE: PIN}},
     }  # fmt: skip
     for config in plan.llm_configs.values():
