@@ -72,7 +72,8 @@ def read(args: argparse.Namespace) -> tuple[Experiment, Experiment]:
     if args.minutes and not selected.blocks:
         raise ValueError("--minutes is for experiments with blocks")
     if args.block and args.block > (selected.blocks or 0):
-        raise ValueError(f"--block {args.block}: this experiment has {selected.blocks or 'no'} blocks")
+        more = f", --blocks {args.block} adds more" if selected.blocks else ""
+        raise ValueError(f"--block {args.block}: this experiment has {selected.blocks or 'no'} blocks{more}")
     return selected, select(experiment, None, levels, args.repeats)
 
 

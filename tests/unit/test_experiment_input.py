@@ -31,7 +31,10 @@ def test_a_block_beyond_the_last_is_reported(run_script, write):
     path = write(blocks=2)
     path.write_text(path.read_text().replace("repeats: 2\n", ""))
     done = run_script(path, "--block", "3")
-    assert (done.returncode, done.stderr) == (2, "run_experiment.py: error: --block 3: this experiment has 2 blocks\n")
+    said = "run_experiment.py: error: --block 3: this experiment has 2 blocks, --blocks 3 adds more\n"
+    assert (done.returncode, done.stderr) == (2, said)
+    more = run_script(path, "--block", "3", "--blocks", "3", "--dry-run")
+    assert more.returncode == 0 and "block 3" in more.stdout and "block 2" not in more.stdout
 
 
 @pytest.mark.parametrize(
