@@ -16,7 +16,7 @@ from packaging.version import Version
 
 from pdbench.cli import is_secret
 from pdbench.layout import Layout
-from pdbench.manifest import DISABLE_COMPILE_CACHE, Repository
+from pdbench.manifest import Repository
 from pdbench.nodes.gpus import nvidia_smi
 
 # requirements.txt pins them; assumed where a dry run happens without Ray or vLLM.
@@ -60,7 +60,7 @@ class Stack:
         rank alone: of two replicas on a node one fails at the next launch ("CUDA driver error: invalid argument"). Later
         versions have a folder for each GPU (vLLM #38962). Triton's kernels, most of what is compiled, stay cached.
         """
-        return {DISABLE_COMPILE_CACHE: "1"} if accelerator == "GPU" else {}
+        return {"VLLM_DISABLE_COMPILE_CACHE": "1"} if accelerator == "GPU" else {}
 
     @property
     def compiles_each_step_size(self) -> bool:

@@ -293,8 +293,7 @@ class Policy:
 
 def _move(engines: list[_Engine], more: int) -> None:
     """Give `more` engines the role of prefill, or with a negative number of decode: those with least to do in their own."""
-    source, target = ROLES[::-1] if more > 0 else ROLES
-    left = "to_come" if more > 0 else "waiting"
+    (source, target), left = (ROLES[::-1], "to_come") if more > 0 else (ROLES, "waiting")
     movable = [each for each in engines if each.role == source]
     for each in sorted(movable, key=lambda each: (getattr(each.last, left), each.last.engine))[: abs(more)]:
         each.role = target
