@@ -8,7 +8,7 @@ where these link the arms. A difference whose interval contains 0 is noise.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -90,25 +90,25 @@ def _intervals(measured: dict[str, Sample], row: Any, after: Any | None, bands: 
     for name, margin in (("next_best", "next_margin"), ("collocated", "collocated_margin")):
         low, high = leads.get((row.best, getattr(row, name)), repeats.NONE)
         found |= {f"{margin}_from": low - 1, f"{margin}_to": high - 1}
-    ends = repeats.of_geometric_mean(_changes(measured, row.best, after.best, row.high)) if after else repeats.NONE
+    ends = repeats.of_geometric_mean(_changes(measured, row.best, after.best)) if after else repeats.NONE
     return found | dict(zip(("high_from", "high_to"), ends, strict=True))
 
 
-def _changes(measured: dict[str, Sample], first: str, then: str, near: float) -> list[float]:
-    """Return the latency (ms) near which the better of two arms changes, once from each repeat of all their levels.
+def _changes(measured: dict[str, Sample], first: str, then: str) -> list[float]:
+    """Return the latency (ms) where the better of two arms changes, once from each repeat of all their levels.
 
-    Empty where it does not change in each of them. `measured` has columns throughput and latency.
+    Of several changes in a repeat it is the middle one: the nearest to that of the medians would vary too little. Empty where
+    one of them has no such change. `measured` has columns throughput and latency.
     """
     if not {first, then} <= measured.keys():
         return []
     found = []
     for repeat in _side_by_side(measured[first], measured[then]):
         drawn = {arm: attainable(arm, rows[:, 1], rows[:, 0]) for arm, rows in zip((first, then), repeat, strict=True)}
-        both = crossovers(drawn, set())
-        ends = [band.high for band, after in pairwise(both.itertuples()) if (band.best, after.best) == (first, then)]
-        if not ends:
+        changes = list(crossovers(drawn, set()).itertuples())[:-1]  # the last band has no end
+        if first not in [band.best for band in changes]:
             return []
-        found.append(min(ends, key=lambda latency: abs(latency - near)))
+        found.append(float(np.median([band.high for band in changes])))
     return found
 
 

@@ -389,6 +389,17 @@ def test_the_change_of_the_best_arm_is_that_within_blocks():
     assert (found["high_from"].iloc[0], found["high_to"].iloc[0]) == (pytest.approx(2), pytest.approx(2))
 
 
+def test_of_several_changes_in_a_repeat_the_middle_one_counts():
+    """1xtp1 attains 10 + 2x at x ms. In the first repeat PD overtakes at 2 ms, falls behind at 3, and overtakes at 6."""
+    at, pd_repeats = (1, 2.5, 4.5, 8), [(11, 15.5, 17.5, 28), (11, 14, 18.5, 29), (11, 14, 18, 28.5)]
+    rows = [("1xtp1", level, x, 9, 10 + 2 * x) for level, x in enumerate(at) for _ in pd_repeats]
+    rows += [(PD, level, x, 9, repeat[level]) for level, x in enumerate(at) for repeat in pd_repeats]
+    found = bands(table(*rows), "median_tpot_ms", "input_throughput_per_node")
+    assert list(found["best"]) == ["1xtp1", PD] and found["high"].iloc[0] == pytest.approx(5.5)
+    expected = of_geometric_mean([3, 5, 5.5])
+    assert tuple(found[["high_from", "high_to"]].iloc[0]) == pytest.approx(expected), "6 ms is nearer to that of the medians"
+
+
 def test_a_change_of_the_best_arm_has_no_interval_without_three_repeats_that_each_have_it():
     assert crossing(-0.1, 0.1)["high_from"].isna().all()
     assert crossing(-0.1, 0.0, 0.9)["high_from"].isna().all(), "in one repeat 1xtp1 stays the best"
