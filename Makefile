@@ -14,7 +14,7 @@ PUBLISHED := .venv-published
 # Two processes take unit tests, which share nothing, file by file; end-to-end tests share a cluster and two cores.
 TOGETHER := -n 2 --dist loadfile
 
-.PHONY: setup setup-published demo test unit test-fast check lint lock clean
+.PHONY: setup setup-published demo test test-fast check lint lock clean
 
 # PyTorch's CPU build comes first: the default index holds only the CUDA build of that version. Where
 # pip has no other place configured, uv knows PyTorch's own index.
@@ -60,13 +60,9 @@ $(PUBLISHED)/.installed: requirements-published-cpu.txt constraints-published-cp
 demo: setup
 	$(BIN)/python run_experiment.py configs/experiments/cpu_demo.yaml --results-dir $(RESULTS_DIR)
 
-# The check waits for the package index, most of its time.
-test: setup
-	@$(MAKE) --no-print-directory -j 2 check unit
-	$(BIN)/python -m pytest tests/e2e
-
-unit: setup
+test: check
 	$(BIN)/python -m pytest $(TOGETHER) tests/processes tests/unit
+	$(BIN)/python -m pytest tests/e2e
 
 test-fast: setup
 	$(BIN)/python -m pytest $(TOGETHER) tests/unit

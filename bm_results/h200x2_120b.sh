@@ -16,58 +16,47 @@ python -m pdbench.gates --against bm_results/h200x2_120b_tokens.json --transport
 ./run_bm.sh -e h200x2_120b_pack_p1xtp1-d1xtp1 --isl 5000 --osl 250 -c 4,8,16,24,32 --transport cuda_ipc --tokens bm_results/h200x2_120b_tokens.json --block 1 --results-dir bm_results
 python launch_gptoss.py --stop
 
-# 3: 1xtp2, block 1
-python launch_gptoss.py --mode collocated --layout 1xtp2 --model configs/models/gpt-oss-120b-shape.yaml --hardware configs/hardware/h200-x2.yaml --timeout 900
-./run_bm.sh -e h200x2_120b_1xtp2 --isl 5000 --osl 250 -c 4,8,16,24,32 --block 1 --results-dir bm_results
-python launch_gptoss.py --stop
-
-# 4: 1xtp2, block 2
+# 3: 1xtp2, block 2
 python launch_gptoss.py --mode collocated --layout 1xtp2 --model configs/models/gpt-oss-120b-shape.yaml --hardware configs/hardware/h200-x2.yaml --timeout 900
 ./run_bm.sh -e h200x2_120b_1xtp2 --isl 5000 --osl 250 -c 4,8,16,24,32 --block 2 --results-dir bm_results
 python launch_gptoss.py --stop
 
-# 5: pack_p1xtp1-d1xtp1, block 2
+# 4: pack_p1xtp1-d1xtp1, block 2
 python launch_gptoss.py --mode pd-pack --layout p1xtp1-d1xtp1 --model configs/models/gpt-oss-120b-shape.yaml --hardware configs/hardware/h200-x2.yaml --timeout 900
 python -m pdbench.gates --against bm_results/h200x2_120b_tokens.json --transport cuda_ipc
 ./run_bm.sh -e h200x2_120b_pack_p1xtp1-d1xtp1 --isl 5000 --osl 250 -c 4,8,16,24,32 --transport cuda_ipc --tokens bm_results/h200x2_120b_tokens.json --block 2 --results-dir bm_results
 python launch_gptoss.py --stop
 
-# 6: 2xtp1, block 2
-python launch_gptoss.py --mode collocated --layout 2xtp1 --model configs/models/gpt-oss-120b-shape.yaml --hardware configs/hardware/h200-x2.yaml --timeout 900
-python -m pdbench.gates --save bm_results/h200x2_120b_tokens.json
-./run_bm.sh -e h200x2_120b_2xtp1 --isl 5000 --osl 250 -c 4,8,16,24,32 --block 2 --results-dir bm_results
-python launch_gptoss.py --stop
-
-# 7: 2xtp1, block 3
+# 5: 2xtp1, block 3
 python launch_gptoss.py --mode collocated --layout 2xtp1 --model configs/models/gpt-oss-120b-shape.yaml --hardware configs/hardware/h200-x2.yaml --timeout 900
 python -m pdbench.gates --save bm_results/h200x2_120b_tokens.json
 ./run_bm.sh -e h200x2_120b_2xtp1 --isl 5000 --osl 250 -c 4,8,16,24,32 --block 3 --results-dir bm_results
 python launch_gptoss.py --stop
 
-# 8: 1xtp2, block 3
+# 6: 1xtp2, block 3
 python launch_gptoss.py --mode collocated --layout 1xtp2 --model configs/models/gpt-oss-120b-shape.yaml --hardware configs/hardware/h200-x2.yaml --timeout 900
 ./run_bm.sh -e h200x2_120b_1xtp2 --isl 5000 --osl 250 -c 4,8,16,24,32 --block 3 --results-dir bm_results
 python launch_gptoss.py --stop
 
-# 9: pack_p1xtp1-d1xtp1, block 3
+# 7: pack_p1xtp1-d1xtp1, block 3
 python launch_gptoss.py --mode pd-pack --layout p1xtp1-d1xtp1 --model configs/models/gpt-oss-120b-shape.yaml --hardware configs/hardware/h200-x2.yaml --timeout 900
 python -m pdbench.gates --against bm_results/h200x2_120b_tokens.json --transport cuda_ipc
 ./run_bm.sh -e h200x2_120b_pack_p1xtp1-d1xtp1 --isl 5000 --osl 250 -c 4,8,16,24,32 --transport cuda_ipc --tokens bm_results/h200x2_120b_tokens.json --block 3 --results-dir bm_results
 python launch_gptoss.py --stop
 
-# 10: 2xtp1, block 4
+# 8: 2xtp1, block 4
 python launch_gptoss.py --mode collocated --layout 2xtp1 --model configs/models/gpt-oss-120b-shape.yaml --hardware configs/hardware/h200-x2.yaml --timeout 900
 python -m pdbench.gates --save bm_results/h200x2_120b_tokens.json
 ./run_bm.sh -e h200x2_120b_2xtp1 --isl 5000 --osl 250 -c 4,8,16,24,32 --block 4 --results-dir bm_results
 python launch_gptoss.py --stop
 
-# 11: pack_p1xtp1-d1xtp1, block 4
+# 9: pack_p1xtp1-d1xtp1, block 4
 python launch_gptoss.py --mode pd-pack --layout p1xtp1-d1xtp1 --model configs/models/gpt-oss-120b-shape.yaml --hardware configs/hardware/h200-x2.yaml --timeout 900
 python -m pdbench.gates --against bm_results/h200x2_120b_tokens.json --transport cuda_ipc
 ./run_bm.sh -e h200x2_120b_pack_p1xtp1-d1xtp1 --isl 5000 --osl 250 -c 4,8,16,24,32 --transport cuda_ipc --tokens bm_results/h200x2_120b_tokens.json --block 4 --results-dir bm_results
 python launch_gptoss.py --stop
 
-# 12: 1xtp2, block 4
+# 10: 1xtp2, block 4
 python launch_gptoss.py --mode collocated --layout 1xtp2 --model configs/models/gpt-oss-120b-shape.yaml --hardware configs/hardware/h200-x2.yaml --timeout 900
 ./run_bm.sh -e h200x2_120b_1xtp2 --isl 5000 --osl 250 -c 4,8,16,24,32 --block 4 --results-dir bm_results
 python launch_gptoss.py --stop

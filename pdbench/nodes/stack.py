@@ -58,7 +58,7 @@ class Stack:
 
         Under Ray an engine sees all GPUs of its node. vLLM 0.29 stores compiled code, which names the GPU it was made for, by
         rank alone: of two replicas on a node one fails at the next launch ("CUDA driver error: invalid argument"). Later
-        versions have a folder for each GPU (vLLM #38962). Triton's kernels, most of what is compiled, stay cached.
+        versions have a folder for each GPU (vLLM #38962). Triton's kernels stay cached.
         """
         return {"VLLM_DISABLE_COMPILE_CACHE": "1"} if accelerator == "GPU" else {}
 

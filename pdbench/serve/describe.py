@@ -29,7 +29,7 @@ from pdbench.serve.controller import Bounds, Controller
 from pdbench.serve.counters import ENV, by_role, of_node
 from pdbench.serve.kv_tokens import by_role as kv_by_role
 from pdbench.serve.kv_tokens import of_node as kv_of_node
-from pdbench.serve.plan import HEAD_RESOURCE, LAST_REQUESTS, PIN, Plan
+from pdbench.serve.plan import HEAD_RESOURCE, PIN, QUICK_SHUTDOWN, Plan
 from pdbench.serve.pool import Report, assign, pool_of, reports, set_roles
 from pdbench.serve.serve_app import APP
 from pdbench.serve.serving_path import FALLBACK, HA_PROXY, haproxy_servers
@@ -251,5 +251,5 @@ def application(record: dict[str, Any], started: float, running: Running, ask: A
     from ray import serve
 
     options = {"num_cpus": 0, "resources": {HEAD_RESOURCE: PIN}}
-    deployment = serve.deployment(Describe, name="Describe", num_replicas=1, ray_actor_options=options, **LAST_REQUESTS)
+    deployment = serve.deployment(Describe, name="Describe", num_replicas=1, ray_actor_options=options, **QUICK_SHUTDOWN)
     return deployment.bind(record, started, running, ask)

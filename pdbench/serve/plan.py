@@ -19,7 +19,7 @@ PIN = 0.001
 HEAD_RESOURCE = "node:__internal_head__"
 MAX_ONGOING_REQUESTS = 8192
 # How often a replica that ends looks whether its last requests have, s: Ray's 2 s would be added to each stop.
-LAST_REQUESTS = {"graceful_shutdown_wait_loop_s": 0.1}
+QUICK_SHUTDOWN = {"graceful_shutdown_wait_loop_s": 0.1}
 
 Role = Literal["collocated", "prefill", "decode"]
 
@@ -141,7 +141,7 @@ def _ingress(replicas: int) -> dict[str, Any]:
     return {
         "num_replicas": replicas,
         "max_ongoing_requests": MAX_ONGOING_REQUESTS,
-        **LAST_REQUESTS,
+        **QUICK_SHUTDOWN,
         # Beside the HTTP proxy, in every arm, on the node that has no engines where there is such a one.
         "ray_actor_options": {"num_cpus": 0, "resources": {HEAD_RESOURCE: PIN}},
     }
@@ -172,7 +172,7 @@ def _llm_config(
         "deployment_config": {
             "num_replicas": pool.num,
             "max_ongoing_requests": MAX_ONGOING_REQUESTS,
-            **LAST_REQUESTS,
+            **QUICK_SHUTDOWN,
             # One try: a second start of the same engine only delays its error message.
             "max_constructor_retry_count": 1,
             **path.router_options,
