@@ -73,7 +73,7 @@ class Machine(Strict):
 
 
 # Not of what an engine serves, but how long its launch takes, and where it counts, with the port that it was launched at.
-NOT_SETTINGS = ("VLLM_DISABLE_COMPILE_CACHE", "PROMETHEUS_MULTIPROC_DIR")
+NOT_SETTINGS = ("VLLM_DISABLE_COMPILE_CACHE", "TRITON_CACHE_DIR", "PROMETHEUS_MULTIPROC_DIR")
 # Of an engine's settings, what arms that are compared may differ in: size, role and transport.
 LINK_MBIT = "PDBENCH_LINK_MBIT"  # of the engines' environment: of a slow link, see network.slow_link
 OF_AN_ARM = ("tensor_parallel_size", "kv_transfer_config", "UCX_", "NIXL_", "VLLM_NIXL_", LINK_MBIT)

@@ -54,13 +54,16 @@ class Stack:
         return {"jit_monitor_verbose": True} if accelerator == "GPU" and self.vllm >= Version("0.29") else {}
 
     def compile_cache(self, accelerator: str) -> dict[str, str]:
-        """Return environment that keeps engines from loading what another engine's GPU compiled.
+        """Return environment by which engines load Triton's kernels that were compiled before, whichever engine it was for.
 
         Under Ray an engine sees all GPUs of its node. vLLM 0.29 stores compiled code, which names the GPU it was made for, by
         rank alone: of two replicas on a node one fails at the next launch ("CUDA driver error: invalid argument"). Later
-        versions have a folder for each GPU (vLLM #38962). Triton's kernels stay cached.
+        versions have a folder for each GPU (vLLM #38962). Triton's kernels name none and are stored by their content, but
+        vLLM has a folder of them for each set of engine arguments: all engines get Triton's own folder instead.
         """
-        return {"VLLM_DISABLE_COMPILE_CACHE": "1"} if accelerator == "GPU" else {}
+        if accelerator != "GPU":
+            return {}
+        return {"VLLM_DISABLE_COMPILE_CACHE": "1", "TRITON_CACHE_DIR": str(Path.home() / ".triton/cache")}
 
     @property
     def compiles_each_step_size(self) -> bool:

@@ -44,7 +44,12 @@ def test_what_makes_two_deployments_differ(make_manifest, change, different):
 
 def test_machines_with_other_limits_ports_and_caches_have_the_same_identity(make_manifest):
     path = PATH | {"env": PATH["env"] | {"RAY_SERVE_HAPROXY_MAXCONN": "1536"}}
-    place = env(UCX_TCP_TX_SEG_SIZE="8k", PROMETHEUS_MULTIPROC_DIR="/dev/shm/8010", VLLM_DISABLE_COMPILE_CACHE="1")
+    place = env(
+        UCX_TCP_TX_SEG_SIZE="8k",
+        PROMETHEUS_MULTIPROC_DIR="/dev/shm/8010",
+        VLLM_DISABLE_COMPILE_CACHE="1",
+        TRITON_CACHE_DIR="/root/.triton",
+    )
     assert (
         differences(
             make_manifest(**KNOWN).identity, make_manifest(**KNOWN | {"serving_path": path, "llm_configs": place}).identity

@@ -1,5 +1,7 @@
 """From a layout to the plan of a launch: LLMConfigs, placement and environment."""
 
+from pathlib import Path
+
 import pytest
 from packaging.version import Version
 from pydantic import ValidationError
@@ -18,7 +20,7 @@ P5 = load_hardware(ROOT / "configs/hardware/p5.48xlarge.yaml")
 TINY = load_model(ROOT / "configs/models/gpt-oss-tiny.yaml")
 CPU = load_hardware(ROOT / "configs/hardware/cpu.yaml")
 COUNTERS = {"PROMETHEUS_MULTIPROC_DIR": "/dev/shm/pdbench-counters-8000"}
-OF_GPUS = COUNTERS | {"VLLM_DISABLE_COMPILE_CACHE": "1"}
+OF_GPUS = COUNTERS | {"VLLM_DISABLE_COMPILE_CACHE": "1", "TRITON_CACHE_DIR": str(Path.home() / ".triton/cache")}
 PATH = choose(load_serve(), {}, {}, False, "power-of-two", Version("2.60.0"))
 ARMS = [("4xtp2", "collocated"), ("16xtp1", "collocated"), ("p2xtp2-d1xtp4", "pd-pack"), ("p1xtp8-d2xtp2", "pd-spread")]
 
@@ -168,12 +170,13 @@ def test_steps_are_padded_where_the_hardware_file_says_so_and_vllm_needs_it(monk
     assert "compilation_config" not in engine(P5)
 
 
-def test_only_gpu_engines_compile_anew_and_a_hardware_file_decides():
+def test_only_gpu_engines_compile_anew_with_one_folder_of_kernels_and_a_hardware_file_decides():
     """A replica would load what another one's GPU compiled; CPU engines have no such thing."""
-    cached = P5.model_copy(update={"env": {"VLLM_DISABLE_COMPILE_CACHE": "0"}})
+    chosen = {"VLLM_DISABLE_COMPILE_CACHE": "0", "TRITON_CACHE_DIR": "/shared/triton"}
+    cached = P5.model_copy(update={"env": chosen})
     plans = plan_of("2xtp1", "collocated", TINY, CPU), plan_of("2xtp1", "collocated", hardware=cached)
     given = [plan.llm_configs["collocated"]["runtime_env"]["env_vars"] for plan in plans]
-    assert [env.get("VLLM_DISABLE_COMPILE_CACHE") for env in given] == [None, "0"]
+    assert [{name: env.get(name) for name in chosen} for env in given] == [dict.fromkeys(chosen), chosen]
 
 
 def test_verbose_reaches_every_arm_as_far_as_it_applies():
