@@ -15,10 +15,9 @@ from pdbench.planner.simulator import Workload
 NAMED = 3  # layouts worth measuring
 UNIT = 16  # GPUs of one deployment, unless said
 _FINALISTS, _MOST = 8, 16  # at least and at most: it ends where closed form, rarely too low, promises less than is found
-_UP, _DOWN = (
-    1.2,
-    0.7,
-)  # from the load that closed form finds, until it lies between one that keeps the target and one that does not
+# From the load that closed form finds, until it lies between one that keeps the target and one that does not; downwards by
+# the factor by which the target is missed, within these.
+_UP, _DOWN, _FAR = 1.2, 0.9, 0.25
 _TRIES = 5  # loads simulated of a layout
 _STEP = 1.5  # from one load of a sweep to the next
 _NEAR = 0.05  # how far apart these two may be in the end
@@ -138,16 +137,14 @@ def _simulated(model: Model, cell: Cell, limits: dict[str, float], workload: Wor
     found: list[Prediction] = []
     for _ in range(_TRIES):
         found += predict(model, cell.layout, [level], workload, _SEEDS)
-        if excess(found[-1].values, limits) <= 1:
-            kept = level
-        else:
-            missed = level
+        over = excess(found[-1].values, limits)
+        kept, missed = (level, missed) if over <= 1 else (kept, level)
         if missed - kept <= max(1, _NEAR * kept):
             break
-        between = (kept + missed) // 2
-        level = (
-            between if kept and missed <= most else min(most, round(level * _UP) + 1) if kept else max(1, int(level * _DOWN))
-        )
+        if not kept:
+            level = max(1, int(level * max(_FAR, min(_DOWN, 1 / over))))
+        else:
+            level = (kept + missed) // 2 if missed <= most else min(most, round(level * _UP) + 1)
     best = max(found, key=lambda one: (_throughput_within(one.values, limits), -excess(one.values, limits)))
     return Choice(cell.units, best, excess(best.values, limits))
 

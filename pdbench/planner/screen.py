@@ -20,6 +20,7 @@ _FULL = 0.97  # of a server's time; beyond that its queue is no queue any more
 # Of the mean, where the public study's levels have it in the middle.
 _OF_TPOT = {"mean": 1.0, "median": 1.0, "p99": 1.14}
 _OF_TTFT = {"mean": 1.0, "median": 0.87, "p99": 2.5}
+_LATE = 0.95  # a level has 5 K requests and begins with K at once, so that 1% of all are the last 5% of these
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,14 @@ def screen(model: Model, layouts: Sequence[Layout], gpus: int, workload: Workloa
     for layout in layouts:
         costs = costs_of(layout, model.parameters, model.engine, workload.isl, workload.osl, most)
         throughput, tpot, ttft = _closed_form(layout, costs, running, workload)
+        first = _LATE * _prompt(costs, workload) / (layout.prefill or layout.decode).num
         in_flight = throughput * (ttft + (workload.osl - 1) * tpot)
         units = gpus // layout.gpus
         for x, t, f, k in zip(throughput, tpot, ttft, in_flight):
             if np.isfinite(x) and k >= 1:
                 values = {"request_throughput": x} | {f"{of}_tpot_ms": 1e3 * t * share for of, share in _OF_TPOT.items()}
                 values |= {f"{of}_ttft_ms": 1e3 * f * share for of, share in _OF_TTFT.items()}
+                values["p99_ttft_ms"] = max(values["p99_ttft_ms"], 1e3 * (f + first * k))
                 found.append(Cell(layout, units, round(k), x * units, values))
     return found
 
@@ -84,7 +87,7 @@ def _closed_form(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Requests/s, TPOT and TTFT (s) of one unit, by running requests per decode replica; NaN where prefill cannot keep up."""
     tokens, step = max(1, workload.osl - 1), np.array(costs.steps)[running]
-    prompt = costs.prefill * workload.isl + costs.admit
+    prompt = _prompt(costs, workload)
     prefillers = (layout.prefill or layout.decode).num
     slow = is_unequal(layout)
     stall = costs.stall + (costs.stall_slow if slow else 0.0) if layout.prefill else prompt - (1 - costs.mixed) * step
@@ -100,3 +103,8 @@ def _closed_form(
     ttft = costs.request + prompt + queued + costs.handover + transfer + 1.5 * step
     throughput = np.where((busy < _FULL) & (pulling < _FULL), throughput, np.nan)
     return throughput, tpot, ttft
+
+
+def _prompt(costs: Costs, workload: Workload) -> float:
+    """What one prompt takes a prefill replica (s)."""
+    return costs.prefill * workload.isl + costs.admit

@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.planner import made_up
 from pdbench.analysis.sla import parse
 from pdbench.layout import Layout
 from pdbench.planner import recommending, screen
@@ -30,7 +31,7 @@ def test_each_ratio_is_tried_once_and_fills_a_node():
     assert all(layout.gpus <= 4 for layout in screen.units_of(MODEL, 4, 12))
 
 
-@pytest.mark.parametrize("target", ["tpot=10,ttft=600", "tpot=14,ttft=2000"])
+@pytest.mark.parametrize("target", ["tpot=10,ttft=600", "tpot=14,ttft=2000", "ttft=300", "p99_ttft=1500"])
 def test_no_layout_that_was_left_out_beats_those_named(target):
     """All layouts are simulated at many loads, as the recommendation does for some only; the rest is chance."""
     found = recommending.recommend(MODEL, parse(target), 64, WORKLOAD, 8)
@@ -44,6 +45,17 @@ def test_no_layout_that_was_left_out_beats_those_named(target):
     third = sorted(most.values())[-3]
     assert len(found.choices) == 3
     assert all(choice.fleet_throughput >= 0.95 * third for choice in found.choices)
+
+
+@pytest.mark.parametrize("limit", [800, 1500, 3000])
+def test_the_search_reaches_the_low_loads_that_a_bound_on_p99_leaves(limit):
+    """A level begins with all its requests at once, so that the last of these wait for all others: 8xtp1 was never named."""
+    model, bound = made_up(), parse(f"p99_ttft={limit}")
+    choices = recommending.recommend(model, bound, 8, WORKLOAD).choices
+    assert Layout.parse("8xtp1") in [choice.layout for choice in choices]
+    swept = [predict(model, Layout.parse("8xtp1"), [level], WORKLOAD, (1, 2))[0].values for level in range(4, 120, 4)]
+    kept = [values["request_throughput"] for values in swept if values["p99_ttft_ms"] <= limit]
+    assert choices[0].fleet_throughput >= 0.95 * max(kept)
 
 
 def test_no_choice_has_more_requests_in_flight_than_the_runs_had():
