@@ -167,12 +167,14 @@ def test_the_heading_says_hardware_runs_and_launches(study, level_content, make_
     assert draw(known.table, View(), known).get_suptitle().endswith("\nnodes of 8 GPUs · 2 runs of each level")
     manifest = make_manifest(accelerator="H100", gpus_per_node=4)
     manifest.levels = [speed_record(name.removesuffix(".json"), 1.0) for name in files]
-    for record, launched in zip(manifest.levels, ("first", "second", "first", "second"), strict=True):
+    for record, launched in zip(manifest.levels, ("first", "second", "third", "fourth"), strict=True):
         record.launched = launched
     manifest.write(tmp_path / NAMES.format("p1xtp2-d1xtp2"))
     known = read_study([tmp_path / NAMES.format("p1xtp2-d1xtp2")])
     title = draw(known.table, View(), known).get_suptitle()
-    assert title == "tiny · ISL 100 · OSL 11 · mixed\nnodes of 4 H100 · 2 runs of each level, in 2 launches"
+    assert title == "tiny · ISL 100 · OSL 11 · mixed\nnodes of 4 H100 · 2 runs of each level, in 4 launches"
+    shown = known.table[known.table["level"] == 4]
+    assert draw(shown, View(), known).get_suptitle().endswith(" · 2 runs of each level, in 2 launches")
 
 
 # -- the ceiling --

@@ -8,7 +8,7 @@ from pdbench.analysis.decision import judged
 from pdbench.analysis.sla import Bound
 from pdbench.read.level_file import ResultError
 from pdbench.read.results import CHUNK_SIZE, Study, contenders, node_words
-from pdbench.workload import SHIFT
+from pdbench.workload import SHIFT, Level
 
 LATENCIES = {"token": "median_tpot_ms", "first_token": "median_ttft_ms", "chunk": "chunk_latency_ms"}
 
@@ -129,11 +129,12 @@ def _counted(numbers: pd.Series, noun: str) -> str:
 
 
 def _launches(table: pd.DataFrame, study: Study) -> list[int]:
-    """How often each folder's deployment was launched; nothing where a manifest is missing, or does not say."""
+    """How often each folder's deployment was launched for these levels; none where a manifest is missing, or does not say."""
     counts = []
-    for folder in table["folder"].unique():
+    for folder, rows in table.groupby("folder", sort=False):
         manifest = study.folders[folder].manifest
-        launched = {record.launched for record in manifest.levels} if manifest else {None}
+        shown = {Level(row.kind, row.level, row.repeat).stem for row in rows.itertuples()}
+        launched = {record.launched for record in manifest.levels if record.level in shown} if manifest else {None}
         if None in launched or not launched:
             return []
         counts.append(len(launched))
