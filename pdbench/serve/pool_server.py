@@ -1,11 +1,14 @@
 """Serve an engine of a pool, and route requests by the replicas' roles: see pool.py. Imports vLLM, which takes seconds."""
 
+import asyncio
 import contextlib
+import os
 import random
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.llm.deployment import LLMServer, PDDecodeServer
@@ -13,6 +16,8 @@ from ray.serve.request_router import RequestRouter
 
 from pdbench.serve.pool import DECODE, PREFILL
 from pdbench.serve.pool_work import Work
+
+WATCH_S = 0.1  # between two looks at whether the engine is alive
 
 
 class PoolServer(PDDecodeServer):
@@ -25,6 +30,23 @@ class PoolServer(PDDecodeServer):
         self.running, self.ended, self.work = {PREFILL: 0, DECODE: 0}, {PREFILL: 0, DECODE: 0}, Work()
         siblings = serve.get_deployment_handle(here.deployment, here.app_name)
         await super().__init__(llm_config, prefill_server=siblings, **kwargs)
+        self.watch = asyncio.create_task(self._end_with_engine())
+
+    async def _end_with_engine(self) -> None:
+        """End this process when its engine is dead, so that routers send their requests elsewhere.
+
+        Ray Serve looks every 10 s, and acts the third time. Until then a dead engine fails requests at once, so that it has the
+        least work and gets nearly all of them.
+        """
+        while True:
+            await asyncio.sleep(WATCH_S)
+            try:
+                await self.check_health()
+            except Exception:
+                for rest in psutil.Process().children(recursive=True):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        rest.kill()
+                os._exit(1)
 
     async def completions(self, request: Any, raw_request_info: Any = None) -> Any:
         """Answer a request, or compute its prompt where it says that another replica will read it."""

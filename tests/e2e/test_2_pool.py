@@ -4,6 +4,8 @@ import contextlib
 import itertools
 import re
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import requests
@@ -74,6 +76,26 @@ def follows_the_load(tmp_path, tokens):
     assert last["controller"] and found.get("controller") is None, "nobody moves them now"
     lines = module("gates", "--against", str(tokens)).stdout
     assert "ok   token-equality: 36 of 36" in lines, "the last table stays"
+    loses_an_engine()
+
+
+def loses_an_engine():
+    """Requests that come after an engine died are answered by the others, long before another one is loaded."""
+    cores = [p for p in psutil.process_iter(["cmdline"]) if "EngineCore" in " ".join(p.info["cmdline"] or [])]
+    assert len(cores) == 3
+    cores[0].kill()
+    cores[0].wait(30)
+    time.sleep(1)  # its replica sees that within a second
+    with ThreadPoolExecutor(3) as clients:
+        answered = list(clients.map(answer, range(24)))
+    assert answered == [8] * 24
+
+
+def answer(number: int) -> int | str:
+    """Return how many tokens a request got, or what came instead."""
+    asked = {"model": "gpt-oss-tiny", "prompt": list(range(number, number + 200)), "max_tokens": 8, "ignore_eos": True}
+    got = requests.post(f"{URL}/v1/completions", json=asked, timeout=60)
+    return got.json()["usage"]["completion_tokens"] if got.ok else got.text
 
 
 def describes_itself() -> bool:
