@@ -59,11 +59,12 @@ class Stack:
         Under Ray an engine sees all GPUs of its node. vLLM 0.29 stores compiled code, which names the GPU it was made for, by
         rank alone: of two replicas on a node one fails at the next launch ("CUDA driver error: invalid argument"). Later
         versions have a folder for each GPU (vLLM #38962). Triton's kernels name none and are stored by their content, but
-        vLLM has a folder of them for each set of engine arguments: all engines get Triton's own folder instead.
+        vLLM has a folder of them for each set of engine arguments: all engines get Triton's own folder instead, in the home
+        of the node that they run on (Ray expands it there).
         """
         if accelerator != "GPU":
             return {}
-        return {"VLLM_DISABLE_COMPILE_CACHE": "1", "TRITON_CACHE_DIR": str(Path.home() / ".triton/cache")}
+        return {"VLLM_DISABLE_COMPILE_CACHE": "1", "TRITON_CACHE_DIR": "${HOME}/.triton/cache"}
 
     @property
     def compiles_each_step_size(self) -> bool:

@@ -54,10 +54,11 @@ class Keeper:
         """Start the server; `keeper` is the text of keeper.py."""
         program, *options = shlex.split(command)
         self.url = url
+        here = {name: os.path.expandvars(value) for name, value in environment.items()}  # as Ray does for its own workers
         # Ray ends what a worker has started with the worker, but not what that has started.
         self.process = subprocess.Popen(
             [sys.executable, "-", self._find(program) or program, *options],
-            stdin=subprocess.PIPE, env=os.environ | environment,
+            stdin=subprocess.PIPE, env=os.environ | here,
         )  # fmt: skip
         assert self.process.stdin  # a pipe
         self.process.stdin.write(keeper.encode())

@@ -5,10 +5,12 @@ import contextlib
 import json
 import threading
 from http.server import ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
-from pdbench.serve.bare_servers import engine_counts
+from pdbench.serve import keeper
+from pdbench.serve.bare_servers import Keeper, engine_counts
 from pdbench.serve.client import ServerError
 from pdbench.serve.readiness import REMOTE_DECODE, ask_servers
 from tests.helpers.answering import Answering
@@ -68,3 +70,16 @@ def test_a_server_that_fails_or_is_gone_is_reported(start):
         asyncio.run(ask_servers([prefill, decode], "m"))
     with pytest.raises(ServerError, match="no prefill server runs"):
         asyncio.run(ask_servers([prefill | {"runs": False}, decode], "m"))
+
+
+def test_a_server_gets_paths_of_its_own_node(tmp_path, monkeypatch):
+    """Ray expands variables of its workers' environment, and a bare server is to find the same folders."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    program = tmp_path / "serve"
+    program.write_text('#!/bin/sh\nprintf %s "$TRITON_CACHE_DIR" >"$HOME/seen"\n')
+    program.chmod(0o755)
+    of_node = Keeper("one", "collocated")
+    asked = {"TRITON_CACHE_DIR": "${HOME}/.triton/cache"}
+    of_node.start("http://127.0.0.1:1", str(program), asked, Path(keeper.__file__).read_text())
+    assert of_node.process.wait(30) == 0
+    assert (tmp_path / "seen").read_text() == f"{tmp_path}/.triton/cache"

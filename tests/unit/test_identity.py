@@ -48,7 +48,7 @@ def test_machines_with_other_limits_ports_and_caches_have_the_same_identity(make
         UCX_TCP_TX_SEG_SIZE="8k",
         PROMETHEUS_MULTIPROC_DIR="/dev/shm/8010",
         VLLM_DISABLE_COMPILE_CACHE="1",
-        TRITON_CACHE_DIR="/root/.triton",
+        TRITON_CACHE_DIR="/shared/triton",
     )
     assert (
         differences(

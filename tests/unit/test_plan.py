@@ -1,7 +1,5 @@
 """From a layout to the plan of a launch: LLMConfigs, placement and environment."""
 
-from pathlib import Path
-
 import pytest
 from packaging.version import Version
 from pydantic import ValidationError
@@ -20,7 +18,7 @@ P5 = load_hardware(ROOT / "configs/hardware/p5.48xlarge.yaml")
 TINY = load_model(ROOT / "configs/models/gpt-oss-tiny.yaml")
 CPU = load_hardware(ROOT / "configs/hardware/cpu.yaml")
 COUNTERS = {"PROMETHEUS_MULTIPROC_DIR": "/dev/shm/pdbench-counters-8000"}
-OF_GPUS = COUNTERS | {"VLLM_DISABLE_COMPILE_CACHE": "1", "TRITON_CACHE_DIR": str(Path.home() / ".triton/cache")}
+OF_GPUS = COUNTERS | {"VLLM_DISABLE_COMPILE_CACHE": "1", "TRITON_CACHE_DIR": "${HOME}/.triton/cache"}
 PATH = choose(load_serve(), {}, {}, False, "power-of-two", Version("2.60.0"))
 ARMS = [("4xtp2", "collocated"), ("16xtp1", "collocated"), ("p2xtp2-d1xtp4", "pd-pack"), ("p1xtp8-d2xtp2", "pd-spread")]
 
