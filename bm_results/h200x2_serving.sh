@@ -42,5 +42,16 @@ python launch_gptoss.py --mode collocated --layout 2xtp1 --model configs/models/
 ./run_bm.sh -e h200x2_serving_2xtp1 --isl 5000 --osl 250 -c 4,16 --block 3 --results-dir bm_results
 python launch_gptoss.py --stop
 
+# 8: 2xtp1_direct-streaming, block 4
+python launch_gptoss.py --mode collocated --layout 2xtp1 --model configs/models/gpt-oss-20b-shape.yaml --hardware configs/hardware/h200-x2.yaml --timeout 900 --direct-streaming
+./run_bm.sh -e h200x2_serving_2xtp1_direct-streaming --isl 5000 --osl 250 -c 4,16 --block 4 --results-dir bm_results
+python launch_gptoss.py --stop
+
+# 9: pack_p1xtp1-d1xtp1_direct-streaming, block 4
+python launch_gptoss.py --mode pd-pack --layout p1xtp1-d1xtp1 --model configs/models/gpt-oss-20b-shape.yaml --hardware configs/hardware/h200-x2.yaml --timeout 900 --direct-streaming
+python -m pdbench.gates --against bm_results/h200x2_serving_tokens.json --transport cuda_ipc
+./run_bm.sh -e h200x2_serving_pack_p1xtp1-d1xtp1_direct-streaming --isl 5000 --osl 250 -c 4,16 --transport cuda_ipc --tokens bm_results/h200x2_serving_tokens.json --block 4 --results-dir bm_results
+python launch_gptoss.py --stop
+
 python -m pdbench.local_cluster stop
-python viz.py --exps bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_2xtp1 bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_2xtp1_asked bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_bare_2xtp1 bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_pack_p1xtp1-d1xtp1 bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_bare_p1xtp1-d1xtp1 --gpus-per-node 2 --log-concurrency --show-overhead --show-blocks --plot-path bm_results/h200x2_serving.png
+python viz.py --exps bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_2xtp1 bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_bare_2xtp1 bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_2xtp1_asked bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_2xtp1_direct-streaming bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_pack_p1xtp1-d1xtp1 bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_bare_p1xtp1-d1xtp1 bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_serving_pack_p1xtp1-d1xtp1_direct-streaming --gpus-per-node 2 --log-concurrency --show-overhead --show-blocks --plot-path bm_results/h200x2_serving.png

@@ -119,13 +119,17 @@ def test_mistakes_are_reported_in_one_line(tmp_path, capsys, argv, reported):
 @pytest.mark.parametrize(
     ("experiment", "verdicts"),
     [
-        ("first", ["holds", "partly", "partly", "fails", "no-data", *["no-data"] * 7]),
-        ("120b", ["holds", "fails", "fails", "fails", *["no-data"] * 3, "partly", "partly", "holds", "holds", "holds"]),
-        ("network", [*["no-data"] * 4, "partly", "partly", "fails", *["no-data"] * 5]),
+        ("h200x2_first", ["holds", "partly", "partly", "fails", "no-data", *["no-data"] * 7]),
+        ("h200x2_120b", ["holds", "fails", "fails", "fails", *["no-data"] * 3, "partly", "partly", "holds", "holds", "holds"]),
+        ("h200x2_network", [*["no-data"] * 4, "partly", "partly", "fails", *["no-data"] * 5]),
+        ("itl8000_otl50_mixed_h200x2_lengths", ["holds", "holds", "no-data", "fails", *["no-data"] * 8]),
+        ("itl5000_otl250_mixed_h200x2_lengths", [*["holds"] * 4, *["no-data"] * 8]),
+        ("itl2000_otl500_mixed_h200x2_lengths", [*["fails"] * 4, *["no-data"] * 8]),
+        ("itl500_otl1000_mixed_h200x2_lengths", [*["fails"] * 4, *["no-data"] * 8]),
     ],
 )
 def test_the_claims_of_our_own_results(experiment, verdicts):
     """What docs/GPU.md says of them."""
-    folders = sorted((ROOT / "bm_results").glob(f"*_h200x2_{experiment}_*"))
+    folders = sorted((ROOT / "bm_results").glob(f"*_{experiment}_*"))
     found = claims.check(claims.load(ROOT / "configs/claims/h200x2.yaml"), read_evidence(folders))
     assert [verdict.verdict for verdict in found] == verdicts
