@@ -38,14 +38,16 @@ def main(argv: list[str] | None = None) -> None:
     from pdbench.analysis.intervals import level_intervals
     from pdbench.analysis.overhead import overheads
     from pdbench.analysis.pieces import coarser
+    from pdbench.analysis.sharing import shares
     from pdbench.analysis.stalls import stall_lines
     from pdbench.output import answers, tables
+    from pdbench.output.sharing_text import print_shares
     from pdbench.read.export import export
     from pdbench.read.level_file import ResultError
 
     goodput = per_request(args.sla or ())
     asked = (args.sla, args.export, args.report, args.json, args.audit, args.show_stalls, args.show_intervals, args.show_itl)
-    details = any(asked) or args.figure in OF_REQUESTS
+    details = any(asked) or args.show_sharing or args.figure in OF_REQUESTS
     try:
         study = answers.read(args, goodput, details)
         table = study.table
@@ -65,6 +67,8 @@ def main(argv: list[str] | None = None) -> None:
                 print(line)
         if args.show_overhead:
             tables.print_overheads(overheads(compared.table))
+        if args.show_sharing:
+            print_shares(shares(compared))
         if args.audit:
             tables.print_findings(findings)
         if decides(args):

@@ -184,13 +184,14 @@ def figure_steps(name: str, experiment: Experiment, results: Path, without: Coll
 def _fitting_figures(experiment: Experiment, arms: list[Arm]) -> list[list[str]]:
     """Options of each figure, without those that a selection of arms has nothing for.
 
-    It may lack another arm to compare stalls or blocks with, a control, a KV transfer to draw, or the figure's level.
+    It may lack another arm to compare stalls or blocks with, a control, several replicas, a KV transfer to draw, or the level.
     """
     contenders = [arm for arm in arms if arm.mode not in CONTROLS]
     kinds = {arm.is_pd for arm in contenders}
     fits = {
         "--show-stalls": len(kinds) == 2,
         "--show-overhead": _has_pair(arms),
+        "--show-sharing": any(Layout.parse(arm.layout).decode.num > 1 for arm in arms),
         "--show-blocks": bool(experiment.blocks) and False in kinds and len(contenders) > 1,
     }
     figures = [options for options in experiment.figures if True in kinds or "network" not in options]

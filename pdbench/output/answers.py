@@ -73,7 +73,9 @@ def audited(study: Study, args: argparse.Namespace) -> tuple[list[Finding], dict
         ResultError: nothing remains.
     """
     compares = args.show_decision or args.sla or args.gpu_hour_price or args.report or args.json or args.figure in COMPARED
-    compares = compares or args.show_stalls or args.show_blocks or args.show_overhead or args.show_intervals
+    compares = (
+        compares or args.show_stalls or args.show_blocks or args.show_overhead or args.show_intervals or args.show_sharing
+    )
     findings = audit(study) if args.audit or compares else []
     left_out = refuted(findings) if compares and not args.include_refuted else {}
     compared, arms = study.without(left_out), dict(zip(study.table["folder"], study.table["arm"], strict=True))
@@ -130,7 +132,7 @@ def write_json(
     from pdbench.output import json_answers
 
     latency = LATENCIES[LATENCY_MODES[args.latency_mode]]
-    added = {"overhead": args.show_overhead, "blocks": args.show_blocks}
+    added = {"overhead": args.show_overhead, "blocks": args.show_blocks, "sharing": args.show_sharing}
     json_answers.write(
         args.json, study, findings, left_out, latency, throughput_column(args), args.sla or (), args.gpu_hour_price, **added
     )

@@ -16,6 +16,7 @@ from pdbench.analysis.audit import Finding
 from pdbench.analysis.blocks import paired
 from pdbench.analysis.intervals import level_intervals
 from pdbench.analysis.overhead import overheads
+from pdbench.analysis.sharing import shares
 from pdbench.analysis.shift import Run, attainment
 from pdbench.analysis.sla import Bound
 from pdbench.files import write_atomically
@@ -28,6 +29,7 @@ SCHEMA = 1
 def write(
     path: Path, study: Study, findings: Sequence[Finding], left_out: Mapping[str, Sequence[str]], latency: str,
     throughput: str, bounds: Sequence[Bound] = (), price: float | None = None, overhead: bool = False, blocks: bool = False,
+    sharing: bool = False,
 ) -> None:  # fmt: skip
     """Write the file, whole or not at all.
 
@@ -37,7 +39,7 @@ def write(
         latency, throughput: columns of its table, which the bands are of.
         bounds: of the SLA that is to be answered.
         price: of an hour of one GPU.
-        overhead, blocks: what is added of controls, and of blocks.
+        overhead, blocks, sharing: what is added of controls, of blocks, and of replicas.
 
     Raises:
         ResultError: the file cannot be written; or the table lacks what is asked for.
@@ -55,6 +57,7 @@ def write(
     content["intervals"] = _records(level_intervals(study))
     content |= {"overhead": _records(overheads(table))} if overhead else {}
     content |= {"blocks": _records(paired(table))} if blocks else {}
+    content |= {"sharing": _records(shares(study))} if sharing else {}
     with naming(path):
         write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 

@@ -73,6 +73,8 @@ def _add_answers(parser: Parser) -> None:
         help="each arm over the first collocated one, within blocks, with 95%% intervals")  # fmt: skip
     add("--show-overhead", action="store_true",
         help="what Ray Serve adds to TTFT and TPOT, and takes from throughput, beside control arms without it")  # fmt: skip
+    add("--show-sharing", action="store_true",
+        help="how evenly requests are shared out among an arm's replicas, by when their tokens came")  # fmt: skip
     add("--audit", action="store_true", help="print what to know before believing these folders, and what to do about it")
     add("--show-decision", action="store_true", help="which layout is best in which band of latency (see --latency-mode)")
     add("--predicted-by", type=Path, metavar="MODEL",
@@ -84,8 +86,8 @@ def _add_answers(parser: Parser) -> None:
     add("--gpu-hour-price", type=above_zero, metavar="P", help="price of a million tokens, at P for an hour of a GPU")
     add("--export", type=table_path, metavar="PATH", help=f"write every measurement, {', '.join(TABLE_FORMATS)}")
     add("--json", type=json_path, metavar="PATH",
-        help="write the decision, the answer to --sla, the audit and the intervals as numbers; with --show-overhead and"
-        " --show-blocks those too; with --figure shift what that prints")  # fmt: skip
+        help="write the decision, the answer to --sla, the audit and the intervals as numbers; with --show-overhead,"
+        " --show-blocks and --show-sharing those too; with --figure shift what that prints")  # fmt: skip
     add("--report", type=html_path, metavar="PATH",
         help="write one self-contained HTML file: decision, crossovers, interactive chart, tables, provenance")  # fmt: skip
 
@@ -134,7 +136,7 @@ def is_by_levels(args: argparse.Namespace) -> bool:
 
 
 def _compares(args: argparse.Namespace) -> bool:
-    shown = (args.show_stalls, args.show_intervals, args.show_blocks, args.show_overhead, args.report)
+    shown = (args.show_stalls, args.show_intervals, args.show_blocks, args.show_overhead, args.show_sharing, args.report)
     return any(shown) or bool(args.json and args.figure != "shift") or decides(args)
 
 

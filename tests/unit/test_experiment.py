@@ -192,7 +192,7 @@ def test_control_arms_are_measured_like_any_other(write, tmp_path):
 
 
 def test_overhead_is_shown_where_an_arm_and_its_control_are_left(write, tmp_path):
-    experiment = load_experiment(write(arms=CONTROL, figures=[["--show-overhead", "--show-stalls"]]))
+    experiment = load_experiment(write(arms=CONTROL, figures=[["--show-overhead", "--show-stalls", "--show-sharing"]]))
 
     def shown(*without):
         (step,) = figure_steps("small", experiment, tmp_path, without=without)
@@ -201,6 +201,14 @@ def test_overhead_is_shown_where_an_arm_and_its_control_are_left(write, tmp_path
     assert shown() == {"--show-overhead", "--show-stalls"}
     assert shown("bare_p1xtp1-d1xtp1", "pack_p1xtp1-d1xtp1") == {"--show-overhead"}
     assert shown("1xtp1", "bare_p1xtp1-d1xtp1") == set(), "controls are no arms to compare stalls with"
+
+
+def test_sharing_is_shown_where_an_arm_with_several_replicas_is_left(write, tmp_path):
+    experiment = small(write, figures=[["--show-sharing"]])
+    shown = {
+        label: "--show-sharing" in figure_steps("small", experiment, tmp_path, without=[label])[0].command for label in ARMS
+    }
+    assert shown == {"2xtp1": False, "pack_p1xtp1-d1xtp1": True}
 
 
 def test_blocks_are_compared_where_a_collocated_arm_and_another_are_left(write, tmp_path):
