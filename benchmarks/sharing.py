@@ -79,19 +79,19 @@ def main(argv: list[str] | None = None) -> int:
     if not arms:
         parser.error("no folder has an arm with one decoding replica and per-request details")
     alone = [(level, is_pd) for levels, is_pd in arms for level in levels]
-    split = sum(bool(np.isnan(of_level(level, 1, is_pd)[0])) for level, is_pd in alone)
+    split = sum(bool(np.isnan(of_level(level, 1, is_pd).least)) for level, is_pd in alone)
     print(f"levels of one replica: {len(alone)}, not clear: {split}")
     errors, widths, unclear = [], [], 0
     cases = [(parts, is_pd) for levels, is_pd in arms for parts in combinations(levels, args.replicas)]
     for parts, is_pd in track(cases, "combinations", console=CONSOLE):
         whole, part_of = put_together(parts)
-        least, greatest, _ = of_level(whole, args.replicas, is_pd)
-        if np.isnan(least):
+        share = of_level(whole, args.replicas, is_pd)
+        if np.isnan(share.least):
             unclear += 1
             continue
         true = true_share(whole, part_of, is_pd)
-        errors.append(max(least - true, true - greatest, 0.0))
-        widths.append(greatest - least)
+        errors.append(max(share.least - true, true - share.greatest, 0.0))
+        widths.append(share.greatest - share.least)
     wrong = sum(error > OFF for error in errors)
     print(f"put together by {args.replicas}: {len(cases)}, not clear: {unclear}", end=", ")
     print(f"true share outside by more than {OFF:.0%}: {wrong}, at most by {max(errors, default=0):.1%}")

@@ -7,6 +7,7 @@ per-request details. docs/method.md says how well.
 
 import heapq
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,8 +32,7 @@ def shares(study: Study) -> pd.DataFrame:
     """Return one row for each arm with several replicas that decode, level and repeat.
 
     Returns:
-        `decision.WORKLOAD`, arm, level, repeat, replicas, request_throughput (1/s); and what `of_level` returns: least and
-        greatest (shares of 1) and most (requests).
+        `decision.WORKLOAD`, arm, level, repeat, replicas, request_throughput (1/s) and what a `Share` has.
 
     Raises:
         ResultError: there is no such arm, or a level holds no per-request details.
@@ -45,20 +45,35 @@ def shares(study: Study) -> pd.DataFrame:
         requests = study.folders[row.folder].levels[Level(row.kind, row.level, row.repeat)].requests
         if requests is None:
             raise ResultError(f"{row.folder}: level {row.level:g} holds no per-request details: run_bm.sh saves them")
-        least, greatest, most = of_level(requests, layout.decode.num, layout.is_pd)
         known = {name: getattr(row, name) for name in (*WORKLOAD, "arm", "level", "repeat", "request_throughput")}
-        rows.append(known | {"replicas": layout.decode.num, "least": least, "greatest": greatest, "most": most})
+        share = of_level(requests, layout.decode.num, layout.is_pd)
+        rows.append(known | {"replicas": layout.decode.num} | share._asdict())
     if not rows:
         raise ResultError("no arm has several replicas that decode: there is nothing to share out")
     return pd.DataFrame(rows)
 
 
-def of_level(requests: Requests, replicas: int, is_pd: bool = False) -> tuple[float, float, float]:
-    """Return the busiest replica's share of the requests in flight, the least and the greatest possible, and its most at once.
+class Share(NamedTuple):
+    """Says which share of a level's requests in flight the busiest replica had, in the mean over time.
 
-    Shares are means over time, until the last request is sent (and the first has ended); even would be 1 / replicas. With PD a
-    request is at its decode replica from its first token on. The two differ where replicas decode in step, so that their
-    requests look like one replica's. All are NaN where there are more groups at once than replicas.
+    Attributes:
+        even: what it would have if requests were shared out evenly; more than 1 / replicas, as requests are whole.
+        least, greatest: what it can have had; they differ where replicas decode in step, so that their requests look like one
+            replica's.
+        most: requests that it had at once.
+    """
+
+    even: float
+    least: float
+    greatest: float
+    most: float
+
+
+def of_level(requests: Requests, replicas: int, is_pd: bool = False) -> Share:
+    """Return the busiest replica's share, until the last request is sent and the first has ended.
+
+    With PD a request is at its decode replica from its first token on. Of more groups at once than replicas all but `even` is
+    NaN.
     """
     group = groups(requests)
     # A row for each time that a request comes or ends, a column for each group.
@@ -71,11 +86,12 @@ def of_level(requests: Requests, replicas: int, is_pd: bool = False) -> tuple[fl
     there = steps[order].cumsum(axis=0)
     counts = (lasting > 0) & (there.sum(axis=1) > 0)
     there, lasting = there[counts], lasting[counts]
+    total = (there.sum(axis=1) * lasting).sum()
+    even = float((np.ceil(there.sum(axis=1) / replicas) * lasting).sum() / total)
     if lasting[(there > 0).sum(axis=1) > replicas].sum() > UNCLEAR * lasting.sum():
-        return math.nan, math.nan, math.nan
-    least = np.array([_least_busiest(row[row > 0], replicas) for row in there])
-    total, busiest = (there.sum(axis=1) * lasting).sum(), there.max(axis=1)
-    return float((least * lasting).sum() / total), float((busiest * lasting).sum() / total), float(busiest.max())
+        return Share(even, math.nan, math.nan, math.nan)
+    least, busiest = np.array([_least_busiest(row[row > 0], replicas) for row in there]), there.max(axis=1)
+    return Share(even, float((least * lasting).sum() / total), float((busiest * lasting).sum() / total), float(busiest.max()))
 
 
 def _least_busiest(sizes: np.ndarray, replicas: int) -> float:
@@ -83,7 +99,7 @@ def _least_busiest(sizes: np.ndarray, replicas: int) -> float:
     parts = np.ones(len(sizes))
     for _ in range(replicas - len(sizes)):
         parts[np.argmax(sizes / parts)] += 1
-    return float((sizes / parts).max())
+    return float(np.ceil(sizes / parts).max())
 
 
 def groups(requests: Requests) -> np.ndarray:

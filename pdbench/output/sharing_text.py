@@ -33,7 +33,7 @@ def print_shares(found: pd.DataFrame) -> None:
 
 def _row(row: pd.Series) -> list[str]:
     cells = [number(row[name]) for name in ("level", "repeat", "replicas")]
-    even, busiest = f"{100 / row['replicas']:.0f}", _range(100 * row["least"], 100 * row["greatest"])
+    even, busiest = f"{100 * row['even']:.0f}", _range(100 * row["least"], 100 * row["greatest"])
     return [row["arm"], *cells, even, busiest, number(row["most"]), number(row["request_throughput"])]
 
 

@@ -42,20 +42,24 @@ def measured(folder, level):
 
 
 def test_three_of_four_requests_at_one_replica():
-    least, greatest, most = of_level(decoded((0, 0, 50), (0, 0, 50), (0, 0, 50), (STEP / 2, 0, 50)), 2)
+    _, least, greatest, most = of_level(decoded((0, 0, 50), (0, 0, 50), (0, 0, 50), (STEP / 2, 0, 50)), 2)
     assert (least, greatest, most) == (pytest.approx(0.75, abs=0.01), pytest.approx(0.75, abs=0.01), 3)
 
 
 def test_replicas_in_step_look_like_one_and_the_bounds_say_so():
     """Four requests whose tokens come together: one replica's, or shared out in any way."""
-    least, greatest, most = of_level(decoded(*[(0, 0, 50)] * 4), 2)
+    _, least, greatest, most = of_level(decoded(*[(0, 0, 50)] * 4), 2)
     assert (least, greatest, most) == (pytest.approx(0.5, abs=0.01), 1, 4)
     third = of_level(decoded(*[(0, 0, 50)] * 4, (STEP / 2, 0, 50), (STEP / 2, 0, 50)), 3)
-    assert third[0] == pytest.approx(1 / 3, abs=0.01) and third[1] == pytest.approx(2 / 3, abs=0.01)
+    assert third.least == pytest.approx(1 / 3, abs=0.01) and third.greatest == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_a_request_alone_is_at_one_replica():
+    assert of_level(decoded((0, 0, 50), (0, 60, 50)), 2)[:3] == (1, 1, 1)
 
 
 def test_more_groups_than_replicas_are_not_clear():
-    assert np.isnan(of_level(decoded((0, 0, 50), (STEP / 3, 0, 50), (2 * STEP / 3, 0, 50)), 2)).all()
+    assert np.isnan(of_level(decoded((0, 0, 50), (STEP / 3, 0, 50), (2 * STEP / 3, 0, 50)), 2)[1:]).all()
 
 
 def test_requests_one_after_the_other_are_one_replicas_where_they_overlap():
@@ -64,14 +68,14 @@ def test_requests_one_after_the_other_are_one_replicas_where_they_overlap():
 
 
 def test_a_single_token_shows_nothing():
-    assert np.isnan(of_level(decoded(*[(0, 0, 1)] * 4), 2)[0])
+    assert np.isnan(of_level(decoded(*[(0, 0, 1)] * 4), 2).least)
 
 
 @pytest.mark.parametrize(
     ("folder", "level", "is_pd"), [(ONE, "conc32_rep3", False), (ONE, "conc8_rep2", False), (PD, "conc16", True)]
 )
 def test_requests_of_one_replica_on_gpus_are_not_taken_for_those_of_two(folder, level, is_pd):
-    assert min(of_level(measured(folder, level), 1, is_pd)[:2]) > 0.99
+    assert min(of_level(measured(folder, level), 1, is_pd)[1:3]) > 0.99
 
 
 @pytest.mark.parametrize(
@@ -88,7 +92,7 @@ def test_levels_of_one_replica_put_together_are_told_apart(levels):
     requests, part_of = put_together([measured(ONE, level) for level in levels])
     group = groups(requests)
     assert not [served for served in np.unique(group) if len(set(part_of[group == served])) > 1]
-    least, greatest, _ = of_level(requests, len(levels))
+    _, least, greatest, _ = of_level(requests, len(levels))
     assert least - 0.01 <= true_share(requests, part_of, is_pd=False) <= greatest + 0.01
 
 
@@ -111,8 +115,9 @@ def test_order_and_clock_do_not_matter_and_bounds_are_bounds(each, random, offse
     moved = Requests(requests.start[rows] + offset, requests.ttft[rows], [requests.itl[i] for i in rows],
                      requests.isl[rows], requests.osl[rows])  # fmt: skip
     assert np.allclose(found, of_level(moved, 2), atol=1e-6, equal_nan=True)
-    least, greatest, most = found
-    assert np.isnan(least) or 0.5 - 1e-9 <= least <= greatest + 1e-9 <= 1 + 1e-8 and most <= len(each)
+    even, least, greatest, most = found
+    assert even >= 0.5 - 1e-9
+    assert np.isnan(least) or even - 1e-9 <= least <= greatest + 1e-9 <= 1 + 1e-8 and most <= len(each)
 
 
 def test_viz_prints_a_row_for_each_level_and_writes_it(tmp_path, capsys):
