@@ -86,12 +86,14 @@ def of_level(requests: Requests, replicas: int, is_pd: bool = False) -> Share:
     there = steps[order].cumsum(axis=0)
     counts = (lasting > 0) & (there.sum(axis=1) > 0)
     there, lasting = there[counts], lasting[counts]
-    total = (there.sum(axis=1) * lasting).sum()
-    even = float((np.ceil(there.sum(axis=1) / replicas) * lasting).sum() / total)
+    evenly = np.ceil(there.sum(axis=1) / replicas)
+    least = np.array([_least_busiest(row[row > 0], replicas) for row in there])
+    # Where there are more groups than replicas some are one replica's: it has no fewer than evenly.
+    busiest = [evenly, np.maximum(least, evenly), np.maximum(there.max(axis=1), evenly)]
+    even, least, greatest = (float((of * lasting).sum() / (there.sum(axis=1) * lasting).sum()) for of in busiest)
     if lasting[(there > 0).sum(axis=1) > replicas].sum() > UNCLEAR * lasting.sum():
         return Share(even, math.nan, math.nan, math.nan)
-    least, busiest = np.array([_least_busiest(row[row > 0], replicas) for row in there]), there.max(axis=1)
-    return Share(even, float((least * lasting).sum() / total), float((busiest * lasting).sum() / total), float(busiest.max()))
+    return Share(even, least, greatest, float(busiest[-1].max()))
 
 
 def _least_busiest(sizes: np.ndarray, replicas: int) -> float:
