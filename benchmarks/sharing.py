@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Count how often `viz.py --show-sharing` is right where it is known which replica served which request.
 
-    python benchmarks/sharing.py                                  # all of bm_results, half a minute
+    python benchmarks/sharing.py                                  # all of two H200s here, some 15 s
     python benchmarks/sharing.py --exps bm_results/*_h200x2_120b_* --replicas 3
 
 Levels of arms with one decoding replica are put together as if they had run at once, each on a replica of its own: every
