@@ -133,6 +133,10 @@ KINDS = {
         "answers may have come at their end, through something that buffers: TTFT is then that of the whole",
         "look at a stream as it comes (run_bm.sh --smoke prints its times), and turn buffering off on the way",
     ),
+    "shared unevenly": (
+        "a replica with more requests than others is slower while these have little to do: that is the router, not the layout",
+        "compare with a control (--mode bare) or with another setting of the router; viz.py --show-sharing has all levels",
+    ),
     "few requests": (
         f"p99 of fewer than {MIN_SAMPLES} requests lies between the two slowest: one request decides it",
         "send more requests, or repeat the level; until then read the median",

@@ -15,6 +15,8 @@ COLD = 1.5
 MIN_SAMPLES = 100
 # Of the requests asked for, in flight in the mean; of the time, with all of them. Honest levels have 0.88 and 0.77 or more.
 HELD, FULL = 0.85, 0.7
+# By which the busiest replica's share of the requests in flight may exceed an even one: with two replicas, 60%.
+UNEVEN = 0.1
 # By how much the mean prompt, and of the longest and the shortest each, may differ from the ISL: of it, and in tokens.
 LENGTH, TOKENS = 0.01, 2
 
@@ -72,6 +74,14 @@ def _concurrency(source: Source) -> Iterator[tuple[str, str]]:
             yield "concurrency not kept", f"{stem}: {held:.3g} in flight in the mean{share}"
 
 
+def _shared(source: Source) -> Iterator[tuple[str, str]]:
+    """Levels of which one replica had many more requests than the others."""
+    shares = [(stem, share) for stem, share in _rows(source, "stem", "share") if share]
+    if uneven := [f"{stem} {share.least:.0%}" for stem, share in shares if share.least >= share.even + UNEVEN]:
+        num = source.arm.layout.decode.num
+        yield "shared unevenly", f"requests in flight at the busiest of {num} replicas, at the least: {', '.join(uneven)}"
+
+
 def _prompts(source: Source) -> Iterator[tuple[str, str]]:
     """Levels whose prompts are not of the length that the folder's name says, in the mean or each."""
     isl = source.arm.run.isl
@@ -94,4 +104,4 @@ def _off(length: float, isl: int) -> float:
     return abs(length - isl) - LENGTH * isl - TOKENS
 
 
-CHECKS = (_prompts, _cold, _overloaded, _capped, _concurrency, _at_once, _few_requests)
+CHECKS = (_prompts, _cold, _overloaded, _capped, _concurrency, _at_once, _shared, _few_requests)

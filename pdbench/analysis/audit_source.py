@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from pdbench.analysis.audit_origin import elsewhere
+from pdbench.analysis.sharing import Share, of_level
 from pdbench.layout import Pool
 from pdbench.manifest import LevelRecord, Manifest
-from pdbench.read.level_file import digest_of
-from pdbench.read.results import Arm, Folder, Study
-from pdbench.workload import phase_lengths
+from pdbench.read.level_file import LevelFile, digest_of
+from pdbench.read.results import CONTROLLED, Arm, Folder, Study
+from pdbench.workload import SHIFT, phase_lengths
 
 # Keys that some versions of the bench client write and others do not (`failed`: from vLLM 0.11.1 on).
 CLIENT_KEYS = ("endpoint_type", "backend", "failed", "max_output_tokens_per_s", "max_concurrent_requests", "rtfx")
@@ -31,8 +32,9 @@ class Source:
         columns: of its levels in the order measured, by name, shape (n,): those of the tidy table, and stem, seed, launched,
             and, of the file, keys (those of `CLIENT_KEYS` in it), asked (values of `ASKED`, the tokenizer by its name), digest
             (of its summary: copies share it, also where white space or details differ), input_tokens (of all prompts),
-            prompt_lengths (tokens of the shortest and of the longest, empty without details), recorded (the manifest's; the
-            same where it has none, None without a record) and elsewhere (what shows that it is of another folder).
+            prompt_lengths (tokens of the shortest and of the longest, empty without details), share (`sharing.Share`, None
+            without details or several replicas that keep their roles), recorded (the manifest's; the same where it has none,
+            None without a record) and elsewhere (what shows that it is of another folder).
     """
 
     arm: Arm
@@ -107,9 +109,16 @@ def _of_files(folder: Folder) -> dict[str, list[Any]]:
         files["input_tokens"].append(content["total_input_tokens"])
         lengths = file.requests.isl if file.requests else ()
         files["prompt_lengths"].append((min(lengths), max(lengths)) if len(lengths) else ())
+        files["share"].append(_share(folder.arm, file))
         files["elsewhere"].append(elsewhere(folder, level, content, record))
         files["recorded"].append(_recorded(record, digest, file.row["completed"]))
     return files
+
+
+def _share(arm: Arm, file: LevelFile) -> Share | None:
+    """How evenly replicas shared a level's requests; None where a controller may have moved their roles."""
+    several = arm.layout.decode.num > 1 and arm.run.phase != SHIFT and not arm.placement.startswith(CONTROLLED)
+    return of_level(file.requests, arm.layout.decode.num, arm.layout.is_pd) if several and file.requests else None
 
 
 def model_name(source: object) -> str | None:

@@ -1,10 +1,14 @@
 """The audit of levels by themselves: what kept one from being what its name says."""
 
+from pathlib import Path
+
 import pytest
 
 from pdbench.analysis.audit import KINDS, audit
 from pdbench.read.results import read_study
 from tests.helpers.audits import MIXED, found, seen, writer
+
+RESULTS = Path(__file__).parents[2] / "bm_results"
 
 
 @pytest.fixture
@@ -86,3 +90,23 @@ def test_answers_that_came_in_one_go_are_named(tmp_path, write_folder, level_con
         folder = write_folder(tmp_path, f"tiny_itl100_otl33_mixed_{number}_2xtp1", {"conc4.json": content})
         findings = [f.seen for f in audit(read_study([folder])) if f.kind == "in one go"]
         assert findings == ["conc4: TTFT is 99.2% or more of each request of 33 output tokens"] * is_seen
+
+
+@pytest.mark.parametrize(
+    ("of", "uneven"),
+    [
+        ("h200x2_first_2xtp1", ["conc8 64%, conc16 65%"]),
+        ("h200x2_serving_bare_2xtp1", []),  # the router sees all requests
+        ("h200x2_first_pack_p1xtp1-d1xtp1", []),  # one replica decodes
+    ],
+)
+def test_replicas_that_shared_requests_unevenly_are_named(of, uneven):
+    """Measured on two H200s; docs/GPU.md says what else speaks for it."""
+    folder = RESULTS / f"gpt-oss-20b-shape_itl5000_otl250_mixed_{of}"
+    seen_there = [finding.seen for finding in audit(read_study([folder])) if finding.kind == "shared unevenly"]
+    assert seen_there == [f"requests in flight at the busiest of 2 replicas, at the least: {levels}" for levels in uneven]
+
+
+def test_without_details_nothing_is_said_of_sharing():
+    folder = RESULTS / "gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_first_2xtp1"
+    assert "shared unevenly" not in {finding.kind for finding in audit(read_study([folder], details=False))}
