@@ -183,13 +183,16 @@ def short(folder: str | os.PathLike[str]) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
-def audit(study: Study) -> list[Finding]:
+def audit(study: Study, sharing: bool = True) -> list[Finding]:
     """Return all findings on these result folders, those that put a layout in doubt first; equal ones are merged.
+
+    Args:
+        sharing: look at how evenly replicas shared requests, too, which takes longer than all the rest and refutes nothing.
 
     Raises:
         ResultError: a folder cannot be read.
     """
-    return findings(sources_of(study))
+    return findings(sources_of(study, sharing))
 
 
 def findings(sources: list[Source]) -> list[Finding]:

@@ -67,11 +67,11 @@ class Source:
         return run.model, run.isl, run.osl, run.phase, self.columns["kind"][0]
 
 
-def sources_of(study: Study) -> list[Source]:
-    """Return what result folders hold for the audit, in their order."""
+def sources_of(study: Study, sharing: bool = True) -> list[Source]:
+    """Return what result folders hold for the audit, in their order; without `sharing` no level's share."""
     files: dict[str, list[Any]] = defaultdict(list)
     for folder in study.folders.values():
-        for name, values in _of_files(folder).items():
+        for name, values in _of_files(folder, sharing).items():
             files[name] += values
     # Rows of both follow the folders, in the table's order.
     columns = columns_of(study.table) | {name: pd.Series(of, dtype=object).to_numpy() for name, of in files.items()}
@@ -92,7 +92,7 @@ def columns_of(table: pd.DataFrame) -> dict[str, np.ndarray]:
     return {str(name): table[name].to_numpy() for name in table.columns}
 
 
-def _of_files(folder: Folder) -> dict[str, list[Any]]:
+def _of_files(folder: Folder, sharing: bool) -> dict[str, list[Any]]:
     """What `Source.columns` has beside the tidy table, in the table's order."""
     manifest = folder.manifest
     records = {record.level: record for record in manifest.levels} if manifest else {}
@@ -109,7 +109,7 @@ def _of_files(folder: Folder) -> dict[str, list[Any]]:
         files["input_tokens"].append(content["total_input_tokens"])
         lengths = file.requests.isl if file.requests else ()
         files["prompt_lengths"].append((min(lengths), max(lengths)) if len(lengths) else ())
-        files["share"].append(_share(folder.arm, file))
+        files["share"].append(_share(folder.arm, file) if sharing else None)
         files["elsewhere"].append(elsewhere(folder, level, content, record))
         files["recorded"].append(_recorded(record, digest, file.row["completed"]))
     return files

@@ -152,7 +152,7 @@ def read_evidence(
 def _read(folders: list[Path], unread: list[str]) -> list[Source]:
     """Read folders at once; `unread` takes why one cannot be read."""
     try:
-        return sources_of(read_study(folders, details=are_small(folders), unreadable=unread))
+        return sources_of(read_study(folders, details=are_small(folders), unreadable=unread), sharing=False)
     except ResultError:  # none can
         return []
 

@@ -148,8 +148,8 @@ def _clusters(weights: np.ndarray) -> np.ndarray:
     n = len(weights)
     weights, label, alive = weights.copy(), np.arange(n), np.ones(n, dtype=bool)
     np.fill_diagonal(weights, 0)
-    upper = np.argwhere(np.triu(weights) > 0)
-    heap = [(-weights[i, j], int(i), int(j)) for i, j in upper]
+    one, other = np.nonzero(np.triu(weights) > 0)
+    heap = list(zip((-weights[one, other]).tolist(), one.tolist(), other.tolist(), strict=True))
     heapq.heapify(heap)
     while heap:
         weight, i, j = heapq.heappop(heap)
@@ -159,6 +159,6 @@ def _clusters(weights: np.ndarray) -> np.ndarray:
         weights[i] += weights[j]
         weights[:, i] = weights[i]
         weights[i, i] = 0
-        for other in np.flatnonzero(alive & (weights[i] > 0)):
-            heapq.heappush(heap, (-weights[i, other], i, int(other)))
+        for k in np.flatnonzero(alive & (weights[i] > 0)).tolist():
+            heapq.heappush(heap, (-weights[i, k], i, k))
     return np.unique(label, return_inverse=True)[1]

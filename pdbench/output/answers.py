@@ -76,7 +76,8 @@ def audited(study: Study, args: argparse.Namespace) -> tuple[list[Finding], dict
     compares = (
         compares or args.show_stalls or args.show_blocks or args.show_overhead or args.show_intervals or args.show_sharing
     )
-    findings = audit(study) if args.audit or compares else []
+    sharing = bool(args.audit or args.report or args.json)  # what shows all findings
+    findings = audit(study, sharing) if args.audit or compares else []
     left_out = refuted(findings) if compares and not args.include_refuted else {}
     compared, arms = study.without(left_out), dict(zip(study.table["folder"], study.table["arm"], strict=True))
     for folder, kinds in left_out.items():
@@ -151,7 +152,7 @@ def plot(study: Study, findings: Sequence[Finding], args: argparse.Namespace, pa
     table, view = study.table, view_of(args, _predicted(study, args) if drawn_with else None)
     if view.figure not in COMPARED and not args.include_refuted:
         arms = dict(zip(table["folder"], table["arm"], strict=True))
-        found = refuted(findings or audit(study))
+        found = refuted(findings or audit(study, sharing=False))
         view = replace(view, refuted=tuple((arms[folder], ", ".join(kinds)) for folder, kinds in found.items()))
     left_out = figures.left_out(table, view, args.most_arms)
     table = table[~table["arm"].isin(left_out)]
