@@ -22,7 +22,7 @@ from pdbench.workload import Level
 # Two tokens come together that are no farther apart than this share of a step: by chance, a third of them.
 TOGETHER = 1 / 6
 # Of two requests, more tokens come together than this share where they are one replica's. On GPUs there were two peaks, near
-# 0.35 and from 0.7 to 1, by how busy the client's machine was.
+# 0.35 and between 0.7 and 1.
 ONE_REPLICA = 0.6
 # Share of a level's time in which there may be more groups than replicas, which cannot be.
 UNCLEAR = 0.05
