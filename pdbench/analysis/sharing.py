@@ -115,10 +115,8 @@ def groups(requests: Requests) -> np.ndarray:
 
 def _together(requests: Requests) -> tuple[np.ndarray, np.ndarray]:
     """Of each pair, how many tokens of both came while the other decoded, and how many of these together; shapes (n, n)."""
-    came = [
-        start + ttft + np.concatenate([[0.0], gaps.cumsum()])
-        for start, ttft, gaps in zip(requests.start, requests.ttft, requests.itl, strict=True)
-    ]
+    firsts = requests.start + requests.ttft
+    came = [np.append(first, after) for first, (after, _, _) in zip(firsts, requests.pieces(), strict=True)]
     n = len(came)
     owner, times = np.repeat(np.arange(n), [len(each) for each in came]), np.concatenate(came)
     order = np.argsort(times, kind="stable")

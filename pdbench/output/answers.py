@@ -17,7 +17,7 @@ from pdbench.analysis.sla import per_request
 from pdbench.cli import note
 from pdbench.files import write_atomically
 from pdbench.output import tables
-from pdbench.output.options import COMPARED, FIGURES, LATENCY_MODES, OF_TIME, WITH_FRONTIER, is_by_levels
+from pdbench.output.options import COMPARED, FIGURES, LATENCY_MODES, OF_TIME, WITH_FRONTIER, compares, is_by_levels
 from pdbench.output.shift_text import print_shift
 from pdbench.read.folder import are_small, folders_among, left_out_words
 from pdbench.read.level_file import ResultError, naming
@@ -72,18 +72,15 @@ def audited(study: Study, args: argparse.Namespace) -> tuple[list[Finding], dict
     Raises:
         ResultError: nothing remains.
     """
-    compares = args.show_decision or args.sla or args.gpu_hour_price or args.report or args.json or args.figure in COMPARED
-    compares = (
-        compares or args.show_stalls or args.show_blocks or args.show_overhead or args.show_intervals or args.show_sharing
-    )
+    is_compared = compares(args) or args.figure in COMPARED
     sharing = bool(args.audit or args.report or args.json)  # what shows all findings
-    findings = audit(study, sharing) if args.audit or compares else []
-    left_out = refuted(findings) if compares and not args.include_refuted else {}
+    findings = audit(study, sharing) if args.audit or is_compared else []
+    left_out = refuted(findings) if is_compared and not args.include_refuted else {}
     compared, arms = study.without(left_out), dict(zip(study.table["folder"], study.table["arm"], strict=True))
     for folder, kinds in left_out.items():
         print(f"left out: {arms[folder]}: {', '.join(kinds)} (see --audit; --include-refuted compares it, too)")
     kept = set(compared.folders)
-    for finding in findings if compares else ():
+    for finding in findings if is_compared else ():
         if finding.kind in MIXED and kept & set(finding.folders):
             print(f"{finding.kind}: {finding.seen} (see --audit)")
     return findings, left_out, compared

@@ -122,7 +122,7 @@ def decides(args: argparse.Namespace) -> bool:
 def is_drawn(args: argparse.Namespace) -> bool:
     """Return whether a figure is asked for, or nothing else is."""
     others = (args.show_tables, args.audit, args.export)
-    return bool(args.plot or args.plot_path or args.figure or not (_compares(args) or any(others)))
+    return bool(args.plot or args.plot_path or args.figure or not (compares(args) or any(others)))
 
 
 def shows_predictions(args: argparse.Namespace) -> bool:
@@ -132,10 +132,11 @@ def shows_predictions(args: argparse.Namespace) -> bool:
 
 def is_by_levels(args: argparse.Namespace) -> bool:
     """Return whether something asked for compares arms level by level, which load that shifts has none of."""
-    return _compares(args) or (is_drawn(args) and args.figure not in OF_TIME)
+    return compares(args) or (is_drawn(args) and args.figure not in OF_TIME)
 
 
-def _compares(args: argparse.Namespace) -> bool:
+def compares(args: argparse.Namespace) -> bool:
+    """Return whether arms are compared in print or in a file."""
     shown = (args.show_stalls, args.show_intervals, args.show_blocks, args.show_overhead, args.show_sharing, args.report)
     return any(shown) or bool(args.json and args.figure != "shift") or decides(args)
 

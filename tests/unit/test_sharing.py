@@ -99,9 +99,13 @@ def test_levels_of_one_replica_put_together_are_told_apart(levels):
 def test_the_benchmark_counts_what_is_right(capsys):
     assert sharing.main(["--exps", str(RESULTS / ONE)]) == 0
     alone, pairs, _ = capsys.readouterr().out.splitlines()
-    assert alone.startswith("levels of one replica: 15, not clear: ") and pairs.startswith(
-        "put together by 2: 105, not clear: "
-    )
+    assert alone == "levels of one replica: 15, not clear: 0"
+    assert pairs.startswith("put together by 2: 105, not clear: 1, true share outside by more than 2%: 0, at most by ")
+
+
+def test_the_true_share_is_that_of_the_part_with_more_in_flight():
+    whole = put_together([measured(ONE, "conc24_rep2"), measured(ONE, "conc8_rep3")])
+    assert true_share(*whole, is_pd=False) == pytest.approx(24 / 32, abs=0.01)
 
 
 @settings(max_examples=25, deadline=None)
