@@ -4,6 +4,8 @@ vLLM 0.26 gave each engine of a node the same one for its TCPStore; 0.29 lets th
 """
 
 import contextlib
+import ipaddress
+from itertools import combinations
 
 from pdbench.manifest import Gate, Strict, now
 from pdbench.nodes.cluster import process_tree
@@ -17,11 +19,11 @@ NCCL_RAS = 28028
 
 
 class Engine(Strict):
-    """A replica, or a rank that is a Ray worker: the node's name, and the TCP ports at which its processes listen."""
+    """A replica, or a rank that is a Ray worker: its node, and the addresses and TCP ports at which it listens."""
 
     name: str
     node: str
-    ports: list[int]
+    listens: list[tuple[str, int]]
     is_rank: bool = False
     side_channel: int | None = None
 
@@ -42,7 +44,7 @@ def listening(replicas: list[dict]) -> list[dict]:
         return {
             "name": name,
             "node": here,
-            "ports": sorted({c.laddr.port for c in sockets if c.pid in pids} - {NCCL_RAS}),
+            "listens": sorted({(c.laddr.ip, c.laddr.port) for c in sockets if c.pid in pids and c.laddr.port != NCCL_RAS}),
             **more,
         }
 
@@ -70,19 +72,32 @@ def _side_channel(pids: list[int]) -> int | None:
 
 
 def ports_gate(engines: list[Engine]) -> Gate:
-    """Return gate `ports`: no two engines of a node listen at one port, or have one side channel for NIXL's handshakes."""
-    listeners, channels = {}, {}
-    for engine in engines:
-        for port in engine.ports:
-            listeners.setdefault((engine.node, port), []).append(engine.name)
-        if engine.side_channel:
-            channels.setdefault((engine.node, engine.side_channel), []).append(engine.name)
-    shared = {port: names for found in (listeners, channels) for (_, port), names in sorted(found.items()) if len(names) > 1}
-    low = sum(port < PRIVILEGED for _, port in listeners)
-    count = sum(not engine.is_rank for engine in engines)
-    seen = f"{len(listeners)} ports of {count} engines, {low} below {PRIVILEGED}"
+    """Return gate `ports`: no two engines of a node listen at one port, or have one side channel for NIXL's handshakes.
+
+    One number at two addresses is two ports. The system, asked for any free port, gives one number out twice for two addresses,
+    never for one: seen with four engines of a node.
+    """
+    shared: dict[int, set[str]] = {}
+    for one, other in combinations(engines, 2):
+        if one.node == other.node:
+            for port in _both_answer(one.listens, other.listens) | ({one.side_channel} & {other.side_channel} - {None}):
+                shared.setdefault(port, set()).update({one.name, other.name})
+    ports = {(engine.node, port) for engine in engines for _, port in engine.listens}
+    channels = sorted({(engine.node, engine.side_channel) for engine in engines if engine.side_channel}, key=lambda of: of[1])
+    low = sum(port < PRIVILEGED for _, port in ports)
+    seen = f"{len(ports)} ports of {sum(not engine.is_rank for engine in engines)} engines, {low} below {PRIVILEGED}"
     if channels:
-        seen += f"; side channels {', '.join(str(port) for port in sorted(port for _, port in channels))}"
-    faults = "; ".join(f"{' and '.join(names)} share port {port}" for port, names in shared.items())
+        seen += f"; side channels {', '.join(str(port) for _, port in channels)}"
+    faults = "; ".join(f"{' and '.join(sorted(names))} share port {port}" for port, names in sorted(shared.items()))
     return Gate(name="ports", passed=not shared, seen=faults or seen, time=now(), expected="no port of two engines on a node",
                 advice=f"leave {SIDE_CHANNEL} and VLLM_PORT unset")  # fmt: skip
+
+
+def _both_answer(some: list[tuple[str, int]], others: list[tuple[str, int]]) -> set[int]:
+    """The ports at which a client of one may reach the other: the same address, or one that means all."""
+    return {
+        port
+        for address, port in some
+        for there, other in others
+        if port == other and (address == there or any(ipaddress.ip_address(a).is_unspecified for a in (address, there)))
+    }
