@@ -28,15 +28,20 @@ LAST = (DOUBTFUL, UNKNOWN, REPLAYED)
 COPIES = ("same results", "two layouts")
 # Settings of a transport that an arm can have for its own, and those of them that say what `spread` and `tcp` say, or nothing.
 OF_TRANSPORTS = ("UCX_", "NIXL_", LINK_MBIT)
+PLACEMENTS = ("pack", "pool", "spread")
 NOT_TUNING = ("UCX_TLS", "UCX_NET_DEVICES", "UCX_PROTO_INFO", "UCX_TCP_PORT_RANGE")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """An arm as claims name it: `p1xtp4-d1xtp4`, on one node; `... spread`, on two; `... spread tcp UCX_TCP_TX_SEG_SIZE=1m`."""
+    """An arm as claims name it: a layout, and what its kind and transport are if that matters.
+
+    `p1xtp4-d1xtp4` is on one node, `... pack` and `... pool` are kinds of that; `... spread` is on two, `... spread tcp
+    UCX_TCP_TX_SEG_SIZE=1m` over TCP with a setting of its own.
+    """
 
     layout: Layout
-    spread: bool
+    placement: str | None  # None: on one node
     tcp: bool
     tuning: frozenset[str] = frozenset()
 
@@ -44,10 +49,16 @@ class Spec:
     def parse(cls, text: str) -> "Spec":
         layout, *words = text.split()
         tuning = {word for word in words if re.fullmatch(f"({'|'.join(OF_TRANSPORTS)})[A-Z0-9_]*=.+", word)}
-        if unknown := set(words) - {"spread", "tcp"} - tuning:
-            allowed = "spread, tcp, a variable such as UCX_NAME=VALUE, or nothing"
-            raise ValueError(f"{text!r}: {unknown.pop()!r} is not allowed after the layout: write {allowed}")
-        return cls(Layout.parse(layout), "spread" in words, "tcp" in words, frozenset(tuning))
+        placements = [word for word in words if word in PLACEMENTS]
+        wrong = [*placements[1:], *(set(words) - {*PLACEMENTS, "tcp"} - tuning)]
+        if wrong:
+            allowed = "one of pack, pool and spread, tcp, a variable such as UCX_NAME=VALUE, or nothing"
+            raise ValueError(f"{text!r}: {wrong[0]!r} is not allowed after the layout: write {allowed}")
+        return cls(Layout.parse(layout), next(iter(placements), None), "tcp" in words, frozenset(tuning))
+
+    def placed(self, placement: str | None) -> bool:
+        """Return whether an arm's placement is the one that is named."""
+        return placement == self.placement if self.placement else placement != "spread"
 
 
 def tuning_of(deployment: Deployment) -> frozenset[str]:
@@ -100,7 +111,7 @@ class Evidence:
         spec = Spec.parse(text)
         fitting = [
             source for source in self.sources
-            if source.arm.layout == spec.layout and (source.arm.placement == "spread") == spec.spread
+            if source.arm.layout == spec.layout and spec.placed(source.arm.placement)
             and not source.arm.is_control and self.over_tcp(source) == spec.tcp and not self.doubts(source, *REFUTED)
             and self.tunings.get(source.name, frozenset()) == spec.tuning
         ]  # fmt: skip

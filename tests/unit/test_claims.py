@@ -205,6 +205,20 @@ def test_about_equal(tmp_path, arm, throughputs, verdict):
     assert judged(tmp_path, rule="about_equal", arms=arms, tolerance=0.05).verdict == verdict
 
 
+def test_a_pool_and_a_pack_of_one_layout(tmp_path, arm):
+    """Named, each is itself; not named, either is taken, and what is spread is not."""
+    arm("pack_p1xtp1-d1xtp1", {4: (10, 1000)})
+    arm("pool_p1xtp1-d1xtp1", {4: (10, 1030)})
+    arm("spread_p1xtp1-d1xtp1", {4: (10, 100)})
+    about = {"rule": "about_equal", "arms": ["p1xtp1-d1xtp1 pool", "p1xtp1-d1xtp1 pack"]}
+    found = judged(tmp_path, **about, tolerance=0.05)
+    assert found.verdict == "holds"
+    assert list(found.points[0].values.items()) == [("p1xtp1-d1xtp1 pool", 1030), ("p1xtp1-d1xtp1 pack", 1000)]
+    assert judged(tmp_path, **about, tolerance=0.01).verdict == "fails"
+    either = judged(tmp_path, rule="far_below", arms=["p1xtp1-d1xtp1 spread"], than="p1xtp1-d1xtp1")
+    assert either.verdict == "holds" and either.points[0].values["p1xtp1-d1xtp1"] in (1000, 1030)
+
+
 @pytest.mark.parametrize(("throughputs", "verdict"), [((500, 100), "holds"), ((500, 1100), "partly"), ((600, 1100), "fails")])
 def test_far_below(tmp_path, arm, throughputs, verdict):
     arm("spread_srd_p1xtp1-d1xtp1", flat(10, 10))
