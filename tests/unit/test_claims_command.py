@@ -37,6 +37,7 @@ def refusal(tmp_path, text):
         ("{id: a, says: b, rule: order_by, arms: [1xtp1, two]}", "cannot read the layout 'two'"),
         ("{id: a, says: b, rule: order_by, arms: [1xtp1, 2xtp1 fast]}", "'fast' is not allowed after the layout"),
         ("{id: a, says: b, rule: order_by, arms: [1xtp1, 2xtp1 PATH=x]}", "'PATH=x' is not allowed after the layout"),
+        ("{id: a, says: b, rule: order_by, arms: [1xtp1, p1xtp1-d1xtp1 pack pool]}", "'pool' is not allowed after the layout"),
         ("{id: a, says: b, rule: far_below, arms: [1xtp1]}", "`than` goes with dominated_by and far_below"),
         ("{id: a, says: b, rule: best_of, arms: [1xtp1], regimes: [{best: 1xtp1}]}", "`regimes` goes with best_by_regime"),
         ("{id: a, says: b, rule: best_by_regime, regimes: [{best: 1}]}", "claims.0.regimes.0.best"),
@@ -99,7 +100,7 @@ def test_needs_neither_ray_nor_vllm():
     [
         (
             ["{root}/none.yaml", "--results", "{root}"],
-            "no such file: {root}/none.yaml (there are: configs/claims/h200x2.yaml, configs/claims/study.yaml)",
+            "{root}/none.yaml (there are: configs/claims/h200x2.yaml, configs/claims/h200x4.yaml, configs/claims/study.yaml)",
         ),
         (["{study}", "--results", "{root}/none"], "{root}/none: no such folder"),
         (["{study}", "--results", "{root}"], "{root}: no result folder that can be read"),
@@ -119,6 +120,7 @@ def test_mistakes_are_reported_in_one_line(tmp_path, capsys, argv, reported):
 @pytest.mark.parametrize(
     ("experiment", "verdicts"),
     [
+        ("h200x4_ratio", ["partly", "fails", "holds", "holds", "no-data", "partly", "fails", "holds", "partly"]),
         ("h200x2_first", ["holds", "partly", "partly", "fails", "no-data", *["no-data"] * 7]),
         ("h200x2_120b", ["holds", "fails", "fails", "fails", *["no-data"] * 3, "partly", "partly", "holds", "holds", "holds"]),
         ("h200x2_network", [*["no-data"] * 4, "partly", "partly", "fails", *["no-data"] * 5]),
@@ -131,5 +133,6 @@ def test_mistakes_are_reported_in_one_line(tmp_path, capsys, argv, reported):
 def test_the_claims_of_our_own_results(experiment, verdicts):
     """What docs/GPU.md says of them."""
     folders = sorted((ROOT / "bm_results").glob(f"*_{experiment}_*"))
-    found = claims.check(claims.load(ROOT / "configs/claims/h200x2.yaml"), read_evidence(folders))
+    hardware = experiment.split("_")[0] if experiment.startswith("h200") else "h200x2"
+    found = claims.check(claims.load(ROOT / f"configs/claims/{hardware}.yaml"), read_evidence(folders))
     assert [verdict.verdict for verdict in found] == verdicts
