@@ -151,6 +151,7 @@ REFUTED = ("two layouts", "odd decode", "another folder's level", "changed file"
            "prompts not computed", "in one go", "mixed contexts", "mixed prompts", "no manifest", "same results")  # fmt: skip
 # What differs between arms beside what is compared: an answer names it. Models are not compared with each other at all.
 MIXED = ("mixed loads", "mixed clients", "mixed engines", "mixed versions")
+UNEVEN = "shared unevenly"  # an answer says so, too
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def audit(study: Study, sharing: bool = True) -> list[Finding]:
     """Return all findings on these result folders, those that put a layout in doubt first; equal ones are merged.
 
     Args:
-        sharing: look at how evenly replicas shared requests, too, which takes longer than all the rest and refutes nothing.
+        sharing: look at how evenly replicas shared requests, too; refutes nothing, and takes as long as reading details.
 
     Raises:
         ResultError: a folder cannot be read.

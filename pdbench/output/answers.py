@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from pdbench.analysis import decision
-from pdbench.analysis.audit import MIXED, Finding, audit, refuted
+from pdbench.analysis.audit import MIXED, UNEVEN, Finding, audit, refuted
 from pdbench.analysis.frontier import LATENCIES
 from pdbench.analysis.pieces import not_judged
 from pdbench.analysis.shift import runs_of
@@ -73,8 +73,7 @@ def audited(study: Study, args: argparse.Namespace) -> tuple[list[Finding], dict
         ResultError: nothing remains.
     """
     is_compared = compares(args) or args.figure in COMPARED
-    sharing = bool(args.audit or args.report or args.json)  # what shows all findings
-    findings = audit(study, sharing) if args.audit or is_compared else []
+    findings = audit(study) if args.audit or is_compared else []
     left_out = refuted(findings) if is_compared and not args.include_refuted else {}
     compared, arms = study.without(left_out), dict(zip(study.table["folder"], study.table["arm"], strict=True))
     for folder, kinds in left_out.items():
@@ -83,6 +82,9 @@ def audited(study: Study, args: argparse.Namespace) -> tuple[list[Finding], dict
     for finding in findings if is_compared else ():
         if finding.kind in MIXED and kept & set(finding.folders):
             print(f"{finding.kind}: {finding.seen} (see --audit)")
+    uneven = [arms[name] for finding in findings if finding.kind == UNEVEN for name in finding.folders if name in kept]
+    if uneven and is_compared:
+        print(f"{UNEVEN}: {some(uneven)}: that is the router, not the layout (see --show-sharing)")
     return findings, left_out, compared
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import viz
+from pdbench.configs import ROOT
 
 COLLOCATED = "tiny_itl100_otl11_mixed_2xtp1"
 PD = "tiny_itl100_otl11_mixed_pack_1xtp1-1xtp2"
@@ -81,6 +82,18 @@ def test_repeats_give_intervals_and_call_noise_by_its_name(write_folder, level_c
     assert "[883.8, 1,133]" in out and "[470.0, 532.2]" in out, "each arm by itself: t of 2 degrees of freedom"
     assert decided(out, "8xtp1")[9:12] == ["+100.0%", "[80,", "123]"]
     assert "of leads at once over all arms (Tukey-Kramer)" in out and "no interval" not in out
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"), [(["--sla", "tpot=10"], True), (["--show-stalls"], True), (["--show-tables"], False)]
+)
+def test_an_answer_names_arms_whose_requests_were_shared_unevenly(capsys, asked, says):
+    """Two replicas behind Ray Serve, one decode replica, and two replicas behind a router that sees all requests."""
+    arms = ("first_2xtp1", "first_pack_p1xtp1-d1xtp1", "serving_bare_2xtp1")
+    folders = [str(ROOT / f"bm_results/gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_{arm}") for arm in arms]
+    viz.main([*asked, "--gpus-per-node", "2", "--exps", *folders])
+    named = [line for line in capsys.readouterr().out.splitlines() if line.startswith("shared unevenly")]
+    assert named == ["shared unevenly: 2xtp1: that is the router, not the layout (see --show-sharing)"] * says
 
 
 def test_what_the_audit_refutes_is_left_out_of_decisions(rivals, write_folder, level_content, tmp_path, capsys):
