@@ -15,7 +15,7 @@ from pdbench.planner.costs import Engine
 from pdbench.planner.fitting import Fitter, left_out, predict_run
 from pdbench.planner.model import FEWEST_LEFT_OUT, Model, PlanError, errors_of, missing
 from pdbench.planner.replicas import COLUMNS
-from pdbench.planner.runs import Run
+from pdbench.planner.runs import Run, ingress_of
 from pdbench.planner.simulator import Workload
 from pdbench.read.results import Study, read_study
 
@@ -80,23 +80,25 @@ def runs_of(study: Study, as_published: bool | None) -> list[Run]:
             f"{replayed.where.split(', ')[0]}: no manifest says whether its levels replayed prompts, as the public "
             "study's did: give --as-published or --no-as-published"
         )
-    return [_run(Path(str(folder)), rows, bool(as_published)) for folder, rows in study.table.groupby("folder", sort=False)]
+    return [
+        _run(Path(str(name)), rows, bool(as_published), study.folders[str(name)].manifest)
+        for name, rows in study.table.groupby("folder", sort=False)
+    ]
 
 
 def _replayed(study: Study) -> Finding | None:
     return next((finding for finding in audit(study) if finding.kind == "replayed prompts"), None)
 
 
-def _run(folder: Path, rows: pd.DataFrame, as_published: bool) -> Run:
+def _run(folder: Path, rows: pd.DataFrame, as_published: bool, manifest: Manifest | None) -> Run:
     first = rows.iloc[0]
     levels = rows.groupby("level")
     osl = 1 if first["phase"] == "prefill-only" else int(first["osl"])
     measured = levels[list(COLUMNS)].mean().to_numpy(float)
     measured[measured <= 0] = np.nan
     counts = [(int(level), int(of["completed"].iloc[0])) for level, of in levels]
-    return Run(
-        short(folder), Layout.parse(first["layout"]), Workload(int(first["isl"]), osl, as_published), tuple(counts), measured
-    )
+    workload = Workload(int(first["isl"]), osl, as_published, ingress_of(manifest.deployment if manifest else None))
+    return Run(short(folder), Layout.parse(first["layout"]), workload, tuple(counts), measured)
 
 
 def stack_of(study: Study) -> dict[str, str]:
@@ -227,7 +229,7 @@ def make_model(study: Study, runs: Sequence[Run], engine: Engine, stack: dict[st
         workloads=sorted({f"{run.workload.isl}:{run.workload.osl}" for run in runs}),
         as_published=runs[0].workload.as_published, levels=(min(counts), max(counts)),
         most_running=max(run.levels[-1][0] / run.layout.decode.num for run in runs),
-        launch=launch_options(study), stack=stack, left_out=enough,
+        ingress=max(run.workload.ingress for run in runs), launch=launch_options(study), stack=stack, left_out=enough,
         errors=[e for run, of in judged for e in errors_of(run.layout, run.levels, run.log_ratios(of))],
     )  # fmt: skip
 

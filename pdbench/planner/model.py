@@ -46,6 +46,7 @@ class Model(Strict):
         as_published: whether they replayed prompts (one seed, no warm-up).
         levels: the least and the most requests in flight of these.
         most_running: the most requests in flight per decode replica of these.
+        ingress: the most ingress replicas of these, by whose memory replicas are chosen; 0: by true loads.
         launch: options of launch_gptoss.py that all runs were launched with, such as `--model FILE`.
         stack: what all manifests say alike of versions, hardware and engines; empty without manifests.
         left_out: whether `errors` are of layouts left out of the fit; else they are the fit's own.
@@ -63,6 +64,7 @@ class Model(Strict):
     as_published: bool
     levels: tuple[int, int]
     most_running: float
+    ingress: int = Field(default=0, ge=0)
     launch: list[str] = []
     stack: dict[str, str]
     left_out: bool

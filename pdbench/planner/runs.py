@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pdbench.layout import Layout
+from pdbench.layout import POOL, Layout
+from pdbench.manifest import Deployment
+from pdbench.planner.routing import REMEMBERED_S
 from pdbench.planner.simulator import Workload
 
 
@@ -33,3 +35,15 @@ class Run:
         """Return the logarithms of measured over predicted, 0.1 where about 10% more was measured; NaN where nothing was."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.log(self.measured / predicted)
+
+
+def ingress_of(deployment: Deployment | None) -> int:
+    """Return how many ingress replicas chose by what they remember; 0 where routers know loads, or nothing says how it was.
+
+    Those of a pool read reports, bare servers have one router for all, and with direct streaming there is no ingress replica.
+    """
+    path = deployment.serving_path if deployment else None
+    if not deployment or not path or deployment.mode == POOL or path.get("router", "power-of-two") != "power-of-two":
+        return 0
+    remembered = float(path.get("env", {}).get("RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S", REMEMBERED_S))
+    return int(path.get("ingress_replicas") or 0) if remembered > 0 else 0

@@ -15,6 +15,7 @@ import numpy as np
 from pdbench.layout import Layout
 from pdbench.planner.costs import Costs, Engine, Parameters, costs_of
 from pdbench.planner.replicas import Level, Prompts, Replica
+from pdbench.planner.routing import Ingress, Router
 
 CACHED = 16  # tokens to compute of a prompt that the prefix cache holds: the last block
 
@@ -25,11 +26,13 @@ class Workload:
 
     Attributes:
         as_published: one seed for all levels and no warm-up: half of a level's prompts were sent by the one before.
+        ingress: Ray Serve's ingress replicas, by whose memory replicas are chosen; 0: by true loads.
     """
 
     isl: int
     osl: int
     as_published: bool = False
+    ingress: int = 0
 
 
 class Sweep:
@@ -50,6 +53,8 @@ class Sweep:
         self.decoders = self.prefillers
         if layout.prefill:
             self.decoders = [Replica(costs.steps, self._prompts(engine, layout.decode.tp)) for _ in range(layout.decode.num)]
+        # With ingress replicas, as in Ray 2.60: these choose who decodes, and that one who prefills for it.
+        self.is_decoder_first = bool(layout.prefill and workload.ingress)
         # When each prefill and decode replica know each other; the first pair meets in the smoke test.
         self.met: dict[tuple[int, int], float] = {}
 
@@ -64,7 +69,10 @@ class Sweep:
         self.count = 0
         self.todo = list(range(requests))
         self.order.shuffle(self.todo)
-        self.through = [0] * requests  # the prefill replica of each request
+        # Of each request: its ingress, prefill and decode replica.
+        self.by, self.through, self.to = [0] * requests, [0] * requests, [0] * requests
+        self.ingress = Ingress(self.workload.ingress, self.draw)
+        self.of_decoders = [Router(self.draw, remembers=True) for _ in self.decoders]
         for replica in {*self.prefillers, *self.decoders}:
             replica.empty()
         for _ in range(min(in_flight, requests)):
@@ -85,17 +93,14 @@ class Sweep:
             self.level.sent[request] = now
             self._at(now + 2 * self.costs.request * self.delay(), self._arrive, request, 0)
 
-    def _chosen(self, replicas: Sequence[Replica]) -> int:
-        """The less loaded of two replicas drawn at random, as Ray Serve routes."""
-        n = len(replicas)
-        if n == 1:
-            return 0
-        one, other = int(self.draw() * n), int(self.draw() * (n - 1))
-        other += other >= one
-        return one if replicas[one].load <= replicas[other].load else other
-
     def _arrive(self, now: float, request: int, _: int) -> None:
-        where = self.through[request] = self._chosen(self.prefillers)
+        number = self.by[request] = self.ingress.take()
+        router = self.ingress.routers[number]
+        if self.is_decoder_first:
+            to = self.to[request] = router.choose(now, self.decoders)
+            self.decoders[to].load += 1
+            router = self.of_decoders[to]
+        where = self.through[request] = router.choose(now, self.prefillers)
         replica = self.prefillers[where]
         self.level.arrived[request] = now
         replica.load += 1
@@ -146,6 +151,7 @@ class Sweep:
                 self._join(now, request, where)
             else:
                 self.prefillers[where].load -= 1
+                self.of_decoders[self.to[request]].ended(now, where)
                 self._at(now + self.costs.handover, self._pull, request, where)
         if self.prefillers[where].waiting:
             self._prefill(now, where)
@@ -155,10 +161,12 @@ class Sweep:
         return self.decoders[where].stalled
 
     def _pull(self, now: float, request: int, source: int) -> None:
-        """Choose a decode replica, which fetches the prompt's KV cache unless it has it, one after another."""
-        where = self._chosen(self.decoders)
+        """Have a decode replica, chosen now or before, fetch the prompt's KV cache unless it has it, one after another."""
+        if not self.is_decoder_first:
+            to = self.to[request] = self.ingress.routers[self.by[request]].choose(now, self.decoders)
+            self.decoders[to].load += 1
+        where = self.to[request]
         replica, costs, added = self.decoders[where], self.costs, self.workload.osl / self.workload.isl
-        replica.load += 1
         ready = self._known(now, source, where)
         if self.workload.as_published and replica.pool.touch(request):
             replica.pool.stored += added
@@ -213,6 +221,7 @@ class Sweep:
         while replica.running and replica.running[0][0] - replica.progress < 1e-6:
             request = replica.running.popleft()[1]
             replica.load -= 1
+            self.ingress.ended(now, self.by[request], where)
             self.level.ended[request] = now
             self.level.stalled[request] += replica.stalled
             self._send(now)

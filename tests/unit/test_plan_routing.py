@@ -1,0 +1,125 @@
+"""How requests are shared out in the planner's simulation: by true loads, or by what each ingress replica remembers."""
+
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pdbench.configs import ROOT
+from pdbench.layout import Layout
+from pdbench.planner import calibration
+from pdbench.planner.costs import Engine, costs_of, names_of, start_of
+from pdbench.planner.fitting import Fitter, predict_run
+from pdbench.planner.routing import REMEMBERED_S, Ingress, Router
+from pdbench.planner.runs import ingress_of
+from pdbench.planner.simulator import Sweep, Workload
+
+RESULTS = ROOT / "bm_results"
+
+
+def loads(*numbers):
+    return [SimpleNamespace(load=number) for number in numbers]
+
+
+def test_a_router_that_asks_takes_the_emptier():
+    router = Router(Random(1).random, remembers=False)
+    assert {router.choose(0.0, loads(3, 1)) for _ in range(50)} == {1}
+
+
+def test_a_router_remembers_what_it_saw_and_its_own_requests():
+    """Of two it fills the emptier until, by its own count, both are equal, whatever the others have sent meanwhile."""
+    router, replicas = Router(Random(1).random, remembers=True), loads(4, 2)
+    assert router.choose(0.0, replicas) == 1, "nothing is known yet: both are asked"
+    replicas[1].load = 9  # others sent six
+    assert router.choose(1.0, replicas) == 1, "3 by what it remembers"
+    assert router.choose(2.0, replicas) == 0, "the last answer said 10"
+    for when in (3.0, 4.0, 5.0):
+        router.ended(when, 1)
+    replicas[0].load = 20
+    assert router.choose(6.0, replicas) == 0, "7 of its own count against 5"
+
+
+def test_what_is_old_is_asked_again():
+    router, replicas = Router(Random(1).random, remembers=True), loads(0, 5)
+    assert router.choose(0.0, replicas) == 0
+    replicas[0].load = 9
+    assert router.choose(REMEMBERED_S - 0.1, replicas) == 0, "1"
+    replicas[0].load, replicas[1].load = 9, 3
+    assert router.choose(3 * REMEMBERED_S, replicas) == 1
+
+
+def test_one_replica_is_not_chosen_from():
+    draws = Random(1)
+    assert Router(draws.random, remembers=True).choose(0.0, loads(7)) == 0 and draws.random() == Random(1).random()
+
+
+def test_the_ingress_with_the_fewest_open_requests_is_next():
+    ingress = Ingress(3, Random(1).random)
+    assert [ingress.take() for _ in range(5)] == [0, 1, 2, 0, 1]
+    ingress.ended(1.0, 1, 0)
+    ingress.ended(1.0, 1, 0)
+    assert [ingress.take() for _ in range(3)] == [1, 2, 1]
+
+
+def deployment(mode="collocated", **path):
+    return SimpleNamespace(mode=mode, serving_path={"env": {}, "router": "power-of-two", "ingress_replicas": 8} | path)
+
+
+@pytest.mark.parametrize(
+    ("of", "ingress"),
+    [
+        (deployment(), 8),
+        (deployment("pd-pack", env={"RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "10"}), 8),
+        (deployment(env={"RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "0"}), 0),  # asks each time
+        (deployment(router="round-robin"), 0),
+        (deployment("pd-pool"), 0),
+        (deployment(ingress_replicas=0), 0),  # direct streaming
+        (SimpleNamespace(mode="bare", serving_path=None), 0),
+        (None, 0),
+    ],
+)
+def test_which_deployments_have_routers_that_remember(of, ingress):
+    assert ingress_of(of) == ingress
+
+
+def busiest(layout: Layout, ingress: int, in_flight: int = 16) -> float:
+    """The busiest replica's share of the requests that arrive, the mean over seeds."""
+    costs = costs_of(layout, {name: start_of(name) for name in names_of({1})}, Engine(), 5000, 250, in_flight)
+    found = []
+    for seed in range(20):
+        sweep = Sweep(layout, costs, Engine(), Workload(5000, 250, ingress=ingress), seed)
+        level = sweep.run(in_flight, 5 * in_flight)
+        assert all(level.ended) and not any(replica.load for replica in (*sweep.prefillers, *sweep.decoders))
+        assert not any(sweep.ingress.open)
+        found.append(np.bincount(sweep.to if layout.prefill else sweep.through).max() / (5 * in_flight))
+    return float(np.mean(found))
+
+
+@pytest.mark.parametrize("layout", ["2xtp1", "4xtp1", "p2xtp1-d2xtp1", "p1xtp1-d3xtp1"])
+def test_the_more_routers_remember_the_less_evenly_requests_are_shared(layout):
+    shares = [busiest(Layout.parse(layout), ingress) for ingress in (0, 8)]
+    assert shares[0] < shares[1] and shares[0] < 1.2 / Layout.parse(layout).decode.num
+
+
+@pytest.fixture(scope="module")
+def of_two_gpus():
+    """A fit to what two H200s have shown, and the run of four: another host, and more replicas than any run of the fit."""
+    fitted, four = (
+        _runs(*sorted(RESULTS.glob(f"gpt-oss-120b-shape_*_{name}"))) for name in ("h200x2_120b_*", "h200x4_ratio_4xtp1")
+    )
+    return Fitter(*fitted), four[0][0]
+
+
+def _runs(*folders: Path):
+    study = calibration.read(folders)
+    return calibration.runs_of(study, None), calibration.engine_of(study, {}, None, calibration.stack_of(study))
+
+
+def test_four_replicas_are_predicted_from_runs_of_two(of_two_gpus):
+    """docs/planner.md: requests/s, mean TPOT and mean TTFT. By true loads requests/s are missed by 6.0 and TTFT by 18%."""
+    fitter, four = of_two_gpus
+    assert four.workload.ingress == 8
+    errors = np.mean(np.abs(predict_run(four, fitter.fit(), fitter.engine) / four.measured - 1), axis=0)[:3]
+    assert (errors < (0.045, 0.07, 0.15)).all()
