@@ -5,6 +5,7 @@ import sys
 from types import ModuleType
 
 from pdbench.doctor.examination import examine
+from pdbench.layout import placed_as
 from pdbench.network import slow_link, ucx
 from pdbench.nodes import cluster
 from pdbench.serve import serving_path
@@ -24,6 +25,7 @@ def consult(ray: ModuleType, args: argparse.Namespace, plan: Plan) -> None:
     wanted |= set(ucx.LOUD_LEVELS) if args.verbose else set()
     wanted |= {"UCX_TLS"} if args.ucx_tls or args.backend == "LIBFABRIC" else set()
     wanted |= {"slow link"} if slow_link.UCX_ENV.items() <= hardware.env.items() else set()
+    wanted |= {"RDMA"} if placed_as(plan.mode) != "pd-spread" else set()  # no KV cache crosses nodes
     nodes = cluster.of_kind(cluster.read_nodes(ray, hardware.accelerator), hardware.accelerator_type)
     chosen = {ip for role, ip in plan.placement.items() if role != "ingress"}
     engines_on = {node.ip for node in nodes if node.accelerators and (node.ip in chosen or "any" in chosen)}

@@ -417,6 +417,13 @@ def test_the_doctor_does_not_mind_what_was_asked_for(monkeypatch):
     assert {"NIXL_LOG_LEVEL", "UCX_LOG_LEVEL"} <= consult(monkeypatch, [], "--verbose")["ignore"]
 
 
+@pytest.mark.parametrize(("mode", "matters"), [("pd-spread", True), ("pd-pack", False), ("pd-pool", False)])
+def test_rdma_matters_where_kv_caches_cross_nodes(monkeypatch, mode, matters):
+    """A warning that says "or pack P and D" to who packs them helps nobody."""
+    asked = consult(monkeypatch, [], what=("--mode", mode, "--layout", "p1xtp1-d1xtp1", *TINY))
+    assert ("RDMA" not in asked["ignore"]) is matters
+
+
 @pytest.mark.parametrize(
     ("what", "engines_on"),
     [
