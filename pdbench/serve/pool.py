@@ -2,7 +2,7 @@
 
 vLLM's NixlConnector decides per request whether an engine computes a prompt for another one, so the ratio changes by routing
 alone: nothing restarts, and work that was handed out ends where it is. Public pieces of Ray only: a server class and a request
-router that reads what replicas report (pool_server.py), and a broadcast.
+router that reads what replicas report (pool_router.py), and a broadcast.
 """
 
 import asyncio

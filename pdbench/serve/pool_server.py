@@ -1,18 +1,15 @@
-"""Serve an engine of a pool, and route requests by the replicas' roles: see pool.py. Imports vLLM, which takes seconds."""
+"""Serve an engine of a pool: see pool.py, and pool_router.py for who gets a request. Imports vLLM, which takes seconds."""
 
 import asyncio
 import contextlib
 import os
-import random
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import psutil
 from ray import serve
-from ray.serve.exceptions import RayServeException
 from ray.serve.llm.deployment import LLMServer, PDDecodeServer
-from ray.serve.request_router import RequestRouter
 
 from pdbench.serve.pool import DECODE, PREFILL
 from pdbench.serve.pool_work import Work
@@ -105,49 +102,3 @@ class PoolServer(PDDecodeServer):
     async def record_routing_stats(self) -> dict[str, Any]:
         """Return what the routers read: role and running work, beside Ray's own."""
         return {**await super().record_routing_stats(), "role": self.role, "at": time.time(), **self.running}
-
-
-def in_replica() -> bool:
-    """Return whether this process is a replica of Ray Serve; a launch is not."""
-    try:
-        return serve.get_replica_context() is not None
-    except RayServeException:
-        return False
-
-
-class RoleRouter(RequestRouter):
-    """Chooses, of the replicas with a request's role, the one with the least work: what it reported, and what was sent since.
-
-    Ray's own choice, by the lengths of queues that it remembers, would count a changed engine's decodes as prefill work.
-    """
-
-    def initialize_state(self, **kwargs: Any) -> None:
-        """Begin with nothing sent."""
-        self.sent: dict[Any, tuple[int, float]] = {}  # by replica: requests since the report of that time
-        self.here = serve.get_replica_context().replica_id.unique_id if in_replica() else ""
-
-    async def choose_replicas(self, candidate_replicas: list[Any], pending_request: Any = None) -> list[list[Any]]:
-        """Rank the replicas that have the request's role; all, where none has it yet.
-
-        A replica that orchestrates a request never computes its prompt, too: its own router may not know the new table yet.
-        """
-        work = DECODE
-        if pending_request is not None:
-            pending_request.routing_context.should_backoff = True
-            if pending_request.args and getattr(pending_request.args[0], "kv_transfer_params", None):
-                work = PREFILL
-                candidate_replicas = [r for r in candidate_replicas if r.replica_id.unique_id != self.here]
-        fitting = [r for r in candidate_replicas if (r.routing_stats or {}).get("role") == work] or candidate_replicas
-        return [[replica] for replica in sorted(fitting, key=lambda replica: (self._load(replica, work), random.random()))]
-
-    def _load(self, replica: Any, work: str) -> int:
-        reported = replica.routing_stats or {}
-        sent, since = self.sent.get(replica.replica_id, (0, 0.0))
-        if since != reported.get("at", 0.0):
-            self.sent[replica.replica_id] = (sent := 0, reported["at"])
-        return reported.get(work, 0) + sent
-
-    def on_request_routed(self, pending_request: Any, replica_id: Any, result: Any) -> None:
-        """Count a request that was sent."""
-        sent, since = self.sent.get(replica_id, (0, 0.0))
-        self.sent[replica_id] = (sent + 1, since)

@@ -71,7 +71,8 @@ def build_app(plan: Plan) -> Any:
 
 def _pool(config: Any, plan: Plan) -> Any:
     """The LLMConfig of a pool of all engines of a plan, from that of those that decode at first."""
-    from pdbench.serve.pool_server import PoolServer, RoleRouter
+    from pdbench.serve.pool_router import RoleRouter
+    from pdbench.serve.pool_server import PoolServer
 
     router = {"request_router_class": RoleRouter, "request_routing_stats_period_s": REPORTS_S}
     of_pool = config.deployment_config | {"num_replicas": plan.replicas, "request_router_config": router}

@@ -115,7 +115,7 @@ class Id(NamedTuple):
 class TestRouter:
     @pytest.fixture
     def router(self):
-        from pdbench.serve.pool_server import RoleRouter
+        from pdbench.serve.pool_router import RoleRouter
 
         made = object.__new__(RoleRouter)
         made.initialize_state()
@@ -127,9 +127,12 @@ class TestRouter:
         return SimpleNamespace(replica_id=Id(name), routing_stats=stats)
 
     @staticmethod
-    def request(work):
+    def request(work, of=""):
         given = {"do_remote_decode": True} if work == PREFILL else None
-        return SimpleNamespace(args=[SimpleNamespace(kv_transfer_params=given)], routing_context=SimpleNamespace())
+        named = SimpleNamespace(internal_request_id=of)
+        return SimpleNamespace(
+            args=[SimpleNamespace(kv_transfer_params=given)], routing_context=SimpleNamespace(), metadata=named
+        )
 
     def chosen(self, router, replicas, work):
         ranked = asyncio.run(router.choose_replicas(replicas, self.request(work)))
@@ -141,14 +144,37 @@ class TestRouter:
         assert self.chosen(router, some, PREFILL) == ["b", "d"], "decodes of an earlier role are no prefill work"
         assert self.chosen(router, some, DECODE) == ["c", "a"]
 
-    def test_what_was_sent_since_a_report_counts_until_the_next(self, router):
-        a, c = self.replica("a", DECODE, decode=1), self.replica("c", DECODE, decode=0)
+    def test_its_own_requests_count_first_since_reports_are_old(self, router):
+        """By reports alone every router sends to the same replica until the next one."""
+        a, c = self.replica("a", DECODE, decode=5), self.replica("c", DECODE, decode=0)
         assert self.chosen(router, [a, c], DECODE) == ["c", "a"]
-        for _ in range(2):
-            router.on_request_routed(None, c.replica_id, None)
+        router.on_request_routed(self.request(DECODE, "1"), c.replica_id, None)
         assert self.chosen(router, [a, c], DECODE) == ["a", "c"]
-        c.routing_stats["at"] = 2.0
-        assert self.chosen(router, [a, c], DECODE) == ["c", "a"]
+        router.on_request_routed(self.request(DECODE, "2"), a.replica_id, None)
+        assert self.chosen(router, [a, c], DECODE) == ["c", "a"], "one each: by the reports"
+        assert self.chosen(router, [self.replica("a", PREFILL), self.replica("c", PREFILL, prefill=1)], PREFILL) == ["a", "c"]
+        router.on_request_completed(c.replica_id, "1")
+        router.on_request_completed(c.replica_id, "never routed")
+        router.on_request_routed(self.request(DECODE, "3"), c.replica_id, None)
+        router.on_request_completed(a.replica_id, "2")
+        assert self.chosen(router, [a, c], DECODE) == ["a", "c"]
+
+    def test_what_came_and_ended_since_a_report_counts_until_the_next(self, router, monkeypatch):
+        now = [10.0]
+        monkeypatch.setattr("time.time", lambda: now[0])
+        a, c = self.replica("a", DECODE, decode=1, at=9.0), self.replica("c", DECODE, decode=0, at=9.0)
+        for number in "12":
+            router.on_request_routed(self.request(DECODE, number), c.replica_id, None)
+        router.on_request_routed(self.request(DECODE, "3"), a.replica_id, None)
+        assert router._work(c, DECODE) == 2 and router._work(a, DECODE) == 2
+        now[0] = 11.0
+        for number in "12":
+            router.on_request_completed(c.replica_id, number)
+        assert router._work(c, DECODE) == 0
+        c.routing_stats |= {"at": 10.5, DECODE: 2}
+        assert router._work(c, DECODE) == 0, "the report has seen two come, and none end"
+        c.routing_stats |= {"at": 11.5, DECODE: 0}
+        assert router._work(c, DECODE) == 0 and not router.since[c.replica_id, DECODE]
 
     def test_without_roles_all_are_taken_but_never_the_one_that_asks(self, router):
         some = [self.replica("a", ""), self.replica("b", "")]
