@@ -23,7 +23,7 @@ FEWEST = 3  # layouts of a fit
 # Experts of a layer, and of these for each token, by the name of the model.
 _EXPERTS = ((r"gpt-?oss-20b(-shape)?", (32, 4)), (r"gpt-?oss-tiny", (4, 2)), (r"gpt-?oss(-120b(-shape)?)?", (128, 4)))
 # What two runs of one fit may differ in, of their deployments' identity.
-_OF_A_RUN = re.compile(r"layout|mode|base seed|serving_path ingress_replicas|(collocated|prefill|decode) .*")
+_OF_A_RUN = re.compile(r"layout|mode|base seed|serving_path (ingress_replicas|pool_routing)|(collocated|prefill|decode) .*")
 
 
 def read(folders: Sequence[Path], levels: Sequence[int] = ()) -> Study:

@@ -17,7 +17,7 @@ from typing import Any
 
 from pdbench.configs import ROOT, ModelConfig
 from pdbench.files import first_line
-from pdbench.layout import Layout, Pool
+from pdbench.layout import POOL, Layout, Pool
 from pdbench.manifest import now
 from pdbench.network.ucx_log import TABLE, read_tables, ways_of
 from pdbench.nodes import stack
@@ -30,7 +30,7 @@ from pdbench.serve.counters import ENV, by_role, of_node
 from pdbench.serve.kv_tokens import by_role as kv_by_role
 from pdbench.serve.kv_tokens import of_node as kv_of_node
 from pdbench.serve.plan import HEAD_RESOURCE, PIN, QUICK_SHUTDOWN, Plan
-from pdbench.serve.pool import Report, assign, pool_of, reports, set_roles
+from pdbench.serve.pool import ROUTING, Report, assign, pool_of, reports, set_roles
 from pdbench.serve.serve_app import APP
 from pdbench.serve.serving_path import FALLBACK, HA_PROXY, haproxy_servers
 
@@ -63,7 +63,8 @@ def planned_record(plan: Plan) -> dict[str, Any]:
         "layout": plan.layout, "mode": plan.mode, "gpus": plan.gpus, "gpus_per_node": plan.gpus_per_node,
         "accelerator": plan.accelerator, "model_id": plan.model_id, "model_source": _relative(plan.model_source),
         "decode_bench": plan.decode_bench, "core_per_rank": plan.core_per_rank, **_relative(plan.servers_described()),
-        "serving_path": plan.path and plan.path.model_dump() | {"ingress_replicas": plan.ingress_replicas},
+        "serving_path": plan.path and plan.path.model_dump() | {"ingress_replicas": plan.ingress_replicas}
+        | ({"pool_routing": ROUTING} if plan.mode == POOL else {}),
         "transport": plan.transport.model_dump() if plan.transport else None,
         "llm_configs": _relative(plan.llm_configs),
     }  # fmt: skip

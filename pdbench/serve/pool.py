@@ -12,6 +12,7 @@ from pdbench.layout import Layout
 from pdbench.manifest import Strict
 
 REPORTS_S = 0.5  # how often routers learn of a replica's role and load
+ROUTING = "own requests, then reports"  # what routers go by (pool_router.py); levels by another way are another arm's
 MEET_TRIES = 20
 PREFILL, DECODE = "prefill", "decode"
 

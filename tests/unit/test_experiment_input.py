@@ -190,6 +190,17 @@ def refused(experiment, results):
     return str(caught.value)
 
 
+def test_a_pool_whose_requests_were_routed_in_another_way_is_another_arm(write, tmp_path, make_manifest):
+    arms = [{"layout": "2xtp1"}, {"layout": "p1xtp1-d1xtp1", "mode": "pd-pool"}]
+    experiment, results = load_experiment(write(arms=arms)), tmp_path / "results"
+    path = measured_as(experiment, results, make_manifest)
+    plan.check_unchanged("small", experiment, results, run_experiment.launched_as)
+    made = json.loads(path.read_text())
+    del made["deployment"]["serving_path"]["pool_routing"]  # as before there was a choice
+    path.write_text(json.dumps(made))
+    assert "serving_path pool_routing" in refused(experiment, results)
+
+
 def test_what_a_launch_rests_on_besides_its_options_is_compared(write, tmp_path, make_manifest):
     """The link's rate, pinned ranks, versions, the base seed, and what a model made here is made from."""
     experiment, results = load_experiment(write(arms=[{"layout": "2xtp1"}, SLOW])), tmp_path / "results"
