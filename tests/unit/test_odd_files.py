@@ -157,6 +157,7 @@ def test_files_beside_result_folders_are_left_out(good, tmp_path, capsys):
     assert "2xtp1" in out and err == "viz.py: left out, no folders: a.png, a.sh, a_times.json and 2 more\n"
 
 
+@pytest.mark.filterwarnings("error")  # Matplotlib warns, and draws all parts over each other, where a legend leaves no room
 def test_the_documented_pattern_works_on_the_projects_own_results(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     paths = sorted(map(str, (ROOT / "bm_results").iterdir()))

@@ -52,6 +52,8 @@ OTHER_MARKERS = ("X", "*", "d", "H", "8")
 # Those of other sizes come last: fifteen runs of one layout still look different.
 LAST_MARKERS = tuple(MARKERS.values())
 KEY_POINTS = 8.5
+# Rows of a legend that a figure has room for, and inches by which it grows for each more.
+LEGEND_ROWS, LEGEND_ROW = 8, 0.19
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ def legend(figure: Figure, handles: list[Artist], key: list[str]) -> None:
     """Draw one legend for all panels, in as many columns as its longest name leaves room for, under what the marks mean."""
     inches = 1.0 + 0.075 * max(len(handle.get_label()) for handle in handles)
     columns = max(1, min(len(handles), math.floor(figure.get_figwidth() / inches)))
+    more = max(0, math.ceil(len(handles) / columns) - LEGEND_ROWS)
+    figure.set_figheight(figure.get_figheight() + more * LEGEND_ROW)  # else nothing is left for the panels
     drawn = figure.legend(
         handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
         handlelength=5.2, title=_wrapped(key, figure.get_figwidth()), title_fontsize=KEY_POINTS,
