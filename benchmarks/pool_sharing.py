@@ -19,6 +19,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from pdbench import interrupts  # noqa: E402
+from pdbench.analysis.sharing import in_flight, share_in_time  # noqa: E402
 from pdbench.cli import Parser  # noqa: E402
 
 ROUTERS = ("pool", "ray")
@@ -99,12 +100,8 @@ def busiest(done: list[tuple[str, float, float]]) -> float:
     """The busiest replica's share of the requests in flight, the mean over time until the last one is sent."""
     who = np.unique([replica for replica, _, _ in done], return_inverse=True)[1]
     begun, ended = np.array([(begin, end) for _, begin, end in done]).T
-    times = np.sort(np.concatenate([begun, ended]))
-    times = times[times <= begun.max()]
-    there = (begun <= times[:, None]) & (ended > times[:, None])
-    counts = np.stack([(there & (who == replica)).sum(axis=1) for replica in range(who.max() + 1)])
-    lasting = np.diff(times, append=begun.max())
-    return float((counts.max(axis=0) * lasting).sum() / (counts.sum(axis=0) * lasting).sum())
+    there, lasting = in_flight(begun, ended, who, begun.max())
+    return share_in_time(there.max(axis=1), there, lasting)
 
 
 def main(argv: list[str] | None = None) -> int:

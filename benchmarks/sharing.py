@@ -21,7 +21,7 @@ from rich.progress import track
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from pdbench import interrupts  # noqa: E402
-from pdbench.analysis.sharing import of_level  # noqa: E402
+from pdbench.analysis.sharing import in_flight, of_level, share_in_time  # noqa: E402
 from pdbench.cli import Parser  # noqa: E402
 from pdbench.read.level_file import ResultError  # noqa: E402
 from pdbench.read.requests import Requests  # noqa: E402
@@ -49,10 +49,8 @@ def put_together(parts: Sequence[Requests]) -> tuple[Requests, np.ndarray]:
 def true_share(whole: Requests, part_of: np.ndarray, is_pd: bool) -> float:
     """Return the busiest part's share of the requests in flight, over the same time as `of_level`."""
     begin, last = whole.start + whole.ttft * is_pd, max(whole.start.max(), whole.end.min())
-    times = np.linspace(whole.start.min(), last, 2000)
-    there = (begin[:, None] <= times) & (whole.end[:, None] > times)
-    counts = np.array([there[part_of == part].sum(axis=0) for part in np.unique(part_of)])
-    return float(counts.max(axis=0).sum() / counts.sum())
+    there, lasting = in_flight(begin, whole.end, part_of, last)
+    return share_in_time(there.max(axis=1), there, lasting)
 
 
 def single_replicas(folders: Sequence[Path]) -> Iterator[tuple[list[Requests], bool]]:

@@ -16,7 +16,7 @@ MIN_SAMPLES = 100
 # Of the requests asked for, in flight in the mean; of the time, with all of them. Honest levels have 0.88 and 0.77 or more.
 HELD, FULL = 0.85, 0.7
 # By which the busiest replica's share of the requests in flight may exceed an even one: with two replicas, 60%.
-UNEVEN = 0.1
+EXCESS = 0.1
 # By how much the mean prompt, and of the longest and the shortest each, may differ from the ISL: of it, and in tokens.
 LENGTH, TOKENS = 0.01, 2
 
@@ -77,7 +77,7 @@ def _concurrency(source: Source) -> Iterator[tuple[str, str]]:
 def _shared(source: Source) -> Iterator[tuple[str, str]]:
     """Levels of which one replica had many more requests than the others."""
     shares = [(stem, share) for stem, share in _rows(source, "stem", "share") if share]
-    if uneven := [f"{stem} {share.least:.0%}" for stem, share in shares if share.least >= share.even + UNEVEN]:
+    if uneven := [f"{stem} {share.least:.0%}" for stem, share in shares if share.least >= share.even + EXCESS]:
         num = source.arm.layout.decode.num
         yield "shared unevenly", f"requests in flight at the busiest of {num} replicas, at the least: {', '.join(uneven)}"
 

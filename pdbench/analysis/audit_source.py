@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from pdbench.analysis.audit_origin import elsewhere
-from pdbench.analysis.sharing import Share, of_level
+from pdbench.analysis.sharing import is_shared, of_level
 from pdbench.layout import Pool
 from pdbench.manifest import LevelRecord, Manifest
-from pdbench.read.level_file import LevelFile, digest_of
-from pdbench.read.results import CONTROLLED, Arm, Folder, Study
-from pdbench.workload import SHIFT, phase_lengths
+from pdbench.read.level_file import digest_of
+from pdbench.read.results import Arm, Folder, Study
+from pdbench.workload import phase_lengths
 
 # Keys that some versions of the bench client write and others do not (`failed`: from vLLM 0.11.1 on).
 CLIENT_KEYS = ("endpoint_type", "backend", "failed", "max_output_tokens_per_s", "max_concurrent_requests", "rtfx")
@@ -94,7 +94,7 @@ def columns_of(table: pd.DataFrame) -> dict[str, np.ndarray]:
 
 def _of_files(folder: Folder, sharing: bool) -> dict[str, list[Any]]:
     """What `Source.columns` has beside the tidy table, in the table's order."""
-    manifest = folder.manifest
+    manifest, layout = folder.manifest, folder.arm.layout
     records = {record.level: record for record in manifest.levels} if manifest else {}
     files: dict[str, list[Any]] = defaultdict(list)
     for level, file in folder.levels.items():  # as the table has them
@@ -109,16 +109,11 @@ def _of_files(folder: Folder, sharing: bool) -> dict[str, list[Any]]:
         files["input_tokens"].append(content["total_input_tokens"])
         lengths = file.requests.isl if file.requests else ()
         files["prompt_lengths"].append((min(lengths), max(lengths)) if len(lengths) else ())
-        files["share"].append(_share(folder.arm, file) if sharing else None)
+        requests = file.requests if sharing and is_shared(folder.arm) else None
+        files["share"].append(of_level(requests, layout.decode.num, layout.is_pd) if requests else None)
         files["elsewhere"].append(elsewhere(folder, level, content, record))
         files["recorded"].append(_recorded(record, digest, file.row["completed"]))
     return files
-
-
-def _share(arm: Arm, file: LevelFile) -> Share | None:
-    """How evenly replicas shared a level's requests; None where a controller may have moved their roles."""
-    several = arm.layout.decode.num > 1 and arm.run.phase != SHIFT and not arm.placement.startswith(CONTROLLED)
-    return of_level(file.requests, arm.layout.decode.num, arm.layout.is_pd) if several and file.requests else None
 
 
 def model_name(source: object) -> str | None:

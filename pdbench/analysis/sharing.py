@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 
 from pdbench.analysis.decision import WORKLOAD
-from pdbench.layout import Layout
 from pdbench.read.level_file import ResultError
 from pdbench.read.requests import Requests
-from pdbench.read.results import Study
-from pdbench.workload import Level
+from pdbench.read.results import CONTROLLED, Arm, Study
+from pdbench.workload import SHIFT, Level
 
 # Two tokens come together that are no farther apart than this share of a step: by chance, a third of them.
 TOGETHER = 1 / 6
@@ -39,10 +38,10 @@ def shares(study: Study) -> pd.DataFrame:
     """
     rows = []
     for row in study.table.itertuples():
-        layout = Layout.parse(row.layout)
-        if layout.decode.num < 2:
+        folder = study.folders[row.folder]
+        if not is_shared(folder.arm):
             continue
-        requests = study.folders[row.folder].levels[Level(row.kind, row.level, row.repeat)].requests
+        layout, requests = folder.arm.layout, folder.levels[Level(row.kind, row.level, row.repeat)].requests
         if requests is None:
             raise ResultError(f"{row.folder}: level {row.level:g} holds no per-request details: run_bm.sh saves them")
         known = {name: getattr(row, name) for name in (*WORKLOAD, "arm", "level", "repeat", "request_throughput")}
@@ -51,6 +50,11 @@ def shares(study: Study) -> pd.DataFrame:
     if not rows:
         raise ResultError("no arm has several replicas that decode: there is nothing to share out")
     return pd.DataFrame(rows)
+
+
+def is_shared(arm: Arm) -> bool:
+    """Return whether several replicas decode an arm's requests, and none but these: a controller may have moved the roles."""
+    return arm.layout.decode.num > 1 and arm.run.phase != SHIFT and not arm.placement.startswith(CONTROLLED)
 
 
 class Share(NamedTuple):
@@ -75,25 +79,41 @@ def of_level(requests: Requests, replicas: int, is_pd: bool = False) -> Share:
     With PD a request is at its decode replica from its first token on. Of more groups at once than replicas all but `even` is
     NaN.
     """
-    group = groups(requests)
-    # A row for each time that a request comes or ends, a column for each group.
     begin, last = requests.start + requests.ttft * is_pd, max(requests.start.max(), requests.end.min())
-    times = np.concatenate([begin, requests.end])
+    there, lasting = in_flight(begin, requests.end, groups(requests), last)
+    evenly = np.ceil(there.sum(axis=1) / replicas)
+    least = np.array([_least_busiest(row[row > 0], replicas) for row in there])
+    # Where there are more groups than replicas some are one replica's: it has no fewer than evenly.
+    busiest = [evenly, np.maximum(least, evenly), np.maximum(there.max(axis=1), evenly)]
+    even, least, greatest = (share_in_time(of, there, lasting) for of in busiest)
+    if lasting[(there > 0).sum(axis=1) > replicas].sum() > UNCLEAR * lasting.sum():
+        return Share(even, math.nan, math.nan, math.nan)
+    return Share(even, least, greatest, float(busiest[-1].max()))
+
+
+def in_flight(begin: np.ndarray, end: np.ndarray, group: np.ndarray, last: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many requests of each group are in flight, and for how long, until `last`; without times when there is none.
+
+    Args:
+        begin, end: of each request, s; shape (n,).
+        group: of each, from 0.
+
+    Returns:
+        A row for each time that one comes or ends, a column for each group; and s, by row.
+    """
+    times = np.concatenate([begin, end])
     steps = np.zeros((len(times), group.max() + 1))
     steps[np.arange(len(times)), np.tile(group, 2)] = np.repeat([1, -1], len(group))
     order = np.argsort(times, kind="stable")
     lasting = np.diff(np.minimum(times[order], last), append=last)
     there = steps[order].cumsum(axis=0)
     counts = (lasting > 0) & (there.sum(axis=1) > 0)
-    there, lasting = there[counts], lasting[counts]
-    evenly = np.ceil(there.sum(axis=1) / replicas)
-    least = np.array([_least_busiest(row[row > 0], replicas) for row in there])
-    # Where there are more groups than replicas some are one replica's: it has no fewer than evenly.
-    busiest = [evenly, np.maximum(least, evenly), np.maximum(there.max(axis=1), evenly)]
-    even, least, greatest = (float((of * lasting).sum() / (there.sum(axis=1) * lasting).sum()) for of in busiest)
-    if lasting[(there > 0).sum(axis=1) > replicas].sum() > UNCLEAR * lasting.sum():
-        return Share(even, math.nan, math.nan, math.nan)
-    return Share(even, least, greatest, float(busiest[-1].max()))
+    return there[counts], lasting[counts]
+
+
+def share_in_time(some: np.ndarray, there: np.ndarray, lasting: np.ndarray) -> float:
+    """Return the share that so many by row, of all that are `there`, have in the mean over time."""
+    return float((some * lasting).sum() / (there.sum(axis=1) * lasting).sum())
 
 
 def _least_busiest(sizes: np.ndarray, replicas: int) -> float:

@@ -1,8 +1,7 @@
 """Route a pool's requests by its replicas' roles and work: see pool.py."""
 
 import random
-import time
-from collections import Counter, defaultdict
+from collections import Counter
 from typing import Any
 
 from ray import serve
@@ -31,9 +30,6 @@ class RoleRouter(RequestRouter):
     def initialize_state(self, **kwargs: Any) -> None:
         """Begin with nothing sent."""
         self.own: dict[str, tuple[Any, str]] = {}  # under way: replica and work, by request
-        self.since: defaultdict[tuple[Any, str], list[tuple[float, int]]] = defaultdict(
-            list
-        )  # when one came or ended, after a report
         self.here = serve.get_replica_context().replica_id.unique_id if in_replica() else ""
 
     async def choose_replicas(self, candidate_replicas: list[Any], pending_request: Any = None) -> list[list[Any]]:
@@ -50,26 +46,17 @@ class RoleRouter(RequestRouter):
         own = Counter(self.own.values())
 
         def rank(replica: Any) -> tuple[int, int, float]:
-            return own[replica.replica_id, work], self._work(replica, work), random.random()
+            return own[replica.replica_id, work], (replica.routing_stats or {}).get(work, 0), random.random()
 
         return [[replica] for replica in sorted(fitting, key=rank)]
 
-    def _work(self, replica: Any, work: str) -> int:
-        """What a replica reported, and what came of this router or ended since; by its node's clock, so nearly."""
-        reported = replica.routing_stats or {}
-        changes = self.since[replica.replica_id, work]
-        changes[:] = [(when, change) for when, change in changes if when > reported.get("at", 0.0)]
-        return reported.get(work, 0) + sum(change for _, change in changes)
-
     def on_request_routed(self, pending_request: Any, replica_id: Any, result: Any) -> None:
         """Count a request that was sent."""
-        to = self.own[pending_request.metadata.internal_request_id] = replica_id, work_of(pending_request)
-        self.since[to].append((time.time(), 1))
+        self.own[pending_request.metadata.internal_request_id] = replica_id, work_of(pending_request)
 
     def on_request_completed(self, replica_id: Any, internal_request_id: str) -> None:
-        """Count one that has ended, whatever came of it."""
-        if to := self.own.pop(internal_request_id, None):
-            self.since[to].append((time.time(), -1))
+        """Count it no more, whatever came of it; one that was refused was not counted."""
+        self.own.pop(internal_request_id, None)
 
 
 def work_of(pending_request: Any) -> str:

@@ -159,23 +159,6 @@ class TestRouter:
         router.on_request_completed(a.replica_id, "2")
         assert self.chosen(router, [a, c], DECODE) == ["a", "c"]
 
-    def test_what_came_and_ended_since_a_report_counts_until_the_next(self, router, monkeypatch):
-        now = [10.0]
-        monkeypatch.setattr("time.time", lambda: now[0])
-        a, c = self.replica("a", DECODE, decode=1, at=9.0), self.replica("c", DECODE, decode=0, at=9.0)
-        for number in "12":
-            router.on_request_routed(self.request(DECODE, number), c.replica_id, None)
-        router.on_request_routed(self.request(DECODE, "3"), a.replica_id, None)
-        assert router._work(c, DECODE) == 2 and router._work(a, DECODE) == 2
-        now[0] = 11.0
-        for number in "12":
-            router.on_request_completed(c.replica_id, number)
-        assert router._work(c, DECODE) == 0
-        c.routing_stats |= {"at": 10.5, DECODE: 2}
-        assert router._work(c, DECODE) == 0, "the report has seen two come, and none end"
-        c.routing_stats |= {"at": 11.5, DECODE: 0}
-        assert router._work(c, DECODE) == 0 and not router.since[c.replica_id, DECODE]
-
     def test_without_roles_all_are_taken_but_never_the_one_that_asks(self, router):
         some = [self.replica("a", ""), self.replica("b", "")]
         assert sorted(self.chosen(router, some, DECODE)) == ["a", "b"]

@@ -1,17 +1,11 @@
 """The benchmark of a pool's router: what it counts; it runs real Ray Serve, for a minute, by itself."""
 
-import importlib.util
 import subprocess
 import sys
 
 import pytest
 
-from pdbench.configs import ROOT
-
-SCRIPT = ROOT / "benchmarks/pool_sharing.py"
-spec = importlib.util.spec_from_file_location("pool_sharing", SCRIPT)
-pool_sharing = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pool_sharing)
+from benchmarks import pool_sharing
 
 
 def test_the_busiest_share_is_a_mean_over_time_until_the_last_is_sent():
@@ -23,5 +17,5 @@ def test_the_busiest_share_is_a_mean_over_time_until_the_last_is_sent():
 
 @pytest.mark.parametrize(("option", "value"), [("--replicas", "1"), ("--seconds", "0"), ("--router", "best")])
 def test_a_wrong_option_is_refused_in_one_line(option, value):
-    run = subprocess.run([sys.executable, SCRIPT, option, value], capture_output=True, text=True, check=False)
+    run = subprocess.run([sys.executable, pool_sharing.__file__, option, value], capture_output=True, text=True, check=False)
     assert run.returncode == 2 and run.stdout == "" and option in run.stderr and len(run.stderr.splitlines()) == 1

@@ -1,6 +1,7 @@
 """How evenly replicas shared requests: found from nothing but when tokens came."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 import viz
 from benchmarks import sharing
 from benchmarks.sharing import put_together, true_share
+from pdbench.analysis.audit_source import sources_of
 from pdbench.analysis.sharing import groups, of_level, shares
 from pdbench.read.level_file import ResultError
 from pdbench.read.requests import Requests
@@ -101,6 +103,17 @@ def test_the_benchmark_counts_what_is_right(capsys):
     alone, pairs, _ = capsys.readouterr().out.splitlines()
     assert alone == "levels of one replica: 15, not clear: 0"
     assert pairs.startswith("put together by 2: 105, not clear: 1, true share outside by more than 2%: 0, at most by ")
+
+
+def test_a_pool_whose_roles_a_controller_moves_shares_nothing_out():
+    """Which replicas decode changes while it serves: no share of theirs means anything."""
+    study = read_study([RESULTS / "gpt-oss-20b-shape_itl5000_otl250_mixed_h200x2_first_2xtp1"])
+    assert len(shares(study)) and all(sources_of(study)[0].columns["share"])
+    ((name, folder),) = study.folders.items()
+    study.folders[name] = replace(folder, arm=replace(folder.arm, placement="controlled pool"))
+    with pytest.raises(ResultError, match="nothing to share out"):
+        shares(study)
+    assert not any(sources_of(study)[0].columns["share"])
 
 
 def test_the_true_share_is_that_of_the_part_with_more_in_flight():
