@@ -117,7 +117,7 @@ class Arm(Strict):
         return placed_as(self.mode) != "collocated"
 
     def shares_pool(self, other: "Arm") -> bool:
-        """Return whether both are fixed ratios of one pool, so that one launch serves both."""
+        """Return whether both are fixed ratios of one pool."""
         mine, its = Layout.parse(self.layout), Layout.parse(other.layout)
         alike = self.model_copy(update={"layout": other.layout, "name": other.name}) == other
         fixed = self.mode == POOL and not (self.link_mbit or self.control)
@@ -166,6 +166,13 @@ class Experiment(Strict):
     def phase_of(self, arm: Arm) -> Phase:
         """Return the phase of the arm's requests: its own, or that of the workloads, which share one."""
         return arm.phase or self.asked[0].phase
+
+    def share_launch(self, one: Arm, other: Arm) -> bool:
+        """Return whether one launch serves both: ratios of one pool, or prefill alone and both phases of one arm."""
+        phases = {self.phase_of(one), self.phase_of(other)}
+        # Decode alone has another KV connector; a slowed link and a controller begin with their launch.
+        alike = one.model_copy(update={"phase": other.phase}) == other and not (one.link_mbit or one.control)
+        return one.shares_pool(other) or (alike and phases == {"mixed", "prefill-only"})
 
     @model_validator(mode="after")
     def _workloads_are_distinct(self) -> Self:

@@ -50,9 +50,10 @@ class Round:
     steps: list[Step]
     ends: list[Step]
 
-    def on_running_pool(self) -> "Round":
-        """Return the round of an arm whose pool runs already, with another ratio."""
-        return replace(self, steps=[roles_of(self.arm) if step.what == "launch" else step for step in self.steps])
+    def after(self, before: Arm) -> "Round":
+        """Return the round of an arm whose engines run already, by the launch of another: see `Experiment.share_launch`."""
+        instead = [roles_of(self.arm)] if self.arm.shares_pool(before) else []
+        return replace(self, steps=[*instead, *(step for step in self.steps if step.what != "launch")])
 
 
 def rounds(name: str, experiment: Experiment, results: Path, only: int | None = None) -> list[Round]:
@@ -76,19 +77,22 @@ def rounds(name: str, experiment: Experiment, results: Path, only: int | None = 
 def drawn(name: str, experiment: Experiment, block: int) -> list[Arm]:
     """Return the arms in the order of a block, drawn from the experiment's name, so that the same command plans the same.
 
-    The first block begins with the arm whose tokens the others are compared with. Ratios of one pool follow each other.
+    The first block begins with the arm whose tokens the others are compared with. Arms that share a launch follow each other.
     """
     sample = random.Random(f"{name} {block}").sample(experiment.arms, len(experiment.arms))
+    if block == 1:
+        sample.sort(key=lambda arm: arm is not experiment.arms[0])
     order: list[Arm] = []
     for arm in sample:
-        order += [other for other in sample if other not in order and (other is arm or other.shares_pool(arm))]
-    return sorted(order, key=lambda arm: arm is not experiment.arms[0]) if block == 1 else order
+        order += [other for other in sample if other not in order and (other is arm or experiment.share_launch(other, arm))]
+    return order
 
 
-def chained(every: list[Round]) -> list[Round]:
-    """Have the rounds of one pool that follow each other in a block share its launch."""
-    shared = [one.block == other.block and one.arm.shares_pool(other.arm) for one, other in pairwise(every)]
-    begun = [other.on_running_pool() if is_shared else other for is_shared, other in zip([False, *shared], every, strict=True)]
+def chained(every: list[Round], experiment: Experiment) -> list[Round]:
+    """Have rounds that follow each other in a block share a launch where they can."""
+    shared = [one.block == other.block and experiment.share_launch(one.arm, other.arm) for one, other in pairwise(every)]
+    begun = every[:1] + [other.after(one.arm) if is_shared else other
+                         for is_shared, (one, other) in zip(shared, pairwise(every), strict=True)]  # fmt: skip
     return [replace(one, ends=[]) if is_shared else one for one, is_shared in zip(begun, [*shared, False], strict=True)]
 
 
@@ -119,7 +123,7 @@ def script(
         experiment = experiment.model_copy(update={"arms": [arm for arm in experiment.arms if arm.label in labels]})
     lines = ["#!/usr/bin/env bash", f"# {name}: {experiment.shows}", "set -euo pipefail"]
     lines += _lines([start, doctor_step(experiment)])
-    for number, one in enumerate(chained(every), start=1):
+    for number, one in enumerate(chained(every, experiment), start=1):
         needs = f", needs vLLM >= {one.arm.needs_vllm}" if one.arm.needs_vllm else ""
         block = f", block {one.block}" if one.block else ""
         lines += ["", f"# {number}: {one.arm.label}{block}{needs}", *_lines([*one.steps, *one.ends])]

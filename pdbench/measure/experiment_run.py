@@ -129,13 +129,13 @@ class Run:
             arms = list(group)
             if block and not self._begins(block, [one.arm.label for one in arms]):
                 return
-            up: Arm | None = None  # whose pool still runs
+            up: Arm | None = None  # whose engines still run
             for one, after in zip(arms, [*arms[1:], None], strict=True):
                 minutes = (time.monotonic() - begun) / 60
                 left = f", about {minutes / number * (len(todo) - number):.0f} min left" if number else ""
                 number += 1
                 title = f"{self.name}: launch {number} of {len(todo)}, {one.arm.label}{left}"
-                up = self._round(one.on_running_pool() if up else one, title, up, after)
+                up = self._round(one.after(up) if up else one, title, up, after)
 
     def _begins(self, block: int, labels: list[str]) -> bool:
         """Print what a block will take; return whether it ends before --minutes are over, as far as that is known."""
@@ -149,13 +149,13 @@ class Run:
         return False
 
     def _round(self, one: Round, title: str, up: Arm | None, after: Round | None) -> Arm | None:
-        """Measure an arm, and stop it unless the next one is another ratio of its pool.
+        """Measure an arm, and stop it unless the next one shares its launch.
 
         Args:
-            up: the arm before it, where its pool still runs.
+            up: the arm before it, where its engines still run.
 
         Returns:
-            This arm, if its pool still runs.
+            This arm, if its engines still run.
         """
         label, keep, can = one.arm.label, False, self._can_be_measured(one.arm)
         if not can and not up:
@@ -167,7 +167,7 @@ class Run:
                 if all(self._passes(step, label, f"{title}: {step.what}") for step in one.steps):
                     measured = measured_seconds(self.name, one.arm, self.experiment, self.results, begun)
                     self.times.count(label, "measuring", measured, out_of="waiting")
-                    keep = after is not None and after.arm.shares_pool(one.arm)
+                    keep = after is not None and self.experiment.share_launch(after.arm, one.arm)
         finally:
             if not keep:
                 for step in one.ends:

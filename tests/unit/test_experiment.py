@@ -73,11 +73,15 @@ def test_a_dry_run_prints_a_script_that_bash_reads(run_script, path, tmp_path):
     assert subprocess.run(["bash", "-n"], input=done.stdout, text=True).returncode == 0
     experiment = load_experiment(path)
     launches, changes = (done.stdout.count(f"launch_gptoss.py {option}") for option in ("--mode", "--roles"))
-    assert launches + changes == len(experiment.arms) * (experiment.blocks or 1)
-    assert done.stdout.count("./run_bm.sh") == (launches + changes) * len(experiment.asked)
+    measured = len(experiment.arms) * (experiment.blocks or 1)
+    assert done.stdout.count("./run_bm.sh") == measured * len(experiment.asked)
     assert done.stdout.count("launch_gptoss.py --stop") == launches
     pools = sum(arm.mode == "pd-pool" and not arm.control for arm in experiment.arms)
     assert changes == max(0, pools - 1) * (experiment.blocks or 1), "the ratios of one pool share a launch"
+    beside = {arm.label for arm in experiment.arms if experiment.phase_of(arm) == "mixed"}
+    alone = [arm.label.removeprefix("prefill-only_") for arm in experiment.arms if arm.phase == "prefill-only"]
+    shared = sum(label in beside for label in alone) * (experiment.blocks or 1)
+    assert launches + changes + shared == measured, "prompts alone share the launch of both phases"
 
 
 def test_the_commands_of_a_small_experiment(write, tmp_path):

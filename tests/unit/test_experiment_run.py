@@ -165,6 +165,45 @@ def test_pools_that_differ_in_more_than_their_ratio_do_not_share(write):
     assert not packed.shares_pool(Arm(layout="p2xtp1-d1xtp1", mode="pd-pack"))
 
 
+PROMPTS = "prefill-only_2xtp1"
+
+
+@pytest.fixture
+def phases(write, tmp_path, monkeypatch):
+    """Both phases together, decode alone, and prefill alone, of the same engines; in two blocks."""
+    monkeypatch.setattr(experiment_run, "measured_seconds", lambda *args: 0.0)
+    arms = [{"layout": "2xtp1"}, *({"layout": "2xtp1", "phase": phase} for phase in ("decode-only", "prefill-only"))]
+    experiment = load_experiment(write(arms=arms)).model_copy(update={"blocks": 2})
+    return Recorded(experiment, tmp_path / "results")
+
+
+def test_prompts_alone_share_the_launch_of_both_phases_and_decode_alone_does_not(phases):
+    phases.all()
+    ran = [one for one in phases.ran if one[0]]
+    alone = [("decode-only_2xtp1", what) for what in ("launch", "sweep", "stop")]
+    assert ran[:7] == [("2xtp1", "launch"), ("2xtp1", "sweep"), (PROMPTS, "sweep"), (PROMPTS, "stop"), *alone]
+    assert phases.failed == {} and len(ran) == 14 and ran.count(("decode-only_2xtp1", "launch")) == 2
+    script = plan.script("small", phases.experiment, phases.results)
+    assert script.count("launch_gptoss.py --mode") == script.count("--stop") == 4
+
+
+def test_prompts_alone_have_a_launch_of_their_own_where_the_other_failed_or_is_there(phases):
+    phases.fails = {("2xtp1", "sweep")}
+    phases.only = 1
+    phases.all()
+    assert [what for arm, what in phases.ran if arm == PROMPTS] == ["launch", "sweep", "stop"]
+    assert phases.ran.count(("2xtp1", "stop")) == 1
+
+
+def test_arms_that_differ_in_more_than_the_phase_do_not_share(write):
+    experiment = load_experiment(write())
+    mixed, prompts, decode = (Arm(layout="2xtp1", phase=phase) for phase in (None, "prefill-only", "decode-only"))
+    assert experiment.share_launch(mixed, prompts) and experiment.share_launch(prompts, mixed)
+    others = [decode, mixed, Arm(layout="1xtp2"), Arm(layout="2xtp1", mode="bare"), Arm(layout="2xtp1", env={"A": "1"})]
+    assert not any(experiment.share_launch(prompts, other) for other in [*others[:1], *others[2:]])
+    assert not any(experiment.share_launch(mixed, other) for other in others), "the same again is another launch"
+
+
 def test_without_the_collocated_tokens_no_pd_arm_is_launched(run):
     run.fails = {("2xtp1", "launch")}
     run.all()
