@@ -207,6 +207,8 @@ class Experiment(Strict):
     def _arms_are_distinct(self) -> Self:
         if self.local_gpus and self.local_workers is None:
             raise ValueError("local_gpus is for a local cluster: give local_workers, too")
+        if self.levels.num_prompts and any(self.phase_of(arm) == "decode-only" for arm in self.arms):
+            raise ValueError("num_prompts: decode alone sends as many requests as are in flight, all at once: leave it out")
         labels = [arm.label for arm in self.arms]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"two arms are both {twice[0]}: give one a name")

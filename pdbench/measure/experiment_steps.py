@@ -168,10 +168,10 @@ def figure_steps(name: str, experiment: Experiment, results: Path, without: Coll
     """Return what draws the figures of all arms, but those whose labels are in `without`; phases do not share one."""
     arms = [arm for arm in experiment.arms if arm.label not in without]
     phases = list(dict.fromkeys(experiment.phase_of(arm) for arm in arms))
-    figures = _fitting_figures(experiment, arms)
     found = []
     for phase in phases:
         of_phase = [arm for arm in arms if experiment.phase_of(arm) == phase]
+        figures = _fitting_figures(experiment, of_phase)
         paths = [str(path) for arm in of_phase for path in folders(name, arm, experiment, results)]
         for number, options in enumerate(figures, start=1):
             words = [name, *([phase] if len(phases) > 1 else []), *([str(number)] if len(figures) > 1 else [])]

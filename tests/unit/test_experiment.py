@@ -169,6 +169,14 @@ def test_phases_are_measured_and_drawn_apart(write, tmp_path):
     assert second[-1] == f"{tmp_path}/small_decode-only.png" and "--throughput-metric" in second
 
 
+def test_a_phase_is_drawn_without_what_only_another_phase_has_the_arms_for(write, tmp_path):
+    arms = [{"layout": "1xtp1"}, {"layout": "1xtp1", "mode": "bare"}, {"layout": "1xtp1", "phase": "prefill-only"}]
+    experiment = small(write, arms=arms, blocks=2, figures=[["--show-tables", "--show-overhead", "--show-blocks"]])
+    mixed, prefill = (step.command for step in figure_steps("small", experiment, tmp_path))
+    assert [word for word in mixed if word.startswith("--show")] == ["--show-tables", "--show-overhead"]
+    assert [word for word in prefill if word.startswith("--show")] == ["--show-tables"]
+
+
 def test_as_published_is_one_repeat_in_folders_of_its_own(run_script, write):
     done = run_script(write(), "--dry-run", "--as-published")
     sweeps = [line for line in done.stdout.splitlines() if line.startswith("./run_bm.sh")]

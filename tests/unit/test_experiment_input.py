@@ -61,6 +61,10 @@ def test_a_block_beyond_the_last_is_reported(run_script, write):
         ({"arms": [{"layout": "2xtp1", "link_mbit": 5}]}, "is collocated: it has no KV transfer"),
         ({"levels": {}}, "give either concurrency or request_rate"),
         ({"levels": {"concurrency": [1, 8], "num_prompts": 7}}, "num_prompts 7 cannot keep 8 in flight"),
+        (
+            {"levels": {"concurrency": [1], "num_prompts": 7}, "arms": [{"layout": "2xtp1", "phase": "decode-only"}]},
+            "num_prompts: decode alone sends as many requests as are in flight, all at once: leave it out",
+        ),
         ({"levels": {"concurrency": [1], "request_limit": 0}}, "request_limit: Input should be greater than 0"),
         ({"levels": {"concurrency": [1], "request_rate": [1]}}, "give either concurrency or request_rate"),
         ({"levels": {"concurrency": [0]}}, "levels.concurrency.0"),

@@ -72,6 +72,8 @@ def test_decode_bench_sends_whole_prompts_all_at_once(server, tmp_path, make_man
     target, tasks = planned(tmp_path, "--mode", "decode-only")
     assert target.lengths == (100, 11)
     assert {level: task.num_prompts for level, task in tasks.items()} == {"conc4": 4, "conc8": 8}
+    with pytest.raises(SweepError, match="-n 40: decode alone sends as many requests as are in flight, all at once"):
+        planned(tmp_path, "--mode", "decode-only", "-n", "40")
     for more in (["--mode", "mixed"], ["--mode", "decode-only", "-t", "request-rate"]):
         with pytest.raises(SweepError, match="launched with --decode-bench: measure --mode decode-only at a concurrency"):
             planned(tmp_path, *more)
