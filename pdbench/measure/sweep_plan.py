@@ -191,7 +191,8 @@ def _check_phase(args: argparse.Namespace, deployment: Deployment | None, warn: 
     if decode_bench and (args.mode, args.type) != ("decode-only", "concurrency"):
         raise SweepError("the deployment was launched with --decode-bench: measure --mode decode-only at a concurrency")
     if decode_bench and args.num_prompts:
-        raise SweepError(f"-n {args.num_prompts}: decode alone sends as many requests as are in flight, all at once: leave -n out")
+        why = "decode alone sends as many requests as are in flight, all at once: leave it out"
+        raise SweepError(f"-n {args.num_prompts}: {why}")
     if args.mode == "decode-only" and not decode_bench:
         warn("prompts of one token leave out what a long context costs: launch with --decode-bench to have it counted")
     return decode_bench

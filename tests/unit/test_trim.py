@@ -61,6 +61,16 @@ def test_a_level_without_details_stays_as_it_is(tmp_path, write_folder, level_co
     assert json.loads((folder / "conc4.json").read_text()) == before
 
 
+def test_where_requests_decode_in_step_their_spread_may_change_by_less_than_a_microsecond(
+    tmp_path, write_folder, level_content, lawful, make_manifest, monkeypatch
+):  # fmt: skip
+    content = level_content(detailed=True, requests=20, osl=11) | {"start_times": [1.5] * 20, "max_concurrency": 20}
+    content |= {"itls": [[0.0123451 + 2e-7 * (i % 3)] * 10 for i in range(20)], "ttfts": [0.1 + 0.0003 * i for i in range(20)]}
+    alone = write_folder(tmp_path, NAME.replace("mixed", "decode-only"), {"conc20.json": lawful(content)})
+    make_manifest("2xtp1", "collocated", phase="decode-only", decode_bench=True, gpus=2).write(alone)
+    assert 0 < read_results([alone])["std_tpot_ms"].max() < 1e-3 and run(monkeypatch, alone) == 0
+
+
 def test_of_a_folder_whose_numbers_would_change_nothing_is_written(folder, monkeypatch, capsys):
     before = (folder / "conc4.json").read_bytes()
     monkeypatch.setattr(trim, "TOLERANCE", 1e-15)
