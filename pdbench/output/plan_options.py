@@ -25,7 +25,7 @@ def build_parser(description: str | None = None) -> Parser:
 
 def _add_fit(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="result folders, of 3 layouts or more")
+    add("runs", nargs="+", type=Path, metavar="RUN", help="result folders: one run, or several layouts")
     add("-o", "--output", type=json_path, required=True, metavar="PATH", help="where the model is written, .json")
     add("--kv-tokens", type=kv_tokens, default={}, metavar="1=70000,2=975000",
         help="tokens that the block pool of a PD replica holds, by TP size: 'GPU KV cache size' in the engine's log"
@@ -50,6 +50,7 @@ def _add_recommend(parser: argparse.ArgumentParser) -> None:
     add("--gpus", type=positive, required=True, metavar="N", help="of the whole fleet")
     add("--unit-gpus", type=unit, default=UNIT, metavar="N", help="most GPUs of one deployment (default: %(default)s)")
     add("--experiment", type=Path, metavar="FILE", help="configs/experiments/*.yaml: name its arms in the command")
+    _add_extrapolate(parser, "also kinds of layout that no run had; a line then says so")
     _add_lengths(parser)
     _add_json(parser)
     add("--plot-path", type=figure_path, metavar="PATH", help="draw the named layouts' throughput per GPU against TPOT")
@@ -69,9 +70,12 @@ def _add_asked(parser: argparse.ArgumentParser) -> None:
     add("--layouts", type=layouts, required=True, metavar="A,B", help="such as 4xtp2,p1xtp2-d2xtp2")
     add("--levels", type=levels, required=True, metavar="4,8", help="requests in flight")
     _add_lengths(parser)
-    add("--extrapolate", action="store_true",
-        help="also where no run was: other levels, kinds of layout; each line then says so")  # fmt: skip
+    _add_extrapolate(parser, "also where no run was: other levels, kinds of layout; each line then says so")
     _add_json(parser)
+
+
+def _add_extrapolate(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--extrapolate", action="store_true", help=what)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from pdbench.analysis.sla import Bound
 from pdbench.layout import Layout
 from pdbench.output.grid import show
 from pdbench.output.number_text import number
-from pdbench.planner.model import NOMINAL, Model, missing
+from pdbench.planner.model import NOMINAL, Model
 from pdbench.planner.predicting import Checked, Prediction
 from pdbench.planner.recommending import Choice, Recommendation
 from pdbench.planner.replicas import COLUMNS, PARTS
@@ -32,7 +32,11 @@ def _short(column: str) -> str:
 
 def print_fit(model: Model) -> None:
     """Print what a model can predict and how well it did on layouts that were left out of the fit."""
-    print(f"{model.name} on {model.accelerator}: {len(model.runs)} runs of {len(model.layouts)} layouts, ", end="")
+    layouts = {*model.layouts, *model.prefilled}
+    print(
+        f"{model.name} on {model.accelerator}: {_counted(len(model.runs), 'run')} of {_counted(len(layouts), 'layout')}, ",
+        end="",
+    )
     print(f"{', '.join(model.workloads)} tokens, {model.levels[0]} to {model.levels[1]} in flight")
     if not model.engine.kv_tokens:
         print("block pools are taken as never full (--kv-tokens)")
@@ -51,12 +55,15 @@ def print_fit(model: Model) -> None:
         print(f"not predicted, for want of {what}")
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def _lacking(model: Model) -> list[str]:
     """Which kinds of runs would let the model predict more layouts of its own TP sizes."""
-    sizes = sorted({pool.tp for one in model.calibrated for pool in (one.prefill, one.decode) if pool})
-    tried = [Layout.parse(f"1xtp{size}") for size in sizes]
-    tried += [Layout.parse(f"p1xtp{p}-d1xtp{d}") for p in sizes for d in sizes]
-    return list(dict.fromkeys(what for one in tried for what in missing(one, model.calibrated)))
+    tried = [Layout.parse(f"1xtp{size}") for size in model.sizes]
+    tried += [Layout.parse(f"p1xtp{p}-d1xtp{d}") for p in model.sizes for d in model.sizes]
+    return list(dict.fromkeys(what for one in tried for what in model.lacks(one)))
 
 
 def print_predictions(predictions: Sequence[Prediction]) -> None:
@@ -122,7 +129,9 @@ def launch_commands(model: Model, choices: Sequence[Choice], workload: Workload)
         name = f"planned_{'pack_' if choice.layout.is_pd else ''}{choice.layout}"
         lengths = ["--isl", str(workload.isl), "--osl", str(workload.osl)]
         sweep = ["./run_bm.sh", "-e", name, *lengths, "-c", str(choice.prediction.level)]
-        lines.append(f"{shlex.join(launch)} && {shlex.join(sweep)} && python launch_gptoss.py --stop")
+        too_many = mode == "pd-pack" and choice.layout.gpus > model.gpus_per_node
+        note = "  # more GPUs than a node of the runs: name its --hardware" if too_many else ""
+        lines.append(f"{shlex.join(launch)} && {shlex.join(sweep)} && python launch_gptoss.py --stop{note}")
     return lines
 
 

@@ -66,7 +66,7 @@ def _refuse_outside(found: Sequence[Prediction], extrapolate: bool) -> None:
 
 def _recommend(model: Model, args: argparse.Namespace) -> None:
     workload = _workload(model, args)
-    found = recommend(model, args.sla, args.gpus, workload, args.unit_gpus)
+    found = recommend(model, args.sla, args.gpus, workload, args.unit_gpus, args.extrapolate)
     commands = _commands(model, found.choices, workload, args.experiment)
     plan_text.print_recommendation(found, args.sla, args.gpus, commands)
     if args.plot_path:

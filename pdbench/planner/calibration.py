@@ -19,7 +19,6 @@ from pdbench.planner.runs import Run, ingress_of
 from pdbench.planner.simulator import Workload
 from pdbench.read.results import Study, read_study
 
-FEWEST = 3  # layouts of a fit
 # Experts of a layer, and of these for each token, by the name of the model.
 _EXPERTS = ((r"gpt-?oss-20b(-shape)?", (32, 4)), (r"gpt-?oss-tiny", (4, 2)), (r"gpt-?oss(-120b(-shape)?)?", (128, 4)))
 # What two runs of one fit may differ in, of their deployments' identity.
@@ -208,30 +207,37 @@ def make_model(study: Study, runs: Sequence[Run], engine: Engine, stack: dict[st
     """Fit a model, and see how far each layout is missed without its runs.
 
     Raises:
-        PlanError: there are too few layouts.
+        PlanError: no run decodes.
     """
-    layouts = list(dict.fromkeys(run.layout for run in runs))
-    if len(layouts) < FEWEST:
-        raise PlanError(
-            f"{FEWEST} layouts are needed, these are {', '.join(map(str, layouts))}: take a PD run of equal TP, "
-            "one of unequal TP or a collocated one, and one with each further TP size"
-        )
+    decoding, prefilling = _by_phase(runs)
+    if not decoding:
+        raise PlanError(f"{runs[0].name}: has prefill alone: nothing says how long a decode step takes; add a mixed run")
     fitter = Fitter(runs, engine)
     parameters = fitter.fit()
-    left = left_out(fitter, lambda layout, others: not missing(layout, [run.layout for run in others]))
+    left = left_out(fitter, lambda layout, others: not missing(layout, *map(_layouts, _by_phase(others))))
     enough = len({run.layout for run, _ in left}) >= FEWEST_LEFT_OUT
     judged = left if enough else [(run, predict_run(run, parameters, engine)) for run in runs]
     first = study.table.iloc[0]
-    counts = [level for run in runs for level, _ in run.levels]
+    counts = [level for run in decoding for level, _ in run.levels]
     return Model(
         name=first["model"], accelerator=first["accelerator"], gpus_per_node=int(study.table["gpus_per_node"].max()),
-        engine=engine, parameters=parameters, runs=[run.name for run in runs], layouts=[str(one) for one in layouts],
-        workloads=sorted({f"{run.workload.isl}:{run.workload.osl}" for run in runs}),
+        engine=engine, parameters=parameters, runs=[run.name for run in runs],
+        layouts=list(map(str, _layouts(decoding))), prefilled=list(map(str, _layouts(prefilling))),
+        workloads=sorted({f"{run.workload.isl}:{run.workload.osl}" for run in decoding}),
         as_published=runs[0].workload.as_published, levels=(min(counts), max(counts)),
-        most_running=max(run.levels[-1][0] / run.layout.decode.num for run in runs),
+        most_running=max(run.levels[-1][0] / run.layout.decode.num for run in decoding),
         ingress=max(run.workload.ingress for run in runs), launch=launch_options(study), stack=stack, left_out=enough,
         errors=[e for run, of in judged for e in errors_of(run.layout, run.levels, run.log_ratios(of))],
     )  # fmt: skip
+
+
+def _by_phase(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """Those that decode, and those that have prefill alone."""
+    return [run for run in runs if run.workload.osl > 1], [run for run in runs if run.workload.osl == 1]
+
+
+def _layouts(runs: Sequence[Run]) -> list[Layout]:
+    return list(dict.fromkeys(run.layout for run in runs))
 
 
 def check_same(model: Model, study: Study) -> None:

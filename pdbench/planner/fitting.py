@@ -56,7 +56,8 @@ class Fitter:
         key = (number, x[self._of_run[number]].tobytes())
         if key not in self._predicted:
             parameters = dict(zip(self.names, np.exp(x), strict=True))
-            self._predicted[key] = np.log(predict_run(self.runs[number], parameters, self.engine, _SEEDS))
+            predicted = predict_run(self.runs[number], parameters, self.engine, _SEEDS)
+            self._predicted[key] = np.log(np.where(predicted > 0, predicted, np.nan))  # a single token has no TPOT
         return self._predicted[key]
 
     def _residuals(self, number: int, x: np.ndarray) -> np.ndarray:

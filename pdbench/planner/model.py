@@ -41,12 +41,13 @@ class Model(Strict):
 
     Attributes:
         runs: names of the result folders that it was fitted to.
-        layouts: of these, in the project's notation.
-        workloads: ISL:OSL of these.
+        layouts: of these that decode, in the project's notation.
+        prefilled: layouts of those that have prefill alone.
+        workloads: ISL:OSL of those that decode.
         as_published: whether they replayed prompts (one seed, no warm-up).
-        levels: the least and the most requests in flight of these.
+        levels: the least and the most requests in flight of those that decode.
         most_running: the most requests in flight per decode replica of these.
-        ingress: the most ingress replicas of these, by whose memory replicas are chosen; 0: by true loads.
+        ingress: the most ingress replicas of all, by whose memory replicas are chosen; 0: by true loads.
         launch: options of launch_gptoss.py that all runs were launched with, such as `--model FILE`.
         stack: what all manifests say alike of versions, hardware and engines; empty without manifests.
         left_out: whether `errors` are of layouts left out of the fit; else they are the fit's own.
@@ -60,6 +61,7 @@ class Model(Strict):
     parameters: dict[str, float]
     runs: list[str]
     layouts: list[str] = Field(min_length=1)
+    prefilled: list[str] = []
     workloads: list[str]
     as_published: bool
     levels: tuple[int, int]
@@ -73,8 +75,7 @@ class Model(Strict):
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
         """A file that somebody has edited may lack what a prediction needs."""
-        sizes = {pool.tp for one in self.calibrated for pool in (one.prefill, one.decode) if pool}
-        if set(self.parameters) != set(names_of(sizes)):
+        if set(self.parameters) != set(names_of(self.sizes)):
             raise ValueError("its parameters are not those of its layouts")
         if wrong := [name for name, value in self.parameters.items() if not 0 < value < inf]:
             raise ValueError(f"its parameter {wrong[0]} is not above 0 and finite")
@@ -109,8 +110,18 @@ class Model(Strict):
 
     @cached_property
     def calibrated(self) -> list[Layout]:
-        """The layouts of its runs."""
+        """The layouts of its runs that decode."""
         return [Layout.parse(text) for text in self.layouts]
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """The TP sizes of all its runs, ascending."""
+        every = [*self.calibrated, *map(Layout.parse, self.prefilled)]
+        return sorted({pool.tp for one in every for pool in (one.prefill, one.decode) if pool})
+
+    def lacks(self, layout: Layout) -> list[str]:
+        """Return which runs a prediction of a layout lacks."""
+        return missing(layout, self.calibrated, map(Layout.parse, self.prefilled))
 
     def width(self, column: str, level: int) -> float:
         """Return the half-width of the interval of a column at a level, as a logarithm."""
@@ -141,11 +152,16 @@ def quantile(ratios: Sequence[float]) -> float:
     return ordered[min(ceil((len(ordered) + 1) * NOMINAL), len(ordered)) - 1]
 
 
-def missing(layout: Layout, calibrated: Iterable[Layout]) -> list[str]:
-    """Return which runs a prediction of a layout lacks; none where it is calibrated."""
+def missing(layout: Layout, calibrated: Iterable[Layout], prefilled: Iterable[Layout] = ()) -> list[str]:
+    """Return which runs a prediction of a layout lacks; none where it is calibrated.
+
+    Args:
+        calibrated: layouts of the runs that decode.
+        prefilled: of those that have prefill alone.
+    """
     known = list(calibrated)
     found = []
-    prefills = {(one.prefill or one.decode).tp for one in known}
+    prefills = {(one.prefill or one.decode).tp for one in (*known, *prefilled)}
     if (size := (layout.prefill or layout.decode).tp) not in prefills:
         found.append(f"a run that prefills at TP{size}")
     if layout.decode.tp not in {one.decode.tp for one in known}:

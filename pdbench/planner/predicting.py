@@ -7,7 +7,7 @@ import numpy as np
 
 from pdbench.layout import Layout
 from pdbench.planner.costs import costs_of
-from pdbench.planner.model import Model, PlanError, missing
+from pdbench.planner.model import Model, PlanError
 from pdbench.planner.replicas import COLUMNS, PARTS
 from pdbench.planner.runs import Run
 from pdbench.planner.simulator import Sweep, Workload, simulate
@@ -54,7 +54,7 @@ def with_intervals(model: Model, layout: Layout, level: int, row: np.ndarray, wo
     """Return one simulated level with its intervals, and with what lies outside the model's runs."""
     values = dict(zip(COLUMNS, map(float, row), strict=True))
     intervals = {column: model.interval(column, level, value) for column, value in values.items()}
-    outside = [f"lacks {what}" for what in missing(layout, model.calibrated)]
+    outside = [f"lacks {what}" for what in model.lacks(layout)]
     if not model.levels[0] <= level <= model.levels[1]:
         outside.append(f"level {level}, fitted to {model.levels[0]} to {model.levels[1]}")
     elif level / layout.decode.num > model.most_running:
@@ -73,9 +73,8 @@ def check_possible(model: Model, layout: Layout) -> None:
         PlanError: names the layout and the runs that it lacks.
     """
     sizes = {pool.tp for pool in (layout.prefill, layout.decode) if pool}
-    known = {pool.tp for one in model.calibrated for pool in (one.prefill, one.decode) if pool}
-    if sizes - known:
-        raise PlanError(f"{layout} cannot be predicted: the model lacks {' and '.join(missing(layout, model.calibrated))}")
+    if sizes.difference(model.sizes):
+        raise PlanError(f"{layout} cannot be predicted: the model lacks {' and '.join(model.lacks(layout))}")
 
 
 def parts(model: Model, layout: Layout, level: int, workload: Workload) -> dict[str, float]:

@@ -78,15 +78,20 @@ def limits_of(bounds: Sequence[Bound]) -> dict[str, float]:
 
 
 def recommend(
-    model: Model, bounds: Sequence[Bound], gpus: int, workload: Workload, unit: int = UNIT
+    model: Model, bounds: Sequence[Bound], gpus: int, workload: Workload, unit: int = UNIT, extrapolate: bool = False
 ) -> Recommendation:  # fmt: skip
     """Find the layouts worth measuring for a target.
 
+    Args:
+        gpus: of the whole fleet.
+        unit: most of one deployment.
+        extrapolate: look at kinds of layouts that no run had, too.
+
     Raises:
-        PlanError: no calibrated layout fits the GPUs, or a bound is on what is not predicted.
+        PlanError: no such layout fits the GPUs, or a bound is on what is not predicted.
     """
     limits = limits_of(bounds)
-    layouts = list(dict.fromkeys(units_of(model, gpus, unit)))
+    layouts = list(dict.fromkeys(units_of(model, gpus, unit, extrapolate)))
     if not layouts:
         raise PlanError(f"{gpus} GPUs hold no layout of the TP sizes that the model's runs have")
     finalists = _finalists(screen(model, layouts, gpus, workload), limits)

@@ -13,7 +13,7 @@ import numpy as np
 
 from pdbench.layout import Layout, Pool
 from pdbench.planner.costs import Costs, costs_of, is_unequal
-from pdbench.planner.model import Model, missing
+from pdbench.planner.model import Model
 from pdbench.planner.simulator import Workload
 
 _FULL = 0.97  # of a server's time; beyond that its queue is no queue any more
@@ -39,14 +39,15 @@ class Cell:
     values: dict[str, float]
 
 
-def units_of(model: Model, gpus: int, most: int) -> Iterator[Layout]:
+def units_of(model: Model, gpus: int, most: int, extrapolate: bool = False) -> Iterator[Layout]:
     """Yield every calibrated layout of at most `most` GPUs, each ratio once: repeated as often as a node holds it.
 
     Args:
         gpus: of the whole fleet.
         most: of one unit, the part of the fleet that is one deployment.
+        extrapolate: those of the runs' TP sizes that are of a kind that no run had, too.
     """
-    sizes = sorted({pool.tp for one in model.calibrated for pool in (one.prefill, one.decode) if pool})
+    sizes = model.sizes
     most, node = min(gpus, most), min(gpus, model.gpus_per_node)
     ratios = [Layout(Pool(1, size)) for size in sizes]
     for prefill in sizes:
@@ -56,7 +57,7 @@ def units_of(model: Model, gpus: int, most: int) -> Iterator[Layout]:
                     if gcd(m, n) == 1:
                         ratios.append(Layout(Pool(n, decode), Pool(m, prefill)))
     for ratio in ratios:
-        if ratio.gpus <= most and not missing(ratio, model.calibrated):
+        if ratio.gpus <= most and (extrapolate or not model.lacks(ratio)):
             times = max(1, node // ratio.gpus)
             repeated = [pool and Pool(pool.num * times, pool.tp) for pool in (ratio.decode, ratio.prefill)]
             yield Layout(repeated[0] or ratio.decode, repeated[1])

@@ -1,5 +1,6 @@
 """Fits to runs that the simulator made: what is found, what is kept, and which runs are refused."""
 
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -110,9 +111,17 @@ def refusal(call, *args):
     return str(raised.value)
 
 
-def test_two_layouts_are_too_few(folders):
-    line = refusal(model_of, [folders["2xtp2"], folders["4xtp2"]])
-    assert line.startswith("3 layouts are needed, these are 2xtp2, 4xtp2: take a PD run of equal TP")
+def test_a_run_of_prefill_alone_informs_prefill_alone(folders, write_folder, level_content, tmp_path):
+    name = "gptoss_itl5000_otl250_prefill-only_1xtp1"
+    levels = {f"conc{n}.json": level_content(n, None, 20 * n, 5000, 1, 18.0, mean_ttft_ms=900.0) for n in (2, 4, 32)}
+    alone = write_folder(tmp_path, name, levels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a single token has no TPOT
+        made = model_of([folders["2xtp2"], alone])
+    assert (made.layouts, made.prefilled, made.sizes, made.workloads) == (["2xtp2"], ["1xtp1"], [1, 2], ["5000:250"])
+    assert made.levels == (2, 16) and made.most_running == 8, "of the run that decodes"
+    assert made.lacks(Layout.parse("p1xtp1-d1xtp2")) == ["a PD run whose prefill TP is below its decode TP"]
+    assert made.lacks(Layout.parse("1xtp1")) == ["a run that decodes at TP1"]
 
 
 def test_replayed_prompts_have_to_be_said(folders):
