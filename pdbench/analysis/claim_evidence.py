@@ -37,24 +37,25 @@ class Spec:
     """An arm as claims name it: a layout, and what its kind and transport are if that matters.
 
     `p1xtp4-d1xtp4` is on one node, `... pack` and `... pool` are kinds of that; `... spread` is on two, `... spread tcp
-    UCX_TCP_TX_SEG_SIZE=1m` over TCP with a setting of its own.
+    UCX_TCP_TX_SEG_SIZE=1m` over TCP with a setting of its own; `... bare` is the control without Ray Serve.
     """
 
     layout: Layout
     placement: str | None  # None: on one node
     tcp: bool
     tuning: frozenset[str] = frozenset()
+    bare: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "Spec":
         layout, *words = text.split()
         tuning = {word for word in words if re.fullmatch(f"({'|'.join(OF_TRANSPORTS)})[A-Z0-9_]*=.+", word)}
         placements = [word for word in words if word in PLACEMENTS]
-        wrong = [*placements[1:], *(set(words) - {*PLACEMENTS, "tcp"} - tuning)]
+        wrong = [*placements[1:], *(set(words) - {*PLACEMENTS, "tcp", "bare"} - tuning)]
         if wrong:
-            allowed = "one of pack, pool and spread, tcp, a variable such as UCX_NAME=VALUE, or nothing"
+            allowed = "one of pack, pool and spread, bare, tcp, a variable such as UCX_NAME=VALUE, or nothing"
             raise ValueError(f"{text!r}: {wrong[0]!r} is not allowed after the layout: write {allowed}")
-        return cls(Layout.parse(layout), next(iter(placements), None), "tcp" in words, frozenset(tuning))
+        return cls(Layout.parse(layout), next(iter(placements), None), "tcp" in words, frozenset(tuning), "bare" in words)
 
     def placed(self, placement: str | None) -> bool:
         """Return whether an arm's placement is the one that is named."""
@@ -112,7 +113,7 @@ class Evidence:
         fitting = [
             source for source in self.sources
             if source.arm.layout == spec.layout and spec.placed(source.arm.placement)
-            and not source.arm.is_control and self.over_tcp(source) == spec.tcp and not self.doubts(source, *REFUTED)
+            and source.arm.is_control == spec.bare and self.over_tcp(source) == spec.tcp and not self.doubts(source, *REFUTED)
             and self.tunings.get(source.name, frozenset()) == spec.tuning
         ]  # fmt: skip
         latest = sorted(fitting, key=lambda source: source.columns["date"][-1], reverse=True)
