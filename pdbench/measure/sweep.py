@@ -66,7 +66,7 @@ class Sweep:
                     self.snapshot = level_gates.snapshot(self.args.base_url)
                 for done, task in enumerate(tasks):
                     self._announce(task, done, len(tasks), begun)
-                    self._measure(bench, task)
+                    self._measure(bench, task, done == 0)
         finally:
             for partial in self.target.folder.glob(f"*{PARTIAL}"):
                 partial.unlink()
@@ -78,16 +78,16 @@ class Sweep:
         print(f"run_bm: level {task.level.stem} ({done + 1} of {levels}): {task.num_prompts} requests of "
               f"{shifting.words(task.sent, self.target.lengths)}{left}", flush=True)  # fmt: skip
 
-    def _measure(self, bench: BenchClient, task: Task) -> None:
+    def _measure(self, bench: BenchClient, task: Task, first: bool) -> None:
         if task.warmup_seed is not None:
-            self._warm_up(task)
+            self._warm_up(task, first)
         try:
             self._attempt(bench, task, task.seed, 1)
         except MeasureAgain as reason:
             warn(str(reason))
             self._attempt(bench, task, task.again_seed, 2)
 
-    def _warm_up(self, task: Task) -> None:
+    def _warm_up(self, task: Task, first: bool) -> None:
         in_flight = int(task.level.value) if task.level.kind == "concurrency" else RATE_WARM_UP
         rng = random.Random(task.warmup_seed)
         try:
@@ -96,7 +96,7 @@ class Sweep:
                     self.target.serving_url, self.target.model, isl, osl, in_flight, rng, self.args.request_limit
                 )
                 if self.snapshot:
-                    self.snapshot = warm_up(self.args.base_url, load, self.snapshot)
+                    self.snapshot = warm_up(self.args.base_url, load, self.snapshot, first)
                 else:
                     asyncio.run(client.warm_up(load))
         except client.ServerError as error:

@@ -8,12 +8,13 @@ from pdbench.serve import client
 MAX_ROUNDS = 4  # while kernels are still compiled
 
 
-def warm_up(base_url: str, load: client.Load, before: Snapshot) -> Snapshot:
+def warm_up(base_url: str, load: client.Load, before: Snapshot, first: bool = True) -> Snapshot:
     """Send prompts of the level's shape until the engines compile nothing more.
 
     Args:
         load: as many requests in flight as the level has, with prompts of their own.
         before: the snapshot before the level.
+        first: whether it is the first of a sweep. If nothing has been compiled since the launch, later ones are shorter.
 
     Returns:
         That snapshot, with the requests that were sent and with what is compiled now.
@@ -21,13 +22,15 @@ def warm_up(base_url: str, load: client.Load, before: Snapshot) -> Snapshot:
     Raises:
         ServerError: a request was not answered.
     """
-    return asyncio.run(_send(base_url, load, before))
+    return asyncio.run(_send(base_url, load, before, first))
 
 
-async def _send(base_url: str, load: client.Load, before: Snapshot) -> Snapshot:
+async def _send(base_url: str, load: client.Load, before: Snapshot, first: bool) -> Snapshot:
     sent = await client.warm_up(load)
     seen = await compilations_now(base_url)
-    for _ in range(MAX_ROUNDS if seen.monitored else 0):
+    # Engines that compile all while they start (`pad_steps_to`) are warm; twice as many requests would show it again.
+    is_warm = not seen.monitored or not (first or seen.kernels)
+    for _ in range(0 if is_warm else MAX_ROUNDS):
         compiled = len(seen.kernels)
         # One request after the other ends and the next one comes, as in the level: prefills of all sizes among decodes.
         sent += await client.warm_up(load, staggered=True)

@@ -97,11 +97,11 @@ def server(make_manifest):
         yield server
 
 
-def warmed(server, in_flight=3):
+def warmed(server, in_flight=3, first=True):
     """The snapshot after a warm-up; it had a request of 5 prompt tokens before."""
     before = Snapshot(counters={}, replicas={}, since=[5])
     load = client.Load(server.url, "m", isl=100, osl=4, in_flight=in_flight, rng=random.Random(1))
-    found = warm_up(server.url, load, before)
+    found = warm_up(server.url, load, before, first)
     sent = [5] + [100] * len(server.requests)
     assert sorted(found.since) == sorted(sent), "the level's gates know of each request"
     return found
@@ -114,6 +114,19 @@ def test_rounds_go_on_until_nothing_more_is_compiled(server, kernels, rounds):
     found = warmed(server)
     assert len(server.requests) == 3 + 6 * rounds
     assert sorted(found.compiled.kernels) == sorted(f"k{n}" for n in range(kernels)), "no compilation of the level's"
+
+
+@pytest.mark.parametrize(("kernels", "sent"), [(0, 3), (1, 9), (4, 15)])
+def test_later_levels_of_a_sweep_have_a_shorter_warm_up_while_nothing_has_been_compiled(server, kernels, sent):
+    server.cold = [f"k{n}" for n in range(kernels)]
+    warmed(server, first=False)
+    assert len(server.requests) == sent
+
+
+def test_a_compilation_since_the_launch_keeps_warm_ups_long(server):
+    server.compiled["kernels"] = ["k"]
+    warmed(server, first=False)
+    assert len(server.requests) == 3 + 6
 
 
 def test_a_kernel_that_is_compiled_again_and_again_ends_the_rounds_all_the_same(server):
