@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 REMEMBERED_S = 10.0  # RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S
+# From a request until its replica's answer says how many it has. Of 0, 0.05, 0.15 and 0.3 s it meets the runs on H200s best; it
+# was not measured by itself.
+ACCEPTED_S = 0.15
 
 
 class Loaded(Protocol):
@@ -19,7 +22,8 @@ class Loaded(Protocol):
 class Router:
     """Takes the less loaded of two replicas drawn at random, by what it remembers; what it does not remember it asks.
 
-    It remembers how many requests a replica had when it last sent one there, less those of its own that have ended since.
+    It remembers how many requests a replica had by its last answer, with those of its own that were sent and ended since. An
+    answer takes a while: requests that come at once go to one replica, from all routers that remember it as the emptier.
     """
 
     __slots__ = ("draw", "remembers", "known")
@@ -43,8 +47,12 @@ class Router:
             if where not in known:
                 self.known[where] = (replicas[where].load, now)  # asked, while one that is known is taken
         chosen = min(known or (one, other), key=lambda where: self.known[where][0])
-        self.known[chosen] = (replicas[chosen].load + 1, now)  # its answer says so
+        self.known[chosen] = (self.known[chosen][0] + 1, now)
         return chosen
+
+    def answered(self, now: float, where: int, load: int) -> None:
+        """Take note of a replica's answer that it has accepted a request, and how many it has."""
+        self.known[where] = (load, now)
 
     def ended(self, now: float, where: int) -> None:
         """Take note that a request of its own has ended there."""

@@ -15,7 +15,7 @@ import numpy as np
 from pdbench.layout import Layout
 from pdbench.planner.costs import Costs, Engine, Parameters, costs_of
 from pdbench.planner.replicas import Level, Prompts, Replica
-from pdbench.planner.routing import Ingress, Router
+from pdbench.planner.routing import ACCEPTED_S, Ingress, Router
 
 CACHED = 16  # tokens to compute of a prompt that the prefix cache holds: the last block
 
@@ -97,16 +97,27 @@ class Sweep:
         number = self.by[request] = self.ingress.take()
         router = self.ingress.routers[number]
         if self.is_decoder_first:
-            to = self.to[request] = router.choose(now, self.decoders)
+            to = self.to[request] = self._choose(now, router, self.decoders)
             self.decoders[to].load += 1
             router = self.of_decoders[to]
-        where = self.through[request] = router.choose(now, self.prefillers)
+        where = self.through[request] = self._choose(now, router, self.prefillers)
         replica = self.prefillers[where]
         self.level.arrived[request] = now
         replica.load += 1
         replica.waiting.append([request, -1])
         if not replica.busy:
             self._prefill(now, where)
+
+    def _choose(self, now: float, router: Router, replicas: list[Replica]) -> int:
+        """Have a router choose a replica, whose answer it gets later."""
+        where = router.choose(now, replicas)
+        if router.remembers and len(replicas) > 1:
+            self._at(now + ACCEPTED_S, self._answered, (router, replicas[where]), where)
+        return where
+
+    def _answered(self, now: float, of: tuple[Router, Replica], where: int) -> None:
+        router, replica = of
+        router.answered(now, where, replica.load)
 
     def _prefill(self, now: float, where: int) -> None:
         """Begin one step of prefill: as many tokens of waiting prompts as its budget takes."""

@@ -28,17 +28,28 @@ def test_a_router_that_asks_takes_the_emptier():
     assert {router.choose(0.0, loads(3, 1)) for _ in range(50)} == {1}
 
 
-def test_a_router_remembers_what_it_saw_and_its_own_requests():
+def test_a_router_remembers_answers_and_its_own_requests():
     """Of two it fills the emptier until, by its own count, both are equal, whatever the others have sent meanwhile."""
     router, replicas = Router(Random(1).random, remembers=True), loads(4, 2)
     assert router.choose(0.0, replicas) == 1, "nothing is known yet: both are asked"
     replicas[1].load = 9  # others sent six
-    assert router.choose(1.0, replicas) == 1, "3 by what it remembers"
-    assert router.choose(2.0, replicas) == 0, "the last answer said 10"
-    for when in (3.0, 4.0, 5.0):
+    assert router.choose(0.1, replicas) == 1, "3 by what it remembers"
+    router.answered(0.2, 1, 10)
+    assert router.choose(2.0, replicas) == 0, "4 against 10"
+    for when in (3.0, 4.0, 5.0, 5.5, 5.6, 5.7):
         router.ended(when, 1)
     replicas[0].load = 20
-    assert router.choose(6.0, replicas) == 0, "7 of its own count against 5"
+    assert router.choose(6.0, replicas) == 1, "4 against 5: others' requests it does not know of"
+
+
+def test_requests_that_come_before_an_answer_go_by_the_own_count_alone():
+    """Two routers that remember one replica as empty send it all of a burst; with answers at once they would share it out."""
+    routers, replicas = [Router(Random(seed).random, remembers=True) for seed in (1, 2)], loads(6, 0)
+    for router in routers:
+        router.answered(0.0, 0, 6)
+        router.answered(0.0, 1, 0)
+    burst = [router.choose(0.1, replicas) for router in routers for _ in range(6)]
+    assert burst == [1] * 12
 
 
 def test_what_is_old_is_asked_again():
