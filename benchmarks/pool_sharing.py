@@ -3,8 +3,10 @@
 
     python benchmarks/pool_sharing.py
     python benchmarks/pool_sharing.py --replicas 4 --in-flight 32 --router pool
+    python benchmarks/pool_sharing.py --ingress 4 --in-flight 32 --seconds 2 --spread 0.01 --router ray
 
-Requests go to the ingress replica that has the fewest, as HAProxy hands them out, and take 0.8 to 1.2 of --seconds each.
+Requests go to the ingress replica that has the fewest, as HAProxy hands them out. With a small --spread those that came at once end
+at once, and the next ones come as a burst.
 """
 
 import argparse
@@ -81,7 +83,7 @@ def deploy(router: str, args: argparse.Namespace) -> list:
 
 async def closed_loop(ingress: list, args: argparse.Namespace, rng: random.Random) -> list[tuple[str, float, float]]:
     """Send five requests for each in flight; returns what each was answered."""
-    todo = [args.seconds * rng.uniform(0.8, 1.2) for _ in range(5 * args.in_flight)]
+    todo = [args.seconds * rng.uniform(1 - args.spread, 1 + args.spread) for _ in range(5 * args.in_flight)]
     under_way, turns, done = [0] * len(ingress), [0] * len(ingress), []
 
     async def one() -> None:
@@ -115,11 +117,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--in-flight", type=int, choices=range(1, 257), default=16, metavar="N",
                         help="requests in flight (default: %(default)s)")  # fmt: skip
     parser.add_argument("--seconds", type=float, default=1.5, help="that a request takes (default: %(default)s)")
+    parser.add_argument("--spread", type=float, default=0.2, metavar="SHARE",
+                        help="of --seconds, by which a request is at most longer or shorter (default: %(default)s)")  # fmt: skip
     parser.add_argument("--rounds", type=int, choices=range(1, 101), default=5, metavar="N", help="default: %(default)s")
     parser.add_argument("--router", choices=ROUTERS, help="only this one")
     args = parser.parse_args(argv)
     if not 0 < args.seconds <= 60:
         parser.error(f"--seconds must be above 0 and at most 60, not {args.seconds:g}")
+    if not 0 <= args.spread < 1:
+        parser.error(f"--spread must be from 0 to less than 1, not {args.spread:g}")
     import ray
     from ray import serve
 
