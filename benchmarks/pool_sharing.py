@@ -5,8 +5,8 @@
     python benchmarks/pool_sharing.py --replicas 4 --in-flight 32 --router pool
     python benchmarks/pool_sharing.py --ingress 4 --in-flight 32 --seconds 2 --spread 0.01 --router ray
 
-Requests go to the ingress replica that has the fewest, as HAProxy hands them out. With a small --spread those that came at once end
-at once, and the next ones come as a burst.
+Requests go to the ingress replica that has the fewest, as HAProxy hands them out. With a small --spread those that came at
+once end at once, and the next ones come as a burst.
 """
 
 import argparse
@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
                         help="requests in flight (default: %(default)s)")  # fmt: skip
     parser.add_argument("--seconds", type=float, default=1.5, help="that a request takes (default: %(default)s)")
     parser.add_argument("--spread", type=float, default=0.2, metavar="SHARE",
-                        help="of --seconds, by which a request is at most longer or shorter (default: %(default)s)")  # fmt: skip
+                        help="of --seconds, by which requests differ at most (default: %(default)s)")  # fmt: skip
     parser.add_argument("--rounds", type=int, choices=range(1, 101), default=5, metavar="N", help="default: %(default)s")
     parser.add_argument("--router", choices=ROUTERS, help="only this one")
     args = parser.parse_args(argv)

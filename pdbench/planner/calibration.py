@@ -54,7 +54,9 @@ def check_kinds(table: pd.DataFrame) -> None:
     """
     for folder, rows in table.groupby("folder", sort=False):
         if (phase := rows["phase"].iloc[0]) == "decode-only":
-            raise PlanError(f"{short(folder)}: is {phase}: fewer experts wake without prompts; take mixed runs")
+            raise PlanError(
+                f"{short(folder)}: is {phase}: with trained weights its steps are shorter than in mixed runs; take these"
+            )
         if (rows["kind"] != "concurrency").any():
             raise PlanError(f"{short(folder)}: has request rates: the model is of levels with N requests in flight")
 
@@ -216,7 +218,7 @@ def make_model(study: Study, runs: Sequence[Run], engine: Engine, stack: dict[st
     parameters = fitter.fit()
     left = left_out(fitter, lambda layout, others: not missing(layout, *map(_layouts, _by_phase(others))))
     enough = len({run.layout for run, _ in left}) >= FEWEST_LEFT_OUT
-    judged = left if enough else [(run, predict_run(run, parameters, engine)) for run in runs]
+    judged = left if enough else [(run, predict_run(run, parameters, engine)) for run in decoding]
     first = study.table.iloc[0]
     counts = [level for run in decoding for level, _ in run.levels]
     return Model(
@@ -225,9 +227,11 @@ def make_model(study: Study, runs: Sequence[Run], engine: Engine, stack: dict[st
         layouts=list(map(str, _layouts(decoding))), prefilled=list(map(str, _layouts(prefilling))),
         workloads=sorted({f"{run.workload.isl}:{run.workload.osl}" for run in decoding}),
         as_published=runs[0].workload.as_published, levels=(min(counts), max(counts)),
-        most_running=max(run.levels[-1][0] / run.layout.decode.num for run in decoding),
+        most_running=max(1.0, *(run.levels[-1][0] / run.layout.decode.num for run in decoding)),
         ingress=max(run.workload.ingress for run in runs), launch=launch_options(study), stack=stack, left_out=enough,
-        errors=[e for run, of in judged for e in errors_of(run.layout, run.levels, run.log_ratios(of))],
+        errors=[
+            e for run, of in judged if run in decoding for e in errors_of(run.layout, run.levels, run.log_ratios(of))
+        ],
     )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ class Model(Strict):
         left_out: whether `errors` are of layouts left out of the fit; else they are the fit's own.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2  # 1: fitted with routers that knew at once what a replica had
     name: str
     accelerator: str
     gpus_per_node: int = Field(ge=1)

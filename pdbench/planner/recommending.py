@@ -93,7 +93,7 @@ def recommend(
     limits = limits_of(bounds)
     layouts = list(dict.fromkeys(units_of(model, gpus, unit, extrapolate)))
     if not layouts:
-        raise PlanError(f"{gpus} GPUs hold no layout of the TP sizes that the model's runs have")
+        raise PlanError(f"{gpus} GPUs hold no layout of the TP sizes and kinds that the model's runs have")
     finalists = _finalists(screen(model, layouts, gpus, workload), limits)
     choices: list[Choice] = []
     for number, cell in enumerate(finalists[:_MOST]):

@@ -4,7 +4,7 @@
 
 A level keeps the client's summary and every time of every request, in about a third of its bytes. No figure or interval
 reads the texts; the commands that generate them again are in manifest.json. A folder is read before and after, and
-stays as it is where one of its numbers would change by more than 0.1%, and a microsecond.
+stays as it is where one of its numbers would change by more than 0.1% plus, if it is in ms, a microsecond.
 """
 
 import argparse

@@ -170,6 +170,16 @@ def test_a_warm_level_is_measured_once(swept, server):
     assert judged(record).seen == "0 compilations on 2 ranks" and server.finished == 20 + 2
 
 
+@pytest.mark.parametrize("kernels", [[], ["k"]])
+def test_a_sweep_warms_up_its_first_level_in_full_and_the_others_if_anything_was_compiled(
+    server, tmp_path, level_content, kernels
+):  # fmt: skip
+    server.compiled["kernels"] = kernels
+    status, _, err = sweeper(tmp_path, level_content())(*NAMES, "-u", server.url, "-c", "2,3", "-n", "20")
+    smoke, first, other = 1, 2 + 2 * 2, 3 + (2 * 3 if kernels else 0)
+    assert status == 0 and len(server.requests) == smoke + first + other, err
+
+
 def test_a_level_that_met_a_compilation_is_measured_again_and_counts(swept, server, tmp_path):
     server.compiles = [["late"]]
     status, err, files, record = swept()

@@ -187,12 +187,38 @@ def test_prompts_alone_share_the_launch_of_both_phases_and_decode_alone_does_not
     assert script.count("launch_gptoss.py --mode") == script.count("--stop") == 4
 
 
-def test_prompts_alone_have_a_launch_of_their_own_where_the_other_failed_or_is_there(phases):
-    phases.fails = {("2xtp1", "sweep")}
-    phases.only = 1
+@pytest.mark.parametrize("failing", ["launch", "sweep"])
+def test_prompts_alone_have_a_launch_of_their_own_where_the_other_failed(phases, failing):
+    phases.fails, phases.only = {("2xtp1", failing)}, 1
     phases.all()
     assert [what for arm, what in phases.ran if arm == PROMPTS] == ["launch", "sweep", "stop"]
     assert phases.ran.count(("2xtp1", "stop")) == 1
+
+
+@pytest.mark.parametrize(("there", "left"), [("2xtp1", PROMPTS), (PROMPTS, "2xtp1")])
+def test_of_two_that_share_a_launch_the_one_that_is_not_there_is_launched(phases, monkeypatch, there, left):
+    monkeypatch.setattr(plan, "machines", lambda name, one, *_: ["here"] if one.arm.label == there else None)
+    monkeypatch.setattr(experiment_run, "machine_id", lambda: "here")
+    phases.only = 1
+    phases.all()
+    assert [one for one in phases.ran if one[0] == left] == [(left, what) for what in ("launch", "sweep", "stop")]
+    assert there not in [arm for arm, _ in phases.ran]
+
+
+def test_where_the_second_of_two_is_left_out_the_engines_of_the_first_are_stopped(phases, monkeypatch):
+    monkeypatch.setattr(experiment_run, "left_out", lambda arm, vllm: "why" if arm.label == PROMPTS else None)
+    phases.only = 1
+    phases.all()
+    assert [one for one in phases.ran if one[0] in ("2xtp1", PROMPTS)] == [
+        ("2xtp1", "launch"), ("2xtp1", "sweep"), (PROMPTS, "stop"),
+    ]  # fmt: skip
+
+
+def test_either_of_two_may_come_first(phases):
+    firsts = {plan.drawn("small", phases.experiment.model_copy(update={"blocks": 9}), block)[0].label for block in range(2, 10)}
+    orders = [[arm.label for arm in plan.drawn("small", phases.experiment, block)] for block in range(2, 10)]
+    assert all(abs(order.index("2xtp1") - order.index(PROMPTS)) == 1 for order in orders)
+    assert {"2xtp1", PROMPTS} <= firsts | {order[1] for order in orders}
 
 
 def test_arms_that_differ_in_more_than_the_phase_do_not_share(write):

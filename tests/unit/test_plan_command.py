@@ -135,7 +135,7 @@ def test_a_target_that_nothing_keeps_has_nearest_misses(root, capsys):
     [
         ("itl=10", "8", "median ITL <= 10 ms: the model predicts mean, median and p99 of TTFT and TPOT, nothing else"),
         ("p90_ttft=10", "8", "p90 TTFT <= 10 ms: the model predicts"),
-        ("tpot=10", "1", "1 GPUs hold no layout of the TP sizes that the model's runs have"),
+        ("tpot=10", "1", "1 GPUs hold no layout of the TP sizes and kinds that the model's runs have"),
         ("tpot=-1", "8", "'tpot=-1' is not like tpot=10,p99_ttft=500"),
         ("tpot=10", "0", "'0' is not a whole number of at least 1"),
     ],
@@ -212,7 +212,7 @@ def test_a_file_that_is_no_model(tmp_path, capsys, text, line):
         ({"levels": [9, 3]}, "its levels are not requests in flight"),
         ({"workloads": ["5000"]}, "its workloads are not like 5000:250"),
         ({"errors": [{"layout": "1xtp2", "level": 0, "ratios": {}}]}, "its errors are not numbers at levels"),
-        ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": 1}, "schema_version"),
         ({"surprise": 1}, "surprise"),
         ({"engine": {"experts": 0}}, "engine.experts"),
     ],
@@ -270,7 +270,7 @@ def one_engine(tmp_path_factory):
 
 def test_one_engine_predicts_two_gpus(one_engine, tmp_path, capsys):
     """The errors are those that docs/planner.md names; 1P:1D is by what KV transfers typically cost."""
-    others = {"mixed_h200x2_serving_2xtp1": 0.07, "mixed_h200x2_lengths_pack_p1xtp1-d1xtp1": 0.04}
+    others = {"mixed_h200x2_lengths_2xtp1": 0.06, "mixed_h200x2_lengths_pack_p1xtp1-d1xtp1": 0.04}
     printed = said(capsys, "check", one_engine, *runs_of_20b(*others), "--json", tmp_path / "c.json")
     assert "p1xtp1-d1xtp1: lacks a PD run whose prefill TP is equal to its decode TP" in printed
     for run, most in zip(json.loads((tmp_path / "c.json").read_text())["runs"], others.values(), strict=True):

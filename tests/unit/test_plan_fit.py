@@ -111,6 +111,12 @@ def refusal(call, *args):
     return str(raised.value)
 
 
+def test_a_run_with_fewer_in_flight_than_replicas_is_fitted(folders):
+    study = calibration.read([folders["4xtp2"]], [2])
+    made = calibration.make_model(study, calibration.runs_of(study, False), calibration.engine_of(study, {}, None, {}), {})
+    assert made.most_running == 1 and made.levels == (2, 2)
+
+
 def test_a_run_of_prefill_alone_informs_prefill_alone(folders, write_folder, level_content, tmp_path):
     name = "gptoss_itl5000_otl250_prefill-only_1xtp1"
     levels = {f"conc{n}.json": level_content(n, None, 20 * n, 5000, 1, 18.0, mean_ttft_ms=900.0) for n in (2, 4, 32)}
@@ -120,6 +126,7 @@ def test_a_run_of_prefill_alone_informs_prefill_alone(folders, write_folder, lev
         made = model_of([folders["2xtp2"], alone])
     assert (made.layouts, made.prefilled, made.sizes, made.workloads) == (["2xtp2"], ["1xtp1"], [1, 2], ["5000:250"])
     assert made.levels == (2, 16) and made.most_running == 8, "of the run that decodes"
+    assert {error.layout for error in made.errors} == {"2xtp2"}
     assert made.lacks(Layout.parse("p1xtp1-d1xtp2")) == ["a PD run whose prefill TP is below its decode TP"]
     assert made.lacks(Layout.parse("1xtp1")) == ["a run that decodes at TP1"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from pdbench.configs import ROOT
 from pdbench.layout import Layout
-from pdbench.planner import calibration
+from pdbench.planner import calibration, simulator
 from pdbench.planner.costs import Engine, costs_of, names_of, start_of
 from pdbench.planner.fitting import Fitter, predict_run
 from pdbench.planner.routing import REMEMBERED_S, Ingress, Router
@@ -42,14 +42,28 @@ def test_a_router_remembers_answers_and_its_own_requests():
     assert router.choose(6.0, replicas) == 1, "4 against 5: others' requests it does not know of"
 
 
-def test_requests_that_come_before_an_answer_go_by_the_own_count_alone():
-    """Two routers that remember one replica as empty send it all of a burst; with answers at once they would share it out."""
-    routers, replicas = [Router(Random(seed).random, remembers=True) for seed in (1, 2)], loads(6, 0)
+@pytest.mark.parametrize("at_once", [False, True])
+def test_requests_that_come_before_an_answer_go_by_the_own_count_alone(at_once):
+    """Two routers that remember one replica as empty send it all of a burst; with answers at once they share it out."""
+    routers, replicas = [Router(Random(seed).random, remembers=True) for seed in (1, 2)], loads(5, 0)
     for router in routers:
-        router.answered(0.0, 0, 6)
+        router.answered(0.0, 0, 5)
         router.answered(0.0, 1, 0)
-    burst = [router.choose(0.1, replicas) for router in routers for _ in range(6)]
-    assert burst == [1] * 12
+    burst = []
+    for router in routers * 5:
+        burst.append(router.choose(0.1, replicas))
+        replicas[burst[-1]].load += 1
+        if at_once:
+            router.answered(0.1, burst[-1], replicas[burst[-1]].load)
+    assert sum(burst) < 10 if at_once else burst == [1] * 10
+
+
+def test_the_later_answers_come_the_less_evenly_requests_are_shared(monkeypatch):
+    shares = []
+    for seconds in (0.0, simulator.ACCEPTED_S):
+        monkeypatch.setattr(simulator, "ACCEPTED_S", seconds)
+        shares.append(busiest(Layout.parse("2xtp1"), 4, in_flight=24))
+    assert shares[0] + 0.01 < shares[1]
 
 
 def test_what_is_old_is_asked_again():
@@ -129,8 +143,8 @@ def _runs(*folders: Path):
 
 
 def test_four_replicas_are_predicted_from_runs_of_two(of_two_gpus):
-    """docs/planner.md: requests/s, mean TPOT and mean TTFT. By true loads requests/s are missed by 6.0 and TTFT by 18%."""
+    """docs/planner.md: requests/s, mean TPOT and mean TTFT. By true loads requests/s are missed by more."""
     fitter, four = of_two_gpus
     assert four.workload.ingress == 8
     errors = np.mean(np.abs(predict_run(four, fitter.fit(), fitter.engine) / four.measured - 1), axis=0)[:3]
-    assert (errors < (0.045, 0.07, 0.15)).all()
+    assert (errors < (0.035, 0.055, 0.13)).all()
