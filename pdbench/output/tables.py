@@ -15,7 +15,7 @@ from pdbench.analysis.sla import Bound
 from pdbench.output.grid import show
 from pdbench.output.number_text import band_text, interval_text, number, share_text, with_interval_text
 from pdbench.read.level_file import TOKENS
-from pdbench.read.results import node_words
+from pdbench.read.results import node_words, unit_words
 
 KINDS = {"concurrency": "conc.", "request-rate": "rate", "shift": "load"}
 INTERVALS = {
@@ -46,7 +46,7 @@ def print_measurements(table: pd.DataFrame, chunk_size: int, normalized: bool) -
 
 def measurement_rows(table: pd.DataFrame, kind: str, chunk_size: int, normalized: bool) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows of `print_measurements`; `kind` is that of the levels."""
-    columns = {"gpus": node_words(table).split()[-1], "level": KINDS[kind], "repeat": "rep.", "completed": "done"}
+    columns = {"gpus": unit_words(table).split()[-1], "level": KINDS[kind], "repeat": "rep.", "completed": "done"}
     columns |= {"median_ttft_ms": "TTFT\nmedian", "p99_ttft_ms": "TTFT\np99"}
     columns |= {"median_tpot_ms": "TPOT\nmedian", "p99_tpot_ms": "TPOT\np99", "p99_itl_ms": "ITL\np99"}
     columns |= {"chunk_latency_ms": f"first\n{chunk_size}", "interactivity": "tokens/s\n/user"}
@@ -149,7 +149,7 @@ def decision_rows(
         lead=["-"] + [share_text(row.lead, row.lead_from, row.lead_to) for row in answers[1:].itertuples()],
     )
     # What is asked first of an arm that falls short comes first: a row of numbers is wider than most windows.
-    columns = {"reason": "why not more", "gpus": node_words(answers).split()[-1], "throughput": counted}
+    columns = {"reason": "why not more", "gpus": unit_words(answers).split()[-1], "throughput": counted}
     columns |= {"interval": "95%\ninterval"} if answers["interval"].any() else {}
     for tokens in TOKENS if price else ():
         columns[f"price_{tokens}"] = f"price of 1M\n{tokens}"

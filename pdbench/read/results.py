@@ -203,9 +203,14 @@ def _read_arm(folder: Path, gpus_per_node: int | None = None) -> tuple[Arm, Mani
 
 
 def node_words(table: pd.DataFrame) -> str:
-    """Return the node of per-node throughput: `8 GPUs`, `4 CPU cores`, or `4 or 8 GPUs` where folders differ."""
-    units = sorted({"CPU cores" if name == "CPU" else "GPUs" for name in table["accelerator"]})
-    return f"{' or '.join(map(str, sorted(table['gpus_per_node'].unique())))} {' or '.join(units)}"
+    """Return the node of per-node throughput: `8 GPUs`, `1 GPU`, `4 CPU cores`, or `4 or 8 GPUs` where folders differ."""
+    sizes, units = sorted(table["gpus_per_node"].unique()), unit_words(table)
+    return f"{' or '.join(map(str, sizes))} {units.removesuffix('s') if sizes == [1] else units}"
+
+
+def unit_words(table: pd.DataFrame) -> str:
+    """Return what nodes and layouts are counted in: `GPUs`, `CPU cores`."""
+    return " or ".join(sorted({"CPU cores" if name == "CPU" else "GPUs" for name in table["accelerator"]}))
 
 
 def per_node_of(table: pd.DataFrame, gpus: int) -> pd.DataFrame:

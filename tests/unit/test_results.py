@@ -2,11 +2,12 @@
 
 import math
 
+import pandas as pd
 import pytest
 
 from pdbench.manifest import LevelRecord
 from pdbench.read.level_file import ResultError
-from pdbench.read.results import read_results
+from pdbench.read.results import node_words, read_results, unit_words
 from tests.helpers.one_level import COLLOCATED, read_one
 
 PD = "tiny_itl100_otl11_mixed_p1xtp1-d1xtp2"
@@ -365,3 +366,12 @@ def test_an_arm_whose_ratio_a_controller_moved_is_not_called_by_one_ratio_alone(
         make_manifest("p1xtp1-d2xtp1", "pd-pool", gpus=3, controller=controller).write(folder)
     arms = read_results(sorted(tmp_path.iterdir()))["arm"].tolist()
     assert arms == ["p1xtp1-d2xtp1 pool", "p1xtp1-d2xtp1 controlled pool"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "accelerators", "words"),
+    [([1], ["H200"], "1 GPU"), ([8], ["H100"], "8 GPUs"), ([1, 2], ["CPU"], "1 or 2 CPU cores"), ([1], ["CPU"], "1 CPU core")],
+)
+def test_a_node_in_words(sizes, accelerators, words):
+    table = pd.DataFrame({"gpus_per_node": sizes, "accelerator": accelerators * len(sizes)})
+    assert node_words(table) == words and unit_words(table) in ("GPUs", "CPU cores")
