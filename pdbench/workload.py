@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, get_args
 
+ALL_AT_ONCE = "decode alone sends as many requests as are in flight, all at once: leave it out"
 Phase = Literal["mixed", "prefill-only", "decode-only", "shift"]
 SHIFT: Phase = "shift"  # load that shifts: requests of several shapes, by a trace
 PHASES: tuple[Phase, ...] = tuple(phase for phase in get_args(Phase) if phase != SHIFT)  # of requests that are all alike

@@ -11,7 +11,7 @@ from pdbench.manifest import Strict
 from pdbench.measure.workloads import Workload
 from pdbench.serve import roles
 from pdbench.serve.serving_path import Router
-from pdbench.workload import SHIFT, Level, Phase
+from pdbench.workload import ALL_AT_ONCE, SHIFT, Level, Phase
 
 
 class Levels(Strict):
@@ -208,7 +208,7 @@ class Experiment(Strict):
         if self.local_gpus and self.local_workers is None:
             raise ValueError("local_gpus is for a local cluster: give local_workers, too")
         if self.levels.num_prompts and any(self.phase_of(arm) == "decode-only" for arm in self.arms):
-            raise ValueError("num_prompts: decode alone sends as many requests as are in flight, all at once: leave it out")
+            raise ValueError(f"num_prompts: {ALL_AT_ONCE}")
         labels = [arm.label for arm in self.arms]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"two arms are both {twice[0]}: give one a name")

@@ -73,7 +73,7 @@ class Run:
         self.results.mkdir(parents=True, exist_ok=True)
         console.print(f"{self.name}: {self.experiment.shows.strip()}")
         if len(todo) < len(every):
-            console.print(f"{self.name}: {len(every) - len(todo)} of {len(every)} launches are in {self.results} already")
+            console.print(f"{self.name}: {len(every) - len(todo)} of {len(every)} arms are in {self.results} already")
         try:
             if todo:
                 self._stop_what_is_left()
@@ -134,7 +134,7 @@ class Run:
                 minutes = (time.monotonic() - begun) / 60
                 left = f", about {minutes / number * (len(todo) - number):.0f} min left" if number else ""
                 number += 1
-                title = f"{self.name}: launch {number} of {len(todo)}, {one.arm.label}{left}"
+                title = f"{self.name}: arm {number} of {len(todo)}, {one.arm.label}{left}"
                 up = self._round(one.after(up) if up else one, title, up, after)
 
     def _begins(self, block: int, labels: list[str]) -> bool:

@@ -19,7 +19,7 @@ from pdbench.nodes import stack
 from pdbench.read.trace import Sent, longest_gap, trace_path
 from pdbench.serve import client, serving_path
 from pdbench.serve.api import deployed
-from pdbench.workload import SHIFT, Level, RunName, level_seed
+from pdbench.workload import ALL_AT_ONCE, SHIFT, Level, RunName, level_seed
 
 BAD = ".bad"  # ends the name of what no plot reads
 # Of a level, unless the user gives its limit: so long, and so much longer for each request that a place in flight sends.
@@ -191,8 +191,7 @@ def _check_phase(args: argparse.Namespace, deployment: Deployment | None, warn: 
     if decode_bench and (args.mode, args.type) != ("decode-only", "concurrency"):
         raise SweepError("the deployment was launched with --decode-bench: measure --mode decode-only at a concurrency")
     if decode_bench and args.num_prompts:
-        why = "decode alone sends as many requests as are in flight, all at once: leave it out"
-        raise SweepError(f"-n {args.num_prompts}: {why}")
+        raise SweepError(f"-n {args.num_prompts}: {ALL_AT_ONCE}")
     if args.mode == "decode-only" and not decode_bench:
         warn("prompts of one token leave out what a long context costs: launch with --decode-bench to have it counted")
     return decode_bench

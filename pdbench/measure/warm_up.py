@@ -28,9 +28,9 @@ def warm_up(base_url: str, load: client.Load, before: Snapshot, first: bool = Tr
 async def _send(base_url: str, load: client.Load, before: Snapshot, first: bool) -> Snapshot:
     sent = await client.warm_up(load)
     seen = await compilations_now(base_url)
-    # Engines that compile all while they start (`pad_steps_to`) are warm; twice as many requests would show it again.
-    is_warm = not seen.monitored or not (first or seen.kernels)
-    for _ in range(0 if is_warm else MAX_ROUNDS):
+    # Engines that compile all while they start (`pad_steps_to`) are warm after a sweep's first level has shown it.
+    can_be_cold = seen.monitored and (first or seen.kernels)
+    for _ in range(MAX_ROUNDS if can_be_cold else 0):
         compiled = len(seen.kernels)
         # One request after the other ends and the next one comes, as in the level: prefills of all sizes among decodes.
         sent += await client.warm_up(load, staggered=True)

@@ -217,6 +217,7 @@ def make_model(study: Study, runs: Sequence[Run], engine: Engine, stack: dict[st
     fitter = Fitter(runs, engine)
     parameters = fitter.fit()
     left = left_out(fitter, lambda layout, others: not missing(layout, *map(_layouts, _by_phase(others))))
+    left = [(run, of) for run, of in left if run.decodes]
     enough = len({run.layout for run, _ in left}) >= FEWEST_LEFT_OUT
     judged = left if enough else [(run, predict_run(run, parameters, engine)) for run in decoding]
     first = study.table.iloc[0]
@@ -229,15 +230,13 @@ def make_model(study: Study, runs: Sequence[Run], engine: Engine, stack: dict[st
         as_published=runs[0].workload.as_published, levels=(min(counts), max(counts)),
         most_running=max(1.0, *(run.levels[-1][0] / run.layout.decode.num for run in decoding)),
         ingress=max(run.workload.ingress for run in runs), launch=launch_options(study), stack=stack, left_out=enough,
-        errors=[
-            e for run, of in judged if run in decoding for e in errors_of(run.layout, run.levels, run.log_ratios(of))
-        ],
+        errors=[e for run, of in judged for e in errors_of(run.layout, run.levels, run.log_ratios(of))],
     )  # fmt: skip
 
 
 def _by_phase(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
     """Those that decode, and those that have prefill alone."""
-    return [run for run in runs if run.workload.osl > 1], [run for run in runs if run.workload.osl == 1]
+    return [run for run in runs if run.decodes], [run for run in runs if not run.decodes]
 
 
 def _layouts(runs: Sequence[Run]) -> list[Layout]:

@@ -27,6 +27,11 @@ class Run:
     measured: np.ndarray
 
     @property
+    def decodes(self) -> bool:
+        """Whether it has decode steps: prefill alone asks for a single token."""
+        return self.workload.osl > 1
+
+    @property
     def sizes(self) -> set[int]:
         """Its TP sizes."""
         return {pool.tp for pool in (self.layout.prefill, self.layout.decode) if pool}
