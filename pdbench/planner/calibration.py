@@ -15,7 +15,7 @@ from pdbench.planner.costs import Engine
 from pdbench.planner.fitting import Fitter, left_out, predict_run
 from pdbench.planner.model import FEWEST_LEFT_OUT, Model, PlanError, errors_of, missing
 from pdbench.planner.replicas import COLUMNS
-from pdbench.planner.runs import Run, ingress_of
+from pdbench.planner.runs import Run, graphs_of, ingress_of
 from pdbench.planner.simulator import Workload
 from pdbench.read.results import Study, read_study
 
@@ -165,8 +165,9 @@ def engine_of(
     if other := [tp for tp in sorted(kv_tokens) if recorded.get(tp, kv_tokens[tp]) != kv_tokens[tp]]:
         raise PlanError(f"--kv-tokens {other[0]}={kv_tokens[other[0]]}: the manifests say {recorded[other[0]]}: leave it out")
     budget = stack.get("engines' max_num_batched_tokens", "8192")
+    graphs = graphs_of(next(iter(_deployments(study)), None))
     try:
-        return Engine(experts=experts[0], active=experts[1], budget=int(budget), kv_tokens=kv_tokens | recorded)
+        return Engine(experts=experts[0], active=experts[1], budget=int(budget), kv_tokens=kv_tokens | recorded, graphs=graphs)
     except ValueError:
         raise PlanError(f"the manifests' max_num_batched_tokens is {budget}, which differs between P and D") from None
 

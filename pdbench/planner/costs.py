@@ -4,6 +4,7 @@ All parameters are above zero, so that the fit can work on their logarithms.
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
@@ -22,7 +23,7 @@ _SHARED = {
 }  # fmt: skip
 # How far from that start, as a factor exp(deviation), a parameter is expected to be: what runs do not inform stays near it.
 _DEVIATIONS = {
-    "prefill": 0.5, "step": 0.2, "expert": 0.4, "spread": 0.2, "token": 0.5, "request": 0.5, "admit": 0.5, "mixed": 0.4,
+    "prefill": 0.5, "step": 0.3, "expert": 0.4, "spread": 0.2, "token": 0.5, "request": 0.5, "admit": 0.5, "mixed": 0.4,
     "handover": 0.7, "contact": 0.7, "stall": 0.3, "stall_slow": 0.7, "stall_unequal": 0.7, "pull": 0.5, "pull_slow": 0.7,
     "pull_unequal": 0.7,
 }  # fmt: skip
@@ -41,6 +42,7 @@ class Engine(Strict):
         kv_tokens: that a PD replica's block pool holds, by TP size; none known means that pools never fill.
         collocated_kv: how many times as many a collocated replica holds: 2 where half of the layers slide and the KV
             connector makes PD engines keep all of them whole.
+        graphs: steps of how many tokens have a CUDA graph, ascending: vLLM pads a decode step to the next of these.
     """
 
     experts: int = Field(default=128, ge=1)
@@ -48,6 +50,7 @@ class Engine(Strict):
     budget: int = Field(default=8192, ge=1)
     kv_tokens: dict[int, PositiveInt] = {}
     collocated_kv: float = Field(default=2.0, gt=0, lt=inf)
+    graphs: tuple[PositiveInt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,7 @@ def costs_of(layout: Layout, of: Parameters, engine: Engine, isl: int, osl: int,
     size, unequal, long = layout.decode.tp, is_unequal(layout), isl / 1000
     context = (isl + osl / 2) / 1000
     step, expert, token = of[f"step_tp{size}"], of[f"expert_tp{size}"], of["token"] * context / size
-    steps = [0.0] + [step + expert * woken(engine, of["spread"], b) + token * b for b in range(1, most + 1)]
+    steps = [0.0] + [step + expert * woken(engine, of["spread"], padded(engine, b)) + token * b for b in range(1, most + 1)]
     pulled_slowly = of["pull_unequal"] if unequal else of["pull_slow"]
     return Costs(
         prefill=of[f"prefill_tp{(layout.prefill or layout.decode).tp}"] / 1000,
@@ -141,6 +144,12 @@ def costs_of(layout: Layout, of: Parameters, engine: Engine, isl: int, osl: int,
         pull_slow=pulled_slowly * long,
         unequal=unequal,
     )
+
+
+def padded(engine: Engine, running: int) -> int:
+    """Return how many tokens a decode step has: one for each running request, and what its CUDA graph adds."""
+    at = bisect_left(engine.graphs, running)
+    return engine.graphs[at] if at < len(engine.graphs) else running
 
 
 def woken(engine: Engine, spread: float, tokens: float) -> float:

@@ -9,6 +9,8 @@ from pdbench.manifest import Deployment
 from pdbench.planner.routing import REMEMBERED_S
 from pdbench.planner.simulator import Workload
 
+_GRAPHS = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
+
 
 @dataclass(frozen=True)
 class Run:
@@ -40,6 +42,24 @@ class Run:
         """Return the logarithms of measured over predicted, 0.1 where about 10% more was measured; NaN where nothing was."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.log(self.measured / predicted)
+
+
+def graphs_of(deployment: Deployment | None) -> tuple[int, ...]:
+    """Return steps of how many tokens have a CUDA graph in engines that decode, ascending; none where there are no graphs.
+
+    Without a manifest, and where it names no sizes, they are vLLM's own (vllm/config/vllm.py, `_set_cudagraph_sizes`).
+    """
+    configs = deployment.llm_configs if deployment else {}
+    engine = (configs.get("decode") or configs.get("collocated") or {}).get("engine_kwargs", {})
+    compilation = engine.get("compilation_config") or {}
+    if (deployment and deployment.accelerator == "CPU") or engine.get("enforce_eager"):
+        return ()
+    if not isinstance(compilation, dict):
+        return _GRAPHS  # vLLM takes a level of optimization, too
+    if compilation.get("cudagraph_mode") == "NONE":
+        return ()
+    most = compilation.get("max_cudagraph_capture_size") or _GRAPHS[-1]
+    return tuple(sorted(size for size in compilation.get("cudagraph_capture_sizes") or _GRAPHS if size <= most))
 
 
 def ingress_of(deployment: Deployment | None) -> int:

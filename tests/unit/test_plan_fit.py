@@ -221,7 +221,10 @@ class Made:
 
     def __init__(self, *deployments, model="llama"):
         self.table = pd.DataFrame({"model": [model]})
-        manifests = [SimpleNamespace(deployment=SimpleNamespace(made=None, **one)) for one in deployments]
+        manifests = [
+            SimpleNamespace(deployment=SimpleNamespace(**{"made": None, "accelerator": "H100", "llm_configs": {}} | one))
+            for one in deployments
+        ]
         self.folders = {str(n): SimpleNamespace(manifest=manifest) for n, manifest in enumerate(manifests)}
 
 

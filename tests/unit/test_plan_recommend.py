@@ -10,13 +10,14 @@ from pdbench.planner.costs import Engine, names_of, start_of
 from pdbench.planner.model import Errors, Model
 from pdbench.planner.predicting import predict
 from pdbench.planner.replicas import COLUMNS
+from pdbench.planner.runs import graphs_of
 from pdbench.planner.simulator import Workload
 
 WORKLOAD = Workload(5000, 250)
 LAYOUTS = ["4xtp2", "2xtp4", "p1xtp2-d1xtp2", "p1xtp2-d1xtp4"]
 MODEL = Model(
-    name="gptoss", accelerator="GPU", gpus_per_node=8, engine=Engine(), runs=LAYOUTS, layouts=LAYOUTS,
-    parameters={name: start_of(name) for name in names_of((2, 4))}, workloads=["5000:250"], as_published=False,
+    name="gptoss", accelerator="GPU", gpus_per_node=8, engine=Engine(graphs=graphs_of(None)), runs=LAYOUTS,
+    layouts=LAYOUTS, parameters={name: start_of(name) for name in names_of((2, 4))}, workloads=["5000:250"], as_published=False,
     levels=(4, 64), most_running=32, stack={}, left_out=True,
     errors=[Errors(layout="4xtp2", level=8, ratios=dict.fromkeys(COLUMNS, 0.1))],
 )  # fmt: skip

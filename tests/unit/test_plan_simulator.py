@@ -1,5 +1,7 @@
 """The planner's simulator against what can be worked out by hand, and laws that hold for every level."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from pdbench.layout import Layout
 from pdbench.planner.costs import Engine, costs_of, matters, names_of, start_of, woken
 from pdbench.planner.replicas import COLUMNS, PARTS
+from pdbench.planner.runs import graphs_of
 from pdbench.planner.simulator import Sweep, Workload, simulate
 
 PARAMETERS = {name: start_of(name) for name in names_of((1, 2, 4, 8))}
@@ -122,6 +125,39 @@ def test_experts_wake_by_chance_and_never_more_than_there_are():
     engine = Engine(experts=128, active=4)
     assert woken(engine, 1, 1) == pytest.approx(4) and woken(engine, 1, 1e4) == pytest.approx(128)
     assert woken(Engine(experts=1, active=1), 1, 1) == woken(Engine(experts=1, active=1), 1, 99) == 1
+
+
+def test_a_decode_step_wakes_experts_for_the_whole_of_its_cuda_graph():
+    """12 requests take as long as 16 but for their contexts, as on one H200; above the largest graph nothing is padded."""
+    engine, parameters = Engine(graphs=(1, 2, 4, 8, 16)), PARAMETERS | {"token": 1e-12}
+    steps = costs_of(Layout.parse("1xtp1"), parameters, engine, 5000, 250, 18).steps
+    assert steps[8] < steps[9] == pytest.approx(steps[12]) == pytest.approx(steps[16]) and steps[3] == pytest.approx(steps[4])
+    assert (
+        steps[16] < steps[17] < steps[18]
+        and steps[9] > costs_of(Layout.parse("1xtp1"), parameters, ENGINE, 5000, 250, 9).steps[9]
+    )
+
+
+def engines(accelerator="H200", role="collocated", **engine):
+    return SimpleNamespace(accelerator=accelerator, llm_configs={"prefill": {}, role: {"engine_kwargs": engine}})
+
+
+@pytest.mark.parametrize(
+    ("of", "first", "last"),
+    [
+        (None, (1, 2, 4, 8, 16), 512),
+        (engines(), (1, 2, 4, 8, 16), 512),
+        (engines(compilation_config=3), (1, 2, 4, 8, 16), 512),
+        (engines(role="decode", compilation_config={"cudagraph_capture_sizes": [64, 2, 32]}), (2, 32, 64), 64),
+        (engines(compilation_config={"max_cudagraph_capture_size": 20}), (1, 2, 4, 8, 16), 16),
+        (engines(compilation_config={"cudagraph_mode": "NONE"}), (), None),
+        (engines(enforce_eager=True), (), None),
+        (engines("CPU"), (), None),
+    ],
+)
+def test_which_engines_pad_their_steps(of, first, last):
+    graphs = graphs_of(of)
+    assert graphs[:5] == first and (graphs[-1] if graphs else None) == last and graphs == tuple(sorted(set(graphs)))
 
 
 @pytest.mark.parametrize("layout", ["4xtp2", "p1xtp2-d2xtp2", "p1xtp1-d1xtp4"])
