@@ -24,7 +24,7 @@ SCRIPTS = (
     "debug/build_nixl_ucx_efa.sh",
     "benchmarks/stages.py", "benchmarks/routing.py", "benchmarks/read_speed.py", "benchmarks/coverage.py",
     "benchmarks/ratio_policy.py", "benchmarks/planner.py", "benchmarks/peer.py", "benchmarks/sharing.py",
-    "benchmarks/pool_sharing.py",
+    "benchmarks/pool_sharing.py", "benchmarks/decode_steps.py",
     "packaging/lock.py", "packaging/offline.py", "packaging/install_offline.sh",
 )  # fmt: skip
 HEADER = """# Command line reference
