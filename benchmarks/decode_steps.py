@@ -3,8 +3,7 @@
 
     python benchmarks/decode_steps.py bm_results/*_h200x2_120b_pack_* bm_results/*_decode-only_h200x1_120b_*
 
-Of arms with one decoding replica, from when each token came; others are left out. With PD a step is a decode step; a
-collocated one may have a prompt in it, which the median hides only where few have.
+From when each token came, where one replica decodes and has no prompts: arms of PD with one decode replica, and decode alone.
 """
 
 import argparse
@@ -20,17 +19,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from pdbench import interrupts  # noqa: E402
 from pdbench.cli import Parser  # noqa: E402
-from pdbench.planner.costs import Engine, padded  # noqa: E402
+from pdbench.planner.costs import padded  # noqa: E402
 from pdbench.planner.runs import graphs_of  # noqa: E402
 from pdbench.read.level_file import ResultError  # noqa: E402
 from pdbench.read.requests import Requests  # noqa: E402
 from pdbench.read.results import Folder, read_study  # noqa: E402
 
-FEWEST = 100  # steps, for a median of those with so many requests
+FEWEST = 20  # steps, for a median of those with so many requests
 
 
-def steps_of(requests: Requests) -> tuple[np.ndarray, np.ndarray]:
-    """Return of each step of each request how many requests ran in it, and how long it took (s)."""
+def tokens_of(requests: Requests) -> tuple[np.ndarray, np.ndarray]:
+    """Return of each token after the first how many requests ran in its step, and how long that took (s)."""
     first, end = np.sort(requests.start + requests.ttft), np.sort(requests.end)
     gaps = np.concatenate(list(requests.itl))
     middles = np.concatenate([at for at, _, _ in requests.pieces()]) - gaps / 2
@@ -38,27 +37,40 @@ def steps_of(requests: Requests) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_number(folder: Folder) -> dict[int, np.ndarray]:
-    """Return by how many requests ran how long each step took (ms), once for each of its requests."""
-    levels = [steps_of(file.requests) for file in folder.levels.values() if file.requests and (file.requests.osl > 1).all()]
+    """Return by how many requests ran how long their steps took (ms), once for each token.
+
+    Raises:
+        ValueError: its tokens do not say that; one line.
+    """
+    layout, deployment = folder.arm.layout, folder.manifest.deployment if folder.manifest else None
+    if layout.decode.num > 1:
+        raise ValueError(f"has {layout.decode.num} replicas that decode")
+    if not layout.is_pd and not folder.arm.decode_bench:
+        raise ValueError("has prompts in its steps")
+    if deployment and deployment.controller:
+        raise ValueError("has a controller, which moves roles")
+    levels = [tokens_of(file.requests) for file in folder.levels.values() if file.requests and (file.requests.osl > 1).all()]
     if not levels:
-        return {}
+        raise ValueError("has no per-request details of answers")
     running, took = (np.concatenate(of) for of in zip(*levels, strict=True))
     found = {int(number): 1e3 * took[running == number] for number in np.unique(running)}
-    return {number: of for number, of in found.items() if len(of) >= FEWEST}
+    if not (enough := {number: of for number, of in found.items() if len(of) >= FEWEST * number}):
+        raise ValueError(f"has fewer than {FEWEST} steps of any number of requests")
+    return enough
 
 
-def print_table(name: str, found: dict[int, np.ndarray], graphs: tuple[int, ...]) -> None:
+def print_table(name: str, found: dict[int, np.ndarray], graphs: Sequence[int]) -> None:
     """Print a row for each size of a CUDA graph; without graphs for each number of requests."""
     table = Table(box=None, header_style="")
     for column in ("requests", "computed as", "steps", "median, ms", "of each number, ms"):
         table.add_column(column, justify="right")
-    engine = Engine(graphs=graphs)
-    for size in sorted({padded(engine, number) for number in found}):
-        rows = {number: of for number, of in found.items() if padded(engine, number) == size}
-        steps, medians = np.concatenate(list(rows.values())), [np.median(of) for of in rows.values()]
+    for size in sorted({padded(graphs, number) for number in found}):
+        rows = {number: of for number, of in found.items() if padded(graphs, number) == size}
+        medians = [np.median(of) for of in rows.values()]
+        steps = sum(len(of) / number for number, of in rows.items())
         numbers = f"{min(rows)} to {max(rows)}" if len(rows) > 1 else str(min(rows))
-        spread = f"{min(medians):.2f} to {max(medians):.2f}"
-        table.add_row(numbers, str(size), f"{len(steps):,}", f"{np.median(steps):.2f}", spread)
+        middle = f"{np.median(np.concatenate(list(rows.values()))):.2f}"
+        table.add_row(numbers, str(size), f"{steps:,.0f}", middle, f"{min(medians):.2f} to {max(medians):.2f}")
     print(name)
     Console().print(table)
 
@@ -72,15 +84,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         study = read_study(args.exps)
     except ResultError as error:
         parser.error(str(error))
-    found = {name: by_number(of) for name, of in study.folders.items() if of.arm.layout.decode.num == 1}
-    if not any(found.values()):
-        parser.error("no folder has an arm with one decoding replica and per-request details")
-    for name, numbers in found.items():
-        manifest = study.folders[name].manifest
-        if numbers:
-            print_table(Path(name).name, numbers, graphs_of(manifest.deployment if manifest else None))
+    left_out = []
+    for path, folder in study.folders.items():
+        try:
+            found, graphs = by_number(folder), graphs_of(folder.manifest.deployment if folder.manifest else None)
+        except ValueError as error:
+            left_out.append(f"{Path(path).name} {error}")
+            continue
+        print_table(Path(path).name, found, graphs)
+    if len(left_out) == len(study.folders):
+        parser.error(left_out[0])
+    for line in left_out:
+        print(f"decode_steps.py: left out: {line}", file=sys.stderr)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(interrupts.run(main, "benchmarks/decode_steps.py"))
+    sys.exit(interrupts.run(main, "decode_steps.py"))

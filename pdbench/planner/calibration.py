@@ -165,11 +165,13 @@ def engine_of(
     if other := [tp for tp in sorted(kv_tokens) if recorded.get(tp, kv_tokens[tp]) != kv_tokens[tp]]:
         raise PlanError(f"--kv-tokens {other[0]}={kv_tokens[other[0]]}: the manifests say {recorded[other[0]]}: leave it out")
     budget = stack.get("engines' max_num_batched_tokens", "8192")
-    graphs = graphs_of(next(iter(_deployments(study)), None))
+    if not budget.isdecimal():
+        raise PlanError(f"the manifests' max_num_batched_tokens is {budget}, which differs between P and D")
     try:
-        return Engine(experts=experts[0], active=experts[1], budget=int(budget), kv_tokens=kv_tokens | recorded, graphs=graphs)
-    except ValueError:
-        raise PlanError(f"the manifests' max_num_batched_tokens is {budget}, which differs between P and D") from None
+        graphs = graphs_of(next(iter(_deployments(study)), None))
+    except ValueError as error:
+        raise PlanError(f"the manifests: {error}") from None
+    return Engine(experts=experts[0], active=experts[1], budget=int(budget), kv_tokens=kv_tokens | recorded, graphs=graphs)
 
 
 def _deployments(study: Study) -> list[Deployment]:

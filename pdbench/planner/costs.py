@@ -5,11 +5,11 @@ All parameters are above zero, so that the fit can work on their logarithms.
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
 from pdbench.layout import Layout
 from pdbench.manifest import Strict
@@ -43,6 +43,9 @@ class Engine(Strict):
         collocated_kv: how many times as many a collocated replica holds: 2 where half of the layers slide and the KV
             connector makes PD engines keep all of them whole.
         graphs: steps of how many tokens have a CUDA graph, ascending: vLLM pads a decode step to the next of these.
+
+    Raises:
+        ValueError: these are not in ascending order.
     """
 
     experts: int = Field(default=128, ge=1)
@@ -51,6 +54,13 @@ class Engine(Strict):
     kv_tokens: dict[int, PositiveInt] = {}
     collocated_kv: float = Field(default=2.0, gt=0, lt=inf)
     graphs: tuple[PositiveInt, ...] = ()
+
+    @field_validator("graphs")
+    @classmethod
+    def _ascend(cls, graphs: tuple[int, ...]) -> tuple[int, ...]:
+        if list(graphs) != sorted(set(graphs)):
+            raise ValueError("sizes are not in ascending order")
+        return graphs
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +138,9 @@ def costs_of(layout: Layout, of: Parameters, engine: Engine, isl: int, osl: int,
     size, unequal, long = layout.decode.tp, is_unequal(layout), isl / 1000
     context = (isl + osl / 2) / 1000
     step, expert, token = of[f"step_tp{size}"], of[f"expert_tp{size}"], of["token"] * context / size
-    steps = [0.0] + [step + expert * woken(engine, of["spread"], padded(engine, b)) + token * b for b in range(1, most + 1)]
+    steps = [0.0] + [
+        step + expert * woken(engine, of["spread"], padded(engine.graphs, b)) + token * b for b in range(1, most + 1)
+    ]
     pulled_slowly = of["pull_unequal"] if unequal else of["pull_slow"]
     return Costs(
         prefill=of[f"prefill_tp{(layout.prefill or layout.decode).tp}"] / 1000,
@@ -146,10 +158,10 @@ def costs_of(layout: Layout, of: Parameters, engine: Engine, isl: int, osl: int,
     )
 
 
-def padded(engine: Engine, running: int) -> int:
+def padded(graphs: Sequence[int], running: int) -> int:
     """Return how many tokens a decode step has: one for each running request, and what its CUDA graph adds."""
-    at = bisect_left(engine.graphs, running)
-    return engine.graphs[at] if at < len(engine.graphs) else running
+    at = bisect_left(graphs, running)
+    return graphs[at] if at < len(graphs) else running
 
 
 def woken(engine: Engine, spread: float, tokens: float) -> float:

@@ -53,7 +53,7 @@ class Model(Strict):
         left_out: whether `errors` are of layouts left out of the fit; else they are the fit's own.
     """
 
-    schema_version: Literal[2] = 2  # 1: fitted with routers that knew at once what a replica had
+    schema_version: Literal[3] = 3  # 1: fitted with routers that knew at once what a replica had; 2: without CUDA graphs
     name: str
     accelerator: str
     gpus_per_node: int = Field(ge=1)
@@ -79,8 +79,6 @@ class Model(Strict):
             raise ValueError("its parameters are not those of its layouts")
         if wrong := [name for name, value in self.parameters.items() if not 0 < value < inf]:
             raise ValueError(f"its parameter {wrong[0]} is not above 0 and finite")
-        if list(self.engine.graphs) != sorted(self.engine.graphs):
-            raise ValueError("its graphs are not in ascending order")
         if not 1 <= self.levels[0] <= self.levels[1] or not 1 <= self.most_running < inf:
             raise ValueError("its levels are not requests in flight, the least and the most")
         if not self.workloads or not all(re.fullmatch(r"[1-9]\d*:[1-9]\d*", text, re.ASCII) for text in self.workloads):

@@ -3,13 +3,21 @@
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
+from pdbench.files import first_line
 from pdbench.layout import POOL, Layout
 from pdbench.manifest import Deployment
 from pdbench.planner.routing import REMEMBERED_S
 from pdbench.planner.simulator import Workload
 
-_GRAPHS = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
+
+class _Compilation(BaseModel):
+    """What of vLLM's compilation_config says which graphs there are."""
+
+    cudagraph_mode: str | int | None = "FULL_AND_PIECEWISE"
+    cudagraph_capture_sizes: list[PositiveInt] | None = Field(default=None, min_length=1)
+    max_cudagraph_capture_size: PositiveInt = 512
 
 
 @dataclass(frozen=True)
@@ -48,18 +56,28 @@ def graphs_of(deployment: Deployment | None) -> tuple[int, ...]:
     """Return steps of how many tokens have a CUDA graph in engines that decode, ascending; none where there are no graphs.
 
     Without a manifest, and where it names no sizes, they are vLLM's own (vllm/config/vllm.py, `_set_cudagraph_sizes`).
+
+    Raises:
+        ValueError: the engines' compilation_config is not one that vLLM takes; one line.
     """
     configs = deployment.llm_configs if deployment else {}
     engine = (configs.get("decode") or configs.get("collocated") or {}).get("engine_kwargs", {})
-    compilation = engine.get("compilation_config") or {}
+    given = engine.get("compilation_config") or {}
     if (deployment and deployment.accelerator == "CPU") or engine.get("enforce_eager"):
         return ()
-    if not isinstance(compilation, dict):
-        return _GRAPHS  # vLLM takes a level of optimization, too
-    if compilation.get("cudagraph_mode") == "NONE":
+    try:
+        # A number is a level of optimization, which leaves the graphs as they are.
+        read = _Compilation.model_validate_json if isinstance(given, str) else _Compilation.model_validate
+        config = _Compilation() if isinstance(given, int) else read(given)
+    except ValidationError as error:
+        raise ValueError(f"the engines' compilation_config: {first_line(error)}") from None
+    if str(config.cudagraph_mode).upper() in ("NONE", "0"):
         return ()
-    most = compilation.get("max_cudagraph_capture_size") or _GRAPHS[-1]
-    return tuple(sorted(size for size in compilation.get("cudagraph_capture_sizes") or _GRAPHS if size <= most))
+    if config.cudagraph_capture_sizes:
+        return tuple(sorted(set(config.cudagraph_capture_sizes)))
+    most = config.max_cudagraph_capture_size
+    small = range(1, 33) if engine.get("performance_mode") == "interactivity" else (1, 2, 4)
+    return tuple(sorted({size for size in (*small, *range(8, 256, 8), *range(256, most + 1, 16)) if size <= most}))
 
 
 def ingress_of(deployment: Deployment | None) -> int:

@@ -1,6 +1,7 @@
 """benchmarks/decode_steps.py: how many requests run in a step, and that steps of one CUDA graph take as long as each other."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -10,36 +11,79 @@ from pdbench.configs import ROOT
 from pdbench.read.requests import Requests
 
 RESULTS = ROOT / "bm_results"
+ROW = r"^ *(\d+)(?: to (\d+))? +(\d+) +([\d,]+) +([\d.]+) +([\d.]+) to ([\d.]+)"
+
+
+def one(name):
+    (folder,) = RESULTS.glob(name)
+    return folder
 
 
 def test_a_step_counts_those_that_have_their_first_token_and_not_yet_their_last():
-    """One decodes from 1 to 6 s, the other from 2.5 to 4 s."""
-    starts, gaps = np.array([0.0, 1.5]), [np.full(5, 1.0), np.full(2, 0.75)]
-    running, took = decode_steps.steps_of(Requests(starts, np.array([1.0, 1.0]), gaps, np.full(2, 9.0), np.array([6.0, 3.0])))
-    assert running.tolist() == [1, 2, 2, 1, 1, 2, 2] and took.tolist() == [1.0] * 5 + [0.75] * 2
+    """One decodes from 1 to 6 s, the other from 2.5 to 4 s, a third from 4.5 s on, the middle of a step of the first."""
+    starts, gaps = np.array([0.0, 1.5, 3.5]), [np.full(5, 1.0), np.full(2, 0.75), np.full(1, 3.0)]
+    requests = Requests(starts, np.full(3, 1.0), gaps, np.full(3, 9.0), np.array([6.0, 3.0, 2.0]))
+    running, took = decode_steps.tokens_of(requests)
+    assert running.tolist() == [1, 2, 2, 2, 2, 2, 2, 2] and took.tolist() == [1.0] * 5 + [0.75] * 2 + [3.0]
+    # The other ends in the middle of a step of the first, and still counts.
+    gaps[1] = np.array([0.75, 1.25])
+    assert decode_steps.tokens_of(requests)[0].tolist()[:5] == [1, 2, 2, 3, 2]
 
 
 def test_steps_of_one_graph_take_as_long_as_each_other(capsys):
     """As docs/GPU.md says of 1P:1D: medians of 9 to 16 requests are within 2%, and half as long again as those of 5 to 8."""
-    (folder,) = RESULTS.glob("*120b-shape*_h200x2_120b_pack_*")
+    folder = one("*120b-shape*_h200x2_120b_pack_*")
     assert decode_steps.main([str(folder)]) == 0
-    rows = re.findall(r"^ *(\d+)(?: to (\d+))? +(\d+) +[\d,]+ +([\d.]+) +([\d.]+) to ([\d.]+)", capsys.readouterr().out, re.M)
-    found = {int(size): [float(median), float(least), float(most)] for _, _, size, median, least, most in rows}
-    assert list(found) == [1, 2, 4, 8, 16, 24, 32]
+    printed = capsys.readouterr().out
+    assert printed.startswith(folder.name + "\n")
+    rows = re.findall(ROW, printed, re.M)
+    assert [int(size) for _, _, size, *_ in rows] == [1, 2, 4, 8, 16, 24, 32]
+    found = {int(size): [float(number) for number in of] for _, _, size, _, *of in rows}
     assert found[16][2] / found[16][1] < 1.02 and 1.4 < found[16][1] / found[8][2] < 1.55
-    assert ("9", "16") in {row[:2] for row in rows}
+    assert all(least <= median <= most for median, least, most in found.values())
+    assert ("9", "16", "16", "6,491") in {row[:4] for row in rows}, "steps, not tokens"
 
 
-@pytest.mark.parametrize("name", ["*_h200x2_120b_2xtp1", "*_prefill-only_h200x1_120b_*"])
-def test_an_arm_that_says_nothing_is_refused(name, capsys):
-    (folder,) = RESULTS.glob(name)
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("*_h200x2_120b_2xtp1", "has 2 replicas that decode"),
+        ("*_mixed_h200x1_120b_1xtp1", "has prompts in its steps"),
+        ("*_cpu_steady_answers", "has a controller, which moves roles"),
+    ],
+)
+def test_an_arm_that_says_nothing_is_refused_alone_and_named_beside_others(name, line, capsys):
+    folder = one(name)
     with pytest.raises(SystemExit) as caught:
         decode_steps.main([str(folder)])
-    assert caught.value.code == 2
-    assert "no folder has an arm with one decoding replica and per-request details" in capsys.readouterr().err
+    assert caught.value.code == 2 and f"error: {folder.name} {line}\n" in capsys.readouterr().err
+    assert decode_steps.main([str(folder), str(one("*_mixed_cpu_demo_pack_*"))]) == 0
+    assert f"left out: {folder.name} {line}\n" in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        decode_steps.main([str(tmp_path / "none")])
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_too_few_steps_say_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(decode_steps, "FEWEST", 10**6)
+    with pytest.raises(SystemExit):
+        decode_steps.main([str(one("*_mixed_cpu_demo_pack_*"))])
+    assert "has fewer than 1000000 steps of any number of requests" in capsys.readouterr().err
+
+
+def test_engines_whose_graphs_cannot_be_read_are_named(tmp_path, capsys):
+    folder = tmp_path / one("*_h200x2_first_pack_*").name
+    shutil.copytree(one("*_h200x2_first_pack_*"), folder)
+    manifest = folder / "manifest.json"
+    manifest.write_text(re.sub(r'"cudagraph_capture_sizes": \[[^]]*\]', '"cudagraph_capture_sizes": 16', manifest.read_text()))
+    with pytest.raises(SystemExit):
+        decode_steps.main([str(folder)])
+    assert "the engines' compilation_config: cudagraph_capture_sizes: Input should be a valid list" in capsys.readouterr().err
 
 
 def test_engines_without_graphs_have_a_row_for_each_number(capsys):
-    (folder,) = RESULTS.glob("*_mixed_cpu_demo_pack_*")
-    decode_steps.main([str(folder)])
+    decode_steps.main([str(one("*_mixed_cpu_demo_pack_*"))])
     assert re.findall(r"^ *(\d+) +(\d+) ", capsys.readouterr().out, re.M) == [(n, n) for n in "1234"]

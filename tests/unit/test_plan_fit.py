@@ -241,6 +241,16 @@ def test_block_pools_are_those_of_the_manifests_smallest_pd_replicas():
     )
 
 
+def test_graphs_are_those_of_the_manifests_and_must_be_readable():
+    config = {"collocated": {"engine_kwargs": {"compilation_config": {"cudagraph_capture_sizes": [1, 6]}}}}
+    assert calibration.engine_of(Made(pd_of("2xtp1") | {"llm_configs": config}, model="gptoss"), {}, None, {}).graphs == (1, 6)
+    config["collocated"]["engine_kwargs"]["compilation_config"]["cudagraph_capture_sizes"] = "six"
+    study = Made(pd_of("2xtp1") | {"llm_configs": config}, model="gptoss")
+    assert "the manifests: the engines' compilation_config: cudagraph_capture_sizes: Input should be" in refusal(
+        calibration.engine_of, study, {}, None, {}
+    )
+
+
 @pytest.mark.parametrize(
     ("made", "experts"),
     [({"experts": 32, "experts_per_token": 4}, (32, 4)), ({"num_experts": 4, "experts_per_token": 2}, (4, 2))],
