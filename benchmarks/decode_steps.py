@@ -49,7 +49,7 @@ def by_number(folder: Folder) -> dict[int, np.ndarray]:
         raise ValueError("has prompts in its steps")
     if deployment and deployment.controller:
         raise ValueError("has a controller, which moves roles")
-    levels = [tokens_of(file.requests) for file in folder.levels.values() if file.requests and (file.requests.osl > 1).all()]
+    levels = [tokens_of(file.requests) for file in folder.levels.values() if file.requests and file.requests.decodes]
     if not levels:
         raise ValueError("has no per-request details of answers")
     running, took = (np.concatenate(of) for of in zip(*levels, strict=True))

@@ -58,7 +58,7 @@ def single_replicas(folders: Sequence[Path]) -> Iterator[tuple[list[Requests], b
     study = read_study(folders)
     for folder in study.folders.values():
         layout = folder.arm.layout
-        levels = [file.requests for file in folder.levels.values() if file.requests and (file.requests.osl > 1).all()]
+        levels = [file.requests for file in folder.levels.values() if file.requests and file.requests.decodes]
         if layout.decode.num == 1 and levels:
             yield levels, layout.is_pd
 

@@ -58,6 +58,11 @@ class Requests:
         return self.end - self.start
 
     @property
+    def decodes(self) -> bool:
+        """Whether every answer has a token after its first."""
+        return bool((self.osl > 1).all())
+
+    @property
     def tokens_per_piece(self) -> float:
         """Mean of all pieces after the first; NaN where requests have a single token."""
         pieces = sum(map(len, self.itl))
@@ -66,7 +71,7 @@ class Requests:
     @property
     def ttft_share(self) -> float:
         """Least share of a request's time that its TTFT is; NaN where requests have a single token."""
-        return float((self.ttft / (self.end - self.start)).min()) if (self.osl > 1).all() else math.nan
+        return float((self.ttft / (self.end - self.start)).min()) if self.decodes else math.nan
 
     def in_flight(self) -> tuple[np.ndarray, np.ndarray]:
         """Return when the number of requests in flight changes (s since the first start), and that number from then on."""

@@ -28,8 +28,16 @@ def pad_steps(engine: dict[str, Any], multiple: int) -> dict[str, Any]:
 
     Args:
         multiple: of tokens, to which steps of more than 128 tokens are padded.
+
+    Raises:
+        ValueError: compilation_config is not a mapping, so that no sizes can be added to it.
     """
     given = engine.get("compilation_config", {})
+    if not isinstance(given, dict):
+        raise ValueError(
+            f"engine argument compilation_config: {given!r} is not a mapping such as {{mode: 3}}, to which pad_steps_to can "
+            "add sizes of CUDA graphs"
+        )
     if given.keys() & {"cudagraph_capture_sizes", "max_cudagraph_capture_size"}:
         return engine
     most = engine.get("max_num_batched_tokens", _LARGEST_STEP)

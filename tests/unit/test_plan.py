@@ -164,6 +164,8 @@ def test_steps_are_padded_where_the_hardware_file_says_so_and_vllm_needs_it(monk
 
     assert "compilation_config" not in engine(P5.model_copy(update={"pad_steps_to": None}))
     assert 8192 in engine(P5)["compilation_config"]["cudagraph_capture_sizes"]
+    with pytest.raises(ValueError, match="^engine argument compilation_config: 3 is not a mapping"):
+        engine(P5.model_copy(update={"engine_kwargs": {"compilation_config": 3}}))
     monkeypatch.setattr(Stack, "installed", lambda: Stack(Version("2.51.0"), Version("0.11.0")))
     assert "compilation_config" not in engine(P5)
 

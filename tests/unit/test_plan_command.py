@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 import plan
@@ -271,13 +272,25 @@ def one_engine(tmp_path_factory):
 
 def test_one_engine_predicts_two_gpus(one_engine, tmp_path, capsys):
     """The errors are those that docs/planner.md names; 1P:1D is by what KV transfers typically cost."""
-    others = {"mixed_h200x2_lengths_2xtp1": 0.08, "mixed_h200x2_lengths_pack_p1xtp1-d1xtp1": 0.03}
-    printed = said(capsys, "check", one_engine, *runs_of_20b(*others), "--json", tmp_path / "c.json")
-    assert "p1xtp1-d1xtp1: lacks a PD run whose prefill TP is equal to its decode TP" in printed
-    for run, most in zip(json.loads((tmp_path / "c.json").read_text())["runs"], others.values(), strict=True):
-        of = [abs(one["request_throughput"] / one["request_throughput_measured"] - 1) for one in run["levels"]]
-        covered = [one["request_throughput_covered"] for one in run["levels"]]
-        assert sum(of) / len(of) < most and covered == [run["layout"] != "2xtp1", True, True]
+
+    def levels_of(name):
+        """All levels of these runs, and which of them the intervals miss, by ISL and requests in flight."""
+        runs = sorted((ROOT / "bm_results").glob(f"gpt-oss-20b-shape_*_mixed_h200x2_lengths_{name}"))
+        found, missed = [], []
+        for run in runs:
+            (isl,) = re.findall(r"_itl(\d+)_", run.name)
+            printed = said(capsys, "check", one_engine, run, "--json", tmp_path / "c.json")
+            assert ("lacks a PD run whose prefill TP is equal to its decode TP" in printed) == name.startswith("pack")
+            levels = json.loads((tmp_path / "c.json").read_text())["runs"][0]["levels"]
+            found.append([abs(one["request_throughput"] / one["request_throughput_measured"] - 1) for one in levels])
+            missed += [(isl, one["level"]) for one in levels if not one["request_throughput_covered"]]
+        return dict(zip(("2000", "5000", "500", "8000"), found, strict=True)), missed
+
+    errors, missed = levels_of("pack_p1xtp1-d1xtp1")
+    assert np.mean(errors["5000"]) < 0.03 and np.mean(list(errors.values())) < 0.045 and not missed
+    # Where Ray Serve shares requests out less evenly than simulated.
+    errors, missed = levels_of("2xtp1")
+    assert np.mean(list(errors.values())) < 0.06 and missed == [("5000", 4)]
 
 
 def test_without_a_pd_run_pd_is_predicted_where_it_is_asked_for(one_engine, capsys, tmp_path):
