@@ -14,8 +14,10 @@ _KERNEL = re.compile(r"(?:during inference:|for function) (\w+)")
 COLD = "measured without warm-up, as published"
 
 
-# vLLM's own sizes of CUDA graphs for decode batches, up to twice the study's highest level.
+# vLLM's own sizes of CUDA graphs for decode batches, up to twice the study's highest level; those that its performance mode
+# "interactivity" adds (vllm/config/vllm.py, `_set_cudagraph_sizes`). "throughput" doubles the largest step.
 _DECODE_SIZES = (1, 2, 4, *range(8, 129, 8))
+_INTERACTIVE_SIZES = range(1, 33)
 _LARGEST_STEP = 8192  # tokens: vLLM's default on GPUs of 70 GB and more
 
 
@@ -40,8 +42,10 @@ def pad_steps(engine: dict[str, Any], multiple: int) -> dict[str, Any]:
         )
     if given.keys() & {"cudagraph_capture_sizes", "max_cudagraph_capture_size"}:
         return engine
-    most = engine.get("max_num_batched_tokens", _LARGEST_STEP)
-    sizes = sorted(size for size in {*_DECODE_SIZES, *range(multiple, most, multiple), most} if size <= most)
+    mode = engine.get("performance_mode")
+    most = engine.get("max_num_batched_tokens", _LARGEST_STEP * (2 if mode == "throughput" else 1))
+    more = _INTERACTIVE_SIZES if mode == "interactivity" else ()
+    sizes = sorted(size for size in {*_DECODE_SIZES, *more, *range(multiple, most, multiple), most} if size <= most)
     return engine | {"compilation_config": given | {"cudagraph_capture_sizes": sizes}}
 
 

@@ -73,6 +73,21 @@ def test_every_step_size_has_a_graph_to_be_padded_to():
         assert padded - tokens < (256 if tokens > 128 else 8)
 
 
+def test_throughput_has_graphs_for_steps_twice_as_large_unless_they_are_given():
+    assert pad_steps({"performance_mode": "throughput"}, 256)["compilation_config"]["cudagraph_capture_sizes"][-1] == 16384
+    both = pad_steps({"performance_mode": "throughput", "max_num_batched_tokens": 4096}, 256)
+    assert both["compilation_config"]["cudagraph_capture_sizes"][-1] == 4096
+
+
+def test_interactivity_has_a_graph_for_each_number_of_requests_as_in_vllm():
+    """Its sizes would else be lost to those of the padding, without a word."""
+    sizes = pad_steps({"performance_mode": "interactivity"}, 256)["compilation_config"]["cudagraph_capture_sizes"]
+    assert sizes[:34] == [*range(1, 33), 40, 48] and set(
+        pad_steps({}, 256)["compilation_config"]["cudagraph_capture_sizes"]
+    ) < set(sizes)
+    assert pad_steps({"performance_mode": "balanced"}, 256)["compilation_config"] == pad_steps({}, 256)["compilation_config"]
+
+
 @pytest.mark.parametrize(("most", "ends"), [(5000, [4864, 5000]), (100, [96, 100]), (512, [256, 512])])
 def test_the_largest_step_has_a_graph_of_its_own(most, ends):
     engine = pad_steps({"max_num_batched_tokens": most}, 256)
