@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Find how long a decode step takes by how many requests run in it: vLLM pads it to the next size that has a CUDA graph.
 
-    python benchmarks/decode_steps.py bm_results/*_h200x2_120b_pack_* bm_results/*_decode-only_h200x1_120b_*
+    python benchmarks/decode_steps.py bm_results/*_h200x2_120b_pack_* bm_results/*_h200x1_graphs_*
 
-From when each token came, where one replica decodes and has no prompts: arms of PD with one decode replica, and decode alone.
+From when each token came, where one replica decodes. If it is collocated, while no request waits for its first token.
 """
 
 import argparse
@@ -28,12 +28,19 @@ from pdbench.read.results import Folder, read_study  # noqa: E402
 FEWEST = 20  # steps, for a median of those with so many requests
 
 
-def tokens_of(requests: Requests) -> tuple[np.ndarray, np.ndarray]:
-    """Return of each token after the first how many requests ran in its step, and how long that took (s)."""
+def tokens_of(requests: Requests, prompts: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return of each token after the first how many requests ran in its step, and how long that took (s).
+
+    Args:
+        prompts: whether the replica computes prompts too: only tokens during which none was due.
+    """
     first, end = np.sort(requests.start + requests.ttft), np.sort(requests.end)
     gaps = np.concatenate(list(requests.itl))
-    middles = np.concatenate([at for at, _, _ in requests.pieces()]) - gaps / 2
-    return np.searchsorted(first, middles, "right") - np.searchsorted(end, middles, "left"), gaps
+    came = np.concatenate([at for at, _, _ in requests.pieces()])
+    running = np.searchsorted(first, came - gaps / 2, "right") - np.searchsorted(end, came - gaps / 2, "left")
+    due = np.searchsorted(np.sort(requests.start), came, "left") - np.searchsorted(first, came - gaps, "right")
+    alone = due == 0 if prompts else np.full(len(gaps), True)
+    return running[alone], gaps[alone]
 
 
 def by_number(folder: Folder) -> dict[int, np.ndarray]:
@@ -45,11 +52,10 @@ def by_number(folder: Folder) -> dict[int, np.ndarray]:
     layout, deployment = folder.arm.layout, folder.manifest.deployment if folder.manifest else None
     if layout.decode.num > 1:
         raise ValueError(f"has {layout.decode.num} replicas that decode")
-    if not layout.is_pd and not folder.arm.decode_bench:
-        raise ValueError("has prompts in its steps")
     if deployment and deployment.controller:
         raise ValueError("has a controller, which moves roles")
-    levels = [tokens_of(file.requests) for file in folder.levels.values() if file.requests and file.requests.decodes]
+    prompts = not layout.is_pd and not folder.arm.decode_bench
+    levels = [tokens_of(file.requests, prompts) for file in folder.levels.values() if file.requests and file.requests.decodes]
     if not levels:
         raise ValueError("has no per-request details of answers")
     running, took = (np.concatenate(of) for of in zip(*levels, strict=True))
