@@ -21,6 +21,8 @@ from pdbench.read.results import Study, read_study
 
 # Experts of a layer, and of these for each token, by the name of the model.
 _EXPERTS = ((r"gpt-?oss-20b(-shape)?", (32, 4)), (r"gpt-?oss-tiny", (4, 2)), (r"gpt-?oss(-120b(-shape)?)?", (128, 4)))
+# Of a compilation_config, as `Deployment.engine_settings` has it.
+_GRAPHS = re.compile(r'"cudagraph_capture_sizes": \[[^]]*\](, )?')
 # What two runs of one fit may differ in, of their deployments' identity.
 _OF_A_RUN = re.compile(r"layout|mode|base seed|serving_path (ingress_replicas|pool_routing)|(collocated|prefill|decode) .*")
 
@@ -98,8 +100,16 @@ def _run(folder: Path, rows: pd.DataFrame, as_published: bool, manifest: Manifes
     measured = levels[list(COLUMNS)].mean().to_numpy(float)
     measured[measured <= 0] = np.nan
     counts = [(int(level), int(of["completed"].iloc[0])) for level, of in levels]
-    workload = Workload(int(first["isl"]), osl, as_published, ingress_of(manifest.deployment if manifest else None))
-    return Run(short(folder), Layout.parse(first["layout"]), workload, tuple(counts), measured)
+    deployment = manifest.deployment if manifest else None
+    workload = Workload(int(first["isl"]), osl, as_published, ingress_of(deployment))
+    return Run(short(folder), Layout.parse(first["layout"]), workload, tuple(counts), measured, _graphs(deployment))
+
+
+def _graphs(deployment: Deployment | None) -> tuple[int, ...]:
+    try:
+        return graphs_of(deployment)
+    except ValueError as error:
+        raise PlanError(f"the manifests: {error}") from None
 
 
 def stack_of(study: Study) -> dict[str, str]:
@@ -130,6 +140,11 @@ def compared(was: dict[str, str], now: dict[str, str]) -> list[str]:
     """Return what differs between two stacks; a transport only where both have one, since a collocated run has none."""
     alone = [name for name in {**was, **now} if name.startswith("transport ") and not (name in was and name in now)]
     return differences(*({k: v for k, v in of.items() if k not in alone} for of in (was, now)))
+
+
+def _without_graphs(stack: dict[str, str]) -> dict[str, str]:
+    mode = ("engines' performance_mode", '"interactivity"')
+    return {name: _GRAPHS.sub("", value) for name, value in stack.items() if (name, value) != mode}
 
 
 def _stack(manifest: Manifest) -> dict[str, str]:
@@ -164,13 +179,11 @@ def engine_of(
     recorded = _kv_tokens_recorded(study)
     if other := [tp for tp in sorted(kv_tokens) if recorded.get(tp, kv_tokens[tp]) != kv_tokens[tp]]:
         raise PlanError(f"--kv-tokens {other[0]}={kv_tokens[other[0]]}: the manifests say {recorded[other[0]]}: leave it out")
-    budget = stack.get("engines' max_num_batched_tokens", "8192")
+    doubled = stack.get("engines' performance_mode") == '"throughput"'
+    budget = stack.get("engines' max_num_batched_tokens", "16384" if doubled else "8192")
     if not budget.isdecimal():
         raise PlanError(f"the manifests' max_num_batched_tokens is {budget}, which differs between P and D")
-    try:
-        graphs = graphs_of(next(iter(_deployments(study)), None))
-    except ValueError as error:
-        raise PlanError(f"the manifests: {error}") from None
+    graphs = _graphs(next(iter(_deployments(study)), None))
     return Engine(experts=experts[0], active=experts[1], budget=int(budget), kv_tokens=kv_tokens | recorded, graphs=graphs)
 
 
@@ -247,7 +260,7 @@ def _layouts(runs: Sequence[Run]) -> list[Layout]:
 
 
 def check_same(model: Model, study: Study) -> None:
-    """Refuse to compare a model with runs of something else.
+    """Refuse to compare a model with runs of something else; their engines may have other CUDA graphs, which `check` counts in.
 
     Raises:
         PlanError: model, accelerator or stack differ.
@@ -258,5 +271,5 @@ def check_same(model: Model, study: Study) -> None:
             raise PlanError(f"the model was fitted to {what} {fitted}, these runs are of {here}")
     if bool(stack) != bool(model.stack):
         raise PlanError("the model's runs and these are of different stacks: one of them has no manifests")
-    if stack and (different := compared(model.stack, stack)):
+    if stack and (different := compared(_without_graphs(model.stack), _without_graphs(stack))):
         raise PlanError(f"the model's runs have {different[0]} in these")

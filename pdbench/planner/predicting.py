@@ -50,11 +50,13 @@ def predict(
     return [with_intervals(model, layout, level, row, workload) for (level, _), row in zip(counts, rows, strict=True)]
 
 
-def with_intervals(model: Model, layout: Layout, level: int, row: np.ndarray, workload: Workload) -> Prediction:
-    """Return one simulated level with its intervals, and with what lies outside the model's runs."""
+def with_intervals(
+    model: Model, layout: Layout, level: int, row: np.ndarray, workload: Workload, other: tuple[str, ...] = ()
+) -> Prediction:
+    """Return one simulated level with its intervals, and with what lies outside the model's runs, `other` first."""
     values = dict(zip(COLUMNS, map(float, row), strict=True))
     intervals = {column: model.interval(column, level, value) for column, value in values.items()}
-    outside = [f"lacks {what}" for what in model.lacks(layout)]
+    outside = [*other, *(f"lacks {what}" for what in model.lacks(layout))]
     if not model.levels[0] <= level <= model.levels[1]:
         outside.append(f"level {level}, fitted to {model.levels[0]} to {model.levels[1]}")
     elif level / layout.decode.num > model.most_running:
@@ -115,7 +117,7 @@ class Checked:
 
 
 def check(model: Model, runs: Sequence[Run]) -> list[Checked]:
-    """Predict each run as it was measured.
+    """Predict each run as it was measured, with its own CUDA graphs.
 
     Raises:
         PlanError: a run has a TP size that the model lacks.
@@ -123,9 +125,11 @@ def check(model: Model, runs: Sequence[Run]) -> list[Checked]:
     found = []
     for run in runs:
         check_possible(model, run.layout)
-        rows = simulate(run.layout, model.parameters, model.engine, run.workload, run.levels, SEEDS)
+        engine = model.engine.model_copy(update={"graphs": run.graphs})
+        rows = simulate(run.layout, model.parameters, engine, run.workload, run.levels, SEEDS)
+        other = () if run.graphs == model.engine.graphs else ("CUDA graphs of other sizes than the fit's",)
         predicted = [
-            with_intervals(model, run.layout, level, row, run.workload)
+            with_intervals(model, run.layout, level, row, run.workload, other)
             for (level, _), row in zip(run.levels, rows, strict=True)
         ]
         found.append(Checked(run, predicted, run.log_ratios(rows)))

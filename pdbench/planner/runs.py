@@ -28,6 +28,7 @@ class Run:
         name: of its result folder.
         levels: (requests in flight, requests) of each level, in the order measured.
         measured: a row per level, columns `replicas.COLUMNS`; NaN where there is no such number.
+        graphs: of its engines, see `graphs_of`.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Run:
     workload: Workload
     levels: tuple[tuple[int, int], ...]
     measured: np.ndarray
+    graphs: tuple[int, ...] = ()
 
     @property
     def decodes(self) -> bool:

@@ -1,9 +1,14 @@
 """The planner's CUDA graphs: which sizes engines have, and that decode steps are padded to them."""
 
+import json
+import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
 
+import plan
+from pdbench.configs import ROOT
 from pdbench.layout import Layout
 from pdbench.planner.costs import Engine, costs_of, names_of, start_of
 from pdbench.planner.runs import graphs_of
@@ -62,3 +67,44 @@ def test_which_engines_pad_their_steps(of, graphs):
 def test_a_config_that_is_none_is_one_line(given):
     with pytest.raises(ValueError, match=r"^the engines' compilation_config: [^\n]+$"):
         graphs_of(engines(compilation_config=given))
+
+
+OWN_SIZES, FINE = (next(ROOT.glob(f"bm_results/*_h200x1_graphs_bare_1xtp1{name}")) for name in ("", "_fine-graphs"))
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "own.json"
+    plan.main(["fit", str(OWN_SIZES), "-o", str(path)])
+    return path
+
+
+def test_runs_with_other_graphs_are_predicted_with_theirs(fitted, tmp_path, capsys):
+    """As docs/planner.md says of one H200: 7% more requests/s with 6 and 12 in flight, as many with 16, and within 6%."""
+    plan.main(["check", str(fitted), str(FINE), "--json", str(tmp_path / "c.json")])
+    assert "1xtp1: CUDA graphs of other sizes than the fit's" in capsys.readouterr().out
+    (run,) = json.loads((tmp_path / "c.json").read_text())["runs"]
+    fine = {level["level"]: level["request_throughput"] for level in run["levels"]}
+    measured = [level["request_throughput_measured"] for level in run["levels"]]
+    assert list(fine.values()) == pytest.approx(measured, rel=0.06)
+    plan.main(["predict", str(fitted), "--layouts", "1xtp1", "--levels", "6,12,16,20", "--json", str(tmp_path / "p.json")])
+    own = {
+        level["level"]: level["request_throughput"] for level in json.loads((tmp_path / "p.json").read_text())["predictions"]
+    }
+    assert [fine[level] / own[level] for level in (6, 12, 16, 20)] == pytest.approx([1.07, 1.07, 1.0, 1.04], abs=0.01)
+
+
+def test_runs_that_differ_in_more_than_graphs_are_refused(fitted, tmp_path, capsys):
+    folder = tmp_path / FINE.name
+    shutil.copytree(FINE, folder)
+    manifest = folder / "manifest.json"
+    manifest.write_text(re.sub(r'"fuse_allreduce_rms": false', '"fuse_allreduce_rms": true', manifest.read_text()))
+    with pytest.raises(SystemExit):
+        plan.main(["check", str(fitted), str(folder)])
+    assert "the model's runs have engines' compilation_config" in capsys.readouterr().err
+
+
+def test_a_fit_is_to_one_set_of_graphs(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        plan.main(["fit", str(OWN_SIZES), str(FINE), "-o", str(tmp_path / "both.json")])
+    assert "runs of different stacks in one fit" in capsys.readouterr().err
