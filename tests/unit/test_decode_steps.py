@@ -54,14 +54,14 @@ def test_steps_of_one_graph_take_as_long_as_each_other(capsys):
 
 
 def test_steps_between_prompts_of_one_replica_are_those_of_decode_alone(capsys):
-    """As docs/GPU.md says of one H200, two launches: within 1.5% of each other."""
+    """As docs/GPU.md says of one H200, two launches: within 1% of each other."""
     found = {}
     for name in ("*_mixed_h200x1_120b_1xtp1", "*_decode-only_h200x1_120b_*"):
         assert decode_steps.main([str(one(name))]) == 0
         found[name] = {int(row[2]): float(row[4]) for row in ROWS.findall(capsys.readouterr().out)}
     mixed, alone = found.values()
     assert set(mixed) == {2, 4, 8, 16} == set(alone)
-    assert all(mixed[size] / alone[size] == pytest.approx(1, abs=0.015) for size in mixed)
+    assert all(mixed[size] / alone[size] == pytest.approx(1, abs=0.01) for size in mixed)
 
 
 def test_a_graph_for_each_number_of_requests_shortens_steps_that_were_padded(capsys):
