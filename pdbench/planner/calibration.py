@@ -15,14 +15,14 @@ from pdbench.planner.costs import Engine
 from pdbench.planner.fitting import Fitter, left_out, predict_run
 from pdbench.planner.model import FEWEST_LEFT_OUT, Model, PlanError, errors_of, missing
 from pdbench.planner.replicas import COLUMNS
-from pdbench.planner.runs import Run, graphs_of, ingress_of
+from pdbench.planner.runs import Run, graphs_of, ingress_of, without_graphs
 from pdbench.planner.simulator import Workload
 from pdbench.read.results import Study, read_study
 
 # Experts of a layer, and of these for each token, by the name of the model.
 _EXPERTS = ((r"gpt-?oss-20b(-shape)?", (32, 4)), (r"gpt-?oss-tiny", (4, 2)), (r"gpt-?oss(-120b(-shape)?)?", (128, 4)))
-# Of a compilation_config, as `Deployment.engine_settings` has it.
-_GRAPHS = re.compile(r'"cudagraph_capture_sizes": \[[^]]*\](, )?')
+# In a stack, the sizes of CUDA graphs for decode steps: a fit has one set of them, and a comparison with it takes any.
+_GRAPHS = "CUDA graphs of"
 # What two runs of one fit may differ in, of their deployments' identity.
 _OF_A_RUN = re.compile(r"layout|mode|base seed|serving_path (ingress_replicas|pool_routing)|(collocated|prefill|decode) .*")
 
@@ -112,8 +112,11 @@ def _graphs(deployment: Deployment | None) -> tuple[int, ...]:
         raise PlanError(f"the manifests: {error}") from None
 
 
-def stack_of(study: Study) -> dict[str, str]:
+def stack_of(study: Study, with_graphs: bool = True) -> dict[str, str]:
     """Return what all runs' manifests say alike; empty without manifests.
+
+    Args:
+        with_graphs: whether CUDA graphs have to be alike, too.
 
     Raises:
         PlanError: they are of different models, versions, hardware or engine settings: nothing of one predicts the other.
@@ -130,26 +133,29 @@ def stack_of(study: Study) -> dict[str, str]:
     for name, folder in study.folders.items():
         if folder.manifest:
             stack = _stack(folder.manifest)
-            if first and (different := compared(found, stack)):
+            if first and (different := compared(found, stack, with_graphs)):
                 raise PlanError(f"runs of different stacks in one fit: {short(first)} has {different[0]} in {short(name)}")
             found, first = found | stack, first or name
     return found
 
 
-def compared(was: dict[str, str], now: dict[str, str]) -> list[str]:
+def compared(was: dict[str, str], now: dict[str, str], with_graphs: bool = True) -> list[str]:
     """Return what differs between two stacks; a transport only where both have one, since a collocated run has none."""
     alone = [name for name in {**was, **now} if name.startswith("transport ") and not (name in was and name in now)]
+    alone += [] if with_graphs else [_GRAPHS]
     return differences(*({k: v for k, v in of.items() if k not in alone} for of in (was, now)))
-
-
-def _without_graphs(stack: dict[str, str]) -> dict[str, str]:
-    mode = ("engines' performance_mode", '"interactivity"')
-    return {name: _GRAPHS.sub("", value) for name, value in stack.items() if (name, value) != mode}
 
 
 def _stack(manifest: Manifest) -> dict[str, str]:
     found = {name: value for name, value in manifest.identity.items() if not _OF_A_RUN.fullmatch(name)}
-    settings = manifest.deployment.engine_settings if manifest.deployment else {}
+    if not (deployment := manifest.deployment):
+        return found
+    found[_GRAPHS] = ", ".join(map(str, _graphs(deployment))) or "no size"
+    try:
+        bare = {role: without_graphs(config) for role, config in deployment.llm_configs.items()}
+    except ValueError as error:
+        raise PlanError(f"the manifests: the engines' compilation_config: {error}") from None
+    settings = deployment.model_copy(update={"llm_configs": bare}).engine_settings
     return found | {f"engines' {name}": value for name, value in settings.items()}
 
 
@@ -265,11 +271,11 @@ def check_same(model: Model, study: Study) -> None:
     Raises:
         PlanError: model, accelerator or stack differ.
     """
-    stack = stack_of(study)
+    stack = stack_of(study, with_graphs=False)
     for what, fitted in (("model", model.name), ("accelerator", model.accelerator)):
         if (here := study.table[what].iloc[0]) != fitted:
             raise PlanError(f"the model was fitted to {what} {fitted}, these runs are of {here}")
     if bool(stack) != bool(model.stack):
         raise PlanError("the model's runs and these are of different stacks: one of them has no manifests")
-    if stack and (different := compared(_without_graphs(model.stack), _without_graphs(stack))):
+    if stack and (different := compared(model.stack, stack, with_graphs=False)):
         raise PlanError(f"the model's runs have {different[0]} in these")

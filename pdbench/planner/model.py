@@ -53,7 +53,9 @@ class Model(Strict):
         left_out: whether `errors` are of layouts left out of the fit; else they are the fit's own.
     """
 
-    schema_version: Literal[3] = 3  # 1: fitted with routers that knew at once what a replica had; 2: without CUDA graphs
+    schema_version: Literal[4] = (
+        4  # 1: fitted with routers that knew at once what a replica had; 2, 3: without CUDA graphs, in its stack
+    )
     name: str
     accelerator: str
     gpus_per_node: int = Field(ge=1)

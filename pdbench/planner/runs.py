@@ -1,6 +1,8 @@
 """Describe what was measured of one layout, in the form that it is simulated in."""
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
@@ -20,6 +22,9 @@ class _Compilation(BaseModel):
     max_cudagraph_capture_size: PositiveInt = 512
 
 
+_SIZES = ("cudagraph_capture_sizes", "max_cudagraph_capture_size")
+
+
 @dataclass(frozen=True)
 class Run:
     """One layout as measured.
@@ -36,7 +41,7 @@ class Run:
     workload: Workload
     levels: tuple[tuple[int, int], ...]
     measured: np.ndarray
-    graphs: tuple[int, ...] = ()
+    graphs: tuple[int, ...]
 
     @property
     def decodes(self) -> bool:
@@ -80,6 +85,24 @@ def graphs_of(deployment: Deployment | None) -> tuple[int, ...]:
     most = config.max_cudagraph_capture_size
     small = range(1, 33) if engine.get("performance_mode") == "interactivity" else (1, 2, 4)
     return tuple(sorted({size for size in (*small, *range(8, 256, 8), *range(256, most + 1, 16)) if size <= most}))
+
+
+def without_graphs(config: dict[str, Any]) -> dict[str, Any]:
+    """Return one role's LLM config without the sizes of its CUDA graphs; whether there are any stays, since more depends on it.
+
+    Raises:
+        ValueError: its compilation_config is text that is no JSON.
+    """
+    engine = dict(config.get("engine_kwargs", {}))
+    given = engine.pop("compilation_config", None)
+    given = json.loads(given) if isinstance(given, str) else given
+    if isinstance(given, dict):
+        given = {name: value for name, value in given.items() if name not in _SIZES}
+    if given:
+        engine["compilation_config"] = given
+    if engine.get("performance_mode") in ("balanced", "interactivity"):
+        del engine["performance_mode"]
+    return config | {"engine_kwargs": engine}
 
 
 def ingress_of(deployment: Deployment | None) -> int:

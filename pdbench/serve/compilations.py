@@ -43,7 +43,7 @@ def pad_steps(engine: dict[str, Any], multiple: int) -> dict[str, Any]:
     if given.keys() & {"cudagraph_capture_sizes", "max_cudagraph_capture_size"}:
         return engine
     mode = engine.get("performance_mode")
-    most = engine.get("max_num_batched_tokens", _LARGEST_STEP * (2 if mode == "throughput" else 1))
+    most = engine.get("max_num_batched_tokens") or _LARGEST_STEP * (2 if mode == "throughput" else 1)
     more = _INTERACTIVE_SIZES if mode == "interactivity" else ()
     sizes = sorted(size for size in {*_DECODE_SIZES, *more, *range(multiple, most, multiple), most} if size <= most)
     return engine | {"compilation_config": given | {"cudagraph_capture_sizes": sizes}}

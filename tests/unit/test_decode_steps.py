@@ -58,7 +58,9 @@ def test_steps_between_prompts_of_one_replica_are_those_of_decode_alone(capsys):
     found = {}
     for name in ("*_mixed_h200x1_120b_1xtp1", "*_decode-only_h200x1_120b_*"):
         assert decode_steps.main([str(one(name))]) == 0
-        found[name] = {int(row[2]): float(row[4]) for row in ROWS.findall(capsys.readouterr().out)}
+        rows = ROWS.findall(capsys.readouterr().out)
+        found[name] = {int(row[2]): float(row[4]) for row in rows}
+    assert [row[3] for row in rows] == ["254", "247", "242", "474"], "of decode alone all steps count"
     mixed, alone = found.values()
     assert set(mixed) == {2, 4, 8, 16} == set(alone)
     assert all(mixed[size] / alone[size] == pytest.approx(1, abs=0.01) for size in mixed)

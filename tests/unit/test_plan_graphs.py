@@ -1,7 +1,6 @@
 """The planner's CUDA graphs: which sizes engines have, and that decode steps are padded to them."""
 
 import json
-import re
 import shutil
 from types import SimpleNamespace
 
@@ -11,7 +10,7 @@ import plan
 from pdbench.configs import ROOT
 from pdbench.layout import Layout
 from pdbench.planner.costs import Engine, costs_of, names_of, start_of
-from pdbench.planner.runs import graphs_of
+from pdbench.planner.runs import graphs_of, without_graphs
 
 
 def test_a_decode_step_wakes_experts_for_the_whole_of_its_cuda_graph():
@@ -79,14 +78,21 @@ def fitted(tmp_path_factory):
     return path
 
 
+def checked(capsys, *arguments):
+    plan.main(["check", *map(str, arguments)])
+    return capsys.readouterr().out
+
+
+NOTE = "1xtp1: CUDA graphs of other sizes than the fit's"
+
+
 def test_runs_with_other_graphs_are_predicted_with_theirs(fitted, tmp_path, capsys):
-    """As docs/planner.md says of one H200: 7% more requests/s with 6 and 12 in flight, as many with 16, and within 6%."""
-    plan.main(["check", str(fitted), str(FINE), "--json", str(tmp_path / "c.json")])
-    assert "1xtp1: CUDA graphs of other sizes than the fit's" in capsys.readouterr().out
+    """As docs/planner.md says of one H200: 7% more requests/s with 6 and 12 in flight, 4% with 20, as many with 16."""
+    assert NOTE in checked(capsys, fitted, FINE, "--json", tmp_path / "c.json")
     (run,) = json.loads((tmp_path / "c.json").read_text())["runs"]
     fine = {level["level"]: level["request_throughput"] for level in run["levels"]}
     measured = [level["request_throughput_measured"] for level in run["levels"]]
-    assert list(fine.values()) == pytest.approx(measured, rel=0.06)
+    assert list(fine.values()) == pytest.approx(measured, rel=0.05)
     plan.main(["predict", str(fitted), "--layouts", "1xtp1", "--levels", "6,12,16,20", "--json", str(tmp_path / "p.json")])
     own = {
         level["level"]: level["request_throughput"] for level in json.loads((tmp_path / "p.json").read_text())["predictions"]
@@ -94,17 +100,72 @@ def test_runs_with_other_graphs_are_predicted_with_theirs(fitted, tmp_path, caps
     assert [fine[level] / own[level] for level in (6, 12, 16, 20)] == pytest.approx([1.07, 1.07, 1.0, 1.04], abs=0.01)
 
 
-def test_runs_that_differ_in_more_than_graphs_are_refused(fitted, tmp_path, capsys):
-    folder = tmp_path / FINE.name
-    shutil.copytree(FINE, folder)
-    manifest = folder / "manifest.json"
-    manifest.write_text(re.sub(r'"fuse_allreduce_rms": false', '"fuse_allreduce_rms": true', manifest.read_text()))
+def test_runs_of_both_kinds_are_checked_together_each_with_its_own(fitted, tmp_path, capsys):
+    again = changed(tmp_path, OWN_SIZES)
+    assert NOTE not in checked(capsys, fitted, again)
+    assert NOTE in checked(capsys, fitted, again, FINE)
+
+
+def changed(tmp_path, run, **engine):
+    """A copy of a run, whose manifest says that its engines had other arguments."""
+    folder = tmp_path / f"{run.name}-again"
+    shutil.copytree(run, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for deployment in (manifest["deployment"], *manifest["earlier"]):
+        deployment["llm_configs"]["collocated"]["engine_kwargs"].update(engine)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+PASSES = {"pass_config": {"fuse_allreduce_rms": False}}
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {"performance_mode": "interactivity"},
+        {"performance_mode": "balanced"},
+        {"compilation_config": PASSES},
+        {"compilation_config": {"max_cudagraph_capture_size": 64, **PASSES}},
+        {"compilation_config": json.dumps({"cudagraph_capture_sizes": [1, 24], **PASSES})},
+    ],
+)
+def test_however_graphs_are_said_runs_are_compared(engine, fitted, tmp_path, capsys):
+    assert "1xtp1        4 " in checked(capsys, fitted, changed(tmp_path, OWN_SIZES, **engine))
+
+
+def test_settings_without_graphs_are_those_that_name_none():
+    for given in ({"cudagraph_capture_sizes": [1]}, '{"max_cudagraph_capture_size": 8}', {}, None):
+        assert without_graphs({"engine_kwargs": {"compilation_config": given, "seed": 1}}) == {"engine_kwargs": {"seed": 1}}
+    assert without_graphs({"engine_kwargs": {"compilation_config": 2}}) == {"engine_kwargs": {"compilation_config": 2}}
+
+
+@pytest.mark.parametrize(
+    ("engine", "line"),
+    [
+        ({"compilation_config": {"pass_config": {}}}, "the model's runs have engines' compilation_config"),
+        ({"compilation_config": {"cudagraph_mode": "NONE", **PASSES}}, "the model's runs have engines' compilation_config"),
+        ({"enforce_eager": True}, "the model's runs have engines' enforce_eager"),
+        ({"performance_mode": "throughput"}, "the model's runs have engines' performance_mode"),
+        ({"compilation_config": {"cudagraph_capture_sizes": 16}}, "the manifests: the engines' compilation_config: cudagraph_"),
+        ({"compilation_config": "["}, "the manifests: the engines' compilation_config: "),
+    ],
+)
+def test_runs_that_differ_in_more_than_graphs_are_refused(engine, line, fitted, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        plan.main(["check", str(fitted), str(folder)])
-    assert "the model's runs have engines' compilation_config" in capsys.readouterr().err
+        plan.main(["check", str(fitted), str(changed(tmp_path, FINE, **engine))])
+    printed = capsys.readouterr().err
+    assert line in printed and printed.count("\n") == 1
 
 
 def test_a_fit_is_to_one_set_of_graphs(tmp_path, capsys):
     with pytest.raises(SystemExit):
         plan.main(["fit", str(OWN_SIZES), str(FINE), "-o", str(tmp_path / "both.json")])
-    assert "runs of different stacks in one fit" in capsys.readouterr().err
+    assert "runs of different stacks in one fit" in (printed := capsys.readouterr().err)
+    assert "has CUDA graphs of 1, 2, 4, 8, 16, 24," in printed and "CUDA graphs of 1, 2, 3, 4, 5," in printed
+
+
+def test_steps_of_throughput_are_twice_as_large(tmp_path, capsys):
+    folder = changed(tmp_path, OWN_SIZES, performance_mode="throughput")
+    plan.main(["fit", str(folder), "-o", str(tmp_path / "t.json")])
+    assert json.loads((tmp_path / "t.json").read_text())["engine"]["budget"] == 16384
