@@ -1,10 +1,8 @@
 """The control arms for real: plain `vllm serve` and vLLM's router, with the gates of every other arm, and no process left."""
 
-import contextlib
 import os
 import signal
 import subprocess
-from pathlib import Path
 
 import psutil
 
@@ -31,26 +29,10 @@ def servers() -> list[str]:
     return found
 
 
-def unfinished() -> str:
-    """Each process of the local cluster and each child of one, with its threads' states; also of the dead not reaped."""
-    found = {process.pid: process for parent in marked(state()["mark"]) for process in (parent, *children(parent))}
-    return "\n".join(map(described, found.values()))
-
-
-def children(parent: psutil.Process) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.Error):
-        return parent.children()
-    return []
-
-
-def described(process: psutil.Process) -> str:
-    try:
-        stats = [(task / "stat").read_text() for task in Path(f"/proc/{process.pid}/task").iterdir()]
-        states = "".join(sorted(stat.rpartition(")")[2].split()[0] for stat in stats))
-        name = process.name() if process.status() == psutil.STATUS_ZOMBIE else " ".join(" ".join(process.cmdline()).split())
-        return f"{process.pid} of {process.ppid()}, {states}: {name}"
-    except (psutil.Error, OSError):
-        return f"{process.pid}: gone"
+def processes() -> str:
+    """All processes of this machine, also the dead whom nobody has reaped: a server that ended may still have threads."""
+    of = ["pid", "ppid", "status", "num_threads", "name", "cmdline"]
+    return "\n".join(str(list(process.info.values())) for process in psutil.process_iter(of))
 
 
 def cores(pid: int) -> set[int]:
@@ -113,11 +95,11 @@ def test_pd_behind_the_router_and_a_crash(deployed, tokens, tmp_path):
 
     # The API server of decode, then the actor of prefill: neither can stop its engine, which must not stay all the same.
     psutil.Process(pids["decode"]).kill()
-    wait_for(lambda: len([line for line in servers() if line.startswith("VLLM::EngineCore")]) == 1, seen=unfinished)
+    wait_for(lambda: len([line for line in servers() if line.startswith("VLLM::EngineCore")]) == 1, seen=processes)
     assert "decode" not in {r["role"] for r in deployment()["replicas"]}
     keeper = psutil.Process(pids["prefill"]).parent()
     keeper.parent().kill()
-    wait_for(lambda: not [line for line in servers() if line.startswith("VLLM::")], seen=unfinished)
+    wait_for(lambda: not [line for line in servers() if line.startswith("VLLM::")], seen=processes)
     launch("--stop")
     assert servers() == []
 
