@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 METRICS = ("ttft", "tpot", "itl", "e2e", "chunk")
-STATISTICS = ("median", "mean", "p90", "p95", "p99")
+STATISTICS = ("median", "mean", "p90", "p95", "p99", "max")
 
 
 @dataclass(frozen=True)

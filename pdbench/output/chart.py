@@ -21,7 +21,7 @@ from pdbench.output.number_text import number
 from pdbench.read.level_file import METRICS, TOKENS
 from pdbench.read.results import contenders, saturated
 
-STATISTICS = ("median", "mean", "p90", "p95", "p99")
+STATISTICS = ("median", "mean", "p90", "p95", "p99", "max")
 WORDS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "inter-token latency"}
 LEVELS = {"concurrency": "Concurrency (requests in flight)", "request-rate": "Request rate (requests/s)"}
 # matplotlib's names, which figures.py uses -> plotly's.

@@ -109,9 +109,10 @@ def _add_figures(parser: Parser) -> None:
         help="draw at most N arms: those nearest to the frontier, and the best collocated (default: %(default)s)")  # fmt: skip
     add("--log-latency", action="store_true", help="log scale for latencies")
     add("--log-concurrency", action="store_true", help="log scale for concurrencies or request rates")
-    add("--show-itl", action="store_true", help="add p99 inter-token latency: shows decoding stalled by prefill")
+    add("--show-itl", nargs="?", const="p99", choices=("p99", "max"),
+        help="add p99 inter-token latency, or the longest (max): shows decoding stalled by prefill")  # fmt: skip
     # The name in older recipes; in run_bm.sh it is the input length.
-    add("--itl", dest="show_itl", action="store_true", help=argparse.SUPPRESS)
+    add("--itl", dest="show_itl", action="store_const", const="p99", help=argparse.SUPPRESS)
 
 
 def decides(args: argparse.Namespace) -> bool:

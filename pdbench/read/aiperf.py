@@ -9,7 +9,7 @@ from typing import Any
 
 FILENAME = "profile_export_aiperf.json"
 STATISTICS = {"avg": "mean", "p50": "median", "p99": "p99", "std": "std"}
-OPTIONAL = {"p90": "p90", "p95": "p95"}
+OPTIONAL = {"p90": "p90", "p95": "p95", "max": "max"}
 METRICS = {"time_to_first_token": "ttft", "inter_token_latency": "tpot", "inter_chunk_latency": "itl"}
 ARRIVALS = {"poisson": 1.0, "constant": "constant", "gamma": "gamma"}  # of requests, as burstiness has it
 

@@ -19,7 +19,8 @@ from pdbench.workload import SHIFT, Level, RunName, phase_lengths
 
 METRICS = ("ttft", "tpot", "itl")
 STATISTICS = ("mean", "median", "p99", "std")
-END_TO_END = ("mean", "median", *(f"p{p}" for p in PERCENTILES[1:]))
+OPTIONAL = ("p90", "p95", "max")
+END_TO_END = ("mean", "median", *(f"p{p}" for p in PERCENTILES[1:]), "max")
 TOKENS = ("input", "output", "total")
 ASK_FOR = "measure with --percentile-metrics ttft,tpot,itl --metric-percentiles 99"
 
@@ -136,7 +137,7 @@ def _pure_decode(requests: Requests | None) -> dict[str, float]:
     """Return the row of a deployment that fills KV caches: decode steps only, and nothing of prompts."""
     if requests is None:
         raise ValueError("decode steps need per-request details")
-    nothing = [f"{statistic}_ttft_ms" for statistic in (*STATISTICS, "p90", "p95")]
+    nothing = [f"{statistic}_ttft_ms" for statistic in (*STATISTICS, *OPTIONAL)]
     nothing += [f"{statistic}_e2e_ms" for statistic in END_TO_END]
     nothing += ["input_throughput", "total_throughput", "request_throughput"]
     return dict.fromkeys(nothing, math.nan) | decode_steps(requests)
@@ -237,7 +238,7 @@ def _latencies(content: dict[str, Any], osl: int) -> dict[str, float]:
                 raise ValueError(f"{key} is missing: {ASK_FOR}")
             number = _number(content, key, positive=defined and statistic == "median" and metric != "itl")
             latencies[key] = number if defined else math.nan
-        for key in (f"p90_{metric}_ms", f"p95_{metric}_ms"):  # there only if the client was asked for them
+        for key in (f"{statistic}_{metric}_ms" for statistic in OPTIONAL):  # there only if the client was asked, or writes them
             latencies[key] = _number(content, key) if defined and key in content else math.nan
     return latencies
 

@@ -100,12 +100,13 @@ class Requests:
 
 
 def percentiles(requests: Requests | None) -> dict[str, float]:
-    """Return `p90_ttft_ms` and so on, linearly interpolated over requests (TTFT, TPOT) or over tokens (ITL)."""
+    """Return `p90_ttft_ms` and so on, linearly interpolated over requests (TTFT, TPOT) or tokens (ITL), and `max_ttft_ms`."""
     found = {}
     for metric in METRICS:
         values = requests.values(metric) if requests else np.array([])
         for p in PERCENTILES[1:-1]:  # the client's own summary has the median and p99
             found[f"p{p}_{metric}_ms"] = float(np.percentile(values, p)) if values.size else math.nan
+        found[f"max_{metric}_ms"] = float(values.max()) if values.size else math.nan
     return found
 
 
@@ -113,7 +114,7 @@ def end_to_end(requests: Requests) -> dict[str, float]:
     """Return `median_e2e_ms` and so on: each request's time from its start to its last token."""
     values = requests.values("e2e")
     named = {f"{'median' if p == 50 else f'p{p}'}_e2e_ms": float(np.percentile(values, p)) for p in PERCENTILES}
-    return {"mean_e2e_ms": float(values.mean())} | named
+    return {"mean_e2e_ms": float(values.mean())} | named | {"max_e2e_ms": float(values.max())}
 
 
 def decode_steps(requests: Requests) -> dict[str, float]:
@@ -137,7 +138,7 @@ def decode_steps(requests: Requests) -> dict[str, float]:
         tokens += each * np.count_nonzero((came > begin) & (came <= end))
     found = {"output_throughput": float(tokens / (end - begin))}
     for metric, values in (("itl", np.concatenate(steps)), ("tpot", np.array(tpots))):
-        found |= {f"mean_{metric}_ms": float(values.mean()), f"std_{metric}_ms": float(values.std())}
+        found |= {f"{name}_{metric}_ms": float(getattr(values, name)()) for name in ("mean", "std", "max")}
         found |= {f"{'median' if p == 50 else f'p{p}'}_{metric}_ms": float(np.percentile(values, p)) for p in PERCENTILES}
     return found
 

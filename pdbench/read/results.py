@@ -94,7 +94,7 @@ def read_results(
             all throughput per node is of nodes of one size.
         chunk_size: tokens of the first chunk, for `chunk_latency_ms` = TTFT + (chunk_size - 1) * TPOT.
         sla: upper bounds in ms by `ttft` and `tpot`, for `goodput`.
-        details: read and check per-request details; else what rests on them is NaN, except p90 and p95
+        details: read and check per-request details; else what rests on them is NaN, except p90, p95 and max
             where the client's summary has them, and except pure decode, which is made of nothing else.
 
     Returns:
@@ -107,8 +107,8 @@ def read_results(
         manifest, "" where unknown: commit (with "-dirty"), engine (its settings), vllm, ray, nixl (versions), as_published
         (false without a manifest, too: then nothing is known), machines (ids of those with the engines), and date, the
         client's. Measures: completed, duration (s),
-        {mean,median,p90,p95,p99,std}_{ttft,tpot,itl}_ms, {mean,median,p90,p95,p99}_e2e_ms (end to end, of the details, else of
-        the client's summary where it has them), {input,output,total}_throughput (tokens/s),
+        {mean,median,p90,p95,p99,max,std}_{ttft,tpot,itl}_ms, {mean,median,p90,p95,p99,max}_e2e_ms (end to end, of the details,
+        else of the client's summary where it has them), {input,output,total}_throughput (tokens/s),
         request_throughput (1/s), the same with `_per_node` (times gpus_per_node / gpus), interactivity
         (1000 / median TPOT, tokens/s/user) and chunk_latency_ms; in_flight (requests, in the mean over the level, by
         Little's law), steady_request_throughput (1/s, what the level would have with all the requests asked for in flight

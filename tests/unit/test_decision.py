@@ -26,7 +26,7 @@ def test_an_sla_is_read():
         Bound("median", "tpot", 10), Bound("p99", "ttft", 800), Bound("median", "chunk", 250.5),
     )  # fmt: skip
     assert [bound.column for bound in parse("mean_itl=9,chunk=9")] == ["mean_itl_ms", "chunk_latency_ms"]
-    assert str(parse("p99_ttft=800")[0]) == "p99 TTFT <= 800 ms"
+    assert str(parse("p99_ttft=800")[0]) == "p99 TTFT <= 800 ms" and str(parse("max_itl=60")[0]) == "max ITL <= 60 ms"
 
 
 def test_end_to_end_latency_is_a_bound(tmp_path, write_folder, level_content, lawful):

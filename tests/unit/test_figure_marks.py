@@ -39,7 +39,7 @@ def test_one_level_has_a_row_for_each_arm(study, level_content):
         arm: {name: level_content(median_tpot_ms=tpot) for name, tpot in zip(files, of_arm, strict=True)}
         for arm, of_arm in tpots.items()
     }
-    figure = draw(study(arms).table, View(itl=True))
+    figure = draw(study(arms).table, View(itl="p99"))
     tpot = panel(figure, "tpot")
     assert lines(tpot) == {"2xtp1": [[14, 0]], "p1xtp1-d1xtp1": [[20, 1]]}
     assert [label.get_text() for label in tpot.get_yticklabels()] == ["2xtp1", "p1xtp1-d1xtp1"]
@@ -61,7 +61,7 @@ def test_where_tokens_came_in_pieces_the_inter_token_latency_says_so(study, leve
     arms = {"2xtp1": fine, "1xtp2": lawful(fine | {"itls": [[0.05] * 2] * 100, "seed": "2"})}
     read = study({name: {"conc4.json": content} for name, content in arms.items()})
     said = "1xtp2: 5 tokens a piece against 1, so no time between tokens"
-    assert said in key(draw(read.table, View(itl=True)))
+    assert said in key(draw(read.table, View(itl="p99")))
     assert said in key(draw(read.table, View(figure="latencies"), read))
     assert said not in key(draw(read.table, View())), "no inter-token latency is shown"
 

@@ -13,7 +13,7 @@ OWN = Path(__file__).parents[2] / "bm_results"
 SLA = sla.parse("tpot=10,ttft=1000")
 VIEWS = {
     "classic": View(),
-    "classic-log": View(log_latency=True, log_levels=True, itl=True),
+    "classic-log": View(log_latency=True, log_levels=True, itl="p99"),
     "classic-ttft": View(latency_mode="first_token", log_latency=True),
     "tradeoff": View(figure="tradeoff"),
     "tradeoff-log": View(figure="tradeoff", log_latency=True),
@@ -77,7 +77,7 @@ OWN_VIEWS = VIEWS | {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("view", [View(itl=True), View(), View(figure="overhead"), View(figure="tradeoff")])
+@pytest.mark.parametrize("view", [View(itl="p99"), View(), View(figure="overhead"), View(figure="tradeoff")])
 def test_figures_of_one_level(view):
     folders = [path.parent for path in OWN.glob("*_serving_path_*/manifest.json")]
     assert overlaps(draw(read_results(sorted(folders), details=False), view)) == []

@@ -122,10 +122,21 @@ def test_tradeoff_draws_the_latency_asked_for(table, view, x, label):
 
 def test_p99_inter_token_latency_is_drawn_only_on_request(table):
     assert [axes.get_label() for axes in draw(table, View()).axes] == ["tpot", "ttft", "tradeoff"]
-    figure = draw(table, View(itl=True))
+    figure = draw(table, View(itl="p99"))
     assert sorted(axes.get_label() for axes in figure.axes) == ["itl", "tpot", "tradeoff", "ttft"]
     assert curves(panel(figure, "itl"))["p1xtp1-d1xtp2 pack"] == [(4, 24.0), (8, 37.5)]
     assert panel(figure, "itl").get_ylabel() == "p99 inter-token latency (ms)"
+
+
+def test_the_longest_inter_token_latency_needs_per_request_details(table, tmp_path, write_folder, level_content):
+    with pytest.raises(ResultError, match="^2xtp1: no max of inter-token latency without per-request details$"):
+        draw(table, View(itl="max"))
+    folder = write_folder(
+        tmp_path, "tiny_itl100_otl11_mixed_2xtp1", {f"conc{n}.json": level_content(n, detailed=True) for n in (4, 8)}
+    )
+    itl = panel(draw(read_results([folder]), View(itl="max")), "itl")
+    assert [at for _, at in curves(itl)["2xtp1"]] == pytest.approx([10.0, 10.0])
+    assert itl.get_ylabel() == "Longest inter-token latency (ms)"
 
 
 def test_repeats_draw_their_median_and_their_range(tmp_path, write_folder, level_content):
@@ -260,7 +271,7 @@ def test_scales_are_linear_from_zero_unless_asked(table):
 
 
 def test_log_latency_concerns_latencies_only(table):
-    figure = draw(table, View(log_latency=True, itl=True))
+    figure = draw(table, View(log_latency=True, itl="p99"))
     scales = {axes.get_label(): (axes.get_xscale(), axes.get_yscale()) for axes in figure.axes}
     assert scales == {
         "tpot": ("linear", "log"),

@@ -40,6 +40,7 @@ def test_a_level_holds_what_littles_law_says(read, level_content):
         ({"median_tpot_ms": 40.0, "p99_tpot_ms": 30.0}, "median_tpot_ms is 40, above p99_tpot_ms, which is 30"),
         ({"p95_ttft_ms": 151.9}, "p95_ttft_ms is 151.9, above p99_ttft_ms, which is 150"),
         ({"p90_itl_ms": 20.0, "p95_itl_ms": 19.0}, "p90_itl_ms is 20, above p95_itl_ms, which is 19"),
+        ({"max_ttft_ms": 147.0}, "p99_ttft_ms is 150, above max_ttft_ms, which is 147"),
     ],
 )  # fmt: skip
 def test_a_summary_that_cannot_be(read, level_content, changes, seen):

@@ -92,7 +92,9 @@ def test_details_are_passed_over_where_nobody_asks(tmp_path, write_folder, level
     content = level_content(detailed=True, p90_ttft_ms=50.0)
     whole = read_one(write_folder, tmp_path, content)
     quick = read_one(write_folder, tmp_path, content, details=False)
-    rests_on_details = whole.index.str.match("tokens_per_piece|full_share|ttft_share|p95_ttft|p9[05]_(tpot|itl)|.*_e2e_ms")
+    rests_on_details = whole.index.str.match(
+        "tokens_per_piece|full_share|ttft_share|(p95|max)_ttft|(p9[05]|max)_(tpot|itl)|.*_e2e_ms"
+    )
     assert quick[~rests_on_details].equals(whole[~rests_on_details]) and quick["p90_ttft_ms"] == 50
     assert quick[rests_on_details].isna().all() and whole["p95_itl_ms"] == 10
     # What is passed over may be broken; what is left may not, and a failed request is seen.
@@ -190,7 +192,7 @@ def test_whatever_a_file_holds_a_row_has_finite_numbers(tmp_path, write_folder, 
         assert str(error).startswith(f"{tmp_path / COLLOCATED / 'conc4.json'}: ")
     else:
         numbers = row[[not isinstance(value, str) for value in row]]
-        rests_on_details = numbers.index.str.match("served_share|tokens_per_piece|ttft_share|p90_|p95_|.*_e2e_ms")
+        rests_on_details = numbers.index.str.match("served_share|tokens_per_piece|ttft_share|p90_|p95_|max_|.*_e2e_ms")
         assert all(math.isfinite(value) and value >= 0 for value in numbers[~rests_on_details])
         assert all(not value < 0 for value in numbers[rests_on_details]), "NaN where the details are not there"
 

@@ -52,6 +52,7 @@ def test_percentiles_are_over_requests_and_over_tokens():
     assert found["p90_ttft_ms"] == pytest.approx(800) and found["p95_ttft_ms"] == pytest.approx(900)
     # Means .15 .35 .55 .75 .95; ten gaps .1 to 1.0, p90 at rank 8.1.
     assert found["p90_tpot_ms"] == pytest.approx(870) and found["p90_itl_ms"] == pytest.approx(910)
+    assert [found[f"max_{metric}_ms"] for metric in ("ttft", "tpot", "itl")] == pytest.approx([1000, 950, 1000])
 
 
 def test_goodput_counts_requests_that_kept_to_every_bound(requests):
@@ -63,7 +64,7 @@ def test_goodput_counts_requests_that_kept_to_every_bound(requests):
 def test_a_single_token_has_no_tpot_to_be_late_with():
     single = Requests.of(CONTENT | {"itls": [[]] * 5, "output_lens": [1] * 5})
     assert math.isnan(single.tpot[0]) and goodput(single, 3.0, {"tpot": 1}) == pytest.approx(5 / 3)
-    assert math.isnan(percentiles(single)["p90_itl_ms"])
+    assert math.isnan(percentiles(single)["p90_itl_ms"]) and math.isnan(percentiles(single)["max_itl_ms"])
 
 
 def test_decode_steps_are_those_while_all_decode():
@@ -79,6 +80,7 @@ def test_decode_steps_are_those_while_all_decode():
     assert found["mean_tpot_ms"] == 500 and found["std_tpot_ms"] == 0
     assert found["output_throughput"] == pytest.approx(6 / 1.5)
     assert found["p90_itl_ms"] == pytest.approx(750), "sorted .25 .25 .5 .5 .5 1: rank 4.5"
+    assert found["max_itl_ms"] == 1000
 
 
 @pytest.mark.parametrize("ttft", [[0.5, 2.5], [0.5, 1.4]])

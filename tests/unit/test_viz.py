@@ -97,7 +97,7 @@ def test_flags_reach_the_figure(folders, monkeypatch):
     switches = ["--use-interactivity", "--no-use-normalized", "--log-latency", "--log-concurrency", "--show-itl"]
     viz.main([*values, *switches, "--exps", *folders])
     table, view = seen[0]
-    assert view == figures.View("chunk", 4, True, False, "total", True, True, True)
+    assert view == figures.View("chunk", 4, True, False, "total", True, True, "p99")
     assert table["chunk_latency_ms"].iloc[0] == 50 + 3 * 10
 
 

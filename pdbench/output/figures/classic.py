@@ -28,6 +28,7 @@ from pdbench.output.figures.view import (
     with_axes,
 )
 from pdbench.planner.model import NOMINAL
+from pdbench.read.level_file import ResultError
 from pdbench.read.results import Study, saturated
 
 PREDICTED = "predicted"  # gid
@@ -40,16 +41,21 @@ RING = {
 LEVEL_PANELS = {
     "tpot": ("median_tpot_ms", "Median TPOT (ms)"),
     "ttft": ("median_ttft_ms", "Median TTFT (ms)"),
-    "itl": ("p99_itl_ms", "p99 inter-token latency (ms)"),
 }
+ITL_PANELS = {
+    "p99": ("p99_itl_ms", "p99 inter-token latency (ms)"), "max": ("max_itl_ms", "Longest inter-token latency (ms)"),
+}  # fmt: skip
 
 
 def draw(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:
-    """Draw TPOT and TTFT against the level, throughput against latency; `view.itl` adds p99 inter-token latency.
+    """Draw TPOT and TTFT against the level, throughput against latency; `view.itl` adds p99 or the longest ITL.
 
     Raises:
-        ResultError: concurrency and request-rate levels are mixed, or no arm has the chosen latency.
+        ResultError: concurrency and request-rate levels are mixed, no arm has the chosen latency, or an arm lacks what
+            `view.itl` is made of.
     """
+    if view.itl and (lacking := table.loc[table["median_itl_ms"].notna() & table[ITL_PANELS[view.itl][0]].isna(), "arm"]).any():
+        raise ResultError(f"{lacking.iloc[0]}: no {view.itl} of inter-token latency without per-request details")
     figure = new_figure((13.5, 10.5) if view.itl else (16, 6.8))
     if view.itl:
         panels = figure.subplot_mosaic([["tpot", "ttft"], ["itl", "tradeoff"]], height_ratios=[1, 1.3])
@@ -67,12 +73,13 @@ def draw_tradeoff(table: pd.DataFrame, view: View, study: Study | None = None) -
 def _filled(figure: Figure, panels: dict[str, Axes], table: pd.DataFrame, view: View, study: Study | None) -> Figure:
     kind, styles, data = one_kind(table), arm_styles(table), with_axes(table, view)
     one_level = [level_words(kind, level) for level in data["level"].unique()] if data["level"].nunique() == 1 else []
+    shown = LEVEL_PANELS | ({"itl": ITL_PANELS[view.itl]} if view.itl else {})
     for name, axes in panels.items():
         prepare(axes, name)
-        if name in LEVEL_PANELS and one_level:
-            _arm_panel(axes, data, *LEVEL_PANELS[name], styles, view, named=name != "ttft")
-        elif name in LEVEL_PANELS:
-            _level_panel(axes, data, *LEVEL_PANELS[name], styles, kind, view)
+        if name in shown and one_level:
+            _arm_panel(axes, data, *shown[name], styles, view, named=name != "ttft")
+        elif name in shown:
+            _level_panel(axes, data, *shown[name], styles, kind, view)
     _tradeoff_panel(panels["tradeoff"], data, styles, view)
     if view.predicted is not None:
         _add_predictions(panels, with_axes(view.predicted, view), styles, one_level=bool(one_level))
@@ -99,7 +106,7 @@ def _key(data: pd.DataFrame, kind: str, view: View) -> list[str]:
 def _add_predictions(panels: dict[str, Axes], rows: pd.DataFrame, styles: dict[str, Style], one_level: bool) -> None:
     """A cross for each level that was predicted; over the load beside the measured ones, with a bar from end to end of its
     interval, which the axis need not hold."""
-    over = {} if one_level else {name: column for name, (column, _) in LEVEL_PANELS.items() if name in panels and name != "itl"}
+    over = {} if one_level else {name: column for name, (column, _) in LEVEL_PANELS.items() if name in panels}
     for number, (arm, of) in enumerate(rows.groupby("arm", sort=False)):
         if (style := styles.get(arm)) is None:
             continue

@@ -19,7 +19,7 @@ NAMES = {"CPU": "CPU cores", "GPU": "GPUs"}  # of accelerators that have no bett
 
 @dataclass(frozen=True)
 class View:
-    """Which figure, the axes of its trade-off and the scales; `level` and `sla` where a figure is of one.
+    """Which figure, the axes of its trade-off and the scales; `level`, `sla` and `itl` (p99 or max) where a figure is of one.
 
     `refuted` are the arms that the audit refutes, with the kinds of findings: drawn and marked, but in no
     frontier. `predicted` has rows of `predicted.predicted`.
@@ -32,7 +32,7 @@ class View:
     throughput: str = "input"
     log_latency: bool = False
     log_levels: bool = False
-    itl: bool = False
+    itl: str | None = None
     figure: str = "classic"
     level: float | None = None
     sla: tuple[Bound, ...] = ()
