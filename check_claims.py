@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
 
     try:
         asked = claims.load(args.claims)
-        evidence = read_evidence(args.results, args.workload, args.model)
+        evidence = read_evidence(args.results, args.workload, args.model, asked.of_details)
     except (ConfigError, ResultError) as error:
         parser.error(str(error))
     verdicts = claims.check(asked, evidence)

@@ -1,4 +1,4 @@
-"""Find the runs that claims are asked of: by layout, placement, transport and its settings, never by a folder's name."""
+"""Find the runs that claims are asked of: by layout, placement, transport and settings, never by a folder's name."""
 
 import os
 import re
@@ -29,6 +29,7 @@ COPIES = ("same results", "two layouts")
 # Settings of a transport that an arm can have for its own, and those of them that say what `spread` and `tcp` say, or nothing.
 OF_TRANSPORTS = ("UCX_", "NIXL_", LINK_MBIT)
 PLACEMENTS = ("pack", "pool", "spread")
+DERIVED = "compilation_config"  # sizes of CUDA graphs follow from other arguments
 NOT_TUNING = ("UCX_TLS", "UCX_NET_DEVICES", "UCX_PROTO_INFO", "UCX_TCP_PORT_RANGE")
 
 
@@ -37,7 +38,8 @@ class Spec:
     """An arm as claims name it: a layout, and what its kind and transport are if that matters.
 
     `p1xtp4-d1xtp4` is on one node, `... pack` and `... pool` are kinds of that; `... spread` is on two, `... spread tcp
-    UCX_TCP_TX_SEG_SIZE=1m` over TCP with a setting of its own; `... bare` is the control without Ray Serve.
+    UCX_TCP_TX_SEG_SIZE=1m` over TCP with a setting of its own; `... bare` is the control without Ray Serve, `...
+    max_num_batched_tokens=512` an arm whose engines have an argument that those of others do not.
     """
 
     layout: Layout
@@ -45,17 +47,23 @@ class Spec:
     tcp: bool
     tuning: frozenset[str] = frozenset()
     bare: bool = False
+    engine: frozenset[str] = frozenset()
 
     @classmethod
     def parse(cls, text: str) -> "Spec":
         layout, *words = text.split()
         tuning = {word for word in words if re.fullmatch(f"({'|'.join(OF_TRANSPORTS)})[A-Z0-9_]*=.+", word)}
+        engine = {word for word in words if re.fullmatch("[a-z][a-z0-9_]*=.+", word)}
         placements = [word for word in words if word in PLACEMENTS]
-        wrong = [*placements[1:], *(set(words) - {*PLACEMENTS, "tcp", "bare"} - tuning)]
+        wrong = [*placements[1:], *(set(words) - {*PLACEMENTS, "tcp", "bare"} - tuning - engine)]
         if wrong:
-            allowed = "one of pack, pool and spread, bare, tcp, a variable such as UCX_NAME=VALUE, or nothing"
+            allowed = (
+                "one of pack, pool and spread, bare, tcp, a variable such as UCX_NAME=VALUE, an engine argument such as "
+                "max_num_batched_tokens=512, or nothing"
+            )
             raise ValueError(f"{text!r}: {wrong[0]!r} is not allowed after the layout: write {allowed}")
-        return cls(Layout.parse(layout), next(iter(placements), None), "tcp" in words, frozenset(tuning), "bare" in words)
+        placement, bare = next(iter(placements), None), "bare" in words
+        return cls(Layout.parse(layout), placement, "tcp" in words, frozenset(tuning), bare, frozenset(engine))
 
     def placed(self, placement: str | None) -> bool:
         """Return whether an arm's placement is the one that is named."""
@@ -107,18 +115,37 @@ class Evidence:
         shared = frozenset.intersection(*known.values()) if known else frozenset()
         return {name: tuning - shared for name, tuning in known.items()}
 
+    @cached_property
+    def engines(self) -> dict[str, frozenset[str]]:
+        """Arguments of each run's engines, by folder; without what all runs have."""
+        known = {
+            source.name: frozenset(
+                f"{name}={value.strip(chr(34))}" for name, value in source.manifest.deployment.engine_settings.items()
+                if name.islower() and name != DERIVED
+            )
+            for source in self.sources if source.manifest and source.manifest.deployment
+        }  # fmt: skip
+        shared = frozenset.intersection(*known.values()) if known else frozenset()
+        return {name: arguments - shared for name, arguments in known.items()}
+
+    def unnamed(self, source: Source, spec: Spec) -> int:
+        """Return how many arguments a run's engines have for their own that the claim does not name."""
+        return len(self.engines.get(source.name, frozenset()) - spec.engine)
+
     def candidates(self, text: str) -> list[Source]:
-        """Return runs of an arm, to take first one not in doubt, with a manifest, unseen prompts, not archived, the latest."""
+        """Return runs of an arm, to take first one not in doubt, with a manifest, unseen prompts, no engine argument of its own
+        that is not named, not archived, the latest."""
         spec = Spec.parse(text)
         fitting = [
             source for source in self.sources
             if source.arm.layout == spec.layout and spec.placed(source.arm.placement)
             and source.arm.is_control == spec.bare and self.over_tcp(source) == spec.tcp and not self.doubts(source, *REFUTED)
             and self.tunings.get(source.name, frozenset()) == spec.tuning
+            and self.engines.get(source.name, frozenset()) >= spec.engine
         ]  # fmt: skip
         latest = sorted(fitting, key=lambda source: source.columns["date"][-1], reverse=True)
         doubts = {source: [bool(self.doubts(source, kind)) for kind in LAST] for source in latest}
-        return sorted(latest, key=lambda source: (*doubts[source], "archive" in source.arm.folder.parts))
+        return sorted(latest, key=lambda of: (*doubts[of], self.unnamed(of, spec), "archive" in of.arm.folder.parts))
 
     def among(self, words: str) -> list[str]:
         """Return all layouts measured on one node."""
@@ -128,13 +155,15 @@ class Evidence:
 
 
 def read_evidence(
-    folders: Sequence[str | os.PathLike[str]], lengths: tuple[int, int] | None = None, model: str | None = None
-) -> Evidence:
+    folders: Sequence[str | os.PathLike[str]], lengths: tuple[int, int] | None = None, model: str | None = None,
+    details: bool = False,
+) -> Evidence:  # fmt: skip
     """Read all result folders in `folders`, at any depth, and keep one workload: that of most layouts.
 
     Args:
         lengths: (ISL, OSL) of the workload, where it is not to be that of most layouts.
         model: as the folders' names have it, where it is not to be that of most layouts.
+        details: read those of every request, however many; else only of small folders.
 
     Raises:
         ResultError: a folder is missing, or no result folder in them can be read or is of `lengths` and `model`.
@@ -143,7 +172,7 @@ def read_evidence(
     given, files = folders_among(folders)
     unread += [left_out_words(files)] * bool(files)
     paths = {os.path.realpath(path): path for top in given for path in result_folders(top, unread)}
-    sources = _read(list(paths.values()), unread)
+    sources = _read(list(paths.values()), unread, details)
     by_workload = defaultdict(list)
     for source in sources:
         fits = lengths is None or (source.arm.run.isl, source.arm.run.osl) == lengths
@@ -161,10 +190,10 @@ def read_evidence(
     return Evidence(workload, kept, findings(sources), others, unread)
 
 
-def _read(folders: list[Path], unread: list[str]) -> list[Source]:
+def _read(folders: list[Path], unread: list[str], details: bool) -> list[Source]:
     """Read folders at once; `unread` takes why one cannot be read."""
     try:
-        return sources_of(read_study(folders, details=are_small(folders), unreadable=unread), sharing=False)
+        return sources_of(read_study(folders, details=details or are_small(folders), unreadable=unread), sharing=False)
     except ResultError:  # none can
         return []
 

@@ -30,7 +30,7 @@ ASIDE = ("same results", "few requests", "missing levels", "name and manifest")
 MOST_TOLERANCE = 0.2
 VERDICTS = ("holds", "partly", "fails", "no-data")
 # Columns of the tidy table that claims may be about.
-LATENCY = "((mean|median|p99)_(ttft|tpot|itl)|chunk_latency)_ms"
+LATENCY = "((mean|median|p99|max)_(ttft|tpot|itl)|chunk_latency)_ms"
 THROUGHPUT = "(input|output|total|request)_throughput(_per_node)?"
 NEEDED = {"order_by": 2, "about_equal": 2, "dominated_by": 1, "far_below": 1, "best_of": 1, "best_by_regime": 0}
 
@@ -105,6 +105,11 @@ class Claims(Strict):
     """A claims file."""
 
     claims: list[Claim] = Field(min_length=1)
+
+    @property
+    def of_details(self) -> bool:
+        """Whether one is about what only the details of requests say: the longest of a latency."""
+        return any("max_" in claim.metric or "max_" in claim.latency for claim in self.claims)
 
     @model_validator(mode="after")
     def _ids_are_unique(self):
@@ -184,6 +189,7 @@ def _check(claim: Claim, evidence: Evidence) -> Verdict:
     others = [
         (arm, run.name, _verdict(_points(claim, _of_alike_pieces(claim, taken | {arm: run}), exact=False), missing))
         for arm in taken for run in known[arm][1:]
+        if run not in taken.values()
         if not any(taken[arm].name in finding.folders for finding in evidence.doubts(run, *COPIES))
     ]  # fmt: skip
     runs = {arm: source.name for arm, source in taken.items()}

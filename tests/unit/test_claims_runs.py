@@ -2,6 +2,7 @@
 
 import pytest
 
+from pdbench.analysis import claims
 from pdbench.analysis.claim_evidence import read_evidence
 from pdbench.manifest import Gate
 from tests.helpers.claims import MIXED, flat, judged, writer
@@ -114,6 +115,36 @@ def test_settings_of_the_transport_make_another_arm(tmp_path, arm, make_manifest
     assert found.verdict == "holds" and found.others == []
     assert {name: folder.rpartition("_")[2] for name, folder in found.runs.items()} == {tcp: "plain", segments: "segments"}
     assert judged(tmp_path, rule="far_below", arms=[tcp], than=f"{tcp} UCX_TCP_TX_SEG_SIZE=2m").missing != []
+
+
+def test_arguments_of_the_engines_make_another_arm(tmp_path, arm, make_manifest):
+    """What a claim does not name is taken last, though it is the latest; what all have is the hardware's, and sizes of CUDA
+    graphs follow."""
+    for name, own, throughput in (("own", {}, 100), ("small", {"max_num_batched_tokens": 512}, 10)):
+        arguments = {"enable_prefix_caching": False, "compilation_config": {"cudagraph_capture_sizes": [throughput]}} | own
+        found = make_manifest(layout="1xtp1", gpus_per_node=8, llm_configs={"collocated": {"engine_kwargs": arguments}})
+        arm(f"1xtp1_{name}", {4: (10, throughput)}, manifest=found)
+    small = "1xtp1 max_num_batched_tokens=512"
+    found = judged(tmp_path, rule="far_below", arms=[small], than="1xtp1")
+    assert found.verdict == "holds" and found.others == []
+    assert {name: folder.rpartition("_")[2] for name, folder in found.runs.items()} == {small: "small", "1xtp1": "own"}
+    (other,) = judged(tmp_path, rule="far_below", arms=["1xtp1 max_num_batched_tokens=9"], than="1xtp1").missing
+    assert other == "1xtp1 max_num_batched_tokens=9"
+
+
+def test_the_longest_of_a_latency_is_asked_of_the_details_of_large_folders_too(
+    tmp_path, write_folder, level_content, monkeypatch
+):
+    monkeypatch.setattr("pdbench.read.folder.SMALL", 0)
+    for name in ("1xtp1", "2xtp1"):
+        write_folder(tmp_path, MIXED + name, {"conc4.json": level_content(4, detailed=True)})
+    arms = {"id": "c", "says": "so", "rule": "about_equal", "arms": ["1xtp1", "2xtp1"]}
+    for metric, verdict in (("max_itl_ms", "holds"), ("p99_itl_ms", "holds")):
+        asked = claims.Claims(claims=[arms | {"metric": metric}])
+        assert asked.of_details == (metric == "max_itl_ms")
+        assert claims.check(asked, read_evidence([tmp_path], details=asked.of_details))[0].verdict == verdict
+    asked = claims.Claims(claims=[arms | {"metric": "max_itl_ms"}])
+    assert claims.check(asked, read_evidence([tmp_path]))[0].verdict == "no-data"
 
 
 def test_a_copy_of_a_tcp_run_is_one_too(tmp_path, arm):
