@@ -39,7 +39,7 @@ def _fit(args: argparse.Namespace) -> None:
 
     study = calibration.read(args.runs, args.levels)
     runs, stack = calibration.runs_of(study, args.as_published), calibration.stack_of(study)
-    engine = calibration.engine_of(study, args.kv_tokens, args.experts, stack)
+    engine = calibration.engine_of(study, args.kv_tokens, args.experts)
     model = calibration.make_model(study, runs, engine, stack)
     model.write(args.output)
     plan_text.print_fit(model)

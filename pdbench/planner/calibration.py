@@ -15,14 +15,14 @@ from pdbench.planner.costs import Engine
 from pdbench.planner.fitting import Fitter, left_out, predict_run
 from pdbench.planner.model import FEWEST_LEFT_OUT, Model, PlanError, errors_of, missing
 from pdbench.planner.replicas import COLUMNS
-from pdbench.planner.runs import Run, graphs_of, ingress_of, without_graphs
+from pdbench.planner.runs import Run, budget_of, graphs_of, ingress_of, without_sizes
 from pdbench.planner.simulator import Workload
 from pdbench.read.results import Study, read_study
 
 # Experts of a layer, and of these for each token, by the name of the model.
 _EXPERTS = ((r"gpt-?oss-20b(-shape)?", (32, 4)), (r"gpt-?oss-tiny", (4, 2)), (r"gpt-?oss(-120b(-shape)?)?", (128, 4)))
 # In a stack, the sizes of CUDA graphs for decode steps: a fit has one set of them, and a comparison with it takes any.
-_GRAPHS = "CUDA graphs of"
+_GRAPHS, _LARGEST_STEP = "CUDA graphs of", "steps of at most"
 # What two runs of one fit may differ in, of their deployments' identity.
 _OF_A_RUN = re.compile(r"layout|mode|base seed|serving_path (ingress_replicas|pool_routing)|(collocated|prefill|decode) .*")
 
@@ -102,21 +102,22 @@ def _run(folder: Path, rows: pd.DataFrame, as_published: bool, manifest: Manifes
     counts = [(int(level), int(of["completed"].iloc[0])) for level, of in levels]
     deployment = manifest.deployment if manifest else None
     workload = Workload(int(first["isl"]), osl, as_published, ingress_of(deployment))
-    return Run(short(folder), Layout.parse(first["layout"]), workload, tuple(counts), measured, _graphs(deployment))
+    return Run(short(folder), Layout.parse(first["layout"]), workload, tuple(counts), measured, *_sizes(deployment))
 
 
-def _graphs(deployment: Deployment | None) -> tuple[int, ...]:
+def _sizes(deployment: Deployment | None) -> tuple[tuple[int, ...], int]:
+    """The engines' CUDA graphs, and their largest step."""
     try:
-        return graphs_of(deployment)
+        return graphs_of(deployment), budget_of(deployment)
     except ValueError as error:
         raise PlanError(f"the manifests: {error}") from None
 
 
-def stack_of(study: Study, with_graphs: bool = True) -> dict[str, str]:
+def stack_of(study: Study, with_sizes: bool = True) -> dict[str, str]:
     """Return what all runs' manifests say alike; empty without manifests.
 
     Args:
-        with_graphs: whether CUDA graphs have to be alike, too.
+        with_sizes: whether CUDA graphs and the largest step have to be alike, too.
 
     Raises:
         PlanError: they are of different models, versions, hardware or engine settings: nothing of one predicts the other.
@@ -133,16 +134,16 @@ def stack_of(study: Study, with_graphs: bool = True) -> dict[str, str]:
     for name, folder in study.folders.items():
         if folder.manifest:
             stack = _stack(folder.manifest)
-            if first and (different := compared(found, stack, with_graphs)):
+            if first and (different := compared(found, stack, with_sizes)):
                 raise PlanError(f"runs of different stacks in one fit: {short(first)} has {different[0]} in {short(name)}")
             found, first = found | stack, first or name
     return found
 
 
-def compared(was: dict[str, str], now: dict[str, str], with_graphs: bool = True) -> list[str]:
+def compared(was: dict[str, str], now: dict[str, str], with_sizes: bool = True) -> list[str]:
     """Return what differs between two stacks; a transport only where both have one, since a collocated run has none."""
     alone = [name for name in {**was, **now} if name.startswith("transport ") and not (name in was and name in now)]
-    alone += [] if with_graphs else [_GRAPHS]
+    alone += [] if with_sizes else [_GRAPHS, _LARGEST_STEP]
     return differences(*({k: v for k, v in of.items() if k not in alone} for of in (was, now)))
 
 
@@ -150,18 +151,17 @@ def _stack(manifest: Manifest) -> dict[str, str]:
     found = {name: value for name, value in manifest.identity.items() if not _OF_A_RUN.fullmatch(name)}
     if not (deployment := manifest.deployment):
         return found
-    found[_GRAPHS] = ", ".join(map(str, _graphs(deployment))) or "no size"
+    graphs, budget = _sizes(deployment)
+    found |= {_GRAPHS: ", ".join(map(str, graphs)) or "no size", _LARGEST_STEP: f"{budget} tokens"}
     try:
-        bare = {role: without_graphs(config) for role, config in deployment.llm_configs.items()}
+        bare = {role: without_sizes(config) for role, config in deployment.llm_configs.items()}
     except ValueError as error:
         raise PlanError(f"the manifests: the engines' compilation_config: {error}") from None
     settings = deployment.model_copy(update={"llm_configs": bare}).engine_settings
     return found | {f"engines' {name}": value for name, value in settings.items()}
 
 
-def engine_of(
-    study: Study, kv_tokens: dict[int, int], experts: tuple[int, int] | None, stack: dict[str, str]
-) -> Engine:  # fmt: skip
+def engine_of(study: Study, kv_tokens: dict[int, int], experts: tuple[int, int] | None) -> Engine:
     """Return what is known of the engines: by option, by manifest, or by the model's name.
 
     Args:
@@ -185,12 +185,8 @@ def engine_of(
     recorded = _kv_tokens_recorded(study)
     if other := [tp for tp in sorted(kv_tokens) if recorded.get(tp, kv_tokens[tp]) != kv_tokens[tp]]:
         raise PlanError(f"--kv-tokens {other[0]}={kv_tokens[other[0]]}: the manifests say {recorded[other[0]]}: leave it out")
-    doubled = stack.get("engines' performance_mode") == '"throughput"'
-    budget = stack.get("engines' max_num_batched_tokens", "16384" if doubled else "8192")
-    if not budget.isdecimal():
-        raise PlanError(f"the manifests' max_num_batched_tokens is {budget}, which differs between P and D")
-    graphs = _graphs(next(iter(_deployments(study)), None))
-    return Engine(experts=experts[0], active=experts[1], budget=int(budget), kv_tokens=kv_tokens | recorded, graphs=graphs)
+    graphs, budget = _sizes(next(iter(_deployments(study)), None))
+    return Engine(experts=experts[0], active=experts[1], budget=budget, kv_tokens=kv_tokens | recorded, graphs=graphs)
 
 
 def _deployments(study: Study) -> list[Deployment]:
@@ -266,16 +262,17 @@ def _layouts(runs: Sequence[Run]) -> list[Layout]:
 
 
 def check_same(model: Model, study: Study) -> None:
-    """Refuse to compare a model with runs of something else; their engines may have other CUDA graphs, which `check` counts in.
+    """Refuse to compare a model with runs of something else; their engines may have other CUDA graphs and another largest step,
+    which `check` counts in.
 
     Raises:
         PlanError: model, accelerator or stack differ.
     """
-    stack = stack_of(study, with_graphs=False)
+    stack = stack_of(study, with_sizes=False)
     for what, fitted in (("model", model.name), ("accelerator", model.accelerator)):
         if (here := study.table[what].iloc[0]) != fitted:
             raise PlanError(f"the model was fitted to {what} {fitted}, these runs are of {here}")
     if bool(stack) != bool(model.stack):
         raise PlanError("the model's runs and these are of different stacks: one of them has no manifests")
-    if stack and (different := compared(model.stack, stack, with_graphs=False)):
+    if stack and (different := compared(model.stack, stack, with_sizes=False)):
         raise PlanError(f"the model's runs have {different[0]} in these")

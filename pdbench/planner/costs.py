@@ -30,6 +30,8 @@ _DEVIATIONS = {
 _OF_PD = ("handover", "contact", "stall", "stall_slow", "stall_unequal", "pull", "pull_slow", "pull_unequal")
 _OF_UNEQUAL = ("stall_unequal", "pull_unequal")
 
+BUDGET = 8192  # tokens of an engine step: vLLM's own on GPUs of 70 GB and more
+
 Parameters = Mapping[str, float]
 
 
@@ -50,7 +52,7 @@ class Engine(Strict):
 
     experts: int = Field(default=128, ge=1)
     active: int = Field(default=4, ge=1)
-    budget: int = Field(default=8192, ge=1)
+    budget: int = Field(default=BUDGET, ge=1)
     kv_tokens: dict[int, PositiveInt] = {}
     collocated_kv: float = Field(default=2.0, gt=0, lt=inf)
     graphs: tuple[PositiveInt, ...] = ()
@@ -70,6 +72,7 @@ class Costs:
     Attributes:
         prefill: of one token of a prompt.
         admit: of a prompt, beside its tokens.
+        wake: of a step that ends no prompt, beside its tokens: all experts. Of one that does, `admit` and `prefill` hold it.
         steps: of a decode step, by the number of running requests, from 0.
         mixed: share of a decode step that one with prefill in it adds to the prefill.
         request: from the client to an engine and back, in the mean: anything from nothing to twice that, as chance has it.
@@ -81,6 +84,7 @@ class Costs:
 
     prefill: float
     admit: float
+    wake: float
     steps: list[float]
     mixed: float
     request: float
@@ -135,7 +139,7 @@ def is_unequal(layout: Layout) -> bool:
 
 def costs_of(layout: Layout, of: Parameters, engine: Engine, isl: int, osl: int, most: int) -> Costs:
     """Return the costs of a layout's work; steps for up to `most` running requests."""
-    size, unequal, long = layout.decode.tp, is_unequal(layout), isl / 1000
+    size, prefill, unequal, long = layout.decode.tp, (layout.prefill or layout.decode).tp, is_unequal(layout), isl / 1000
     context = (isl + osl / 2) / 1000
     step, expert, token = of[f"step_tp{size}"], of[f"expert_tp{size}"], of["token"] * context / size
     steps = [0.0] + [
@@ -143,8 +147,9 @@ def costs_of(layout: Layout, of: Parameters, engine: Engine, isl: int, osl: int,
     ]
     pulled_slowly = of["pull_unequal"] if unequal else of["pull_slow"]
     return Costs(
-        prefill=of[f"prefill_tp{(layout.prefill or layout.decode).tp}"] / 1000,
+        prefill=of[f"prefill_tp{prefill}"] / 1000,
         admit=of["admit"],
+        wake=of[f"step_tp{prefill}"] + of[f"expert_tp{prefill}"] * engine.experts,
         steps=steps,
         mixed=of["mixed"],
         request=of["request"],

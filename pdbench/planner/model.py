@@ -53,8 +53,9 @@ class Model(Strict):
         left_out: whether `errors` are of layouts left out of the fit; else they are the fit's own.
     """
 
-    # 1: fitted with routers that knew at once what a replica had; 2: without CUDA graphs; 3: with these in its settings.
-    schema_version: Literal[4] = 4
+    # 1: fitted with routers that knew at once what a replica had; 2: without CUDA graphs; 3: with these in its settings;
+    # 4: with the largest step in them, and without what a step costs by itself.
+    schema_version: Literal[5] = 5
     name: str
     accelerator: str
     gpus_per_node: int = Field(ge=1)

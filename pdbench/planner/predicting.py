@@ -117,7 +117,7 @@ class Checked:
 
 
 def check(model: Model, runs: Sequence[Run]) -> list[Checked]:
-    """Predict each run as it was measured, with its own CUDA graphs.
+    """Predict each run as it was measured, with its own CUDA graphs and largest step.
 
     Raises:
         PlanError: a run has a TP size that the model lacks.
@@ -125,9 +125,11 @@ def check(model: Model, runs: Sequence[Run]) -> list[Checked]:
     found = []
     for run in runs:
         check_possible(model, run.layout)
-        engine = model.engine.model_copy(update={"graphs": run.graphs})
+        engine = model.engine.model_copy(update={"graphs": run.graphs, "budget": run.budget})
         rows = simulate(run.layout, model.parameters, engine, run.workload, run.levels, SEEDS)
         other = () if run.graphs == model.engine.graphs else ("CUDA graphs of other sizes than the fit's",)
+        if run.budget != model.engine.budget:
+            other = (f"steps of at most {run.budget} tokens, fitted to {model.engine.budget}",)  # other graphs follow
         predicted = [
             with_intervals(model, run.layout, level, row, run.workload, other)
             for (level, _), row in zip(run.levels, rows, strict=True)

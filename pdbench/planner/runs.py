@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, PositiveInt, ValidationError
 from pdbench.files import first_line
 from pdbench.layout import POOL, Layout
 from pdbench.manifest import Deployment
+from pdbench.planner.costs import BUDGET
 from pdbench.planner.routing import REMEMBERED_S
 from pdbench.planner.simulator import Workload
 
@@ -23,6 +24,7 @@ class _Compilation(BaseModel):
 
 
 _SIZES = ("cudagraph_capture_sizes", "max_cudagraph_capture_size")
+_LARGEST = "max_num_batched_tokens"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Run:
         levels: (requests in flight, requests) of each level, in the order measured.
         measured: a row per level, columns `replicas.COLUMNS`; NaN where there is no such number.
         graphs: of its engines, see `graphs_of`.
+        budget: tokens of one step of the engines that prefill, see `budget_of`.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Run:
     levels: tuple[tuple[int, int], ...]
     measured: np.ndarray
     graphs: tuple[int, ...]
+    budget: int = BUDGET
 
     @property
     def decodes(self) -> bool:
@@ -87,13 +91,31 @@ def graphs_of(deployment: Deployment | None) -> tuple[int, ...]:
     return tuple(sorted({size for size in (*small, *range(8, 256, 8), *range(256, most + 1, 16)) if size <= most}))
 
 
-def without_graphs(config: dict[str, Any]) -> dict[str, Any]:
-    """Return one role's LLM config without the sizes of its CUDA graphs; whether there are any stays, since more depends on it.
+def budget_of(deployment: Deployment | None) -> int:
+    """Return the tokens of one step of the engines that prefill; where nothing says it, vLLM's own on GPUs of 70 GB and more.
+
+    Raises:
+        ValueError: the engines' max_num_batched_tokens is no number of tokens; one line.
+    """
+    configs = deployment.llm_configs if deployment else {}
+    engine = (configs.get("prefill") or configs.get("collocated") or {}).get("engine_kwargs", {})
+    given = engine.get(_LARGEST)
+    if given is None:
+        return BUDGET * (2 if engine.get("performance_mode") == "throughput" else 1)
+    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+        raise ValueError(f"the engines' {_LARGEST}: {given!r} is no number of tokens")
+    return given
+
+
+def without_sizes(config: dict[str, Any]) -> dict[str, Any]:
+    """Return one role's LLM config without its largest step and the sizes of its CUDA graphs; whether there are any graphs
+    stays, since more depends on it.
 
     Raises:
         ValueError: its compilation_config is text that is no JSON.
     """
     engine = dict(config.get("engine_kwargs", {}))
+    engine.pop(_LARGEST, None)
     given = engine.pop("compilation_config", None)
     given = json.loads(given) if isinstance(given, str) else given
     if isinstance(given, dict):

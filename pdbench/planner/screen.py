@@ -70,8 +70,8 @@ def screen(model: Model, layouts: Sequence[Layout], gpus: int, workload: Workloa
     found = []
     for layout in layouts:
         costs = costs_of(layout, model.parameters, model.engine, workload.isl, workload.osl, most)
-        throughput, tpot, ttft = _closed_form(layout, costs, running, workload)
-        first = _LATE * _prompt(costs, workload) / (layout.prefill or layout.decode).num
+        throughput, tpot, ttft = _closed_form(layout, costs, running, workload, model.engine.budget)
+        first = _LATE * _prompt(costs, workload, model.engine.budget) / (layout.prefill or layout.decode).num
         in_flight = throughput * (ttft + (workload.osl - 1) * tpot)
         units = gpus // layout.gpus
         for x, t, f, k in zip(throughput, tpot, ttft, in_flight):
@@ -84,11 +84,11 @@ def screen(model: Model, layouts: Sequence[Layout], gpus: int, workload: Workloa
 
 
 def _closed_form(
-    layout: Layout, costs: Costs, running: np.ndarray, workload: Workload
+    layout: Layout, costs: Costs, running: np.ndarray, workload: Workload, budget: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Requests/s, TPOT and TTFT (s) of one unit, by running requests per decode replica; NaN where prefill cannot keep up."""
     tokens, step = max(1, workload.osl - 1), np.array(costs.steps)[running]
-    prompt = _prompt(costs, workload)
+    prompt = _prompt(costs, workload, budget)
     prefillers = (layout.prefill or layout.decode).num
     slow = is_unequal(layout)
     stall = costs.stall + (costs.stall_slow if slow else 0.0) if layout.prefill else prompt - (1 - costs.mixed) * step
@@ -106,6 +106,6 @@ def _closed_form(
     return throughput, tpot, ttft
 
 
-def _prompt(costs: Costs, workload: Workload) -> float:
-    """What one prompt takes a prefill replica (s)."""
-    return costs.prefill * workload.isl + costs.admit
+def _prompt(costs: Costs, workload: Workload, budget: int) -> float:
+    """What one prompt takes a prefill replica (s), alone in steps of at most `budget` tokens."""
+    return costs.prefill * workload.isl + costs.admit + costs.wake * ((workload.isl - 1) // budget)

@@ -137,12 +137,12 @@ class Sweep:
         if left == self.budget:
             return
         replica.busy = True
-        takes = costs.admit * len(done) + costs.prefill * (self.budget - left)
+        takes = costs.admit * len(done) + costs.prefill * (self.budget - left) + (0.0 if done else costs.wake)
         if self.collocated and replica.running:
             # This step gives the running requests a token, too: only what it takes longer than a step of theirs is lost.
             replica.advance(now)
             step = costs.steps[len(replica.running)]
-            takes += costs.mixed * step
+            takes += costs.mixed * step if done else 0.0  # else its experts are awake
             replica.stall += max(0.0, takes - step)
         self._at(now + takes, self._prefilled, done, where)
 

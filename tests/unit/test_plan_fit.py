@@ -27,7 +27,7 @@ def folders(tmp_path_factory, write_folder, level_content):
 def model_of(folders, **options):
     study = calibration.read(list(folders))
     runs, stack = calibration.runs_of(study, False), calibration.stack_of(study)
-    return calibration.make_model(study, runs, calibration.engine_of(study, {}, None, stack), stack)
+    return calibration.make_model(study, runs, calibration.engine_of(study, {}, None), stack)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def refusal(call, *args):
 
 def test_a_run_with_fewer_in_flight_than_replicas_is_fitted(folders):
     study = calibration.read([folders["4xtp2"]], [2])
-    made = calibration.make_model(study, calibration.runs_of(study, False), calibration.engine_of(study, {}, None, {}), {})
+    made = calibration.make_model(study, calibration.runs_of(study, False), calibration.engine_of(study, {}, None), {})
     assert made.most_running == 1 and made.levels == (2, 2)
 
 
@@ -212,8 +212,8 @@ def test_request_rates_and_decode_alone_are_refused(tmp_path, write_folder, leve
 def test_an_unknown_model_needs_its_experts(tmp_path, write_folder, level_content, model):
     folder = write_folder(tmp_path, f"{model}_itl100_otl11_mixed_2xtp2", {"conc4.json": level_content()})
     study = calibration.read([folder])
-    assert f"how many experts has {model}? give --experts" in refusal(calibration.engine_of, study, {}, None, {})
-    assert calibration.engine_of(study, {}, (1, 1), {}).experts == 1
+    assert f"how many experts has {model}? give --experts" in refusal(calibration.engine_of, study, {}, None)
+    assert calibration.engine_of(study, {}, (1, 1)).experts == 1
 
 
 class Made:
@@ -235,19 +235,19 @@ def pd_of(layout, **tokens):
 def test_block_pools_are_those_of_the_manifests_smallest_pd_replicas():
     study = Made(pd_of("p1xtp1-d1xtp2", prefill=70_000, decode=900_000), pd_of("p2xtp1-d1xtp1", prefill=69_000, decode=68_000),
                  pd_of("2xtp2", collocated=1_900_000), pd_of("p1xtp4-d1xtp4"), model="gptoss")  # fmt: skip
-    assert calibration.engine_of(study, {4: 5_000_000}, None, {}).kv_tokens == {1: 68_000, 2: 900_000, 4: 5_000_000}
+    assert calibration.engine_of(study, {4: 5_000_000}, None).kv_tokens == {1: 68_000, 2: 900_000, 4: 5_000_000}
     assert "--kv-tokens 1=70000: the manifests say 68000: leave it out" in refusal(
-        calibration.engine_of, study, {1: 70_000}, None, {}
+        calibration.engine_of, study, {1: 70_000}, None
     )
 
 
 def test_graphs_are_those_of_the_manifests_and_must_be_readable():
     config = {"collocated": {"engine_kwargs": {"compilation_config": {"cudagraph_capture_sizes": [1, 6]}}}}
-    assert calibration.engine_of(Made(pd_of("2xtp1") | {"llm_configs": config}, model="gptoss"), {}, None, {}).graphs == (1, 6)
+    assert calibration.engine_of(Made(pd_of("2xtp1") | {"llm_configs": config}, model="gptoss"), {}, None).graphs == (1, 6)
     config["collocated"]["engine_kwargs"]["compilation_config"]["cudagraph_capture_sizes"] = "six"
     study = Made(pd_of("2xtp1") | {"llm_configs": config}, model="gptoss")
     assert "the manifests: the engines' compilation_config: cudagraph_capture_sizes: Input should be" in refusal(
-        calibration.engine_of, study, {}, None, {}
+        calibration.engine_of, study, {}, None
     )
 
 
@@ -258,10 +258,10 @@ def test_graphs_are_those_of_the_manifests_and_must_be_readable():
 def test_a_model_that_was_made_here_says_its_experts(made, experts):
     study = Made(pd_of("2xtp1"))
     study.folders["0"].manifest.deployment.made = made
-    engine = calibration.engine_of(study, {}, None, {})
+    engine = calibration.engine_of(study, {}, None)
     assert (engine.experts, engine.active) == experts
     assert f"--experts 1:1: the manifests say {experts[0]}:{experts[1]}: leave" in refusal(
-        calibration.engine_of, study, {}, (1, 1), {}
+        calibration.engine_of, study, {}, (1, 1)
     )
 
 

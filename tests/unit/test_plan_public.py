@@ -21,7 +21,7 @@ def model(published):
     folders = [published / "archive" / f"gptoss_itl5000_otl250_mixed_{name}" for name in (*COLLOCATED, *PD)]
     study = calibration.read(folders, LEVELS)
     stack = calibration.stack_of(study)
-    engine = calibration.engine_of(study, KV_TOKENS, None, stack)
+    engine = calibration.engine_of(study, KV_TOKENS, None)
     return calibration.make_model(study, calibration.runs_of(study, True), engine, stack)
 
 

@@ -139,7 +139,7 @@ def of_two_gpus():
 
 def _runs(*folders: Path):
     study = calibration.read(folders)
-    return calibration.runs_of(study, None), calibration.engine_of(study, {}, None, calibration.stack_of(study))
+    return calibration.runs_of(study, None), calibration.engine_of(study, {}, None)
 
 
 def test_four_replicas_are_predicted_from_runs_of_two(of_two_gpus):

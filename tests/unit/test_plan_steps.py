@@ -1,4 +1,4 @@
-"""The planner's CUDA graphs: which sizes engines have, and that decode steps are padded to them."""
+"""The sizes of engines' steps in the planner: CUDA graphs, to which decode steps are padded, and the largest step."""
 
 import json
 import shutil
@@ -10,7 +10,9 @@ import plan
 from pdbench.configs import ROOT
 from pdbench.layout import Layout
 from pdbench.planner.costs import Engine, costs_of, names_of, start_of
-from pdbench.planner.runs import graphs_of, without_graphs
+from pdbench.planner.runs import budget_of, graphs_of, without_sizes
+from pdbench.planner.screen import _prompt
+from pdbench.planner.simulator import Workload
 
 
 def test_a_decode_step_wakes_experts_for_the_whole_of_its_cuda_graph():
@@ -134,10 +136,10 @@ def test_however_graphs_are_said_runs_are_compared(engine, fitted, tmp_path, cap
     assert "1xtp1        4 " in checked(capsys, fitted, changed(tmp_path, OWN_SIZES, **engine))
 
 
-def test_settings_without_graphs_are_those_that_name_none():
+def test_settings_without_sizes_are_those_that_name_none():
     for given in ({"cudagraph_capture_sizes": [1]}, '{"max_cudagraph_capture_size": 8}', {}, None):
-        assert without_graphs({"engine_kwargs": {"compilation_config": given, "seed": 1}}) == {"engine_kwargs": {"seed": 1}}
-    assert without_graphs({"engine_kwargs": {"compilation_config": 2}}) == {"engine_kwargs": {"compilation_config": 2}}
+        assert without_sizes({"engine_kwargs": {"compilation_config": given, "seed": 1}}) == {"engine_kwargs": {"seed": 1}}
+    assert without_sizes({"engine_kwargs": {"compilation_config": 2}}) == {"engine_kwargs": {"compilation_config": 2}}
 
 
 @pytest.mark.parametrize(
@@ -163,6 +165,63 @@ def test_a_fit_is_to_one_set_of_graphs(tmp_path, capsys):
         plan.main(["fit", str(OWN_SIZES), str(FINE), "-o", str(tmp_path / "both.json")])
     assert "runs of different stacks in one fit" in (printed := capsys.readouterr().err)
     assert "has CUDA graphs of 1, 2, 4, 8, 16, 24," in printed and "CUDA graphs of 1, 2, 3, 4, 5," in printed
+
+
+@pytest.mark.parametrize(
+    ("of", "budget"),
+    [
+        (None, 8192),
+        (engines(), 8192),
+        (engines(role="decode", max_num_batched_tokens=512), 8192),  # prompts are computed elsewhere
+        (engines(role="prefill", max_num_batched_tokens=512), 512),
+        (engines(performance_mode="throughput"), 16384),
+        (engines(performance_mode="throughput", max_num_batched_tokens=4096), 4096),
+    ],
+)
+def test_the_largest_step_is_that_of_the_engines_that_prefill(of, budget):
+    if of and "collocated" in of.llm_configs:
+        del of.llm_configs["prefill"]
+    assert budget_of(of) == budget
+
+
+CHUNKS = ROOT / "bm_results/gpt-oss-120b-shape_itl5000_otl250_mixed_h200x1_chunks_bare_1xtp1"
+
+
+def test_runs_with_smaller_steps_are_predicted_with_theirs(tmp_path, capsys):
+    """As docs/planner.md says of one H200: 3 to 13% off, where without what a step costs by itself it was up to 64%."""
+    path, steps = tmp_path / "own.json", (2048, 1024, 512)
+    plan.main(["fit", str(CHUNKS), "-o", str(path)])
+    printed = checked(capsys, path, *(f"{CHUNKS}_step{tokens}" for tokens in steps), "--json", tmp_path / "c.json")
+    assert all(f"steps of at most {tokens} tokens, fitted to 8192" in printed for tokens in steps)
+    rows = {run["run"].rpartition("_step")[2]: run["levels"] for run in json.loads((tmp_path / "c.json").read_text())["runs"]}
+    for tokens, error in zip(steps, (0.034, 0.083, 0.128), strict=True):
+        off = [row["request_throughput"] / row["request_throughput_measured"] - 1 for row in rows[str(tokens)]]
+        assert sum(map(abs, off)) / len(off) == pytest.approx(error, abs=0.003)
+
+
+def test_a_prompt_pays_for_each_further_step():
+    parameters = {name: start_of(name) for name in names_of((1, 2))}
+    costs = costs_of(Layout.parse("p1xtp2-d1xtp1"), parameters, Engine(budget=512), 5000, 250, 1)
+    assert costs.wake == pytest.approx(parameters["step_tp2"] + 128 * parameters["expert_tp2"])
+    one, ten, whole = (_prompt(costs, Workload(5000, 250), budget) for budget in (5000, 512, 8192))
+    assert one == whole and ten - one == pytest.approx(9 * costs.wake)
+
+
+def test_a_fit_is_to_one_largest_step_which_must_be_a_number(tmp_path, capsys):
+    for engine, line in (
+        ({"max_num_batched_tokens": 4096}, "has steps of at most 8192 tokens, but this is steps of at most 4096 tokens in"),
+        (
+            {"max_num_batched_tokens": "many"},
+            "the manifests: the engines' max_num_batched_tokens: 'many' is no number of tokens",
+        ),
+        ({"max_num_batched_tokens": True}, "the manifests: the engines' max_num_batched_tokens: True is no number of tokens"),
+    ):
+        folder = changed(tmp_path, CHUNKS, **engine)
+        with pytest.raises(SystemExit):
+            plan.main(["fit", str(OWN_SIZES), str(folder), "-o", str(tmp_path / "both.json")])
+        printed = capsys.readouterr().err
+        assert line in printed and printed.count("\n") == 1
+        shutil.rmtree(folder)
 
 
 def test_steps_of_throughput_are_twice_as_large(tmp_path, capsys):
