@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# h200x1_chunks: How much shorter the p99 inter-token latency is with smaller steps, and what that costs in TTFT, TPOT and requests/s: whether a collocated replica can have PD's smoothness.
+# h200x1_chunks: How much shorter the longest inter-token latency is with smaller steps, and what that costs in TTFT, TPOT and requests/s: whether a collocated replica can have PD's smoothness.
 set -euo pipefail
 python -m pdbench.local_cluster start --workers 0 --gpus 1
 python debug/doctor.py --quick --brief

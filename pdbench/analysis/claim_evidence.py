@@ -29,7 +29,8 @@ COPIES = ("same results", "two layouts")
 # Settings of a transport that an arm can have for its own, and those of them that say what `spread` and `tcp` say, or nothing.
 OF_TRANSPORTS = ("UCX_", "NIXL_", LINK_MBIT)
 PLACEMENTS = ("pack", "pool", "spread")
-DERIVED = "compilation_config"  # sizes of CUDA graphs follow from other arguments
+KINDS = (*PLACEMENTS, "tcp", "bare")
+DERIVED = "compilation_config="  # its sizes of CUDA graphs follow from other arguments
 NOT_TUNING = ("UCX_TLS", "UCX_NET_DEVICES", "UCX_PROTO_INFO", "UCX_TCP_PORT_RANGE")
 
 
@@ -53,9 +54,11 @@ class Spec:
     def parse(cls, text: str) -> "Spec":
         layout, *words = text.split()
         tuning = {word for word in words if re.fullmatch(f"({'|'.join(OF_TRANSPORTS)})[A-Z0-9_]*=.+", word)}
-        engine = {word for word in words if re.fullmatch("[a-z][a-z0-9_]*=.+", word)}
+        engine = {word for word in words if re.fullmatch("[a-z][a-z0-9_]*=.+", word) and word.partition("=")[0] not in KINDS}
+        if len({word.partition("=")[0] for word in engine}) < len(engine):
+            raise ValueError(f"{text!r}: gives an engine argument twice")
         placements = [word for word in words if word in PLACEMENTS]
-        wrong = [*placements[1:], *(set(words) - {*PLACEMENTS, "tcp", "bare"} - tuning - engine)]
+        wrong = [*placements[1:], *(set(words) - {*KINDS} - tuning - engine)]
         if wrong:
             allowed = (
                 "one of pack, pool and spread, bare, tcp, a variable such as UCX_NAME=VALUE, an engine argument such as "
@@ -117,20 +120,19 @@ class Evidence:
 
     @cached_property
     def engines(self) -> dict[str, frozenset[str]]:
-        """Arguments of each run's engines, by folder; without what all runs have."""
-        known = {
+        """Arguments of each run's engines, by folder."""
+        return {
             source.name: frozenset(
                 f"{name}={value.strip(chr(34))}" for name, value in source.manifest.deployment.engine_settings.items()
-                if name.islower() and name != DERIVED
+                if name.islower()  # else a variable of the environment
             )
             for source in self.sources if source.manifest and source.manifest.deployment
         }  # fmt: skip
-        shared = frozenset.intersection(*known.values()) if known else frozenset()
-        return {name: arguments - shared for name, arguments in known.items()}
 
     def unnamed(self, source: Source, spec: Spec) -> int:
-        """Return how many arguments a run's engines have for their own that the claim does not name."""
-        return len(self.engines.get(source.name, frozenset()) - spec.engine)
+        """Return how many arguments a run's engines have that not all runs have, and that the claim does not name."""
+        own = self.engines.get(source.name, frozenset()) - frozenset.intersection(*self.engines.values() or [frozenset()])
+        return sum(not (spec.engine and argument.startswith(DERIVED)) for argument in own - spec.engine)
 
     def candidates(self, text: str) -> list[Source]:
         """Return runs of an arm, to take first one not in doubt, with a manifest, unseen prompts, no engine argument of its own

@@ -181,7 +181,7 @@ def load(path: str | Path) -> Claims:
 def _check(claim: Claim, evidence: Evidence) -> Verdict:
     named = [*claim.named, *(evidence.among(claim.among) if claim.among else [])]
     known = {arm: evidence.candidates(arm) for arm in dict.fromkeys(named)}
-    taken = _of_alike_pieces(claim, {arm: runs[0] for arm, runs in known.items() if runs})
+    taken = _of_alike_pieces(claim, _first_of_each(known))
     missing = [arm for arm in claim.named if arm not in taken]
     points = _points(claim, taken)
     if not points:
@@ -201,6 +201,15 @@ def _check(claim: Claim, evidence: Evidence) -> Verdict:
     return Verdict(
         claim, _verdict(points, missing), points, runs, missing, others, warnings, of_refused, (min(counts), max(counts))
     )
+
+
+def _first_of_each(known: dict[str, list[Source]]) -> dict[str, Source]:
+    """The first run of each arm, in the order of `known`; none is two arms: that which names more of it comes first."""
+    found: dict[str, Source] = {}
+    for arm in sorted(known, key=lambda arm: -len(Spec.parse(arm).engine)):
+        if free := [run for run in known[arm] if run not in found.values()]:
+            found[arm] = free[0]
+    return {arm: found[arm] for arm in known if arm in found}
 
 
 def _of_alike_pieces(claim: Claim, taken: dict[str, Source]) -> dict[str, Source]:

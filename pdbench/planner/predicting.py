@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pdbench.layout import Layout
-from pdbench.planner.costs import costs_of
+from pdbench.planner.costs import Engine, costs_of
 from pdbench.planner.model import Model, PlanError
 from pdbench.planner.replicas import COLUMNS, PARTS
 from pdbench.planner.runs import Run
@@ -116,6 +116,15 @@ class Checked:
         return found
 
 
+def _other_sizes(fitted: Engine, engine: Engine) -> tuple[str, ...]:
+    """What sizes of their own some engines have; of CUDA graphs those that both could have."""
+    most = min(fitted.budget, engine.budget)
+    graphs = [[size for size in of.graphs if size <= most] for of in (fitted, engine)]
+    found = ["CUDA graphs of other sizes than the fit's"] * (graphs[0] != graphs[1])
+    found += [f"steps of at most {engine.budget} tokens, fitted to {fitted.budget}"] * (fitted.budget != engine.budget)
+    return tuple(found)
+
+
 def check(model: Model, runs: Sequence[Run]) -> list[Checked]:
     """Predict each run as it was measured, with its own CUDA graphs and largest step.
 
@@ -127,11 +136,8 @@ def check(model: Model, runs: Sequence[Run]) -> list[Checked]:
         check_possible(model, run.layout)
         engine = model.engine.model_copy(update={"graphs": run.graphs, "budget": run.budget})
         rows = simulate(run.layout, model.parameters, engine, run.workload, run.levels, SEEDS)
-        other = () if run.graphs == model.engine.graphs else ("CUDA graphs of other sizes than the fit's",)
-        if run.budget != model.engine.budget:
-            other = (f"steps of at most {run.budget} tokens, fitted to {model.engine.budget}",)  # other graphs follow
         predicted = [
-            with_intervals(model, run.layout, level, row, run.workload, other)
+            with_intervals(model, run.layout, level, row, run.workload, _other_sizes(model.engine, engine))
             for (level, _), row in zip(run.levels, rows, strict=True)
         ]
         found.append(Checked(run, predicted, run.log_ratios(rows)))

@@ -94,6 +94,8 @@ def graphs_of(deployment: Deployment | None) -> tuple[int, ...]:
 def budget_of(deployment: Deployment | None) -> int:
     """Return the tokens of one step of the engines that prefill; where nothing says it, vLLM's own on GPUs of 70 GB and more.
 
+    Engines that only decode may have another: their steps have a token for each request, far fewer.
+
     Raises:
         ValueError: the engines' max_num_batched_tokens is no number of tokens; one line.
     """

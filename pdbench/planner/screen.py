@@ -91,7 +91,9 @@ def _closed_form(
     prompt = _prompt(costs, workload, budget)
     prefillers = (layout.prefill or layout.decode).num
     slow = is_unequal(layout)
-    stall = costs.stall + (costs.stall_slow if slow else 0.0) if layout.prefill else prompt - (1 - costs.mixed) * step
+    # Collocated, each step of a prompt gives those who run a token, too.
+    steps = 1 + _further_steps(workload, budget)
+    stall = costs.stall + (costs.stall_slow if slow else 0.0) if layout.prefill else prompt - (steps - costs.mixed) * step
     tpot = step + np.maximum(stall, 0) * running / tokens
     throughput = layout.decode.num * running / (tokens * tpot)
     busy = throughput * prompt / prefillers
@@ -108,4 +110,9 @@ def _closed_form(
 
 def _prompt(costs: Costs, workload: Workload, budget: int) -> float:
     """What one prompt takes a prefill replica (s), alone in steps of at most `budget` tokens."""
-    return costs.prefill * workload.isl + costs.admit + costs.wake * ((workload.isl - 1) // budget)
+    return costs.prefill * workload.isl + costs.admit + costs.wake * _further_steps(workload, budget)
+
+
+def _further_steps(workload: Workload, budget: int) -> int:
+    """How many steps a prompt takes that do not end it."""
+    return (workload.isl - 1) // budget

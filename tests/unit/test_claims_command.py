@@ -39,6 +39,11 @@ def refusal(tmp_path, text):
         ("{id: a, says: b, rule: order_by, arms: [1xtp1, 2xtp1 fast]}", "'fast' is not allowed after the layout"),
         ("{id: a, says: b, rule: order_by, arms: [1xtp1, 2xtp1 PATH=x]}", "'PATH=x' is not allowed after the layout"),
         ("{id: a, says: b, rule: order_by, arms: [1xtp1, 2xtp1 block_size=]}", "'block_size=' is not allowed after the layout"),
+        ("{id: a, says: b, rule: order_by, arms: [1xtp1, 2xtp1 pack=3]}", "'pack=3' is not allowed after the layout"),
+        (
+            "{id: a, says: b, rule: order_by, arms: [1xtp1, 2xtp1 seed=1 seed=2]}",
+            "'2xtp1 seed=1 seed=2': gives an engine argument twice",
+        ),
         ("{id: a, says: b, rule: order_by, arms: [1xtp1, p1xtp1-d1xtp1 pack pool]}", "'pool' is not allowed after the layout"),
         ("{id: a, says: b, rule: far_below, arms: [1xtp1]}", "`than` goes with dominated_by and far_below"),
         ("{id: a, says: b, rule: best_of, arms: [1xtp1], regimes: [{best: 1xtp1}]}", "`regimes` goes with best_by_regime"),

@@ -1,7 +1,10 @@
 """Claims: which run speaks for an arm, and what is said where none does."""
 
+import json
+
 import pytest
 
+import check_claims
 from pdbench.analysis import claims
 from pdbench.analysis.claim_evidence import read_evidence
 from pdbench.manifest import Gate
@@ -117,23 +120,64 @@ def test_settings_of_the_transport_make_another_arm(tmp_path, arm, make_manifest
     assert judged(tmp_path, rule="far_below", arms=[tcp], than=f"{tcp} UCX_TCP_TX_SEG_SIZE=2m").missing != []
 
 
-def test_arguments_of_the_engines_make_another_arm(tmp_path, arm, make_manifest):
-    """What a claim does not name is taken last, though it is the latest; what all have is the hardware's, and sizes of CUDA
-    graphs follow."""
-    for name, own, throughput in (("own", {}, 100), ("small", {"max_num_batched_tokens": 512}, 10)):
-        arguments = {"enable_prefix_caching": False, "compilation_config": {"cudagraph_capture_sizes": [throughput]}} | own
-        found = make_manifest(layout="1xtp1", gpus_per_node=8, llm_configs={"collocated": {"engine_kwargs": arguments}})
-        arm(f"1xtp1_{name}", {4: (10, throughput)}, manifest=found)
-    small = "1xtp1 max_num_batched_tokens=512"
-    found = judged(tmp_path, rule="far_below", arms=[small], than="1xtp1")
-    assert found.verdict == "holds" and found.others == []
-    assert {name: folder.rpartition("_")[2] for name, folder in found.runs.items()} == {small: "small", "1xtp1": "own"}
-    (other,) = judged(tmp_path, rule="far_below", arms=["1xtp1 max_num_batched_tokens=9"], than="1xtp1").missing
-    assert other == "1xtp1 max_num_batched_tokens=9"
+@pytest.fixture
+def with_arguments(arm, make_manifest):
+    """Return what writes a run of 1xtp1, whose engines have these arguments and variables of the environment."""
+
+    def write(name, throughput, env=None, **own):
+        engine = {"enable_prefix_caching": False} | own
+        config = {"collocated": {"engine_kwargs": engine, "runtime_env": {"env_vars": env or {}}}}
+        found = make_manifest(layout="1xtp1", gpus_per_node=8, llm_configs=config)
+        return arm(f"1xtp1_{name}", {4: (10, throughput)}, manifest=found)
+
+    return write
+
+
+def taken(verdict):
+    return {arm: folder.rpartition("_")[2] for arm, folder in verdict.runs.items()}
+
+
+def sizes(*graphs):
+    return {"cudagraph_capture_sizes": list(graphs)}
+
+
+SMALL = "1xtp1 max_num_batched_tokens=512"
+
+
+def test_arguments_of_the_engines_make_another_arm(tmp_path, with_arguments):
+    """What a claim does not name is taken last, though it is the latest; sizes of CUDA graphs follow from what it names."""
+    with_arguments("own", 100, compilation_config=sizes(8192))
+    with_arguments("small", 10, compilation_config=sizes(512), max_num_batched_tokens=512)
+    with_arguments("smallest", 1, compilation_config=sizes(512), max_num_batched_tokens=512, block_size=64)
+    found = judged(tmp_path, rule="far_below", arms=[SMALL], than="1xtp1")
+    assert found.verdict == "holds" and taken(found) == {SMALL: "small", "1xtp1": "own"}
+    both = f"{SMALL} block_size=64"
+    assert taken(judged(tmp_path, rule="far_below", arms=[both], than=SMALL)) == {both: "smallest", SMALL: "small"}
+    missing = "1xtp1 max_num_batched_tokens=9"
+    assert judged(tmp_path, rule="far_below", arms=[missing], than="1xtp1").missing == [missing]
+
+
+def test_sizes_of_graphs_alone_make_a_run_that_is_taken_last(tmp_path, with_arguments):
+    claim = {"rule": "far_below", "arms": ["1xtp1 performance_mode=interactivity"], "than": "1xtp1"}
+    with_arguments("plain", 100)
+    with_arguments("fine", 90, compilation_config=sizes(1, 2, 3))
+    with_arguments("mode", 10, performance_mode="interactivity")
+    assert taken(judged(tmp_path, **claim)) == {claim["arms"][0]: "mode", "1xtp1": "plain"}
+
+
+def test_no_run_is_two_arms_and_variables_are_no_arguments(tmp_path, with_arguments):
+    """A run is found by an argument that all runs have, too."""
+    claim = {"rule": "far_below", "arms": ["1xtp1"], "than": SMALL}
+    with_arguments("small", 10, {"VLLM_LOGGING_LEVEL": "DEBUG"}, max_num_batched_tokens=512)
+    found = judged(tmp_path, **claim)
+    assert found.verdict == "no-data" and found.missing == ["1xtp1"]
+    with_arguments("debug", 1, {"VLLM_LOGGING_LEVEL": "DEBUG"})
+    with_arguments("info", 90, {"VLLM_LOGGING_LEVEL": "INFO"})
+    assert taken(judged(tmp_path, **claim)) == {SMALL: "small", "1xtp1": "info"}
 
 
 def test_the_longest_of_a_latency_is_asked_of_the_details_of_large_folders_too(
-    tmp_path, write_folder, level_content, monkeypatch
+    tmp_path, write_folder, level_content, monkeypatch, capsys
 ):
     monkeypatch.setattr("pdbench.read.folder.SMALL", 0)
     for name in ("1xtp1", "2xtp1"):
@@ -142,9 +186,14 @@ def test_the_longest_of_a_latency_is_asked_of_the_details_of_large_folders_too(
     for metric, verdict in (("max_itl_ms", "holds"), ("p99_itl_ms", "holds")):
         asked = claims.Claims(claims=[arms | {"metric": metric}])
         assert asked.of_details == (metric == "max_itl_ms")
+        by_latency = claims.Claims(claims=[arms | {"rule": "order_by", "at": "latencies", "latency": metric}])
+        assert by_latency.of_details == asked.of_details
         assert claims.check(asked, read_evidence([tmp_path], details=asked.of_details))[0].verdict == verdict
     asked = claims.Claims(claims=[arms | {"metric": "max_itl_ms"}])
     assert claims.check(asked, read_evidence([tmp_path]))[0].verdict == "no-data"
+    (tmp_path / "claims.yaml").write_text(json.dumps({"claims": [arms | {"metric": "max_itl_ms"}]}))
+    check_claims.main([str(tmp_path / "claims.yaml"), "--results", str(tmp_path)])
+    assert "HOLDS c" in capsys.readouterr().out
 
 
 def test_a_copy_of_a_tcp_run_is_one_too(tmp_path, arm):

@@ -129,7 +129,9 @@ def test_p99_inter_token_latency_is_drawn_only_on_request(table):
 
 
 def test_the_longest_inter_token_latency_needs_per_request_details(table, tmp_path, write_folder, level_content):
-    with pytest.raises(ResultError, match="^2xtp1: no max of inter-token latency without per-request details$"):
+    with pytest.raises(
+        ResultError, match="^2xtp1, p1xtp1-d1xtp2 pack: no max of inter-token latency without per-request details$"
+    ):
         draw(table, View(itl="max"))
     folder = write_folder(
         tmp_path, "tiny_itl100_otl11_mixed_2xtp1", {f"conc{n}.json": level_content(n, detailed=True) for n in (4, 8)}
@@ -137,6 +139,8 @@ def test_the_longest_inter_token_latency_needs_per_request_details(table, tmp_pa
     itl = panel(draw(read_results([folder]), View(itl="max")), "itl")
     assert [at for _, at in curves(itl)["2xtp1"]] == pytest.approx([10.0, 10.0])
     assert itl.get_ylabel() == "Longest inter-token latency (ms)"
+    alone = write_folder(tmp_path, "tiny_itl100_otl1_prefill-only_2xtp1", {"conc4.json": level_content(osl=1, duration=2)})
+    assert panel(draw(read_results([alone]), View(itl="max", latency_mode="first_token")), "itl")
 
 
 def test_repeats_draw_their_median_and_their_range(tmp_path, write_folder, level_content):

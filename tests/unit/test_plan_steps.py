@@ -4,15 +4,18 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import plan
 from pdbench.configs import ROOT
 from pdbench.layout import Layout
 from pdbench.planner.costs import Engine, costs_of, names_of, start_of
+from pdbench.planner.model import Model
+from pdbench.planner.replicas import COLUMNS
 from pdbench.planner.runs import budget_of, graphs_of, without_sizes
-from pdbench.planner.screen import _prompt
-from pdbench.planner.simulator import Workload
+from pdbench.planner.screen import _prompt, screen
+from pdbench.planner.simulator import Workload, simulate
 
 
 def test_a_decode_step_wakes_experts_for_the_whole_of_its_cuda_graph():
@@ -199,8 +202,22 @@ def test_runs_with_smaller_steps_are_predicted_with_theirs(tmp_path, capsys):
         assert sum(map(abs, off)) / len(off) == pytest.approx(error, abs=0.003)
 
 
+@pytest.mark.parametrize("budget", [8192, 2048, 512])
+def test_the_closed_form_is_near_the_simulation(tmp_path, capsys, budget):
+    """Those who run get a token in each step of a prompt, so that smaller steps stall them for less."""
+    plan.main(["fit", str(CHUNKS), "-o", str(tmp_path / "own.json")])
+    model = Model.model_validate_json((tmp_path / "own.json").read_text())
+    model = model.model_copy(update={"engine": model.engine.model_copy(update={"budget": budget})})
+    layout, workload = Layout.parse("1xtp1"), Workload(5000, 250)
+    cells = screen(model, [layout], 1, workload)
+    for level in (8, 16):
+        simulated = simulate(layout, model.parameters, model.engine, workload, [(level, 5 * level)], range(3))[0]
+        throughput = np.interp(level, [cell.in_flight for cell in cells], [cell.fleet_throughput for cell in cells])
+        assert throughput == pytest.approx(simulated[COLUMNS.index("request_throughput")], rel=0.08)
+
+
 def test_a_prompt_pays_for_each_further_step():
-    parameters = {name: start_of(name) for name in names_of((1, 2))}
+    parameters = {name: start_of(name) for name in names_of((1, 2))} | {"step_tp2": 0.007}
     costs = costs_of(Layout.parse("p1xtp2-d1xtp1"), parameters, Engine(budget=512), 5000, 250, 1)
     assert costs.wake == pytest.approx(parameters["step_tp2"] + 128 * parameters["expert_tp2"])
     one, ten, whole = (_prompt(costs, Workload(5000, 250), budget) for budget in (5000, 512, 8192))
@@ -214,6 +231,7 @@ def test_a_fit_is_to_one_largest_step_which_must_be_a_number(tmp_path, capsys):
             {"max_num_batched_tokens": "many"},
             "the manifests: the engines' max_num_batched_tokens: 'many' is no number of tokens",
         ),
+        ({"max_num_batched_tokens": 0}, "the manifests: the engines' max_num_batched_tokens: 0 is no number of tokens"),
         ({"max_num_batched_tokens": True}, "the manifests: the engines' max_num_batched_tokens: True is no number of tokens"),
     ):
         folder = changed(tmp_path, CHUNKS, **engine)

@@ -54,8 +54,10 @@ def draw(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:
         ResultError: concurrency and request-rate levels are mixed, no arm has the chosen latency, or an arm lacks what
             `view.itl` is made of.
     """
-    if view.itl and (lacking := table.loc[table["median_itl_ms"].notna() & table[ITL_PANELS[view.itl][0]].isna(), "arm"]).any():
-        raise ResultError(f"{lacking.iloc[0]}: no {view.itl} of inter-token latency without per-request details")
+    if view.itl:
+        lacking = table.loc[table["median_itl_ms"].notna() & table[ITL_PANELS[view.itl][0]].isna(), "arm"].unique()
+        if lacking.size:
+            raise ResultError(f"{', '.join(lacking)}: no {view.itl} of inter-token latency without per-request details")
     figure = new_figure((13.5, 10.5) if view.itl else (16, 6.8))
     if view.itl:
         panels = figure.subplot_mosaic([["tpot", "ttft"], ["itl", "tradeoff"]], height_ratios=[1, 1.3])
