@@ -123,7 +123,7 @@ class Evidence:
         """Arguments of each run's engines, by folder."""
         return {
             source.name: frozenset(
-                f"{name}={value.strip(chr(34))}" for name, value in source.manifest.deployment.engine_settings.items()
+                name + "=" + value.strip('"') for name, value in source.manifest.deployment.engine_settings.items()
                 if name.islower()  # else a variable of the environment
             )
             for source in self.sources if source.manifest and source.manifest.deployment

@@ -109,7 +109,7 @@ class Claims(Strict):
     @property
     def of_details(self) -> bool:
         """Whether one is about what only the details of requests say: the longest of a latency."""
-        return any("max_" in claim.metric or "max_" in claim.latency for claim in self.claims)
+        return any(name.startswith("max_") for claim in self.claims for name in (claim.metric, claim.latency))
 
     @model_validator(mode="after")
     def _ids_are_unique(self):
@@ -207,8 +207,8 @@ def _first_of_each(known: dict[str, list[Source]]) -> dict[str, Source]:
     """The first run of each arm, in the order of `known`; none is two arms: that which names more of it comes first."""
     found: dict[str, Source] = {}
     for arm in sorted(known, key=lambda arm: -len(Spec.parse(arm).engine)):
-        if free := [run for run in known[arm] if run not in found.values()]:
-            found[arm] = free[0]
+        if run := next((run for run in known[arm] if run not in found.values()), None):
+            found[arm] = run
     return {arm: found[arm] for arm in known if arm in found}
 
 

@@ -14,14 +14,13 @@ from matplotlib.path import Path
 
 from pdbench.analysis.frontier import rests_on_ttft
 from pdbench.analysis.pieces import coarser
-from pdbench.analysis.sla import Bound
+from pdbench.analysis.sla import STATISTICS, Bound
 from pdbench.output import figures
 from pdbench.output.figures.view import LATENCIES
 from pdbench.output.number_text import number
 from pdbench.read.level_file import METRICS, TOKENS
 from pdbench.read.results import contenders, saturated
 
-STATISTICS = ("median", "mean", "p90", "p95", "p99", "max")
 WORDS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "inter-token latency"}
 LEVELS = {"concurrency": "Concurrency (requests in flight)", "request-rate": "Request rate (requests/s)"}
 # matplotlib's names, which figures.py uses -> plotly's.

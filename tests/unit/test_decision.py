@@ -39,7 +39,6 @@ def test_end_to_end_latency_is_a_bound(tmp_path, write_folder, level_content, la
         files[f"conc{concurrency}.json"] = lawful(content)
     folder = write_folder(tmp_path, "tiny_itl100_otl11_mixed_2xtp1", files)
     measured = read_results([folder])
-    assert measured["max_e2e_ms"].tolist() == pytest.approx(measured["p99_e2e_ms"].tolist(), rel=0.05)
     assert measured["median_e2e_ms"].tolist() == pytest.approx([600, 700]) and str(parse("p99_e2e=9")[0]) == "p99 E2E <= 9 ms"
     assert measured["p99_e2e_ms"].tolist() == pytest.approx([600, 700])
     row = decide(measured, parse("e2e=650")).iloc[0]

@@ -14,7 +14,7 @@ from pdbench.planner.costs import Engine, costs_of, names_of, start_of
 from pdbench.planner.model import Model
 from pdbench.planner.replicas import COLUMNS
 from pdbench.planner.runs import budget_of, graphs_of, without_sizes
-from pdbench.planner.screen import _prompt, screen
+from pdbench.planner.screen import screen
 from pdbench.planner.simulator import Workload, simulate
 
 
@@ -216,12 +216,10 @@ def test_the_closed_form_is_near_the_simulation(tmp_path, capsys, budget):
         assert throughput == pytest.approx(simulated[COLUMNS.index("request_throughput")], rel=0.08)
 
 
-def test_a_prompt_pays_for_each_further_step():
+def test_what_a_step_costs_by_itself_is_that_of_the_engines_that_prefill():
     parameters = {name: start_of(name) for name in names_of((1, 2))} | {"step_tp2": 0.007}
     costs = costs_of(Layout.parse("p1xtp2-d1xtp1"), parameters, Engine(budget=512), 5000, 250, 1)
     assert costs.wake == pytest.approx(parameters["step_tp2"] + 128 * parameters["expert_tp2"])
-    one, ten, whole = (_prompt(costs, Workload(5000, 250), budget) for budget in (5000, 512, 8192))
-    assert one == whole and ten - one == pytest.approx(9 * costs.wake)
 
 
 def test_a_fit_is_to_one_largest_step_which_must_be_a_number(tmp_path, capsys):

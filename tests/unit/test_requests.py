@@ -8,6 +8,7 @@ import pytest
 from pdbench.read.requests import (
     Requests,
     decode_steps,
+    end_to_end,
     goodput,
     percentiles,
 )
@@ -31,6 +32,7 @@ def requests():
 
 def test_times_of_each_request(requests):
     assert list(requests.end) == [1.0, 1.5, 2.0, 2.5, 3.0]
+    assert (end_to_end(requests)["median_e2e_ms"], end_to_end(requests)["max_e2e_ms"]) == (1000, 1500)
     assert list(requests.tpot) == [0.25] * 5 and list(requests.values("ttft")) == [500, 1000, 500, 500, 500]
 
 
