@@ -45,7 +45,11 @@ def test_file_names_refused(filename):
         Level.from_filename(filename)
 
 
-@given(st.text())
+nearly_file_names = st.from_regex(r"(conc\d{1,3}_)?(conc|rr|shift)\d{1,2}(\.\d)?(_rep\d)?\.json", fullmatch=True)
+
+
+@given(st.text() | nearly_file_names)
+@example("conc128_rr4.json")
 @example("rr1_rr2.json")
 def test_any_file_name_is_a_level_or_refused(filename):
     try:
