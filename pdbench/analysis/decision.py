@@ -123,9 +123,10 @@ def _side_by_side(one: Sample, other: Sample) -> list[tuple[np.ndarray, np.ndarr
 def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "input_throughput_per_node") -> pd.DataFrame:
     """Find for each arm the highest throughput at which every bound holds.
 
-    Levels follow each other in order of load, and between neighbours every column is interpolated linearly. With a bound
-    on TTFT, or on a latency that contains it, `overloaded` levels are left out. With a bound on ITL an arm with coarser pieces
-    than another keeps none (`pieces.not_judged`).
+    Levels follow each other in order of load, and between neighbours every column is interpolated linearly, but for a bound
+    that `jumps`: it holds at levels that were measured, and between two of these. With a bound on TTFT, or on a latency that
+    contains it, `overloaded` levels are left out. With one on ITL an arm with coarser pieces than another keeps none
+    (`pieces.not_judged`).
 
     Args:
         table: of `read_results`, of one workload; repeats are reduced to their median.
@@ -139,7 +140,8 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
         share the best exceeds this arm: 0.1 is 10%), lead_from, lead_to (95% interval), goodput_per_node (highest of its
         levels, requests/s; NaN without per-request details), and reason (what ends its throughput, or why it fails).
     """
-    columns, limits = [bound.column for bound in bounds], np.array([bound.limit for bound in bounds])
+    columns = [bound.column for bound in bounds]
+    limits, jumps = np.array([bound.limit for bound in bounds]), np.array([bound.jumps for bound in bounds])
     served = judged(table, columns)
     measured = samples(served, [throughput, *columns], ["level", *RATES])
     out = {arm: f"not compared by ITL: {seen}" for arm, seen in not_judged(served, bounds).items()}
@@ -149,9 +151,9 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
     rows = [_answer(arm, levels.get(arm.arm, []), bounds, out.get(arm.arm, "")) for arm in arms.itertuples()]
     rows.sort(key=lambda row: (-np.nan_to_num(row["throughput"]), not row["collocated"], row["arm"]))
     holding = {row["arm"]: measured[row["arm"]] for row in rows if row["holds"]}
-    best, leads = rows[0], _leads(holding, limits, rows[0]["arm"])
+    best, leads = rows[0], _leads(holding, limits, rows[0]["arm"], jumps=jumps)
     for row in rows:
-        low, high = repeats.of_geometric_mean(_each(holding[row["arm"]], limits) if row["holds"] else [])
+        low, high = repeats.of_geometric_mean(_each(holding[row["arm"]], limits, jumps) if row["holds"] else [])
         lead = leads.get((best["arm"], row["arm"]), repeats.NONE)
         row |= {"throughput_from": low, "throughput_to": high, "lead": best["throughput"] / row["throughput"] - 1}
         row |= {"lead_from": lead[0] - 1, "lead_to": lead[1] - 1}
@@ -171,18 +173,22 @@ def judged(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
     return table[~late] if late.any() else table
 
 
-def highest(throughput: np.ndarray, latencies: np.ndarray, limits: np.ndarray) -> Points:
+def highest(
+    throughput: np.ndarray, latencies: np.ndarray, limits: np.ndarray, jumps: np.ndarray | bool = False
+) -> Points:  # fmt: skip
     """Find the load between neighbouring levels that gives the highest throughput within all limits.
 
     Args:
         throughput: of the levels in order of load, any draws in front; shape (..., L).
         latencies: shape (..., L, B); limits: shape (B,), in the same unit.
+        jumps: shape (B,), which latencies may leap anywhere between two levels: only where both keep the limit all between do.
     """
     if throughput.shape[-1] == 1:  # one level is a segment without length
         throughput, latencies = throughput.repeat(2, axis=-1), latencies.repeat(2, axis=-2)
     start, rise = latencies[..., :-1, :], np.diff(latencies, axis=-2)
     with np.errstate(divide="ignore", invalid="ignore"):
         cut = (limits - start) / rise
+    cut = np.where(jumps & (cut > 0) & (cut < 1), rise < 0, cut)
     until = np.where(rise > 0, cut, np.where((rise == 0) & (start > limits), -np.inf, np.inf)).min(axis=-1).clip(max=1)
     since = np.where(rise < 0, cut, -np.inf).max(axis=-1).clip(min=0)
     gain = np.diff(throughput, axis=-1)
@@ -224,19 +230,25 @@ def _answer(arm: Any, repeats: list[np.ndarray], bounds: Sequence[Bound], out: s
         return row | {"reason": out or f"its results lack {' and '.join(arm.lacks)}"}
     levels = np.array([np.median(rows, axis=0) for rows in repeats])
     latencies = levels[:, 1 : 1 + len(bounds)]
-    found = highest(levels[:, 0], latencies, np.array([bound.limit for bound in bounds]))
+    limits, jumps = np.array([bound.limit for bound in bounds]), np.array([bound.jumps for bound in bounds])
+    found = highest(levels[:, 0], latencies, limits, jumps)
     if not found.throughput:
         return row | {"reason": _failure(latencies, bounds)}
     at, to = levels[found.segment], levels[min(found.segment + 1, len(levels) - 1)]
     row |= dict(zip(["throughput", *columns, "level", *RATES], map(float, at + found.share * (to - at)), strict=True))
     if arm.kind == "concurrency":
         row["concurrency_per_gpu"] = row["level"] / arm.gpus
-    return row | {"holds": True, "reason": _limit(row, bounds, repeats[-1][0, 1 + len(bounds)])}
-
-
-def _limit(row: dict[str, Any], bounds: Sequence[Bound], last_level: float) -> str:
-    """What keeps the throughput from being higher."""
+    near = np.abs(np.arange(len(levels)) - found.segment - found.share) <= 1
+    broken = (latencies[near & (levels[:, 0] > found.throughput)] > limits).any(axis=0) & jumps
     tight = [bound.words for bound in bounds if np.isclose(row[bound.column], bound.limit)]
+    leaps = [bound.words for bound, breaks in zip(bounds, broken, strict=True) if breaks]
+    return row | {"holds": True, "reason": _limit(row, tight, leaps, repeats[-1][0, 1 + len(bounds)])}
+
+
+def _limit(row: dict[str, Any], tight: list[str], leaps: list[str], last_level: float) -> str:
+    """What keeps the throughput from being higher: bounds that are met, or leap beyond their limit at a neighbouring level."""
+    if leaps:
+        return f"limited by {' and '.join([*tight, *leaps])}, which a neighbouring level breaks"
     if tight:
         return f"limited by {' and '.join(tight)}"
     return "no higher load measured" if row["level"] == last_level else "more load gives no more throughput"
@@ -249,18 +261,18 @@ def _failure(latencies: np.ndarray, bounds: Sequence[Bound]) -> str:
 
 
 def _leads(
-    measured: dict[str, Sample], limits: np.ndarray, best: str, answers: int = 1
+    measured: dict[str, Sample], limits: np.ndarray, best: str, answers: int = 1, jumps: np.ndarray | bool = False
 ) -> dict[tuple[str, str], repeats.Interval]:  # fmt: skip
     """Intervals of the ratios of the best arm's throughput within the limits to that of each other arm.
 
     They are simultaneous over the arms, and over as many answers (Bonferroni): of many bands one shows a lead by chance.
     """
-    each = {arm: _each(sample, limits) for arm, sample in measured.items()}
+    each = {arm: _each(sample, limits, jumps) for arm, sample in measured.items()}
     blocks = {arm: sample.blocks for arm, sample in measured.items()}
     return repeats.of_ratios(each, {best}, blocks, 1 - (1 - repeats.CONFIDENCE) / answers)
 
 
-def _each(sample: Sample, limits: np.ndarray) -> np.ndarray:
+def _each(sample: Sample, limits: np.ndarray, jumps: np.ndarray | bool) -> np.ndarray:
     """The throughput within the limits, once from each repeat of all levels, shape (repeats,); 0 where none is."""
     values = sample.together
-    return highest(values[..., 0], values[..., 1 : 1 + len(limits)], limits).throughput
+    return highest(values[..., 0], values[..., 1 : 1 + len(limits)], limits, jumps).throughput

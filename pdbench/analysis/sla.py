@@ -28,6 +28,11 @@ class Bound:
         """Of the tidy table."""
         return "chunk_latency_ms" if self.metric == "chunk" else f"{self.statistic}_{self.metric}_ms"
 
+    @property
+    def jumps(self) -> bool:
+        """Whether it bounds a tail of ITL, which leaps where that share of the tokens begins to wait for a neighbour's prefill."""
+        return self.metric == "itl" and self.statistic not in ("median", "mean")
+
 
 def parse(text: str) -> tuple[Bound, ...]:
     """Read comma-separated `METRIC=MS` or `STATISTIC_METRIC=MS`; the statistic is the median unless it is said.

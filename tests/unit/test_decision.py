@@ -113,6 +113,33 @@ def test_a_curve_that_folds_back_is_followed():
     assert row["throughput"] == pytest.approx(2500) and row["level"] == pytest.approx(8 + 8 * 2 / 3)
 
 
+@pytest.mark.parametrize(
+    ("tails", "level", "reason"),
+    [
+        ((20, 200, 300), 4, "limited by p99 ITL, which a neighbouring level breaks"),  # and not 50 ms, at level 4.67
+        ((200, 20, 200), 8, "limited by p99 ITL, which a neighbouring level breaks"),
+        ((200, 20, 49), 16, "no higher load measured"),
+        ((20, 20, 200), 8, "limited by p99 ITL, which a neighbouring level breaks"),
+    ],
+)
+def test_a_tail_of_itl_is_that_of_levels_that_were_measured(tails, level, reason):
+    """It leaps where 1% of the tokens begin to wait for a prefill: what lies between two levels is not known."""
+    measured = table((PD, 4, 8, 100, 1000), (PD, 8, 12, 300, 2000), (PD, 16, 16, 500, 3000)).assign(p99_itl_ms=tails)
+    row = decide(measured, parse("p99_itl=50")).iloc[0]
+    assert (row["level"], row["throughput"], row["reason"]) == (level, {4: 1000, 8: 2000, 16: 3000}[level], reason)
+
+
+def test_between_levels_that_both_keep_a_tail_the_other_bounds_decide():
+    measured = table(*TWO_LEVELS).assign(p99_itl_ms=[20, 40])
+    assert decide(measured, parse("tpot=10,p99_itl=50")).iloc[0]["level"] == 6
+    broken = decide(measured, parse("tpot=10,p99_itl=30")).iloc[0]
+    assert (broken["level"], broken["p99_itl_ms"]) == (4, 20)
+    assert not decide(measured, parse("p99_itl=10"))["holds"].any()
+    assert decide(table(*TWO_LEVELS).assign(mean_itl_ms=[20, 40]), parse("mean_itl=30")).iloc[0]["level"] == 6, (
+        "a mean is steady"
+    )
+
+
 def test_why_an_arm_fails():
     broken = decide(table(*TWO_LEVELS), parse("tpot=7,ttft=90")).iloc[0]
     assert not broken["holds"] and math.isnan(broken["throughput"])
