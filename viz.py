@@ -33,6 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.predicted_by and not shows_predictions(args):
         parser.error(f"--predicted-by goes with --figure {' or '.join(WITH_FRONTIER)}, and with --report")
+    if args.include_bare and (args.show_overhead or args.figure == "overhead"):
+        parser.error("--include-bare has no control arms left, and overhead is over these: give one of them")
     # Imported only now: --help and a wrong flag answer at once.
     from pdbench.analysis.blocks import paired
     from pdbench.analysis.intervals import level_intervals

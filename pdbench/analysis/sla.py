@@ -30,7 +30,7 @@ class Bound:
 
     @property
     def jumps(self) -> bool:
-        """Whether it bounds a tail of ITL, which leaps where that share of the tokens begins to wait for a neighbour's prefill."""
+        """Whether it bounds a tail of ITL, which leaps where that share of the tokens begins to wait for a prefill."""
         return self.metric == "itl" and self.statistic not in ("median", "mean")
 
 

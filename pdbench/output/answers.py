@@ -17,11 +17,20 @@ from pdbench.analysis.sla import per_request
 from pdbench.cli import note
 from pdbench.files import write_atomically
 from pdbench.output import tables
-from pdbench.output.options import COMPARED, FIGURES, LATENCY_MODES, OF_TIME, WITH_FRONTIER, compares, is_by_levels
+from pdbench.output.options import (
+    COMPARED,
+    FIGURES,
+    LATENCY_MODES,
+    OF_TIME,
+    WITH_FRONTIER,
+    compares,
+    decides_without_bare,
+    is_by_levels,
+)
 from pdbench.output.shift_text import print_shift
 from pdbench.read.folder import are_small, folders_among, left_out_words
 from pdbench.read.level_file import ResultError, naming
-from pdbench.read.results import GPUS_PER_NODE, Study, read_study
+from pdbench.read.results import GPUS_PER_NODE, Study, controls, read_study
 from pdbench.workload import SHIFT
 
 if TYPE_CHECKING:
@@ -44,6 +53,8 @@ def read(args: argparse.Namespace, sla: dict[str, float], details: bool) -> Stud
         note("viz.py: much is to be read, so details of single requests are not checked (--audit does)")
     unreadable: list[str] | None = [] if args.skip_unreadable else None
     study = read_study(folders, args.gpus_per_node, args.chunk_size, sla, details, unreadable)
+    if args.include_bare:
+        study = study.with_bare()
     for line in [left_out_words(files)] * bool(files) + [f"left out: {reason}" for reason in unreadable or ()]:
         note(f"viz.py: {line}")
     without = [name for name, folder in study.folders.items() if folder.manifest is None]
@@ -85,6 +96,8 @@ def audited(study: Study, args: argparse.Namespace) -> tuple[list[Finding], dict
     uneven = [arms[name] for finding in findings if finding.kind == UNEVEN for name in finding.folders if name in kept]
     if uneven and is_compared:
         print(f"{UNEVEN}: {some(uneven)}: that is the router, not the layout (see --show-sharing)")
+    if decides_without_bare(args) and (bare := controls(compared.table)):
+        print(f"in no decision and no frontier: {some(bare)}: without Ray Serve (--include-bare compares such arms, too)")
     return findings, left_out, compared
 
 

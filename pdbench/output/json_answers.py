@@ -21,7 +21,7 @@ from pdbench.analysis.shift import Run, attainment
 from pdbench.analysis.sla import Bound
 from pdbench.files import write_atomically
 from pdbench.read.level_file import TOKENS, naming
-from pdbench.read.results import Study
+from pdbench.read.results import Study, controls
 
 SCHEMA = 1
 
@@ -53,7 +53,7 @@ def write(
         | _answers(rows, latency, throughput, bounds, price)
         for _, rows in decision.workloads(table)
     ]
-    content |= {"left_out": dict(left_out), "audit": [asdict(finding) for finding in findings]}
+    content |= {"left_out": dict(left_out), "bare": controls(table), "audit": [asdict(finding) for finding in findings]}
     content["intervals"] = _records(level_intervals(study))
     content |= {"overhead": _records(overheads(table))} if overhead else {}
     content |= {"blocks": _records(paired(table))} if blocks else {}

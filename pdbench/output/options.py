@@ -43,6 +43,8 @@ def _add_folders(parser: Parser) -> None:
         help="leave out folders that cannot be read, and say why; without it the first one is an error")  # fmt: skip
     add("--include-refuted", action="store_true",
         help="compare also what is not what it is called, by the audit; else it is left out")  # fmt: skip
+    add("--include-bare", action="store_true",
+        help="compare also control arms (no Ray Serve), as deployments of their own; else decisions omit them")  # fmt: skip
     add("--gpus-per-node", type=positive, metavar="N",
         help="GPUs per node (default: each manifest's number, or 8 without a manifest)")  # fmt: skip
 
@@ -140,6 +142,12 @@ def compares(args: argparse.Namespace) -> bool:
     """Return whether arms are compared in print or in a file."""
     shown = (args.show_stalls, args.show_intervals, args.show_blocks, args.show_overhead, args.show_sharing, args.report)
     return any(shown) or bool(args.json and args.figure != "shift") or decides(args)
+
+
+def decides_without_bare(args: argparse.Namespace) -> bool:
+    """Return whether something asked for leaves control arms out: a decision, a frontier, or PD arms over collocated ones."""
+    shown = args.show_stalls or args.show_blocks or args.report or (args.json and args.figure != "shift")
+    return bool(shown or decides(args) or (is_drawn(args) and (args.figure or FIGURES[0]) in (*WITH_FRONTIER, "heatmap")))
 
 
 def sla(text: str) -> tuple[Bound, ...]:

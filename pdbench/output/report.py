@@ -32,7 +32,7 @@ from pdbench.output.options import MOST_ARMS
 from pdbench.output.predicted import coverage_words, prediction_rows
 from pdbench.output.provenance import commands, facts, manifests
 from pdbench.read.level_file import ResultError
-from pdbench.read.results import Study, node_words
+from pdbench.read.results import Study, controls, node_words
 
 # As report.js sorts: 1,234 or +5.2% or "5.2 to 6.1", and no 2xtp4.
 NUMBER = re.compile(r"[-+]?[\d,.]+(?=$|[\s%])")
@@ -98,6 +98,7 @@ def render(
         summary=summary(table, kind),
         decisions=[decide(title, rows, view, price) for title, rows in decision.workloads(judged)],
         left_out={folders[name]: kinds for name, kinds in (left_out or {}).items()},
+        bare=controls(judged),
         crossovers=crossovers(judged, view, [mode for mode in LATENCIES if view.sla or mode != view.latency_mode], price),
         overhead=overhead(judged),
         predicted=predictions(view),

@@ -81,6 +81,10 @@ class Study:
             raise ResultError("the audit refutes every folder: see --audit, or compare them with --include-refuted")
         return Study(self.table[self.table["folder"].isin(folders)].reset_index(drop=True), folders)
 
+    def with_bare(self) -> "Study":
+        """Return the study with its control arms as deployments of their own, which decisions are about, too."""
+        return Study(self.table.replace({"serving": {"bare": "alone"}}), self.folders)
+
 
 def read_results(
     folders: Sequence[str | os.PathLike[str]], gpus_per_node: int | None = None, chunk_size: int = CHUNK_SIZE,
@@ -101,8 +105,8 @@ def read_results(
         One row per (folder, level, repeat), columns always of the same types: text, whole numbers, numbers
         and, for as_published, a truth value. Identity: folder, arm (unique short label), model (by the folder's name; where
         requests to one went to models of several names, with that name after it), layout,
-        placement ("" when unknown or collocated), serving ("bare" of a control arm, without Ray Serve; else "ray", or ""
-        where no manifest records it), kind (concurrency | request-rate | shift), level, repeat,
+        placement ("" when unknown or collocated), serving (without Ray Serve "bare", or "alone" by `Study.with_bare`; else
+        "ray", or "" where no manifest records it), kind (concurrency | request-rate | shift), level, repeat,
         block (0 outside blocks), accelerator, gpus, gpus_per_node, isl, osl, phase. Provenance, of the
         manifest, "" where unknown: commit (with "-dirty"), engine (its settings), vllm, ray, nixl (versions), as_published
         (false without a manifest, too: then nothing is known), machines (ids of those with the engines), and date, the
@@ -224,6 +228,11 @@ def contenders(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that a decision is about: without control arms, unless there is nothing else."""
     others = table[table["serving"] != "bare"]
     return table if others.empty else others
+
+
+def controls(table: pd.DataFrame) -> list[str]:
+    """Return the arms that `contenders` leaves out."""
+    return list(table.loc[~table.index.isin(contenders(table).index), "arm"].unique())
 
 
 def saturated(table: pd.DataFrame) -> pd.Series:

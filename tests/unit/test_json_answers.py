@@ -93,7 +93,9 @@ def test_overhead_is_added_on_request(tmp_path, monkeypatch, write_folder, level
         str(write_folder(tmp_path, name, {"conc4.json": level_content(median_ttft_ms=ttft)}))
         for name, ttft in zip(names, (50.0, 60.0), strict=True)
     ]
-    (row,) = written("--show-overhead", "--exps", *folders)["overhead"]
+    found = written("--show-overhead", "--exps", *folders)
+    assert found["bare"] == ["1xtp1 bare"] and written("--include-bare", "--exps", *folders)["bare"] == []
+    (row,) = found["overhead"]
     assert row["added_ttft_ms"] == 10 and row["added_ttft_ms_from"] is None and row["arm"] == "1xtp1"
 
 

@@ -96,6 +96,35 @@ def test_an_answer_names_arms_whose_requests_were_shared_unevenly(capsys, asked,
     assert named == ["shared unevenly: 2xtp1: that is the router, not the layout (see --show-sharing)"] * says
 
 
+BARE = [f"bm_results/gpt-oss-120b-shape_itl5000_otl250_mixed_h200x{name}"
+        for name in ("1_chunks_bare_1xtp1_step512", "2_120b_pack_p1xtp1-d1xtp1", "2_120b_2xtp1")]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [(["--sla", "max_itl=60"], True), (["--show-stalls"], True), (["--figure", "tradeoff"], True), (["--show-tables"], False)],
+)
+def test_an_answer_names_the_control_arms_that_it_leaves_out(monkeypatch, tmp_path, capsys, asked, says):
+    figure = ["--plot-path", str(tmp_path / "a.png")] * ("--figure" in asked)
+    monkeypatch.chdir(ROOT)
+    viz.main([*asked, *figure, "--gpus-per-node", "2", "--exps", *BARE])
+    named = "in no decision and no frontier: 1xtp1 bare: without Ray Serve (--include-bare compares such arms, too)\n"
+    assert capsys.readouterr().out.count(named) == says
+
+
+def test_control_arms_are_compared_on_request(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    asked = ["--sla", "max_itl=60", "--gpus-per-node", "2", "--exps", *BARE]
+    viz.main(asked)
+    assert "the best collocated: none keeps it\n" in capsys.readouterr().out
+    viz.main(["--include-bare", *asked])
+    out = capsys.readouterr().out
+    assert "+44.0% over the best collocated, 1xtp1 bare\n" in out and "in no decision" not in out
+    with pytest.raises(SystemExit):
+        viz.main(["--include-bare", "--show-overhead", "--exps", *BARE])
+    assert "--include-bare has no control arms left" in capsys.readouterr().err
+
+
 def test_what_the_audit_refutes_is_left_out_of_decisions(rivals, write_folder, level_content, tmp_path, capsys):
     """One measurement under the names of 2 and 3 GPUs: one of the two throughputs per node is wrong."""
     same = {"conc4.json": level_content(4, median_tpot_ms=2.0)}
