@@ -250,6 +250,7 @@ def view_of(args: argparse.Namespace, predicted: pd.DataFrame | None = None) -> 
         throughput=args.throughput_metric,
         log_latency=args.log_latency,
         log_levels=args.log_concurrency,
+        per_gpu=args.per_gpu,
         itl=args.show_itl,
         figure=args.figure or FIGURES[0],
         level=args.level,

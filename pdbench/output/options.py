@@ -111,6 +111,8 @@ def _add_figures(parser: Parser) -> None:
         help="draw at most N arms: those nearest to the frontier, and the best collocated (default: %(default)s)")  # fmt: skip
     add("--log-latency", action="store_true", help="log scale for latencies")
     add("--log-concurrency", action="store_true", help="log scale for concurrencies or request rates")
+    add("--per-gpu", action="store_true",
+        help="latencies over the level for each GPU of the layout, where arms have different numbers of them")  # fmt: skip
     add("--show-itl", nargs="?", const="p99", choices=("p99", "max"),
         help="add p99 inter-token latency, or the longest (max): shows decoding stalled by prefill")  # fmt: skip
     # The name in older recipes; in run_bm.sh it is the input length.

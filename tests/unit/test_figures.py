@@ -293,6 +293,16 @@ def test_log_levels_concern_the_levels_only(table):
     assert tick_labels(panel(figure, "ttft").xaxis) == ["4", "8"]
 
 
+def test_levels_can_be_those_of_each_gpu(table):
+    """4 and 8 requests in flight on 2 GPUs and on 3: the panels over the load, and not the trade-off."""
+    total, per_gpu = draw(table, View()), draw(table, View(per_gpu=True))
+    at = {name: [list(line.get_xdata()) for line in arm_lines(panel(per_gpu, name))] for name in ("tpot", "ttft")}
+    assert at == dict.fromkeys(at, [[2.0, 4.0], [pytest.approx(4 / 3), pytest.approx(8 / 3)]])
+    assert panel(per_gpu, "tpot").get_xlabel() == panel(total, "tpot").get_xlabel() + " per GPU"
+    same = [[list(line.get_xdata()) for line in arm_lines(panel(one, "tradeoff"))] for one in (total, per_gpu)]
+    assert same[0] == same[1] and panel(total, "tradeoff").get_xlabel() == panel(per_gpu, "tradeoff").get_xlabel()
+
+
 def test_ticks_at_crowded_levels_leave_some_out(tmp_path, write_folder, level_content):
     levels = {f"conc{k}.json": level_content(k) for k in (1, 2, 4, 8, 16, 256)}
     table = read_results([write_folder(tmp_path, "tiny_itl100_otl11_mixed_2xtp1", levels)])

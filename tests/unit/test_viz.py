@@ -94,10 +94,10 @@ def test_flags_reach_the_figure(folders, monkeypatch):
     monkeypatch.setattr(figures, "draw", lambda table, view, study: seen.append((table, view)))
     monkeypatch.setattr(figures, "save", lambda figure, path: None)
     values = ["--latency-mode", "chunk", "--chunk-size", "4", "--throughput-metric", "total"]
-    switches = ["--use-interactivity", "--no-use-normalized", "--log-latency", "--log-concurrency", "--show-itl"]
+    switches = ["--use-interactivity", "--no-use-normalized", "--log-latency", "--log-concurrency", "--per-gpu", "--show-itl"]
     viz.main([*values, *switches, "--exps", *folders])
     table, view = seen[0]
-    assert view == figures.View("chunk", 4, True, False, "total", True, True, "p99")
+    assert view == figures.View("chunk", 4, True, False, "total", True, True, "p99", per_gpu=True)
     assert table["chunk_latency_ms"].iloc[0] == 50 + 3 * 10
 
 

@@ -73,7 +73,7 @@ def draw_tradeoff(table: pd.DataFrame, view: View, study: Study | None = None) -
 
 
 def _filled(figure: Figure, panels: dict[str, Axes], table: pd.DataFrame, view: View, study: Study | None) -> Figure:
-    kind, styles, data = one_kind(table), arm_styles(table), with_axes(table, view)
+    kind, styles, data = one_kind(table), arm_styles(table), _with_load(with_axes(table, view), view)
     one_level = [level_words(kind, level) for level in data["level"].unique()] if data["level"].nunique() == 1 else []
     shown = LEVEL_PANELS | ({"itl": ITL_PANELS[view.itl]} if view.itl else {})
     for name, axes in panels.items():
@@ -84,7 +84,7 @@ def _filled(figure: Figure, panels: dict[str, Axes], table: pd.DataFrame, view: 
             _level_panel(axes, data, *shown[name], styles, kind, view)
     _tradeoff_panel(panels["tradeoff"], data, styles, view)
     if view.predicted is not None:
-        _add_predictions(panels, with_axes(view.predicted, view), styles, one_level=bool(one_level))
+        _add_predictions(panels, _with_load(with_axes(view.predicted, view), view), styles, one_level=bool(one_level))
     figure.suptitle(heading(table, study, *one_level), fontsize=12)
     handles = line_handles({view.named(arm): style for arm, style in styles.items()})
     legend(figure, handles, style_key(table, styles) + _key(data, kind, view))
@@ -93,9 +93,17 @@ def _filled(figure: Figure, panels: dict[str, Axes], table: pd.DataFrame, view: 
     return figure
 
 
+def _with_load(table: pd.DataFrame, view: View) -> pd.DataFrame:
+    """The table with `load`, what its levels are drawn at: those of arms with more GPUs are spread over all of them."""
+    return table.assign(load=table["level"] / (table["gpus"] if view.per_gpu else 1))
+
+
+def _unit(data: pd.DataFrame) -> str:
+    return "core" if set(data["accelerator"]) == {"CPU"} else "GPU"
+
+
 def _key(data: pd.DataFrame, kind: str, view: View) -> list[str]:
-    unit = "core" if set(data["accelerator"]) == {"CPU"} else "GPU"
-    key = [{"concurrency": f"number: concurrency per {unit}", "request-rate": "number: requests/s asked for"}[kind]]
+    key = [{"concurrency": f"number: concurrency per {_unit(data)}", "request-rate": "number: requests/s asked for"}[kind]]
     key += ["grey band: Pareto frontier", "pale: dominated"] * one_workload(data)
     capped = ", or waited in the client" * bool(data["cap_reached"].notna().any())
     key += [f"ring: overloaded, requests came faster than they were served{capped}"] * bool(saturated(data).any())
@@ -116,8 +124,8 @@ def _add_predictions(panels: dict[str, Axes], rows: pd.DataFrame, styles: dict[s
         for name, column in over.items():
             axes = panels[name]
             beside = axes.transData + ScaledTranslation(-(5 + 3 * number) / 72, 0, axes.figure.dpi_scale_trans)
-            axes.plot(of["level"], of[column], linestyle="", transform=beside, **look)
-            axes.vlines(of["level"], of[f"{column}_low"], of[f"{column}_high"], style.color, linewidth=0.8, transform=beside)
+            axes.plot(of["load"], of[column], linestyle="", transform=beside, **look)
+            axes.vlines(of["load"], of[f"{column}_low"], of[f"{column}_high"], style.color, linewidth=0.8, transform=beside)
             axes.set_ylim(top=max(axes.get_ylim()[1], 1.05 * of[column].max()))
         panels["tradeoff"].plot(of["x"], of["y"], linestyle="-", linewidth=0.8, zorder=1.9, **look)
 
@@ -158,7 +166,7 @@ def _lines(axes: Axes, data: pd.DataFrame, x: str, y: str, styles: dict[str, Sty
         if (rows["repeat"] > 1).any():
             xerr, yerr = np.stack([middle - levels.min(), levels.max() - middle]).T.swapaxes(1, 2)
             thin = {"fmt": "none", "ecolor": style.color, "elinewidth": 0.9, "capsize": 2}
-            drawn = axes.errorbar(middle["at"], middle["up"], yerr, xerr if x != "level" else None, **thin)
+            drawn = axes.errorbar(middle["at"], middle["up"], yerr, xerr if x != "load" else None, **thin)
             for bar in drawn.lines[2]:
                 bar.set_gid(RANGE)
 
@@ -189,8 +197,8 @@ def _say_why_empty(axes: Axes, column: str) -> None:
 def _level_panel(
     axes: Axes, data: pd.DataFrame, column: str, label: str, styles: dict[str, Style], kind: str, view: View
 ) -> None:
-    _lines(axes, data, "level", column, styles)
-    level_axis(axes, kind)
+    _lines(axes, data, "load", column, styles)
+    level_axis(axes, kind, f" per {_unit(data)}" * view.per_gpu)
     axes.set_ylabel(label)
     if data[column].isna().all():
         _say_why_empty(axes, column)
@@ -200,7 +208,7 @@ def _level_panel(
         log_ticks(axes, "y")
     else:
         from_zero(axes, "y")
-    level_ticks(axes, sorted(data["level"].unique()), view.log_levels)
+    level_ticks(axes, sorted(data["load"].unique()), view.log_levels)
 
 
 def _tradeoff_panel(axes: Axes, data: pd.DataFrame, styles: dict[str, Style], view: View) -> None:

@@ -72,10 +72,10 @@ def log_ticks(axes: Axes, which: str) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def level_axis(axes: Axes, kind: str) -> None:
-    """Say what the load is."""
+def level_axis(axes: Axes, kind: str, per: str = "") -> None:
+    """Say what the load is; `per` follows it."""
     load = {"concurrency": "Concurrency (requests in flight)", "request-rate": "Request rate (requests/s)"}
-    axes.set_xlabel(load[kind])
+    axes.set_xlabel(load[kind] + per)
 
 
 def level_ticks(axes: Axes, levels: list[float], log: bool) -> None:

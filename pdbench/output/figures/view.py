@@ -21,8 +21,8 @@ NAMES = {"CPU": "CPU cores", "GPU": "GPUs"}  # of accelerators that have no bett
 class View:
     """Which figure, the axes of its trade-off and the scales; `level`, `sla` and `itl` (p99 or max) where a figure is of one.
 
-    `refuted` are the arms that the audit refutes, with the kinds of findings: drawn and marked, but in no
-    frontier. `predicted` has rows of `predicted.predicted`.
+    With `per_gpu` latencies are drawn over the level for each GPU of a layout. `refuted` are the arms that the audit
+    refutes, with the kinds of findings: drawn and marked, but in no frontier. `predicted` has rows of `predicted.predicted`.
     """
 
     latency_mode: str = "token"
@@ -37,6 +37,7 @@ class View:
     level: float | None = None
     sla: tuple[Bound, ...] = ()
     refuted: tuple[tuple[str, str], ...] = ()
+    per_gpu: bool = False
     predicted: pd.DataFrame | None = field(default=None, compare=False)
 
     def compared(self, table: pd.DataFrame) -> pd.DataFrame:
