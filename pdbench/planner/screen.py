@@ -39,28 +39,31 @@ class Cell:
     values: dict[str, float]
 
 
-def units_of(model: Model, gpus: int, most: int, extrapolate: bool = False) -> Iterator[Layout]:
-    """Yield every calibrated layout of at most `most` GPUs, each ratio once: repeated as often as a node holds it.
+def units_of(model: Model, gpus: int, most: int) -> dict[Layout, Layout]:
+    """Return layouts of the runs' TP sizes, each with its ratio: ratios by themselves, and as often as node and unit hold them.
 
     Args:
         gpus: of the whole fleet.
         most: of one unit, the part of the fleet that is one deployment.
-        extrapolate: those of the runs' TP sizes that are of a kind that no run had, too.
     """
-    sizes = model.sizes
-    most, node = min(gpus, most), min(gpus, model.gpus_per_node)
-    ratios = [Layout(Pool(1, size)) for size in sizes]
+    most = min(gpus, most)
+    found: dict[Layout, Layout] = {}
+    for ratio in _ratios(model.sizes, most):
+        times = max(1, min(most, model.gpus_per_node) // ratio.gpus)
+        repeated = [pool and Pool(pool.num * times, pool.tp) for pool in (ratio.decode, ratio.prefill)]
+        found |= {ratio: ratio, Layout(repeated[0] or ratio.decode, repeated[1]): ratio}
+    return found
+
+
+def _ratios(sizes: Sequence[int], most: int) -> Iterator[Layout]:
+    """Yield the smallest layout of each ratio that has at most `most` GPUs."""
+    yield from (Layout(Pool(1, size)) for size in sizes if size <= most)
     for prefill in sizes:
         for decode in sizes:
             for m in range(1, most // prefill + 1):
                 for n in range(1, (most - m * prefill) // decode + 1):
                     if gcd(m, n) == 1:
-                        ratios.append(Layout(Pool(n, decode), Pool(m, prefill)))
-    for ratio in ratios:
-        if ratio.gpus <= most and (extrapolate or not model.lacks(ratio)):
-            times = max(1, node // ratio.gpus)
-            repeated = [pool and Pool(pool.num * times, pool.tp) for pool in (ratio.decode, ratio.prefill)]
-            yield Layout(repeated[0] or ratio.decode, repeated[1])
+                        yield Layout(Pool(n, decode), Pool(m, prefill))
 
 
 def screen(model: Model, layouts: Sequence[Layout], gpus: int, workload: Workload) -> list[Cell]:
