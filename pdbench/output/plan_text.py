@@ -104,11 +104,19 @@ def print_recommendation(found: Recommendation, bounds: Sequence[Bound], gpus: i
     )
     print(_INTERVALS)
     _print_outside([choice.prediction for choice in choices])
+    if found.left_out:
+        print(f"left out: {_kinds(found.left_out)}, for want of {' or '.join(found.lacking)}: --extrapolate adds them")
     if not found.choices:
         print("no layout keeps to it; these come nearest: allow more, or bring runs of other TP sizes")
         return
     print("requests are taken to be split evenly over the deployments; which one leads is not known before they are measured:")
     print(*commands, sep="\n")
+
+
+def _kinds(layouts: Sequence[Layout]) -> str:
+    pd = sum(layout.is_pd for layout in layouts)
+    counts = {"collocated layout": len(layouts) - pd, "PD layout": pd}
+    return " and ".join(_counted(count, what) for what, count in counts.items() if count)
 
 
 def _choice_row(choice: Choice, columns: Sequence[str]) -> list[str]:

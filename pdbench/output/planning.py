@@ -78,6 +78,7 @@ def _recommend(model: Model, args: argparse.Namespace) -> None:
         print(args.plot_path)
     content: dict[str, Any] = {"screened": found.screened, "simulated": found.simulated}
     content |= {"bounds": [_bound(bound) for bound in args.sla], "gpus": args.gpus, "commands": commands}
+    content["left_out"] = {"layouts": list(map(str, found.left_out)), "lacking": found.lacking}
     for name, choices in (("measure", found.choices), ("nearest", found.nearest)):
         content[name] = [
             one.prediction.as_json() | {"units": one.units, "fleet_throughput": one.fleet_throughput, "excess": one.excess}

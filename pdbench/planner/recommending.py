@@ -60,12 +60,16 @@ class Recommendation:
         choices: at most `NAMED` that keep to it by prediction, highest throughput first, each ratio once; else empty.
         nearest: where nothing keeps to it, the nearest misses.
         screened, simulated: numbers of layouts.
+        left_out: layouts of kinds that no run had.
+        lacking: the runs for want of which they are left out.
     """
 
     choices: list[Choice]
     nearest: list[Choice]
     screened: int
     simulated: int
+    left_out: list[Layout]
+    lacking: list[str]
 
 
 def limits_of(bounds: Sequence[Bound]) -> dict[str, float]:
@@ -95,15 +99,19 @@ def recommend(
     """
     limits = limits_of(bounds)
     units = units_of(model, gpus, unit)
-    layouts = {layout: ratio for layout, ratio in units.items() if extrapolate or not model.lacks(ratio)}
+    lacks = {layout: [] if extrapolate else model.lacks(layout) for layout in units}
+    layouts = {layout: ratio for layout, ratio in units.items() if not lacks[layout]}
+    lacking = list(dict.fromkeys(what for of in lacks.values() for what in of))
     if not layouts:
-        raise PlanError(f"{gpus} GPUs hold no layout of the TP sizes and kinds that the model's runs have")
+        hint = f": --extrapolate adds some, for want of {' or '.join(lacking)}" if lacking else ""
+        raise PlanError(f"{gpus} GPUs hold no layout of the TP sizes and kinds that the model's runs have{hint}")
     finalists: dict[Layout, list[Cell]] = {}
     for cell in _finalists(screen(model, list(layouts), gpus, workload), limits):
         finalists.setdefault(layouts[cell.layout], []).append(cell)
     choices, simulated = _of_each_ratio(model, list(finalists.values()), limits, workload)
     kept = [choice for choice in choices if choice.excess <= 1]
-    return Recommendation(kept[:NAMED], [] if kept else choices[:NAMED], len(layouts), simulated)
+    left_out = [layout for layout, of in lacks.items() if of]
+    return Recommendation(kept[:NAMED], [] if kept else choices[:NAMED], len(layouts), simulated, left_out, lacking)
 
 
 def sweep(model: Model, prediction: Prediction, workload: Workload) -> list[Prediction]:

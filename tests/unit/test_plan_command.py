@@ -136,7 +136,12 @@ def test_a_target_that_nothing_keeps_has_nearest_misses(root, capsys):
     [
         ("itl=10", "8", "median ITL <= 10 ms: the model predicts mean, median and p99 of TTFT and TPOT, nothing else"),
         ("p90_ttft=10", "8", "p90 TTFT <= 10 ms: the model predicts"),
-        ("tpot=10", "1", "1 GPUs hold no layout of the TP sizes and kinds that the model's runs have"),
+        (
+            "tpot=10",
+            "1",
+            "1 GPUs hold no layout of the TP sizes and kinds that the model's runs have: --extrapolate adds some, for"
+            " want of a run that decodes at TP1",
+        ),
         ("tpot=-1", "8", "'tpot=-1' is not like tpot=10,p99_ttft=500"),
         ("tpot=10", "0", "'0' is not a whole number of at least 1"),
     ],
@@ -294,9 +299,14 @@ def test_one_engine_predicts_two_gpus(one_engine, tmp_path, capsys):
 
 
 def test_without_a_pd_run_pd_is_predicted_where_it_is_asked_for(one_engine, capsys, tmp_path):
-    asked = ("recommend", one_engine, "--sla", "tpot=8,ttft=1000", "--gpus", "4")
-    assert "p1xtp1" not in said(capsys, *asked)
+    asked = ("recommend", one_engine, "--sla", "tpot=8,ttft=1000", "--gpus", "4", "--json", tmp_path / "r.json")
+    printed, lacking = said(capsys, *asked), "a PD run whose prefill TP is equal to its decode TP"
+    assert "p1xtp1" not in printed and f"left out: 5 PD layouts, for want of {lacking}: --extrapolate adds them\n" in printed
+    ratios = ("1xtp1-d1", "1xtp1-d2", "1xtp1-d3", "2xtp1-d1", "3xtp1-d1")
+    left_out = {"layouts": [f"p{ratio}xtp1" for ratio in ratios], "lacking": [lacking]}
+    assert json.loads((tmp_path / "r.json").read_text())["left_out"] == left_out
     printed = said(capsys, *asked, "--extrapolate")
+    assert "left out" not in printed
     assert "outside what was measured, where intervals may not hold: p1xtp1-d1xtp1: lacks a PD run" in printed
     assert "-c 16 && python launch_gptoss.py --stop  # more GPUs than a node of the runs: name its --hardware" in printed
 

@@ -65,6 +65,16 @@ def test_each_ratio_is_named_once(target):
     assert len(set(ratios)) == 3
 
 
+def test_kinds_of_layouts_that_no_run_had_are_left_out_and_named():
+    """No run had a prefill TP above its decode TP."""
+    bound = parse("tpot=12,ttft=1000")
+    found = recommending.recommend(MODEL, bound, 8, WORKLOAD)
+    assert found.lacking == ["a PD run whose prefill TP is above its decode TP"]
+    assert list(map(str, found.left_out)) == ["p1xtp4-d1xtp2", "p1xtp4-d2xtp2"]
+    everything = recommending.recommend(MODEL, bound, 8, WORKLOAD, extrapolate=True)
+    assert everything.screened == found.screened + 2 and not everything.left_out and not everything.lacking
+
+
 def most_within(model, layout, bound):
     """The most requests/s of a layout at levels 4, 8, 12 and so on that keep to the target."""
     limits = recommending.limits_of(bound)
