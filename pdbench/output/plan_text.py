@@ -95,7 +95,12 @@ def print_recommendation(found: Recommendation, bounds: Sequence[Bound], gpus: i
         commands: that measure them.
     """
     target = ", ".join(map(str, bounds))
-    print(f"{target} on {gpus:,} GPUs: {found.screened} layouts in closed form, {found.simulated} of them simulated")
+    looked = f"{found.screened} layouts in closed form, {found.simulated} of them simulated"
+    if found.choices:
+        print(f"{target} on {gpus:,} GPUs: {looked}")
+    else:
+        print(f"no layout keeps to {target} on {gpus:,} GPUs: allow more, or bring runs of other TP sizes")
+        print(f"{looked}; these come nearest:")
     choices = found.choices or found.nearest
     columns = list(dict.fromkeys(bound.column for bound in bounds))
     show(
@@ -107,7 +112,6 @@ def print_recommendation(found: Recommendation, bounds: Sequence[Bound], gpus: i
     if found.left_out:
         print(f"left out: {_kinds(found.left_out)}, for want of {' or '.join(found.lacking)}: --extrapolate adds them")
     if not found.choices:
-        print("no layout keeps to it; these come nearest: allow more, or bring runs of other TP sizes")
         return
     print("requests are taken to be split evenly over the deployments; which one leads is not known before they are measured:")
     print(*commands, sep="\n")
