@@ -133,18 +133,26 @@ def _choice_row(choice: Choice, columns: Sequence[str]) -> list[str]:
 
 
 def launch_commands(model: Model, choices: Sequence[Choice], workload: Workload) -> list[str]:
-    """Return the commands that launch and measure each layout by itself."""
-    lines = []
+    """Return for each layout the command that launches and measures it; where no node of the runs holds it, after a remark."""
+    commands = []
     for choice in choices:
-        mode = "pd-pack" if choice.layout.is_pd else "collocated"
-        launch = ["python", "launch_gptoss.py", "--mode", mode, "--layout", str(choice.layout), *model.launch]
-        name = f"planned_{'pack_' if choice.layout.is_pd else ''}{choice.layout}"
+        layout, options, remark = choice.layout, model.launch, ""
+        mode = "pd-pack" if layout.is_pd else "collocated"
+        if mode == "pd-pack" and layout.gpus > model.gpus_per_node:
+            remark = f"# {layout} needs a node with {layout.gpus} GPUs, the runs' have {model.gpus_per_node}: name its file\n"
+            options = [*_without_hardware(options), "--hardware", f"<file of a node with {layout.gpus} GPUs>"]
+        launch = ["python", "launch_gptoss.py", "--mode", mode, "--layout", str(layout), *options]
+        name = f"planned_{'pack_' if layout.is_pd else ''}{layout}"
         lengths = ["--isl", str(workload.isl), "--osl", str(workload.osl)]
         sweep = ["./run_bm.sh", "-e", name, *lengths, "-c", str(choice.prediction.level)]
-        too_many = mode == "pd-pack" and choice.layout.gpus > model.gpus_per_node
-        note = "  # more GPUs than a node of the runs: name its --hardware" if too_many else ""
-        lines.append(f"{shlex.join(launch)} && {shlex.join(sweep)} && python launch_gptoss.py --stop{note}")
-    return lines
+        commands.append(f"{remark}{shlex.join(launch)} && {shlex.join(sweep)} && python launch_gptoss.py --stop")
+    return commands
+
+
+def _without_hardware(options: Sequence[str]) -> list[str]:
+    """Options of a launch, which come in pairs, but `--hardware`."""
+    pairs = zip(options[::2], options[1::2], strict=False)
+    return [word for name, value in pairs if name != "--hardware" for word in (name, value)]
 
 
 def print_parts(layout: Layout, level: int, parts: Mapping[str, float]) -> None:

@@ -214,13 +214,11 @@ def _kv_tokens_recorded(study: Study) -> dict[int, int]:
 
 
 def launch_options(study: Study) -> list[str]:
-    """Return `--model` and `--hardware` as the first folder that records them was launched with."""
-    for folder in study.folders.values():
-        if folder.manifest and folder.manifest.deployment:
-            words = shlex.split(folder.manifest.deployment.command)
-            pairs = zip(words, words[1:], strict=False)
-            return [word for name, value in pairs if name in ("--model", "--hardware") for word in (name, value)]
-    return []
+    """Return `--model` and `--hardware` as the first folder of the largest nodes was launched with; empty without manifests."""
+    largest = max(_deployments(study), key=lambda deployment: deployment.gpus_per_node, default=None)
+    words = shlex.split(largest.command) if largest else []
+    pairs = zip(words, words[1:], strict=False)
+    return [word for name, value in pairs if name in ("--model", "--hardware") for word in (name, value)]
 
 
 def make_model(study: Study, runs: Sequence[Run], engine: Engine, stack: dict[str, str]) -> Model:

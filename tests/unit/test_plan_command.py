@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -99,7 +100,8 @@ def test_recommend_names_three_to_measure_and_never_a_best(root, capsys):
     rates = [one["fleet_throughput"] for one in found["measure"]]
     assert rates == sorted(rates, reverse=True)
     for one, command in zip(found["measure"], found["commands"], strict=True):
-        assert f"--layout {one['layout']} && ./run_bm.sh" in command and f"-c {one['level']} " in command
+        node = f" --hardware '<file of a node with {one['gpus']} GPUs>'" * (one["gpus"] > 8)
+        assert f"--layout {one['layout']}{node} && ./run_bm.sh" in command and f"-c {one['level']} " in command
         assert one["units"] * one["gpus"] <= 16
 
 
@@ -309,7 +311,15 @@ def test_without_a_pd_run_pd_is_predicted_where_it_is_asked_for(one_engine, caps
     printed = said(capsys, *asked, "--extrapolate")
     assert "left out" not in printed
     assert "outside what was measured, where intervals may not hold: p1xtp1-d1xtp1: lacks a PD run" in printed
-    assert "-c 16 && python launch_gptoss.py --stop  # more GPUs than a node of the runs: name its --hardware" in printed
+    remark, command = next(pair for pair in pairwise(printed.splitlines()) if "--layout p1xtp1-d1xtp1 " in pair[1])
+    assert remark == "# p1xtp1-d1xtp1 needs a node with 2 GPUs, the runs' have 1: name its file"
+    assert "h200-x1" not in command and " --hardware '<file of a node with 2 GPUs>' && ./run_bm.sh " in command
+    assert "#" not in command and " --model configs/models/gpt-oss-20b-shape.yaml " in command
+
+
+def test_a_layout_that_a_node_of_the_runs_holds_is_launched_with_its_hardware(one_engine, capsys):
+    printed = said(capsys, "recommend", one_engine, "--sla", "tpot=8,ttft=1000", "--gpus", "4")
+    assert "--hardware configs/hardware/h200-x1.yaml && " in printed and "#" not in printed
 
 
 def test_prefill_alone_says_nothing_of_decode(root, capsys, tmp_path):

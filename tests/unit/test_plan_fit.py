@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pdbench.configs import ROOT
 from pdbench.layout import Layout
 from pdbench.planner import calibration
 from pdbench.planner.model import LEAST, Errors, Model, PlanError, missing, quantile
@@ -184,6 +185,15 @@ def test_what_is_recommended_is_launched_as_the_runs_were(tmp_path, write_folder
     folder, manifest = with_manifest(tmp_path, "2xtp2", write_folder, level_content, make_manifest, command=command)
     manifest.write(folder)
     assert calibration.launch_options(calibration.read([folder])) == ["--model", "a b.yaml", "--hardware", "h.yaml"]
+
+
+def test_of_runs_on_several_sizes_of_nodes_the_largest_is_launched_on():
+    """A recommended layout may fill such a node, which the file of one with fewer GPUs does not describe."""
+    runs = [
+        ROOT / f"bm_results/gpt-oss-120b-shape_itl5000_otl250_mixed_{of}" for of in ("h200x1_120b_1xtp1", "h200x2_120b_1xtp2")
+    ]
+    for order in (runs, runs[::-1]):
+        assert calibration.launch_options(calibration.read(order))[-2:] == ["--hardware", "configs/hardware/h200-x2.yaml"]
 
 
 def test_a_folder_without_manifest_beside_others_is_refused(tmp_path, write_folder, level_content, make_manifest):
