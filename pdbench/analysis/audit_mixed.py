@@ -1,7 +1,10 @@
 """Find what differs between arms that are compared and is no part of the comparison: versions, engines, clients, loads."""
 
+import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from os.path import commonprefix
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +13,10 @@ from pdbench.analysis.audit_levels import listed
 from pdbench.analysis.audit_source import ASKED, CLIENT_KEYS, Source
 from pdbench.analysis.pieces import coarser
 from pdbench.manifest import Machine
+
+LONG = 80  # characters of a value that is shown as it is
+MANY = 8  # entries of a list that is
+BEFORE = 10  # characters shown before the place where long values first differ
 
 
 def mixed(compared: list[Source]) -> Iterator[tuple[str, Iterable[Source], str]]:
@@ -26,9 +33,56 @@ def mixed(compared: list[Source]) -> Iterator[tuple[str, Iterable[Source], str]]
                     by_value[what][found.get(what, "default")].append(source)
         for what, values in by_value.items():
             if len(values) > 1:
-                rare = sorted(values.items(), key=lambda item: len(item[1]))
-                counts = ", ".join(f"{value} in {len(having)} of {len(compared)} folders" for value, having in reversed(rare))
-                yield kind, [source for _, having in rare[:-1] for source in having], f"{what}: {counts}"
+                name, texts = in_short(what, list(values))
+                rare = sorted(zip(texts, values.values(), strict=True), key=lambda item: len(item[1]))
+                counts = ", ".join(f"{text} in {len(having)} of {len(compared)} folders" for text, having in reversed(rare))
+                yield kind, [source for _, having in rare[:-1] for source in having], f"{name}: {counts}"
+
+
+def in_short(what: str, values: Sequence[str]) -> tuple[str, list[str]]:
+    """Return what differs and its values, shortened to what distinguishes them.
+
+    Of JSON objects only the keys that differ remain, of a long list its length and last entry; other long texts are cut to
+    the place where they first differ.
+
+    Args:
+        what: name of a setting or version; the key is added to it where a single one differs.
+        values: different ones, as text; JSON where they are objects or lists.
+    """
+    read: list[Any] = [json.loads(value) if _is_json(value) else value for value in values]
+    while all(isinstance(value, dict) for value in read):
+        names = dict.fromkeys(name for value in read for name in value)
+        differing = [name for name in names if any(value.get(name) != read[0].get(name) for value in read)]
+        if len(differing) != 1:
+            read = [{name: value[name] for name in differing if name in value} for value in read]
+            break
+        what, read = f"{what}.{differing[0]}", [value.get(differing[0], "default") for value in read]
+    texts = [_text(value) for value in read]
+    if len(set(texts)) < len(texts):  # lists that differ in their middle
+        texts = [json.dumps(value) for value in read]
+    begin = max(0, len(commonprefix(texts)) - BEFORE)
+    return what, [text if len(text) <= LONG else _cut(text, begin) for text in texts]
+
+
+def _is_json(value: str) -> bool:
+    """Whether it is an object or a list; of several roles' values in one text none is."""
+    try:
+        return isinstance(json.loads(value), dict | list)
+    except ValueError:
+        return False
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {_text(of)}' for name, of in value.items())}}}"
+    if isinstance(value, list) and len(value) > MANY:
+        return f"{len(value)} values ending in {_text(value[-1])}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _cut(text: str, begin: int) -> str:
+    end = begin + LONG
+    return "..." * (begin > 0) + text[begin:end] + "..." * (end < len(text))
 
 
 def mixed_within(source: Source) -> Iterator[tuple[str, str]]:

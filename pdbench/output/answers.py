@@ -92,7 +92,7 @@ def audited(study: Study, args: argparse.Namespace) -> tuple[list[Finding], dict
     kept = set(compared.folders)
     for finding in findings if is_compared else ():
         if finding.kind in MIXED and kept & set(finding.folders):
-            print(f"{finding.kind}: {finding.seen} (see --audit)")
+            print(tables.wrapped("", f"{finding.kind}: {finding.seen} (see --audit)"))
     uneven = [arms[name] for finding in findings if finding.kind == UNEVEN for name in finding.folders if name in kept]
     if uneven and is_compared:
         print(f"{UNEVEN}: {some(uneven)}: that is the router, not the layout (see --show-sharing)")

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from pdbench.analysis.audit import audit
+from pdbench.analysis.audit_mixed import in_short
+from pdbench.configs import ROOT
 from pdbench.read.results import read_study
 from tests.helpers.audits import MIXED, found, seen, writer
 
@@ -108,3 +110,39 @@ def test_engines_with_other_settings(arm, make_manifest):
     ]  # fmt: skip
     assert "max_num_batched_tokens: 3200 in 1 of 2 folders, 512 in 1 of 2 folders" in reported
     assert any(line.startswith("stream_batching_interval_ms: ") and "default in 1 of 2" in line for line in reported)
+
+
+SIZES = json.dumps(list(range(1, 21)))
+
+
+@pytest.mark.parametrize(
+    ("values", "reported"),
+    [
+        ([f'{{"a": {SIZES}, "b": 1}}', '{"a": [1], "b": 1}'], ("x.a", ["20 values ending in 20", "[1]"])),
+        (['{"a": {"c": [1, 2]}, "b": 1}', '{"a": {"c": [1]}, "b": 1}'], ("x.a.c", ["[1, 2]", "[1]"])),
+        (['{"a": 1, "b": "n", "c": 2}', '{"a": 2, "c": 2}'], ("x", ["{a: 1, b: n}", "{a: 2}"])),
+        (['{"a": 1, "c": 2}', '{"c": 2}'], ("x.a", ["1", "default"])),
+        ([f'{{"a": {SIZES}}}', "default"], ("x", ["{a: 20 values ending in 20}", "default"])),
+        (['"fp8"', '"auto"'], ("x", ['"fp8"', '"auto"'])),
+        (["1" * 50 + "a" + "2" * 90, "1" * 50 + "b"], ("x", ["..." + "1" * 10 + "a" + "2" * 69 + "...", "1" * 50 + "b"])),
+        ([f'{{"a": {SIZES}}} and {{"a": 1}}', "default"], ("x", [f'{{"a": {SIZES}}} a...', "default"])),
+    ],
+)  # fmt: skip
+def test_of_long_values_what_distinguishes_them_is_shown(values, reported):
+    assert in_short("x", values) == reported
+
+
+def test_long_lists_that_differ_in_their_middle_are_distinguished():
+    ours, theirs = [*range(90)], [*range(50), 7, *range(51, 90)]
+    what, texts = in_short("x", [json.dumps({"a": sizes}) for sizes in (ours, theirs)])
+    assert what == "x.a" and texts[0].startswith("..., 48, 49, 50, 51") and texts[1].startswith("..., 48, 49, 7, 51")
+
+
+def test_our_runs_with_other_largest_steps_differ_in_lines_that_can_be_read():
+    """Their CUDA graphs follow from max_num_batched_tokens, and are 160 to 340 characters of JSON."""
+    folders = sorted((ROOT / "bm_results").glob("*_h200x1_chunks_*"))
+    reported = sorted(f.seen for f in audit(read_study(folders, details=False)) if f.kind == "mixed engines")
+    assert [line.split(":")[0] for line in reported] == [
+        "compilation_config.cudagraph_capture_sizes", "max_num_batched_tokens",
+    ]  # fmt: skip
+    assert "21 values ending in 512 in 1 of 4 folders" in reported[0] and max(map(len, reported)) < 250

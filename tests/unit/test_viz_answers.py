@@ -186,6 +186,14 @@ def test_what_differs_beside_the_layout_is_said_before_an_answer(tmp_path, monke
     assert "mixed loads" not in capsys.readouterr().out
 
 
+def test_no_line_of_what_differs_is_wider_than_others(capsys):
+    folders = sorted(map(str, (ROOT / "bm_results").glob("*_h200x1_chunks_*")))
+    viz.main(["--show-intervals", "--gpus-per-node", "1", "--exps", *folders])
+    lines = capsys.readouterr().out.splitlines()
+    named = lines[: lines.index("")]
+    assert named[0].startswith("mixed engines: compilation_config.cudagraph_capture_sizes: ") and max(map(len, named)) <= 118
+
+
 def several(tmp_path, write_folder, level_content, *arms):
     return [str(write_folder(tmp_path, f"{name}", {"conc4.json": level_content(**more)})) for name, more in arms]
 
