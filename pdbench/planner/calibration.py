@@ -113,29 +113,30 @@ def _sizes(deployment: Deployment | None) -> tuple[tuple[int, ...], int]:
         raise PlanError(f"the manifests: {error}") from None
 
 
-def stack_of(study: Study, with_sizes: bool = True) -> dict[str, str]:
+def stack_of(study: Study, purpose: str = "fit") -> dict[str, str]:
     """Return what all runs' manifests say alike; empty without manifests.
 
     Args:
-        with_sizes: whether CUDA graphs and the largest step have to be alike, too.
+        purpose: of a "fit" CUDA graphs and the largest step have to be alike, too; of a "check" they need not.
 
     Raises:
         PlanError: they are of different models, versions, hardware or engine settings: nothing of one predicts the other.
     """
-    table = study.table
+    table, alone = study.table, f"{purpose} each of them alone"
     for what in ("model", "accelerator"):
         if table[what].nunique() > 1:
-            raise PlanError(f"runs of different {what}s in one fit: {', '.join(sorted(table[what].unique()))}")
+            raise PlanError(f"runs of different {what}s in one {purpose}: {', '.join(sorted(table[what].unique()))}: {alone}")
     placements = sorted(set(table["placement"]) - {""})
     if len(placements) > 1:
-        raise PlanError(f"runs with P and D placed differently in one fit: {', '.join(placements)}")
+        raise PlanError(f"runs with P and D placed differently in one {purpose}: {', '.join(placements)}: {alone}")
     found: dict[str, str] = {}
     first = ""
     for name, folder in study.folders.items():
         if folder.manifest:
             stack = _stack(folder.manifest)
-            if first and (different := compared(found, stack, with_sizes)):
-                raise PlanError(f"runs of different stacks in one fit: {short(first)} has {different[0]} in {short(name)}")
+            if first and (different := compared(found, stack, with_sizes=purpose == "fit")):
+                where = f"{short(first)} has {different[0]} in {short(name)}"
+                raise PlanError(f"runs of different stacks in one {purpose}: {where}: {alone}")
             found, first = found | stack, first or name
     return found
 
@@ -266,7 +267,7 @@ def check_same(model: Model, study: Study) -> None:
     Raises:
         PlanError: model, accelerator or stack differ.
     """
-    stack = stack_of(study, with_sizes=False)
+    stack = stack_of(study, "check")
     for what, fitted in (("model", model.name), ("accelerator", model.accelerator)):
         if (here := study.table[what].iloc[0]) != fitted:
             raise PlanError(f"the model was fitted to {what} {fitted}, these runs are of {here}")

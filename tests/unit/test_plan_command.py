@@ -197,6 +197,15 @@ def test_check_refuses_runs_of_another_model(root, capsys, write_folder, level_c
     assert "the model was fitted to model gptoss, these runs are of gpt-oss-20b" in line
 
 
+def test_runs_placed_differently_are_to_be_checked_each_alone(root, capsys, write_folder, level_content, tmp_path):
+    names = ("pack_p1xtp2-d1xtp2", "pool_p1xtp2-d2xtp2")
+    runs = [write_run(tmp_path, name.split("_")[1], write_folder, level_content, name=name) for name in names]
+    line = refused(capsys, "check", root / "model.json", "--no-as-published", *runs)
+    assert "placed differently in one check: pack, pool: check each of them alone" in line
+    for run in runs:
+        assert run.name.split("_")[-1] in said(capsys, "check", root / "model.json", "--no-as-published", run)
+
+
 def test_explain_says_where_the_time_goes(root, capsys):
     asked = ("explain", root / "model.json", "--layouts", "p1xtp2-d2xtp2", "--levels", "16", "--json", root / "x.json")
     printed = said(capsys, *asked)

@@ -206,9 +206,10 @@ def test_a_folder_without_manifest_beside_others_is_refused(tmp_path, write_fold
 def test_runs_placed_differently_are_refused(tmp_path, write_folder, level_content):
     for name in ("pack_p1xtp2-d1xtp2", "spread_p1xtp2-d2xtp2"):
         write_run(tmp_path, name.split("_")[1], write_folder, level_content, name=name)
-    assert "placed differently in one fit: pack, spread" in refusal(
-        calibration.stack_of, calibration.read(sorted(tmp_path.iterdir()))
-    )
+    study = calibration.read(sorted(tmp_path.iterdir()))
+    for purpose in ("fit", "check"):
+        line = f"runs with P and D placed differently in one {purpose}: pack, spread: {purpose} each of them alone"
+        assert refusal(calibration.stack_of, study, purpose) == line
 
 
 def test_request_rates_and_decode_alone_are_refused(tmp_path, write_folder, level_content):
