@@ -82,7 +82,7 @@ def check_figures(file: Path, experiment: Experiment) -> None:
     figures = build_parser()
     figures.prog = f"run_experiment.py: {file}: figures"
     for options in experiment.figures:
-        figures.parse_args(["--exps", "folder", *options])
+        figures.parse_args(["--exps", "folder", *options, "--plot-path", "figure.png"])  # as `figure_steps` has it
 
 
 installed = functools.cache(stack.versions)  # UCX's takes a process

@@ -18,11 +18,9 @@ from pdbench.output.options import (
     COMPARED,
     DEFAULT_PATH,
     OF_REQUESTS,
-    WITH_FRONTIER,
     build_parser,
     decides,
     is_drawn,
-    shows_predictions,
 )
 
 
@@ -31,8 +29,6 @@ def main(argv: list[str] | None = None) -> None:
     """Read the folders that the command line names, and answer what it asks."""
     parser = build_parser(__doc__)
     args = parser.parse_args(argv)
-    if args.predicted_by and not shows_predictions(args):
-        parser.error(f"--predicted-by goes with --figure {' or '.join(WITH_FRONTIER)}, and with --report")
     if args.include_bare and (args.show_overhead or args.figure == "overhead"):
         parser.error("--include-bare has no control arms left, and overhead is over these: give one of them")
     # Imported only now: --help and a wrong flag answer at once.

@@ -21,6 +21,9 @@ PHASE_OPTIONS: dict[Phase, list[str]] = {
     "mixed": [], "prefill-only": ["--latency-mode", "first_token"], "decode-only": ["--throughput-metric", "output"],
     "shift": [],
 }  # fmt: skip
+# Figures that have neither of these axes, and what uses the options beside any figure: viz.py refuses what nothing uses.
+WITHOUT_AXES = {"lengths", "timeline", "overhead", "shift"}
+DECISIONS = {"--show-decision", "--sla", "--gpu-hour-price", "--json", "--report"}
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,8 @@ def figure_steps(name: str, experiment: Experiment, results: Path, without: Coll
         for number, options in enumerate(figures, start=1):
             words = [name, *([phase] if len(phases) > 1 else []), *([str(number)] if len(figures) > 1 else [])]
             path = results / f"{'_'.join(words)}.png"
-            drawn = [*options, *PHASE_OPTIONS[phase], "--plot-path", str(path)]
+            unused = WITHOUT_AXES & set(options) and DECISIONS.isdisjoint(options)
+            drawn = [*options, *([] if unused else PHASE_OPTIONS[phase]), "--plot-path", str(path)]
             found.append(Step("figure", ["python", "viz.py", "--exps", *paths, *drawn]))
     return found
 

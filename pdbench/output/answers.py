@@ -17,16 +17,7 @@ from pdbench.analysis.sla import per_request
 from pdbench.cli import note
 from pdbench.files import write_atomically
 from pdbench.output import tables
-from pdbench.output.options import (
-    COMPARED,
-    FIGURES,
-    LATENCY_MODES,
-    OF_TIME,
-    WITH_FRONTIER,
-    compares,
-    decides_without_bare,
-    is_by_levels,
-)
+from pdbench.output.options import COMPARED, COUNTING, FIGURES, LATENCY_MODES, WITH_FRONTIER, compares, is_by_levels, uses
 from pdbench.output.shift_text import print_shift
 from pdbench.read.folder import are_small, folders_among, left_out_words
 from pdbench.read.level_file import ResultError, naming
@@ -96,7 +87,7 @@ def audited(study: Study, args: argparse.Namespace) -> tuple[list[Finding], dict
     uneven = [arms[name] for finding in findings if finding.kind == UNEVEN for name in finding.folders if name in kept]
     if uneven and is_compared:
         print(f"{UNEVEN}: {some(uneven)}: that is the router, not the layout (see --show-sharing)")
-    if decides_without_bare(args) and (bare := controls(compared.table)):
+    if uses("include_bare", args) and (bare := controls(compared.table)):
         print(f"in no decision and no frontier: {some(bare)}: without Ray Serve (--include-bare compares such arms, too)")
     return findings, left_out, compared
 
@@ -182,9 +173,9 @@ def plot(study: Study, findings: Sequence[Finding], args: argparse.Namespace, pa
         print("  to choose arms give their folders alone, for more give --most-arms")
     if view.figure == "shift":
         _show_shift(study, table, figures.chosen_level(table, view), args)
-    if view.figure not in (*OF_TIME, "overhead"):
+    if view.figure in COUNTING:
         print(f"  y: {figures.throughput_label(table, view)}{tables.how_counted(table, args.use_normalized)}")
-    if view.figure in ("classic", "tradeoff"):
+    if view.figure in WITH_FRONTIER:
         print(f"  x: {figures.latency_label(view)}")
     without = table.loc[table["median_tpot_ms"].isna(), "arm"].unique()
     if len(without):

@@ -1,8 +1,10 @@
 """Parse viz.py's options: what is asked of result folders, and where it is written."""
 
 import argparse
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from pdbench.analysis.sla import Bound, parse
 from pdbench.cli import Parser, above_zero, positive
@@ -15,15 +17,34 @@ OF_REQUESTS = ("latencies", "timeline")  # figures that need per-request details
 COMPARED = ("heatmap", "lengths", "overhead", "shift")  # figures of answers, that is of what is compared
 OF_TIME = ("latencies", "timeline", "shift")  # figures that have no axis of levels
 WITH_FRONTIER = ("classic", "tradeoff")  # figures that show which arm is best at a latency
+LIMITED = (*WITH_FRONTIER, "network", "latencies")  # of many arms they show those nearest to the frontier
+COUNTING = (*WITH_FRONTIER, "heatmap", "network")  # figures of tokens/s
 FORMATS = (".png", ".pdf", ".svg")
 TABLE_FORMATS = (".csv", ".json", ".parquet")
 DEFAULT_PATH = Path("figure.png")
 
 
+class _Parser(Parser):
+    """Refuses an option that was given and that nothing asked for uses."""
+
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        """Parse like `argparse.ArgumentParser.parse_args`."""
+        not_given = object()  # a default would hide whether the same value was given
+        found = super().parse_args(args, argparse.Namespace(**dict.fromkeys(USED_BY, not_given)))
+        given = [name for name in USED_BY if getattr(found, name) is not not_given]
+        for name in USED_BY.keys() - given:
+            setattr(found, name, self.get_default(name))
+        for name in given:
+            if not uses(name, found):
+                option = f"--{'no-' * (getattr(found, name) is False)}{name.replace('_', '-')}"
+                self.error(f"{option} goes with {_in_words(*USED_BY[name])}")
+        return found
+
+
 def build_parser(description: str | None = None) -> Parser:
     """Build the parser of viz.py's options."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog="viz.py", description=description, formatter_class=raw, allow_abbrev=False)
+    parser = _Parser(prog="viz.py", description=description, formatter_class=raw, allow_abbrev=False)
     for add in (_add_folders, _add_counting, _add_answers, _add_figures):
         add(parser)
     return parser
@@ -130,11 +151,6 @@ def is_drawn(args: argparse.Namespace) -> bool:
     return bool(args.plot or args.plot_path or args.figure or not (compares(args) or any(others)))
 
 
-def shows_predictions(args: argparse.Namespace) -> bool:
-    """Return whether something asked for has a place for predictions."""
-    return bool(args.report or (is_drawn(args) and (args.figure or FIGURES[0]) in WITH_FRONTIER))
-
-
 def is_by_levels(args: argparse.Namespace) -> bool:
     """Return whether something asked for compares arms level by level, which load that shifts has none of."""
     return compares(args) or (is_drawn(args) and args.figure not in OF_TIME)
@@ -146,10 +162,54 @@ def compares(args: argparse.Namespace) -> bool:
     return any(shown) or bool(args.json and args.figure != "shift") or decides(args)
 
 
-def decides_without_bare(args: argparse.Namespace) -> bool:
-    """Return whether something asked for leaves control arms out: a decision, a frontier, or PD arms over collocated ones."""
-    shown = args.show_stalls or args.show_blocks or args.report or (args.json and args.figure != "shift")
-    return bool(shown or decides(args) or (is_drawn(args) and (args.figure or FIGURES[0]) in (*WITH_FRONTIER, "heatmap")))
+# What is asked for beside figures, and whether it is.
+ANSWERS: dict[str, Callable[[argparse.Namespace], bool]] = {
+    "--show-tables": lambda args: bool(args.show_tables),
+    "--show-stalls": lambda args: bool(args.show_stalls),
+    "--show-blocks": lambda args: bool(args.show_blocks),
+    "--show-decision": decides,
+    "--sla": decides,
+    "--sla chunk=MS": lambda args: any(bound.metric == "chunk" for bound in args.sla or ()),
+    "--latency-mode chunk": lambda args: args.latency_mode == "chunk",
+    "--export": lambda args: bool(args.export),
+    "--json": lambda args: bool(args.json and args.figure != "shift"),
+    "--report": lambda args: bool(args.report),
+    "what compares arms, such as --show-decision": compares,
+}
+_DECISION = ("--show-decision", "--sla", "--json", "--report")
+# By which figures, and by which of `ANSWERS`, an option is used; all others are used by whatever is asked for.
+USED_BY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "include_refuted": (FIGURES, ("what compares arms, such as --show-decision",)),
+    "include_bare": ((*WITH_FRONTIER, "heatmap"), ("--show-stalls", "--show-blocks", *_DECISION)),
+    "latency_mode": (LIMITED, _DECISION),
+    "chunk_size": ((), ("--latency-mode chunk", "--sla chunk=MS", "--show-tables", "--export", "--report")),
+    "use_interactivity": (WITH_FRONTIER, ("--show-decision", "--sla", "--report")),
+    "use_normalized": ((*COUNTING, "latencies"), ("--show-tables", *_DECISION)),
+    "throughput_metric": ((*COUNTING, "latencies"), _DECISION),
+    "predicted_by": (WITH_FRONTIER, ("--report",)),
+    "level": (OF_TIME, ()),
+    "most_arms": (LIMITED, ("--report",)),
+    "log_latency": ((*WITH_FRONTIER, "latencies"), ("--report",)),
+    "log_concurrency": (FIGURES[:1], ()),
+    "per_gpu": (FIGURES[:1], ()),
+    "show_itl": (FIGURES[:1], ()),
+}
+
+
+def uses(name: str, args: argparse.Namespace) -> bool:
+    """Return whether something asked for uses this option of `USED_BY`."""
+    figures, answers = USED_BY[name]
+    return (is_drawn(args) and (args.figure or FIGURES[0]) in figures) or any(ANSWERS[words](args) for words in answers)
+
+
+def _in_words(figures: Sequence[str], answers: Sequence[str]) -> str:
+    """`--figure classic or tradeoff, and with --report`."""
+    parts = ["--plot"] if figures == FIGURES else [f"--figure {_or(figures)}"] if figures else []
+    return ", and with ".join([*parts, _or(answers)] if answers else parts)
+
+
+def _or(words: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def sla(text: str) -> tuple[Bound, ...]:

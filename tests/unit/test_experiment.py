@@ -10,8 +10,9 @@ import launch_gptoss
 from pdbench.configs import ROOT
 from pdbench.measure import experiment_plan as plan
 from pdbench.measure.experiment import Arm, load_experiment, select
-from pdbench.measure.experiment_steps import cluster_steps, ends_of_all, figure_steps
+from pdbench.measure.experiment_steps import PHASE_OPTIONS, cluster_steps, ends_of_all, figure_steps
 from pdbench.nodes import cluster
+from pdbench.output.options import FIGURES, build_parser
 from pdbench.serve.options import resolve
 from tests.helpers.small_experiment import ARMS, SLOW, small_experiment
 
@@ -117,6 +118,18 @@ def test_without_a_pd_arm_no_transfer_is_drawn(write, tmp_path):
     assert len(figure_steps("small", experiment, tmp_path)) == 2
     (one,) = figure_steps("small", experiment, tmp_path, without=[ARMS[1]])
     assert "network" not in one.command and one.command[-1] == f"{tmp_path}/small.png"
+
+
+@pytest.mark.parametrize("phase", ["mixed", "prefill-only", "decode-only"])
+@pytest.mark.parametrize("more", [[], ["--show-decision"]])
+def test_what_a_phases_figures_need_is_added_where_viz_takes_it(write, tmp_path, phase, more):
+    figures = [["--figure", name, *more] for name in FIGURES if name not in ("heatmap", "shift")]
+    experiment = load_experiment(write(figures=figures, workload={"isl": 7, "osl": 3, "phase": phase}))
+    steps = figure_steps("small", experiment, tmp_path)
+    for step in steps:
+        build_parser().parse_args(step.command[2:])
+    added = [step for step in steps if set(PHASE_OPTIONS[phase][:1]) <= set(step.command)]
+    assert len(steps) == 7 and len(added) == (7 if more or phase == "mixed" else 4)
 
 
 def test_request_rates_phases_and_transports_reach_the_commands(write, tmp_path):

@@ -119,6 +119,14 @@ def test_a_figure_that_cannot_be_drawn_is_reported_before_anything_is_measured(r
     assert done.stderr == f"run_experiment.py: {path}: figures: error: unrecognized arguments: --log-levels\n"
 
 
+def test_an_option_that_no_figure_uses_is_reported_before_anything_is_measured(run_script, write, tmp_path):
+    path = write(figures=[["--log-concurrency", "--show-tables"], ["--figure", "network", "--level", "2"]])
+    done = run_script(path, "--results-dir", tmp_path / "results")
+    assert (done.returncode, done.stdout) == (2, "") and not (tmp_path / "results").exists()
+    expected = "error: --level goes with --figure latencies, timeline or shift"
+    assert done.stderr == f"run_experiment.py: {path}: figures: {expected}\n"
+
+
 def test_what_cannot_be_read_or_written_is_one_line(run_script, write, tmp_path):
     path, results = write(), tmp_path / "results"
     results.write_text("")

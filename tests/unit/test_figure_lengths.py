@@ -82,8 +82,9 @@ def test_two_arms_beside_the_collocated_one_are_named():
         lengths(*LONG, rows("p1xtp1-d1xtp1 spread", "8000:50", (3.0, 4.0)))
 
 
-def test_it_draws_the_repositorys_own_blocks(tmp_path):
+def test_it_draws_the_repositorys_own_blocks(tmp_path, capsys):
     folders = [str(ROOT / f"bm_results/gpt-oss-120b-shape_itl5000_otl250_mixed_h200x2_120b_{arm}")
                for arm in ("1xtp2", "pack_p1xtp1-d1xtp1")]  # fmt: skip
     viz.main(["--exps", *folders, "--figure", "lengths", "--plot-path", str(tmp_path / "lengths.png")])
     assert (tmp_path / "lengths.png").stat().st_size > 10_000
+    assert "  y: " not in capsys.readouterr().out, "its numbers are ratios"

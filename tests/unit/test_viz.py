@@ -258,6 +258,51 @@ def test_wrong_flags(folders, capsys, flags, reported):
 
 
 @pytest.mark.parametrize(
+    ("flags", "reported"),
+    [
+        (["--level", "8", "--sla", "tpot=10"], "--level goes with --figure latencies, timeline or shift"),
+        (["--show-itl", "max", "--figure", "tradeoff"], "--show-itl goes with --figure classic"),
+        (["--itl", "--show-tables"], "--show-itl goes with --figure classic"),
+        (["--log-concurrency", "--report", "a.html"], "--log-concurrency goes with --figure classic"),
+        (["--log-latency", "--audit"], "--log-latency goes with --figure classic, tradeoff or latencies, and with --report"),
+        (["--most-arms", "15", "--show-decision"],
+         "--most-arms goes with --figure classic, tradeoff, network or latencies, and with --report"),
+        (["--no-use-normalized", "--show-blocks"],
+         "--no-use-normalized goes with --figure classic, tradeoff, heatmap, network or latencies, and with --show-tables, "
+         "--show-decision, --sla, --json or --report"),
+        (["--use-normalized", "--show-stalls"], "--use-normalized goes with --figure classic"),
+        (["--throughput-metric", "input", "--figure", "lengths"], "--throughput-metric goes with --figure classic"),
+        (["--latency-mode", "token", "--show-tables"], "--latency-mode goes with --figure classic"),
+        (["--use-interactivity", "--json", "a.json"],
+         "--use-interactivity goes with --figure classic or tradeoff, and with --show-decision, --sla or --report"),
+        (["--chunk-size", "8", "--show-decision"],
+         "--chunk-size goes with --latency-mode chunk, --sla chunk=MS, --show-tables, --export or --report"),
+        (["--include-refuted", "--show-tables"],
+         "--include-refuted goes with --plot, and with what compares arms, such as --show-decision"),
+        (["--latency-mode", "chunk", "--figure", "shift", "--sla", "ttft=9", "--json", "a.json"], "--latency-mode goes with"),
+    ],
+)  # fmt: skip
+def test_an_option_that_nothing_asked_for_uses_is_refused(folders, capsys, flags, reported):
+    assert f"viz.py: error: {reported}" in fails(capsys, "--exps", *folders, *flags)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--log-concurrency"], ["--show-itl", "--plot", "--show-tables"], ["--chunk-size", "8", "--sla", "chunk=9"],
+     ["--level", "8", "--figure", "timeline"], ["--most-arms", "2", "--report", "a.html"], ["--include-refuted", "--plot"],
+     ["--no-use-normalized", "--show-tables"], ["--latency-mode", "chunk", "--json", "a.json"]],
+)  # fmt: skip
+def test_an_option_is_taken_where_one_of_several_things_asked_for_uses_it(flags):
+    options.build_parser().parse_args(["--exps", "a", *flags])
+
+
+def test_what_is_not_given_has_its_default():
+    args = options.build_parser().parse_args(["--exps", "a", "--show-tables"])
+    assert (args.latency_mode, args.chunk_size, args.use_normalized, args.level) == ("token", 16, True, None)
+    assert (args.throughput_metric, args.most_arms, args.show_itl) == ("input", options.MOST_ARMS, None)
+
+
+@pytest.mark.parametrize(
     ("flag", "allowed"),
     [
         ("--latency-mode", options.LATENCY_MODES),

@@ -121,7 +121,7 @@ def test_control_arms_are_compared_on_request(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "+44.0% over the best collocated, 1xtp1 bare\n" in out and "in no decision" not in out
     with pytest.raises(SystemExit):
-        viz.main(["--include-bare", "--show-overhead", "--exps", *BARE])
+        viz.main(["--include-bare", "--show-decision", "--show-overhead", "--exps", *BARE])
     assert "--include-bare has no control arms left" in capsys.readouterr().err
 
 

@@ -5,9 +5,7 @@ import pandas as pd
 from pdbench.analysis.decision import WORKLOAD, collocated, judged
 from pdbench.analysis.frontier import curves, frontier
 from pdbench.output.figures.view import LATENCIES, View, with_axes
-
-# The others have a cell for each layout, or refuse what they have no room for.
-LIMITED = ("classic", "tradeoff", "network", "latencies")
+from pdbench.output.options import LIMITED
 
 
 def left_out(table: pd.DataFrame, view: View, most: int) -> list[str]:
@@ -16,6 +14,7 @@ def left_out(table: pd.DataFrame, view: View, most: int) -> list[str]:
     Raises:
         ResultError: no arm has the latency or throughput of `view`.
     """
+    # The others have a cell for each layout, or refuse what they have no room for.
     if view.figure not in LIMITED or table["arm"].nunique() <= most:
         return []
     data = with_axes(table, view)
