@@ -19,6 +19,7 @@ from pdbench.files import write_atomically
 from pdbench.output import tables
 from pdbench.output.options import COMPARED, COUNTING, FIGURES, LATENCY_MODES, WITH_FRONTIER, compares, is_by_levels, uses
 from pdbench.output.shift_text import print_shift
+from pdbench.output.throughput_text import how_counted
 from pdbench.read.folder import are_small, folders_among, left_out_words
 from pdbench.read.level_file import ResultError, naming
 from pdbench.read.results import GPUS_PER_NODE, Study, controls, read_study
@@ -121,7 +122,7 @@ def show_decision(table: pd.DataFrame, args: argparse.Namespace) -> None:
             answers = decision.decide(rows, args.sla, throughput)
             tables.print_decision(answers, args.sla, counted, rows["kind"].iloc[0], args.gpu_hour_price)
         print(*tables.uncertainty_words(rows), sep="\n")
-    print(f"{args.throughput_metric} tokens/s{tables.how_counted(table, args.use_normalized)}")
+    print(f"{args.throughput_metric} tokens/s{how_counted(table, args.use_normalized)}")
 
 
 def throughput_column(args: argparse.Namespace) -> str:
@@ -174,7 +175,7 @@ def plot(study: Study, findings: Sequence[Finding], args: argparse.Namespace, pa
     if view.figure == "shift":
         _show_shift(study, table, figures.chosen_level(table, view), args)
     if view.figure in COUNTING:
-        print(f"  y: {figures.throughput_label(table, view)}{tables.how_counted(table, args.use_normalized)}")
+        print(f"  y: {figures.throughput_label(table, view)}{how_counted(table, args.use_normalized)}")
     if view.figure in WITH_FRONTIER:
         print(f"  x: {figures.latency_label(view)}")
     without = table.loc[table["median_tpot_ms"].isna(), "arm"].unique()

@@ -31,6 +31,7 @@ from pdbench.output.figures.view import LATENCIES
 from pdbench.output.options import MOST_ARMS
 from pdbench.output.predicted import coverage_words, prediction_rows
 from pdbench.output.provenance import commands, facts, manifests
+from pdbench.output.throughput_text import how_counted
 from pdbench.read.level_file import ResultError
 from pdbench.read.results import Study, controls, node_words
 
@@ -189,7 +190,7 @@ def predictions(view: figures.View) -> dict[str, Any]:
 
 def method(table: pd.DataFrame, view: figures.View) -> list[str]:
     """Return how the numbers are computed."""
-    counted = f"Throughput{tables.how_counted(table, view.normalized)}."
+    counted = f"Throughput{how_counted(table, view.normalized)}."
     chunk = f"Latency of the first {view.chunk_size} tokens = TTFT + {view.chunk_size - 1} x TPOT"
     return [
         "TTFT: time to the first token. TPOT: time per output token after the first. ITL: the time between two tokens. "

@@ -14,6 +14,7 @@ from pdbench.analysis.samples import paired, samples
 from pdbench.analysis.sla import Bound
 from pdbench.output.grid import show
 from pdbench.output.number_text import band_text, interval_text, number, share_text, with_interval_text
+from pdbench.output.throughput_text import how_counted
 from pdbench.read.level_file import TOKENS
 from pdbench.read.results import node_words, unit_words
 
@@ -284,11 +285,3 @@ def uncertainty_words(table: pd.DataFrame) -> Iterator[str]:
         yield f"[95% interval] over repeats, of leads{within} at once over all arms (Tukey-Kramer); noise: 0 is in it"
         if not repeated["block"].all():
             yield "repeats without blocks may be of one launch: what another launch would change is then not in them"
-
-
-def how_counted(table: pd.DataFrame, normalized: bool) -> str:
-    """Explain how throughput is computed, with the GPUs that it is divided by."""
-    sizes = " or ".join(map(str, sorted(table["gpus"].unique())))
-    if not normalized:
-        return f" = tokens / duration, not divided by its size ({sizes})"
-    return f" = tokens / duration x {node_words(table)} / those of the layout ({sizes})"

@@ -43,7 +43,32 @@ def test_decision_by_bands(rivals, capsys):
     last = ["from", "12", "p1xtp1-d1xtp2", "pack", "4,000", "to", "5,333", "+16.7%", "+0.0%", "to", "+33.3%", "2xtp1"]
     assert decided(out, "from")[:12] == last
     assert "no interval for every arm: fewer than 3 repeats" in out
-    assert "input tokens/s = tokens / duration x 8 GPUs / those of the layout (2 or 3)" in out
+    assert (
+        "input tokens/s = tokens / duration x 8 GPUs / those of the layout (2 or 3); "
+        "extrapolated: 2 or 3 of a node's 8 GPUs, times 4 or 2.67\n"
+    ) in out
+
+
+@pytest.mark.parametrize(
+    ("layouts", "node", "words"),
+    [
+        (["1xtp2"], "2", ""), (["2xtp2"], "2", ""), (["1xtp2"], "8", "; extrapolated: 2 of a node's 8 GPUs, times 4"),
+        (["1xtp1", "1xtp2", "1xtp4", "1xtp8"], "8", "; extrapolated: 1 to 4 of a node's 8 GPUs, times 8 to 2"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("asked", [["--sla", "tpot=20"], ["--show-tables"], ["--plot-path", "a.svg"]])
+def test_throughput_of_a_part_of_a_node_is_called_extrapolated(
+    layouts, node, words, asked, tmp_path, monkeypatch, write_folder, level_content, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    folders = [str(write_folder(tmp_path, f"tiny_itl100_otl11_mixed_{layout}", {"conc4.json": level_content(seed=layout)}))
+               for layout in layouts]  # fmt: skip
+    viz.main([*asked, "--gpus-per-node", node, "--exps", *folders])
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "those of the layout" in line)
+    assert line.endswith(f"){words}")
+    if asked[0] != "--show-tables":
+        viz.main([*asked, "--no-use-normalized", "--gpus-per-node", node, "--exps", *folders])
+        assert "extrapolated" not in capsys.readouterr().out, "what is not per node is as measured"
 
 
 def test_decision_in_interactivity_reads_the_bands_backwards(rivals, capsys):
