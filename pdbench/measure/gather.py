@@ -15,6 +15,7 @@ from pdbench import interrupts
 from pdbench.cli import Parser
 from pdbench.files import first_line, write_atomically
 from pdbench.manifest import FILENAME, LevelRecord, Manifest, differences, kept_launches
+from pdbench.read.held import held_words
 from pdbench.read.trace import ENDING, trace_path
 from pdbench.workload import SHIFT, Level
 
@@ -55,6 +56,8 @@ def addition(source: Path, results: Path) -> Addition:
     if source.resolve() == target.resolve():
         raise GatherError(f"{source} is the folder of that name in {results} itself: name one of another machine")
     if not (source / FILENAME).is_file():
+        if source.is_dir() and (held := held_words(source)):
+            raise GatherError(f"{source} {held}")
         raise GatherError(f"{source}: no {FILENAME}: name a result folder that run_bm.sh wrote")
     new = Manifest.read(source)
     measured = [record for record in new.levels if record.ok]

@@ -20,6 +20,7 @@ from pdbench.layout import CONTROLS, Layout, placed_as
 from pdbench.manifest import FILENAME as MANIFEST
 from pdbench.manifest import Manifest
 from pdbench.read.folder import VERSIONS, check_folder, find_levels, provenance, read_manifest
+from pdbench.read.held import run_name
 from pdbench.read.laws import SERVED
 from pdbench.read.level_file import TOKENS, LevelFile, ResultError, naming, read_level
 from pdbench.workload import Level, RunName
@@ -183,7 +184,7 @@ def _read_arm(folder: Path, gpus_per_node: int | None = None) -> tuple[Arm, Mani
         check_folder(folder)
         if any("\ud800" <= letter <= "\udfff" for letter in str(folder)):
             raise ValueError("its path is not UTF-8: give it another name")
-        run = RunName.parse(Path(os.path.abspath(folder)).name)
+        run = run_name(folder)
         levels = find_levels(folder)
     manifest = read_manifest(folder, run, {level.stem for level in levels})
     deployment = manifest.deployment if manifest else None
