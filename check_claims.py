@@ -3,6 +3,9 @@
 
 python check_claims.py configs/claims/study.yaml --results bm_results
 python check_claims.py configs/claims/study.yaml --results study/bm_results study/archive --json claims.json
+
+Exit codes: 0 whatever the verdicts are, also where claims have no data; 1 with --strict if a claim fails; 2 after a mistake,
+such as folders of which none can be read.
 """
 
 import argparse
@@ -16,7 +19,8 @@ from pdbench.cli import Parser, visible_output
 
 
 @visible_output()
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
+    """Print a verdict on each claim of the file that the command line names; return the exit code."""
     parser = build_parser()
     args = parser.parse_args(argv)
     # Imported only now: --help and a wrong flag answer at once.
@@ -39,6 +43,7 @@ def main(argv: list[str] | None = None) -> None:
             write_atomically(args.json, json.dumps([v.as_json() for v in verdicts], indent=2) + "\n")
         except OSError as error:
             parser.error(f"--json {args.json}: {error.strerror}")
+    return int(args.strict and any(of.verdict == "fails" for of in verdicts))
 
 
 def build_parser() -> Parser:
@@ -51,6 +56,7 @@ def build_parser() -> Parser:
     add("--workload", type=lengths, metavar="ISL:OSL", help="one of several workloads in DIR (default: that of most layouts)")
     add("--model", metavar="NAME", help="one of several models in DIR, as folders are called (default: that of most layouts)")
     add("--json", type=Path, metavar="FILE", help="also write the verdicts to this file")
+    add("--strict", action="store_true", help="exit with 1 if a claim fails; one that holds partly or has no data does not")
     return parser
 
 

@@ -96,6 +96,31 @@ def test_the_verdicts_as_json_and_in_words(tmp_path, arm, capsys):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("arms", "verdict", "strict"),
+    [
+        ("1xtp2, 2xtp1", "holds", 0),
+        ("2xtp1, 1xtp2", "fails", 1),
+        ("1xtp2, 2xtp1, 4xtp1", "partly", 0),
+        ("4xtp1, 8xtp1", "no-data", 0),
+    ],
+)
+def test_a_claim_that_fails_is_exit_code_1_if_that_is_asked_for(arms, verdict, strict, tmp_path, arm, capsys):
+    arm("2xtp1", flat(20))
+    arm("1xtp2", flat(10))
+    claim = f"{{id: c, says: So., rule: order_by, arms: [{arms}], metric: median_tpot_ms}}"
+    (tmp_path / "claims.yaml").write_text(f"claims:\n  - {claim}\n")
+    out = tmp_path / "verdicts.json"
+    argv = [str(tmp_path / "claims.yaml"), "--results", str(tmp_path / "results"), "--json", str(out)]
+    assert check_claims.main(argv) == 0
+    assert check_claims.main([*argv, "--strict"]) == strict
+    assert f"{verdict}: 1" in capsys.readouterr().out and json.loads(out.read_text())[0]["verdict"] == verdict
+
+
+def test_help_says_what_exit_codes_mean():
+    assert "1 with --strict if a claim fails" in check_claims.build_parser().format_help()
+
+
 def test_needs_neither_ray_nor_vllm():
     code = "import sys, check_claims, pdbench.analysis.claims, pdbench.output.claim_text; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
