@@ -21,6 +21,7 @@ from pdbench.manifest import FILENAME as MANIFEST
 from pdbench.manifest import Manifest
 from pdbench.read.folder import VERSIONS, check_folder, find_levels, provenance, read_manifest
 from pdbench.read.held import run_name
+from pdbench.read.labels import arm_labels
 from pdbench.read.laws import SERVED
 from pdbench.read.level_file import TOKENS, LevelFile, ResultError, naming, read_level
 from pdbench.workload import Level, RunName
@@ -239,39 +240,6 @@ def controls(table: pd.DataFrame) -> list[str]:
 def saturated(table: pd.DataFrame) -> pd.Series:
     """Return whether a level's TTFT says nothing of its arm: it is that of a queue, or the queue was in the client."""
     return (table["served_share"] < SERVED) | table["cap_reached"].notna()
-
-
-def arm_labels(arms: Sequence[Arm]) -> list[str]:
-    """Return short names, unique among these arms: layout and placement, then whatever else distinguishes them."""
-    labels = [" ".join(filter(None, (str(arm.layout), arm.placement, "bare" * arm.is_control))) for arm in arms]
-    # A workload that differs anywhere is in every label: no title could say it for all.
-    for extra in (lambda a: a.run.model, lambda a: f"{a.run.isl}:{a.run.osl}", lambda a: a.run.phase):
-        if len({extra(arm) for arm in arms}) > 1:
-            labels = [f"{label} {visible(extra(arm))}" for label, arm in zip(labels, arms, strict=True)]
-    # The words that all folders share, such as an experiment's name, distinguish nothing.
-    shared = set.intersection(*(set(_remarks(arm.run.name)) for arm in arms))
-    remark = lambda a: "-".join(word for word in _remarks(a.run.name) if word not in shared)  # noqa: E731
-    for extra in (remark, lambda a: a.folder.name, lambda a: str(a.folder)):
-        count = Counter(labels)
-        labels = [
-            f"{label} {visible(extra(arm))}".strip() if count[label] > 1 else label
-            for label, arm in zip(labels, arms, strict=True)
-        ]
-    return labels
-
-
-def _remarks(name: str) -> list[str]:
-    """What a folder's name says besides layout and placement: `spread_srd_1xtp4-1xtp4` -> `srd`."""
-    words = name.replace("_", "-").split("-")
-    return [word for word in words if word not in ("pack", "packed", "spread", "pool", "bare") and not _is_pool(word)]
-
-
-def _is_pool(word: str) -> bool:
-    try:
-        Layout.parse(word.replace("ptp", "xtp").replace("dtp", "xtp").lstrip("pd"))
-    except ValueError:
-        return False
-    return True
 
 
 def _identity(arm: Arm, label: str, level: Level) -> dict[str, Any]:

@@ -132,9 +132,32 @@ def test_arm_labels_say_the_workload_where_it_differs(tmp_path, write_folder, le
     assert list(read_results([one, other])["arm"]) == ["2xtp1 100:11", "2xtp1 50:11"]
 
 
-def test_folders_of_one_name_are_reported_apart_by_their_place(tmp_path, write_folder, level_content):
-    places = [write_folder(tmp_path / place, COLLOCATED, {"conc4.json": level_content()}) for place in "ab"]
-    assert list(read_results(places)["arm"]) == [f"2xtp1 {COLLOCATED} {place}" for place in places]
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        (["a", "b"], ["a", "b"]),
+        (["a/results", "b/results"], ["a", "b"]),
+        (["one/results", "two/more/results"], ["one", "more"]),
+        (["a/x", "a/y", "b/x"], ["a/x", "a/y", "b/x"]),
+        (["", "a", "a/a"], ["{root}", "a", "a/a"]),
+        (["a/x", "b/a/x"], ["a/x", "b/a/x"]),
+    ],
+)
+def test_folders_of_one_name_are_distinguished_by_the_least_of_their_paths(places, said, tmp_path, write_folder, level_content):
+    folders = [write_folder(tmp_path / place, COLLOCATED, {"conc4.json": level_content()}) for place in places]
+    assert list(read_results(folders)["arm"]) == [f"2xtp1 ({words.format(root=tmp_path.name)})" for words in said]
+
+
+def test_folders_of_one_name_do_not_lengthen_the_labels_of_others(tmp_path, write_folder, level_content):
+    names = [(place, f"tiny_itl100_otl11_mixed_x_{arm}") for place in "ab" for arm in ("2xtp1", "2xtp1_slow")]
+    names += [("a", "tiny_itl100_otl11_mixed_x_1xtp2")]
+    folders = [write_folder(tmp_path / place, name, {"conc4.json": level_content()}) for place, name in names]
+    assert list(read_results(folders)["arm"]) == ["2xtp1 (a)", "2xtp1 slow (a)", "2xtp1 (b)", "2xtp1 slow (b)", "1xtp2"]
+
+
+def test_folders_in_one_place_whose_names_mean_the_same_are_distinguished_by_these(tmp_path, write_folder, level_content):
+    names = ("tiny_itl100_otl11_2xtp1", "tiny_itl100_otl11_mixed_2xtp1")
+    assert labels(tmp_path, write_folder, level_content, *names) == [f"2xtp1 ({name})" for name in names]
 
 
 # -- manifest --
