@@ -46,7 +46,8 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
 def _add_recommend(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     _add_model(parser)
-    add("--sla", type=sla, required=True, metavar="tpot=MS,p99_ttft=MS,...", help="medians unless a statistic is said")
+    add("--sla", type=sla, required=True, metavar="tpot=MS,max_itl=MS,...",
+        help="medians unless a statistic is said: mean, median and p99 of ttft and tpot, p99 and max of itl")  # fmt: skip
     add("--gpus", type=positive, required=True, metavar="N", help="of the whole fleet")
     add("--unit-gpus", type=unit, default=UNIT, metavar="N", help="most GPUs of one deployment (default: %(default)s)")
     add("--experiment", type=Path, metavar="FILE", help="configs/experiments/*.yaml: name its arms in the command")

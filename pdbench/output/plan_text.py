@@ -18,10 +18,10 @@ from pdbench.planner.simulator import Workload
 HEADINGS = {
     "request_throughput": "requests/s", "mean_tpot_ms": "TPOT mean\nms", "mean_ttft_ms": "TTFT mean\nms",
     "median_tpot_ms": "TPOT median\nms", "median_ttft_ms": "TTFT median\nms", "p99_tpot_ms": "TPOT p99\nms",
-    "p99_ttft_ms": "TTFT p99\nms",
+    "p99_ttft_ms": "TTFT p99\nms", "max_itl_ms": "ITL max\nms", "p99_itl_ms": "ITL p99\nms",
 }  # fmt: skip
-_SHOWN = ("request_throughput", "median_tpot_ms", "median_ttft_ms")
-_JUDGED = ("request_throughput", "mean_tpot_ms", "mean_ttft_ms", "median_ttft_ms")
+_SHOWN = ("request_throughput", "median_tpot_ms", "median_ttft_ms", "max_itl_ms")
+_JUDGED = ("request_throughput", "mean_tpot_ms", "mean_ttft_ms", "median_ttft_ms", "max_itl_ms", "p99_itl_ms")
 _INTERVALS = f"[nominal {NOMINAL:.0%} interval of one measurement]"
 
 
@@ -73,6 +73,8 @@ def print_predictions(predictions: Sequence[Prediction]) -> None:
     ]
     show(["layout", "GPUs", "in flight", *(HEADINGS[c] for c in _SHOWN)], rows)
     print(_INTERVALS)
+    if any(_SHOWN[-1] not in p.values for p in predictions):
+        print("-: no PD run of the fit says how long its requests wait from token to token")
     _print_outside(predictions)
 
 
@@ -84,6 +86,8 @@ def _print_outside(predictions: Sequence[Prediction]) -> None:
 
 
 def _with_interval(prediction: Prediction, column: str) -> str:
+    if column not in prediction.values:
+        return "-"
     low, high = prediction.intervals[column]
     return f"{number(prediction.values[column])} [{number(low)}, {number(high)}]"
 

@@ -57,7 +57,7 @@ def _rows(model: Model, study: Study, measured: pd.DataFrame) -> pd.DataFrame:
     recorded = all(folder.manifest for folder in study.folders.values())
     (checked,) = check(model, calibration.runs_of(study, None if recorded else model.as_published))
     found = measured.drop_duplicates("level").sort_values("level").reset_index(drop=True)
-    values = pd.DataFrame([one.values for one in checked.predicted])
+    values = pd.DataFrame([one.values for one in checked.predicted], columns=list(COLUMNS))
     more = values["request_throughput"] / found["request_throughput"]
     scaled = {name: found[name] * more for name in found if "_throughput" in name}
     chunk = values["median_ttft_ms"] + (found["chunk_latency_ms"] - found["median_ttft_ms"]) * (

@@ -12,7 +12,7 @@ from pdbench.analysis.audit import KINDS, Finding, audit, refuted, short
 from pdbench.layout import Layout
 from pdbench.manifest import Deployment, Manifest, differences
 from pdbench.planner.costs import Engine
-from pdbench.planner.fitting import Fitter, left_out, predict_run
+from pdbench.planner.fitting import Fitter, left_out, predict_run, with_hold
 from pdbench.planner.model import FEWEST_LEFT_OUT, Model, PlanError, errors_of, missing
 from pdbench.planner.replicas import COLUMNS
 from pdbench.planner.runs import Run, budget_of, graphs_of, ingress_of, without_sizes
@@ -37,7 +37,7 @@ def read(folders: Sequence[Path], levels: Sequence[int] = ()) -> Study:
         ResultError: a folder cannot be read.
         PlanError: it is not what it is called, or has no level at a concurrency, or prompts were not both read and answered.
     """
-    study = read_study(folders, details=False)
+    study = read_study(folders)
     for folder, kinds in refuted(audit(study)).items():
         raise PlanError(f"{short(folder)}: {kinds[0]}: {KINDS[kinds[0]][0]} (viz.py --audit has the details)")
     table = study.table
@@ -232,7 +232,7 @@ def make_model(study: Study, runs: Sequence[Run], engine: Engine, stack: dict[st
     if not decoding:
         raise PlanError(f"{runs[0].name}: has prefill alone: nothing says how long a decode step takes; add a mixed run")
     fitter = Fitter(runs, engine)
-    parameters = fitter.fit()
+    parameters = with_hold(fitter.fit(), runs, engine)
     left = left_out(fitter, lambda layout, others: not missing(layout, *map(_layouts, _by_phase(others))))
     left = [(run, of) for run, of in left if run.decodes]
     enough = len({run.layout for run, _ in left}) >= FEWEST_LEFT_OUT

@@ -7,7 +7,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, nan
 
 from pydantic import Field, PositiveInt, field_validator
 
@@ -27,7 +27,8 @@ _DEVIATIONS = {
     "handover": 0.7, "contact": 0.7, "stall": 0.3, "stall_slow": 0.7, "stall_unequal": 0.7, "pull": 0.5, "pull_slow": 0.7,
     "pull_unequal": 0.7,
 }  # fmt: skip
-_OF_PD = ("handover", "contact", "stall", "stall_slow", "stall_unequal", "pull", "pull_slow", "pull_unequal")
+HOLD = "hold"  # a parameter that is found after the fit, and not everywhere: see `Costs.hold`
+_OF_PD = ("handover", "contact", "stall", "stall_slow", "stall_unequal", "pull", "pull_slow", "pull_unequal", HOLD)
 _OF_UNEQUAL = ("stall_unequal", "pull_unequal")
 
 BUDGET = 8192  # tokens of an engine step: vLLM's own on GPUs of 70 GB and more
@@ -80,6 +81,8 @@ class Costs:
         contact: the first time that two replicas meet.
         stall, stall_slow: of the decode engine while a pull is posted, and what comes on top where blocks are scattered.
         pull, pull_slow: of a pull, of which a decode replica has one at a time, and what comes on top there.
+        hold: by which a pull lengthens a wait between two tokens where that is longest, beside its stall in the mean; NaN
+            where no run says it.
     """
 
     prefill: float
@@ -94,6 +97,7 @@ class Costs:
     stall_slow: float
     pull: float
     pull_slow: float
+    hold: float
     unequal: bool
 
 
@@ -159,6 +163,7 @@ def costs_of(layout: Layout, of: Parameters, engine: Engine, isl: int, osl: int,
         stall_slow=of["stall_slow"] * long,
         pull=of["pull"] * long,
         pull_slow=pulled_slowly * long,
+        hold=of.get(HOLD, nan) * long if layout.prefill else 0.0,
         unequal=unequal,
     )
 

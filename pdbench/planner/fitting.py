@@ -1,16 +1,18 @@
 """Fit the parameters to measured runs by least squares; again without each layout, to see how far that one is missed."""
 
 from collections.abc import Callable, Sequence
+from math import log
 
 import numpy as np
-from scipy.optimize import least_squares
+from scipy.optimize import brentq, least_squares
 
 from pdbench.layout import Layout
-from pdbench.planner.costs import Engine, deviation_of, matters, names_of, start_of
+from pdbench.planner.costs import HOLD, Engine, costs_of, deviation_of, matters, names_of, start_of
+from pdbench.planner.replicas import COLUMNS, FITTED, Level
 from pdbench.planner.runs import Run
-from pdbench.planner.simulator import simulate
+from pdbench.planner.simulator import Sweep, simulate
 
-# What a residual of each column counts, and at a first level that starts cold: by how well it repeats.
+# What a residual of each of `FITTED` counts, and at a first level that starts cold: by how well it repeats.
 _WEIGHTS = np.array([1.0, 1.0, 0.4, 0.0, 0.25, 0.0, 0.0])
 _COLD_WEIGHTS = np.array([0.3, 0.6, 0.1, 0.0, 0.3, 0.0, 0.0])
 _PRIOR = 0.12  # weight of a parameter one deviation from its start: as a level whose throughput is wrong by 12%
@@ -20,6 +22,7 @@ _FAR = 2.5  # the most by which a parameter's logarithm may leave its start
 _ITERATIONS = 6
 _SEEDS = (1, 2)
 _SEEDS_PREDICTED = (1, 2, 3, 4)
+_HOLDS = (1e-6, 1.0)  # the least and the most by which a pull of 1000 tokens may lengthen a wait, s
 
 
 class Fitter:
@@ -56,19 +59,20 @@ class Fitter:
         key = (number, x[self._of_run[number]].tobytes())
         if key not in self._predicted:
             parameters = dict(zip(self.names, np.exp(x), strict=True))
-            predicted = predict_run(self.runs[number], parameters, self.engine, _SEEDS)
+            predicted = predict_run(self.runs[number], parameters, self.engine, _SEEDS, watched=False)
             self._predicted[key] = np.log(np.where(predicted > 0, predicted, np.nan))  # a single token has no TPOT
         return self._predicted[key]
 
     def _residuals(self, number: int, x: np.ndarray) -> np.ndarray:
         run = self.runs[number]
-        return np.nan_to_num((self._log_predicted(number, x) - np.log(run.measured)) * self._weights(run)).ravel()
+        measured = np.log(run.measured[:, : len(FITTED)])
+        return np.nan_to_num((self._log_predicted(number, x) - measured) * self._weights(run)).ravel()
 
     def _weights(self, run: Run) -> np.ndarray:
-        weights = np.tile(_WEIGHTS, (len(run.levels), 1)) * np.isfinite(run.measured)
+        weights = np.tile(_WEIGHTS, (len(run.levels), 1))
         if run.workload.as_published:
-            weights[0] = _COLD_WEIGHTS * np.isfinite(run.measured[0])
-        return weights
+            weights[0] = _COLD_WEIGHTS
+        return weights * np.isfinite(run.measured[:, : len(FITTED)])
 
     def _jacobian(self, number: int, x: np.ndarray) -> np.ndarray:
         """Derivatives of a run's residuals; zero for parameters that its layout does not have."""
@@ -86,9 +90,38 @@ class Fitter:
         return found
 
 
-def predict_run(run: Run, parameters: dict[str, float], engine: Engine, seeds: Sequence[int] = _SEEDS_PREDICTED) -> np.ndarray:
-    """Return what is predicted of a run's levels, columns `replicas.COLUMNS`."""
-    return simulate(run.layout, parameters, engine, run.workload, run.levels, seeds)
+def predict_run(
+    run: Run, parameters: dict[str, float], engine: Engine, seeds: Sequence[int] = _SEEDS_PREDICTED, watched: bool = True
+) -> np.ndarray:  # fmt: skip
+    """Return what is predicted of a run's levels, columns `replicas.COLUMNS`, or `FITTED` where nothing is watched."""
+    return simulate(run.layout, parameters, engine, run.workload, run.levels, seeds, watched)
+
+
+def with_hold(parameters: dict[str, float], runs: Sequence[Run], engine: Engine) -> dict[str, float]:
+    """Return fitted parameters with `HOLD`: with it PD's longest waits are as measured, in the mean of their logarithms.
+
+    The parameters as they are where no such run has its longest waits.
+    """
+    longest: list[tuple[list[Level], float, float]] = []
+    for run in runs:
+        measured = run.measured[:, COLUMNS.index("max_itl_ms")]
+        if not run.decodes or not run.layout.prefill or np.isnan(measured).all():
+            continue
+        workload, most = run.workload, max(in_flight for in_flight, _ in run.levels)
+        costs = costs_of(run.layout, parameters, engine, workload.isl, workload.osl, most)
+        sweeps = [Sweep(run.layout, costs, engine, workload, seed, watched=True) for seed in _SEEDS]
+        for level, value in zip(run.levels, measured, strict=True):
+            ran = [sweep.run(*level) for sweep in sweeps]
+            if not np.isnan(value):
+                longest.append((ran, workload.isl / 1000, value))
+
+    def missed(hold: float) -> float:
+        return sum(log(np.mean([level.waits(hold * long)[0] for level in ran]) / value) for ran, long, value in longest)
+
+    if not longest:
+        return parameters
+    beyond = [end for end, sign in zip(_HOLDS, (1, -1), strict=True) if sign * missed(end) >= 0]
+    return parameters | {HOLD: beyond[0] if beyond else float(brentq(missed, *_HOLDS))}
 
 
 def left_out(fitter: Fitter, can_be_predicted: Callable[[Layout, Sequence[Run]], bool]) -> list[tuple[Run, np.ndarray]]:
@@ -105,6 +138,6 @@ def left_out(fitter: Fitter, can_be_predicted: Callable[[Layout, Sequence[Run]],
         without = [number for number, run in enumerate(fitter.runs) if run.layout == layout]
         others = [run for run in fitter.runs if run.layout != layout]
         if others and can_be_predicted(layout, others):
-            parameters = fitter.fit(without)
+            parameters = with_hold(fitter.fit(without), others, fitter.engine)
             found += [(fitter.runs[i], predict_run(fitter.runs[i], parameters, fitter.engine)) for i in without]
     return found

@@ -13,14 +13,16 @@ from pydantic import Field, ValidationError, model_validator
 from pdbench.files import first_line, write_atomically
 from pdbench.layout import Layout
 from pdbench.manifest import Strict
-from pdbench.planner.costs import Engine, names_of
-from pdbench.planner.replicas import COLUMNS
+from pdbench.planner.costs import HOLD, Engine, names_of
+from pdbench.planner.replicas import COLUMNS, FITTED, WAITS
 
 NOMINAL = 0.9  # of measurements, that an interval is to hold
 FEWEST_LEFT_OUT = 6  # layouts; of fewer their errors say too little, and intervals are those of the fit, widened
 WIDENED = 2.0
-# Never narrower than this, as a factor up and down, where fewer layouts were left out: the intervals of the public study's 18.
-LEAST = dict(zip(COLUMNS, (1.11, 1.14, 1.41, 1.17, 1.50, 1.20, 1.50)))
+# Never narrower than this, as a factor up and down, where fewer layouts were left out: the intervals of the public study's 18,
+# and of waits, which it does not have, those of the runs on H200s that no fit knew (docs/planner.md), collocated and PD.
+LEAST = dict(zip(FITTED, (1.11, 1.14, 1.41, 1.17, 1.50, 1.20, 1.50)))
+LEAST_WAITS = {False: dict(zip(WAITS, (1.45, 1.55))), True: dict(zip(WAITS, (2.1, 1.75)))}
 _NEAR = 3  # calibrated levels whose errors make the interval at a level
 
 
@@ -35,11 +37,17 @@ class Errors(Strict):
     level: int
     ratios: dict[str, float]
 
+    @cached_property
+    def is_pd(self) -> bool:
+        """Whether the layout is disaggregated."""
+        return Layout.parse(self.layout).is_pd
+
 
 class Model(Strict):
     """A fitted model, as `model.json` has it.
 
     Attributes:
+        parameters: those of its TP sizes, and `HOLD` where a PD run has its longest waits.
         runs: names of the result folders that it was fitted to.
         layouts: of these that decode, in the project's notation.
         prefilled: layouts of those that have prefill alone.
@@ -54,8 +62,8 @@ class Model(Strict):
     """
 
     # 1: fitted with routers that knew at once what a replica had; 2: without CUDA graphs; 3: with these in its settings;
-    # 4: with the largest step in them, and without what a step costs by itself.
-    schema_version: Literal[5] = 5
+    # 4: with the largest step in them, and without what a step costs by itself; 5: without waits from token to token.
+    schema_version: Literal[6] = 6
     name: str
     accelerator: str
     gpus_per_node: int = Field(ge=1)
@@ -77,7 +85,7 @@ class Model(Strict):
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
         """A file that somebody has edited may lack what a prediction needs."""
-        if set(self.parameters) != set(names_of(self.sizes)):
+        if set(self.parameters) - {HOLD} != set(names_of(self.sizes)):
             raise ValueError("its parameters are not those of its layouts")
         if wrong := [name for name, value in self.parameters.items() if not 0 < value < inf]:
             raise ValueError(f"its parameter {wrong[0]} is not above 0 and finite")
@@ -125,16 +133,17 @@ class Model(Strict):
         """Return which runs a prediction of a layout lacks."""
         return missing(layout, self.calibrated, map(Layout.parse, self.prefilled))
 
-    def width(self, column: str, level: int) -> float:
-        """Return the half-width of the interval of a column at a level, as a logarithm."""
-        levels = sorted({error.level for error in self.errors}, key=lambda known: abs(log(known / level)))
-        near = [e for e in self.errors if e.level in levels[:_NEAR] and column in e.ratios]
+    def width(self, column: str, level: int, is_pd: bool = False) -> float:
+        """Return the half-width of the interval of a column at a level, as a logarithm; of waits by errors of its own kind."""
+        errors = [e for e in self.errors if column not in WAITS or is_pd == e.is_pd]
+        levels = sorted({error.level for error in errors}, key=lambda known: abs(log(known / level)))
+        near = [e for e in errors if e.level in levels[:_NEAR] and column in e.ratios]
         found = quantile([e.ratios[column] for e in near]) if near else 0.0
-        return found if self.left_out else max(WIDENED * found, log(LEAST[column]))
+        return found if self.left_out and near else max(WIDENED * found, log((LEAST | LEAST_WAITS[is_pd])[column]))
 
-    def interval(self, column: str, level: int, value: float) -> tuple[float, float]:
+    def interval(self, column: str, level: int, value: float, is_pd: bool = False) -> tuple[float, float]:
         """Return the interval that nominally holds 90% of measurements."""
-        factor = exp(self.width(column, level))
+        factor = exp(self.width(column, level, is_pd))
         return value / factor, value * factor
 
 

@@ -21,7 +21,7 @@ class Prediction:
     """One layout at one level.
 
     Attributes:
-        values: by column of `COLUMNS`, requests/s and ms.
+        values: by column of `COLUMNS`, requests/s and ms, without waits of PD where no PD run of the fit has them.
         intervals: of these, nominally holding 90% of measurements.
         outside: in words, why it lies outside what the model was fitted to; empty within.
     """
@@ -54,8 +54,8 @@ def with_intervals(
     model: Model, layout: Layout, level: int, row: np.ndarray, workload: Workload, other: tuple[str, ...] = ()
 ) -> Prediction:
     """Return one simulated level with its intervals, and with what lies outside the model's runs, `other` first."""
-    values = dict(zip(COLUMNS, map(float, row), strict=True))
-    intervals = {column: model.interval(column, level, value) for column, value in values.items()}
+    values = {column: float(value) for column, value in zip(COLUMNS, row, strict=True) if not np.isnan(value)}
+    intervals = {column: model.interval(column, level, value, layout.is_pd) for column, value in values.items()}
     outside = [*other, *(f"lacks {what}" for what in model.lacks(layout))]
     if not model.levels[0] <= level <= model.levels[1]:
         outside.append(f"level {level}, fitted to {model.levels[0]} to {model.levels[1]}")
@@ -111,8 +111,9 @@ class Checked:
         found = np.full(self.ratios.shape, np.nan)
         for row, (prediction, measured) in enumerate(zip(self.predicted, self.run.measured, strict=True)):
             for i, column in enumerate(COLUMNS):
-                low, high = prediction.intervals[column]
-                found[row, i] = np.nan if np.isnan(measured[i]) else low <= measured[i] <= high
+                if column in prediction.intervals and not np.isnan(measured[i]):
+                    low, high = prediction.intervals[column]
+                    found[row, i] = low <= measured[i] <= high
         return found
 
 

@@ -6,9 +6,10 @@ from math import inf
 
 from pdbench.analysis.sla import Bound
 from pdbench.layout import Layout
+from pdbench.planner.costs import HOLD
 from pdbench.planner.model import Model, PlanError
 from pdbench.planner.predicting import Prediction, predict
-from pdbench.planner.replicas import COLUMNS
+from pdbench.planner.replicas import COLUMNS, WAITS
 from pdbench.planner.screen import Cell, screen, units_of
 from pdbench.planner.simulator import Workload
 
@@ -80,7 +81,9 @@ def limits_of(bounds: Sequence[Bound]) -> dict[str, float]:
     """
     for bound in bounds:
         if bound.column not in COLUMNS:
-            raise PlanError(f"{bound}: the model predicts mean, median and p99 of TTFT and TPOT, nothing else")
+            raise PlanError(
+                f"{bound}: the model predicts mean, median and p99 of TTFT and TPOT, and p99 and max of ITL, nothing else"
+            )
     return {bound.column: bound.limit for bound in bounds}
 
 
@@ -95,7 +98,7 @@ def recommend(
         extrapolate: look at kinds of layouts that no run had, too.
 
     Raises:
-        PlanError: no such layout fits the GPUs, or a bound is on what is not predicted.
+        PlanError: no such layout fits the GPUs, or a bound is on what is not predicted, or not of PD.
     """
     limits = limits_of(bounds)
     units = units_of(model, gpus, unit)
@@ -105,6 +108,9 @@ def recommend(
     if not layouts:
         hint = f": --extrapolate adds some, for want of {' or '.join(lacking)}" if lacking else ""
         raise PlanError(f"{gpus} GPUs hold no layout of the TP sizes and kinds that the model's runs have{hint}")
+    unknown = [layout for layout in layouts if layout.is_pd and HOLD not in model.parameters]
+    if unknown and (waits := [bound for bound in bounds if bound.column in WAITS]):
+        raise PlanError(f"{waits[0]}: {unknown[0]}'s is not predicted: no PD run of the fit has per-request latencies")
     finalists: dict[Layout, list[Cell]] = {}
     for cell in _finalists(screen(model, list(layouts), gpus, workload), limits):
         finalists.setdefault(layouts[cell.layout], []).append(cell)

@@ -1,12 +1,13 @@
 """Hold what a simulated sweep is made of: engines with their block pools, and what came of a level's requests."""
 
 from collections import OrderedDict, deque
+from math import nan
 
 import numpy as np
 
 PARTS = ("front end", "prefill queue", "prefill", "transfer", "stall", "decode")
-# What is predicted of a level, as the tidy table calls it.
-COLUMNS = (
+# What a fit simulates of a level, as the tidy table calls it.
+FITTED = (
     "request_throughput",
     "mean_tpot_ms",
     "mean_ttft_ms",
@@ -15,6 +16,9 @@ COLUMNS = (
     "p99_tpot_ms",
     "p99_ttft_ms",
 )
+WAITS = ("max_itl_ms", "p99_itl_ms")  # from token to token, of all requests of a level
+COLUMNS = (*FITTED, *WAITS)  # what is predicted of it
+_WHOLE = 1e-6  # of a token: progress is a sum of fractions, and the token that they make up is there
 
 
 class Prompts:
@@ -56,6 +60,7 @@ class Replica:
         "busy",
         "load",
         "pulled",
+        "posted",
         "pool",
     )
 
@@ -68,7 +73,7 @@ class Replica:
         self.progress = self.now = self.stall = self.stalled = self.pulled = 0.0
         self.running: deque[tuple[float, int]] = deque()
         self.waiting: deque[list[int]] = deque()
-        self.load = 0
+        self.load = self.posted = 0
         self.busy = self.expected = False
 
     def advance(self, now: float) -> None:
@@ -83,25 +88,74 @@ class Replica:
             self.progress += passed / self.steps[len(self.running)]
 
 
+class Watched(Replica):
+    """One whose waits from token to token are noted, which takes too long for a fit.
+
+    All running requests get their tokens at once, where progress passes a whole number.
+
+    Attributes:
+        gaps: waits that ended: seconds, of how many tokens, and how many pulls were posted meanwhile.
+        given: tokens that each of those who run had so far.
+        waited: for the next one, so far, s.
+    """
+
+    __slots__ = ("gaps", "given", "waited")
+
+    def empty(self) -> None:
+        """Forget all but the block pool."""
+        super().empty()
+        self.gaps: list[tuple[float, int, int]] = []
+        self.given, self.waited = 0, 0.0
+
+    def advance(self, now: float) -> None:
+        """Let the running requests decode until `now`, and note how long each token of theirs took."""
+        running, passed = len(self.running), now - self.now
+        super().advance(now)
+        if not running:
+            self.waited, self.posted = 0.0, 0
+            return
+        self.waited += passed
+        if tokens := int(self.progress - self.given + _WHOLE):
+            self.given += tokens
+            step = self.steps[running]
+            since = (self.progress - self.given) * step
+            # Stalls come before progress, so the first of these tokens waited for them all.
+            self.gaps.append((self.waited - since - (tokens - 1) * step, running, self.posted))
+            if tokens > 1:
+                self.gaps.append((step, running * (tokens - 1), 0))
+            self.waited, self.posted = since, 0
+
+
 class Level:
     """What came of one level: when each request was sent, arrived, was begun, prefilled, pulled and answered; its stalls.
 
-    All in seconds from its begin; `handover` is the time from a prefill replica to a decode replica, 0 if collocated.
+    All in seconds from its begin; `handover` is the time from a prefill replica to a decode replica, 0 if collocated, and
+    `gaps` are those of its replicas where they were watched, a row for each.
     """
 
     def __init__(self, requests: int, handover: float) -> None:
-        self.handover = handover
+        self.handover, self.gaps = handover, np.empty((0, 3))
         self.sent, self.arrived, self.begun, self.prefilled, self.pulled, self.first, self.ended, self.stalled = (
             [0.0] * requests for _ in range(8)
         )
 
     def figures(self, osl: int) -> list[float]:
-        """Return `COLUMNS`: requests/s and ms."""
+        """Return `FITTED`: requests/s and ms."""
         first, ended = np.array(self.first), np.array(self.ended)
         ttft, tpot = 1e3 * (first - self.sent), 1e3 * (ended - first) / max(1, osl - 1)
         middle_tpot, late_tpot = np.percentile(tpot, (50, 99))
         middle_ttft, late_ttft = np.percentile(ttft, (50, 99))
         return [len(first) / ended.max(), tpot.mean(), ttft.mean(), middle_tpot, middle_ttft, late_tpot, late_ttft]
+
+    def waits(self, hold: float) -> list[float]:
+        """Return `WAITS`, ms, where each pull that was posted makes a wait `hold` s longer; NaN where nothing was watched."""
+        if not len(self.gaps):
+            return [nan, nan]
+        gaps, tokens, posted = self.gaps.T
+        lasted = 1e3 * (gaps + hold * posted)
+        order = lasted.argsort()
+        late = np.searchsorted(tokens[order].cumsum(), 0.99 * tokens.sum())
+        return [lasted[order[-1]], lasted[order[late]]]
 
     def parts(self) -> list[float]:
         """Return where a request's time goes in the mean, s, as `PARTS` names them."""

@@ -20,6 +20,7 @@ _FULL = 0.97  # of a server's time; beyond that its queue is no queue any more
 # Of the mean, where the public study's levels have it in the middle.
 _OF_TPOT = {"mean": 1.0, "median": 1.0, "p99": 1.14}
 _OF_TTFT = {"mean": 1.0, "median": 0.87, "p99": 2.5}
+_SELDOM = 0.025  # p99 does not see so few of all tokens: many begin together, so that 1% of them wait
 _LATE = 0.95  # a level has 5 K requests and begins with K at once, so that 1% of all are the last 5% of these
 
 
@@ -74,14 +75,16 @@ def screen(model: Model, layouts: Sequence[Layout], gpus: int, workload: Workloa
     for layout in layouts:
         costs = costs_of(layout, model.parameters, model.engine, workload.isl, workload.osl, most)
         throughput, tpot, ttft = _closed_form(layout, costs, running, workload, model.engine.budget)
+        waits = _waits(layout, costs, running, workload, model.engine.budget)
         first = _LATE * _prompt(costs, workload, model.engine.budget) / (layout.prefill or layout.decode).num
         in_flight = throughput * (ttft + (workload.osl - 1) * tpot)
         units = gpus // layout.gpus
-        for x, t, f, k in zip(throughput, tpot, ttft, in_flight):
+        for x, t, f, k, longest, late in zip(throughput, tpot, ttft, in_flight, *waits):
             if np.isfinite(x) and k >= 1:
                 values = {"request_throughput": x} | {f"{of}_tpot_ms": 1e3 * t * share for of, share in _OF_TPOT.items()}
                 values |= {f"{of}_ttft_ms": 1e3 * f * share for of, share in _OF_TTFT.items()}
                 values["p99_ttft_ms"] = max(values["p99_ttft_ms"], 1e3 * (f + first * k))
+                values |= {"max_itl_ms": 1e3 * longest, "p99_itl_ms": 1e3 * late}
                 found.append(Cell(layout, units, round(k), x * units, values))
     return found
 
@@ -109,6 +112,22 @@ def _closed_form(
     ttft = costs.request + prompt + queued + costs.handover + transfer + 1.5 * step
     throughput = np.where((busy < _FULL) & (pulling < _FULL), throughput, np.nan)
     return throughput, tpot, ttft
+
+
+def _waits(layout: Layout, costs: Costs, running: np.ndarray, workload: Workload, budget: int) -> tuple[np.ndarray, np.ndarray]:
+    """The longest wait between two tokens and that of p99 (s): a level begins with all prompts at once, one of which runs."""
+    step, isl = np.array(costs.steps)[running], workload.isl
+    if layout.prefill:
+        # In the mean of many loads two of the prompts that end together are pulled within one step.
+        stall = costs.hold + costs.stall + (costs.stall_slow if is_unequal(layout) else 0.0)
+        longest, one, share = step + np.minimum(2, running) * stall, step + stall, running
+    else:
+        others = running - 1
+        tokens = np.minimum(budget, others * isl)
+        ends = np.maximum(1, tokens // isl) * costs.admit + costs.mixed * step
+        longest = np.where(others > 0, costs.prefill * tokens + np.maximum(ends, costs.wake * (budget < isl)), step)
+        one, share = longest, running * (1 + _further_steps(workload, budget))
+    return longest, np.where(share > _SELDOM * workload.osl, one, step)
 
 
 def _prompt(costs: Costs, workload: Workload, budget: int) -> float:

@@ -12,9 +12,9 @@ from random import Random
 
 import numpy as np
 
-from pdbench.layout import Layout
+from pdbench.layout import Layout, Pool
 from pdbench.planner.costs import Costs, Engine, Parameters, costs_of
-from pdbench.planner.replicas import Level, Prompts, Replica
+from pdbench.planner.replicas import Level, Prompts, Replica, Watched
 from pdbench.planner.routing import ACCEPTED_S, Ingress, Router
 
 CACHED = 16  # tokens to compute of a prompt that the prefix cache holds: the last block
@@ -41,26 +41,28 @@ class Sweep:
     Args:
         costs: with steps for the most requests that will be in flight.
         seed: of the order of prompts and of routing.
+        watched: whether waits from token to token are noted.
     """
 
-    def __init__(self, layout: Layout, costs: Costs, engine: Engine, workload: Workload, seed: int) -> None:
+    def __init__(
+        self, layout: Layout, costs: Costs, engine: Engine, workload: Workload, seed: int, watched: bool = False
+    ) -> None:  # fmt: skip
         self.costs, self.workload, self.budget = costs, workload, engine.budget
         self.collocated = layout.prefill is None
         # Each its own numbers, so that a change of one cost changes no other draw.
         self.order, self.draw, self.delay = Random(seed), Random(f"route {seed}").random, Random(f"delay {seed}").random
-        pool = layout.prefill or layout.decode
-        self.prefillers = [Replica(costs.steps, self._prompts(engine, pool.tp)) for _ in range(pool.num)]
-        self.decoders = self.prefillers
-        if layout.prefill:
-            self.decoders = [Replica(costs.steps, self._prompts(engine, layout.decode.tp)) for _ in range(layout.decode.num)]
+        self.watched = watched
+        self.prefillers = self._replicas(engine, layout.prefill or layout.decode)
+        self.decoders = self._replicas(engine, layout.decode) if layout.prefill else self.prefillers
         # With ingress replicas, as in Ray 2.60: these choose who decodes, and that one who prefills for it.
         self.is_decoder_first = bool(layout.prefill and workload.ingress)
         # When each prefill and decode replica know each other; the first pair meets in the smoke test.
         self.met: dict[tuple[int, int], float] = {}
 
-    def _prompts(self, engine: Engine, size: int) -> Prompts:
-        tokens = engine.kv_tokens.get(size, inf) * (engine.collocated_kv if self.collocated else 1.0)
-        return Prompts(tokens / self.workload.isl)
+    def _replicas(self, engine: Engine, pool: Pool) -> Sequence[Replica]:
+        tokens = engine.kv_tokens.get(pool.tp, inf) * (engine.collocated_kv if self.collocated else 1.0)
+        kind = Watched if self.watched else Replica
+        return [kind(self.costs.steps, Prompts(tokens / self.workload.isl)) for _ in range(pool.num)]
 
     def run(self, in_flight: int, requests: int) -> Level:
         """Return one level of the sweep."""
@@ -81,6 +83,8 @@ class Sweep:
             now, _, handle, what, where = heapq.heappop(self.events)
             handle(now, what, where)
         self.met = dict.fromkeys(self.met, 0.0)
+        if gaps := [gap for replica in self.decoders if isinstance(replica, Watched) for gap in replica.gaps]:
+            self.level.gaps = np.array(gaps)
         return self.level
 
     def _at(self, when: float, handle: Callable[..., None], what: object, where: int) -> None:
@@ -108,7 +112,7 @@ class Sweep:
         if not replica.busy:
             self._prefill(now, where)
 
-    def _choose(self, now: float, router: Router, replicas: list[Replica]) -> int:
+    def _choose(self, now: float, router: Router, replicas: Sequence[Replica]) -> int:
         """Have a router choose a replica, whose answer it gets later."""
         where = router.choose(now, replicas)
         if router.remembers and len(replicas) > 1:
@@ -187,6 +191,7 @@ class Sweep:
         replica.pool.stored += 1 + added
         replica.advance(now)
         replica.stall += costs.stall + (costs.stall_slow if slow else 0.0)
+        replica.posted += 1
         replica.pulled = max(ready, replica.pulled) + costs.pull + (costs.pull_slow if slow else 0.0)
         self._at(replica.pulled, self._pulled, request, where)
 
@@ -240,20 +245,23 @@ class Sweep:
 
 
 def simulate(
-    layout: Layout, of: Parameters, engine: Engine, workload: Workload, levels: Sequence[tuple[int, int]], seeds: Sequence[int]
-) -> np.ndarray:
+    layout: Layout, of: Parameters, engine: Engine, workload: Workload, levels: Sequence[tuple[int, int]],
+    seeds: Sequence[int], watched: bool = True,
+) -> np.ndarray:  # fmt: skip
     """Return what is predicted of a sweep, the mean over `seeds`.
 
     Args:
         levels: (requests in flight, requests) of each, in the order measured.
+        watched: whether waits from token to token are, too.
 
     Returns:
-        A row per level, columns `COLUMNS`.
+        A row per level, columns `COLUMNS`, or `FITTED` where nothing is watched.
     """
     most = max(in_flight for in_flight, _ in levels)
     costs = costs_of(layout, of, engine, workload.isl, workload.osl, most)
     found = []
     for seed in seeds:
-        sweep = Sweep(layout, costs, engine, workload, seed)
-        found.append([sweep.run(*level).figures(workload.osl) for level in levels])
+        sweep = Sweep(layout, costs, engine, workload, seed, watched)
+        ran = [sweep.run(*level) for level in levels]
+        found.append([[*one.figures(workload.osl), *(one.waits(costs.hold) if watched else ())] for one in ran])
     return np.mean(found, axis=0)

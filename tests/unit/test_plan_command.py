@@ -137,7 +137,11 @@ def test_a_target_that_nothing_keeps_has_nearest_misses(root, capsys):
 @pytest.mark.parametrize(
     ("sla", "gpus", "line"),
     [
-        ("itl=10", "8", "median ITL <= 10 ms: the model predicts mean, median and p99 of TTFT and TPOT, nothing else"),
+        (
+            "itl=10",
+            "8",
+            "median ITL <= 10 ms: the model predicts mean, median and p99 of TTFT and TPOT, and p99 and max of ITL",
+        ),
         ("p90_ttft=10", "8", "p90 TTFT <= 10 ms: the model predicts"),
         (
             "tpot=10",
@@ -345,7 +349,7 @@ def test_the_whole_way_on_our_own_runs_of_real_engines(tmp_path, capsys):
     engine = json.loads(model.read_text())["engine"]
     assert (engine["experts"], engine["active"], engine["kv_tokens"]) == (4, 2, {"1": 1_474_920}), "by the manifests"
     (row,) = (line.split() for line in said(capsys, "check", model, runs["2xtp1"]).splitlines() if line.startswith(" 2xtp1 "))
-    text = re.search(r"2xtp1 predicted from .*:\n([\d.]+)% of requests/s, (\d+)% of mean TPOT, (\d+) and (\d+)% of TTFT",
-                     (ROOT / "docs/planner.md").read_text())  # fmt: skip
+    text = re.search(r"2xtp1 predicted from .*:\n([\d.]+)% of requests/s, (\d+)% of mean TPOT, (\d+) and (\d+)% of TTFT, "
+                     r"(\d+)% of the longest ITL and (\d+)% of p99", (ROOT / "docs/planner.md").read_text())  # fmt: skip
     errors = [float(word.rstrip("%")) for word in row[2:]]
     assert errors == pytest.approx([*(float(number) for number in text.groups()), 100], abs=1)

@@ -13,7 +13,7 @@ from pdbench.planner.simulator import Workload
 
 def checked(layout, factor):
     """Two levels that were predicted `factor` times as high as measured."""
-    measured = np.array([[2.0] + [10.0] * 6, [4.0] + [20.0] * 6])
+    measured = np.array([[2.0] + [10.0] * 8, [4.0] + [20.0] * 8])
     predictions = []
     for level, row in zip((4, 8), measured * factor, strict=True):
         values = dict(zip(COLUMNS, map(float, row), strict=True))

@@ -10,9 +10,9 @@ import pytest
 from pdbench.configs import ROOT
 from pdbench.layout import Layout
 from pdbench.planner import calibration
-from pdbench.planner.model import LEAST, Errors, Model, PlanError, missing, quantile
+from pdbench.planner.costs import HOLD
+from pdbench.planner.model import LEAST, LEAST_WAITS, Errors, Model, PlanError, missing, quantile
 from pdbench.planner.predicting import check, predict
-from pdbench.planner.replicas import COLUMNS
 from pdbench.planner.simulator import Workload
 from tests.helpers.planning_runs import LEVELS, TRUE, write_run
 
@@ -48,6 +48,7 @@ def test_layouts_that_were_not_used_are_predicted(model, folders):
 def test_parameters_that_the_runs_inform_are_found(model):
     for name in ("prefill_tp2", "prefill_tp1", "step_tp2"):
         assert model.parameters[name] == pytest.approx(TRUE[name], rel=0.1), name
+    assert model.parameters[HOLD] == pytest.approx(TRUE[HOLD], rel=0.15)
 
 
 def test_a_model_says_what_it_was_fitted_to(model):
@@ -63,8 +64,10 @@ def test_a_model_is_read_back_as_it_was_written(model, tmp_path):
 def test_few_layouts_have_wide_intervals(model):
     """With three layouts none can say how far others are missed."""
     assert not model.left_out
-    for column in COLUMNS:
+    for column in LEAST:
         assert model.width(column, 4) >= np.log(LEAST[column])
+    for is_pd in (False, True):
+        assert model.width("max_itl_ms", 4, is_pd) >= np.log(LEAST_WAITS[is_pd]["max_itl_ms"])
 
 
 def test_the_interval_at_a_level_is_made_of_errors_near_to_it(model):

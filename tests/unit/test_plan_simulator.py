@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdbench.layout import Layout
-from pdbench.planner.costs import Engine, costs_of, matters, names_of, start_of, woken
+from pdbench.planner.costs import HOLD, Engine, costs_of, matters, names_of, start_of, woken
 from pdbench.planner.replicas import COLUMNS, PARTS
 from pdbench.planner.simulator import Sweep, Workload, simulate
 
-PARAMETERS = {name: start_of(name) for name in names_of((1, 2, 4, 8))}
+PARAMETERS = {name: start_of(name) for name in names_of((1, 2, 4, 8))} | {HOLD: 2e-3}
 AT_ONCE = {"request": 1e-9}  # no time between client and engine, which is drawn for each request
 UNSEEN, REPLAYED, ENGINE = Workload(5000, 250), Workload(5000, 250, as_published=True), Engine()
 
