@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     from pdbench.analysis.pieces import coarser
     from pdbench.analysis.sharing import shares
     from pdbench.analysis.stalls import stall_lines
-    from pdbench.output import answers, tables
+    from pdbench.output import answers, decision_text, tables
     from pdbench.output.sharing_text import print_shares
     from pdbench.read.export import export
     from pdbench.read.level_file import ResultError
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
             tables.print_intervals(level_intervals(compared))
         if args.show_blocks:
             tables.print_blocks(paired(compared.table))
-            for line in tables.piece_words(coarser(compared.table)):
+            for line in decision_text.piece_words(coarser(compared.table)):
                 print(line)
         if args.show_overhead:
             tables.print_overheads(overheads(compared.table))

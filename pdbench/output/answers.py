@@ -16,7 +16,7 @@ from pdbench.analysis.shift import runs_of
 from pdbench.analysis.sla import per_request
 from pdbench.cli import note
 from pdbench.files import write_atomically
-from pdbench.output import tables
+from pdbench.output import decision_text, tables
 from pdbench.output.options import COMPARED, COUNTING, FIGURES, LATENCY_MODES, WITH_FRONTIER, compares, is_by_levels, uses
 from pdbench.output.shift_text import print_shift
 from pdbench.output.throughput_text import how_counted
@@ -107,7 +107,7 @@ def show_decision(table: pd.DataFrame, args: argparse.Namespace) -> None:
     for title, rows in several:
         print(f"\n{title}")
         late = decision.overloaded(rows, [LATENCIES[mode], *(bound.column for bound in args.sla or ())])
-        for line in tables.saturated_words(late):
+        for line in decision_text.saturated_words(late):
             print(line)
         bands = decision.bands(rows, LATENCIES[mode], throughput)
         if bands.empty and len(decision.overloaded(rows, [LATENCIES[mode]])) == len(rows):
@@ -115,13 +115,13 @@ def show_decision(table: pd.DataFrame, args: argparse.Namespace) -> None:
         elif bands.empty:
             print(f"no arm has both {LATENCIES[mode]} and {throughput}: use --latency-mode or --throughput-metric")
         else:
-            tables.print_bands(bands, words, counted, args.use_interactivity, args.gpu_hour_price)
+            decision_text.print_bands(bands, words, counted, args.use_interactivity, args.gpu_hour_price)
         if args.sla:
-            for line in tables.piece_words(not_judged(rows, args.sla)):
+            for line in decision_text.piece_words(not_judged(rows, args.sla)):
                 print(line)
             answers = decision.decide(rows, args.sla, throughput)
-            tables.print_decision(answers, args.sla, counted, rows["kind"].iloc[0], args.gpu_hour_price)
-        print(*tables.uncertainty_words(rows), sep="\n")
+            decision_text.print_decision(answers, args.sla, counted, rows["kind"].iloc[0], args.gpu_hour_price)
+        print(*decision_text.few_words(rows, args.sla or ()), *decision_text.uncertainty_words(rows), sep="\n")
     print(f"{args.throughput_metric} tokens/s{how_counted(table, args.use_normalized)}")
 
 

@@ -26,7 +26,7 @@ from pdbench.analysis.overhead import overheads
 from pdbench.analysis.pieces import not_judged
 from pdbench.cli import visible
 from pdbench.manifest import Manifest
-from pdbench.output import chart, figures, tables
+from pdbench.output import chart, decision_text, figures, tables
 from pdbench.output.figures.view import LATENCIES
 from pdbench.output.options import MOST_ARMS
 from pdbench.output.predicted import coverage_words, prediction_rows
@@ -103,7 +103,7 @@ def render(
         crossovers=crossovers(judged, view, [mode for mode in LATENCIES if view.sla or mode != view.latency_mode], price),
         overhead=overhead(judged),
         predicted=predictions(view),
-        bands_read=" ".join(tables.BANDS_READ),
+        bands_read=" ".join(decision_text.BANDS_READ),
         arms=looks,
         hidden=figures.left_out(table, replace(view, figure="tradeoff"), most_arms),
         metrics=metrics,
@@ -144,15 +144,16 @@ def summary(table: pd.DataFrame, kind: str) -> str:
 def decide(title: str, table: pd.DataFrame, view: figures.View, price: float | None) -> Decision:
     """Return the head of the page; `table` is of one workload."""
     columns = [bound.column for bound in view.sla] or [LATENCIES[view.latency_mode]]
-    out = [line.strip() for line in tables.saturated_words(decision.overloaded(table, columns))]
-    out += tables.piece_words(not_judged(table, view.sla))
-    uncertainty, counted = [*out, *tables.uncertainty_words(table)], _counted(view)
+    out = [line.strip() for line in decision_text.saturated_words(decision.overloaded(table, columns))]
+    out += decision_text.piece_words(not_judged(table, view.sla))
+    out += decision_text.few_words(table, view.sla)
+    uncertainty, counted = [*out, *decision_text.uncertainty_words(table)], _counted(view)
     if not view.sla:
         return Decision(title, "", "", [], band_grid(table, view, view.latency_mode, price), uncertainty)
     answers = decision.decide(table, view.sla, chart.throughput(view))
     best = answers["arm"].iloc[0] if answers["holds"].iloc[0] else ""
-    words = [sentence(line.strip()) for line in tables.answer_words(answers, view.sla, counted)]
-    rows = tables.decision_rows(answers, view.sla, counted, table["kind"].iloc[0], price)
+    words = [sentence(line.strip()) for line in decision_text.answer_words(answers, view.sla, counted)]
+    rows = decision_text.decision_rows(answers, view.sla, counted, table["kind"].iloc[0], price)
     return Decision(title, ", ".join(map(str, view.sla)), best, words, Grid("Every arm", *rows), uncertainty)
 
 
@@ -160,7 +161,7 @@ def band_grid(table: pd.DataFrame, view: figures.View, mode: str, price: float |
     """Return which arm is best in which band of a latency; no rows where no arm has it."""
     words = f"first {view.chunk_size}" if mode == "chunk" else {"token": "median TPOT", "first_token": "median TTFT"}[mode]
     bands = decision.bands(table, LATENCIES[mode], chart.throughput(view))
-    rows = tables.band_rows(bands, words, _counted(view), view.interactivity, price)
+    rows = decision_text.band_rows(bands, words, _counted(view), view.interactivity, price)
     late = len(decision.overloaded(table, [LATENCIES[mode]]))
     without = f", without {late} saturated level{'s' * (late > 1)}" * bool(late)
     return Grid(f"Best by {words}{' tokens' if mode == 'chunk' else ''}{without}", *rows)

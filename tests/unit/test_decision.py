@@ -15,7 +15,7 @@ from pdbench.analysis.pieces import not_judged
 from pdbench.analysis.repeats import of_geometric_mean, of_ratios
 from pdbench.analysis.samples import samples
 from pdbench.analysis.sla import Bound, parse, per_request
-from pdbench.output import tables
+from pdbench.output import decision_text
 from pdbench.read.results import read_results
 
 # -- what is typed --
@@ -189,7 +189,7 @@ def test_a_saturated_level_counts_under_no_latency_that_contains_ttft(metric):
     assert found["best"].tolist() == ["2xtp2"] and found["throughput_high"].tolist() == [1000]
     assert len(overloaded(rates, [column])) == 2 and overloaded(rates, ["median_tpot_ms"]).empty
     assert bands(rates, "median_tpot_ms", "input_throughput_per_node")["throughput_high"].tolist() == [1500]
-    assert list(tables.saturated_words(overloaded(rates, [column])))[0].endswith("2 levels of 2 arms")
+    assert list(decision_text.saturated_words(overloaded(rates, [column])))[0].endswith("2 levels of 2 arms")
 
 
 def test_a_level_that_the_client_capped_keeps_no_bound_on_ttft():
@@ -197,8 +197,29 @@ def test_a_level_that_the_client_capped_keeps_no_bound_on_ttft():
     rates["served_share"], rates["cap_reached"] = 1.0, [math.nan, 64]
     assert decide(rates, parse("ttft=500"))["level"].tolist() == [4]
     assert decide(rates, parse("tpot=10"))["level"].tolist() == [8]
-    assert tables.queue_words(64) == "the queue is in the client, at its cap of 64 in flight"
-    assert tables.queue_words(math.nan) == "its TTFT is that of a queue"
+    assert decision_text.queue_words(64) == "the queue is in the client, at its cap of 64 in flight"
+    assert decision_text.queue_words(math.nan) == "its TTFT is that of a queue"
+
+
+def test_an_arm_that_is_ahead_by_goodput_alone_is_named():
+    measured = table(("2xtp2", 4, 8, 100, 1200), (PD, 4, 8, 100, 1000)).assign(goodput=[3.0, 4.0])
+    assert "  by goodput p1xtp2-d1xtp2 is ahead: 8 against 6 requests/s/node" in words(measured, "tpot=10")
+    for goodput in ([4.0, 4.0], [4.0, math.nan], [math.nan, math.nan]):
+        assert "goodput" not in "".join(words(measured.assign(goodput=goodput), "tpot=10"))
+
+
+def words(measured, bounds):
+    return list(decision_text.answer_words(decide(measured, parse(bounds)), parse(bounds), "input/s"))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "named"), [("p99_ttft=9,max_tpot=9", "p99 TTFT and max TPOT"), ("ttft=9", ""), ("p99_itl=9,max_itl=9", "")]
+)
+def test_a_tail_of_few_requests_is_called_that(bounds, named):
+    measured = table(*TWO_LEVELS, (PD, 16, 9, 1, 3000)).assign(completed=[20, 99, 100])
+    expected = [f"fewer than 100 requests at 4, 8: {named} there is that of the slowest two"] * bool(named)
+    assert list(decision_text.few_words(measured, parse(bounds))) == expected
+    assert not list(decision_text.few_words(measured[2:], parse(bounds)))
 
 
 def test_coarser_pieces_are_not_judged_by_the_time_between_them():
@@ -210,7 +231,7 @@ def test_coarser_pieces_are_not_judged_by_the_time_between_them():
         assert answers["arm"].tolist() == ["2xtp2", PD] and answers["holds"].tolist() == [True, False]
         assert answers["reason"][1] == "not compared by ITL: 8 tokens a piece against 1"
     expected = f"not compared by ITL: {PD}, 8 tokens a piece against 1: a time between pieces is none between tokens"
-    assert list(tables.piece_words(not_judged(measured, parse("p99_itl=50")))) == [expected]
+    assert list(decision_text.piece_words(not_judged(measured, parse("p99_itl=50")))) == [expected]
     assert decide(measured, parse("tpot=20"))["holds"].all() and not not_judged(measured, parse("tpot=20"))
     measured["tokens_per_piece"] = [1.0, 1.4]
     assert decide(measured, parse("p99_itl=500"))["arm"].tolist() == [PD, "2xtp2"], "on a busy machine two come in one"
@@ -229,10 +250,10 @@ def test_goodput_is_per_node():
 def test_prices_are_beside_what_they_are_of():
     """The last of a dozen columns lie outside a window of 1280 pixels."""
     measured = table(*TWO_LEVELS, ("2xtp2", 4, 8, 100, 900))
-    headers, rows = tables.band_rows(bands(measured, "median_tpot_ms", RATE), "TPOT", "input/s", False, 3)
+    headers, rows = decision_text.band_rows(bands(measured, "median_tpot_ms", RATE), "TPOT", "input/s", False, 3)
     assert headers[2:4] == ["input/s", "price\nof 1M"] and rows[0][3] == f"{cost(3, 8, 1000):.3f} to {cost(3, 8, 2000):.3f}"
     answers, bounds = decide(measured, parse("tpot=10")), parse("tpot=10")
-    headers, rows = tables.decision_rows(answers, bounds, "input/s", "concurrency", 3)
+    headers, rows = decision_text.decision_rows(answers, bounds, "input/s", "concurrency", 3)
     assert headers[3:7] == ["input/s", *(f"price of 1M\n{kind}" for kind in ("input", "output", "total"))]
     assert rows[0][4] == f"{cost(3, 8, 1500):.3f}"
 
@@ -329,7 +350,7 @@ def test_what_a_block_does_to_all_its_arms_makes_no_lead_uncertain(orders):
     answer, band = decide(measured, parse("tpot=10")), bands(measured, "median_tpot_ms", "input_throughput_per_node").iloc[0]
     assert (answer["lead_from"][1], answer["lead_to"][1]) == (pytest.approx(0.1), pytest.approx(0.1))
     assert (band["next_margin_from"], band["next_margin_to"]) == (pytest.approx(0.1), pytest.approx(0.1))
-    assert "of leads within blocks, at once" in next(tables.uncertainty_words(measured))
+    assert "of leads within blocks, at once" in next(decision_text.uncertainty_words(measured))
     alone = decide(measured.assign(block=0), parse("tpot=10"))
     assert alone["lead_from"][1] < 0, "outside blocks the drift is a spread of repeats"
 
@@ -391,9 +412,9 @@ def test_the_latency_at_which_the_best_arm_changes_has_an_interval():
     low, high = of_geometric_mean([1.8, 2.0, 2.2])
     assert (found["high_from"].iloc[0], found["high_to"].iloc[0]) == (pytest.approx(low), pytest.approx(high))
     assert found[["high_from", "high_to"]].iloc[1].isna().all(), "the last band has no end"
-    shown = [line[0] for line in tables.band_rows(found, "TPOT", "tokens/s", False, None)[1]]
+    shown = [line[0] for line in decision_text.band_rows(found, "TPOT", "tokens/s", False, None)[1]]
     assert shown[0] == f"1 to 2 [{low:.3g}, {high:.3g}]"
-    turned = tables.band_rows(found, "TPOT", "tokens/s", True, None)[1][-1][0]
+    turned = decision_text.band_rows(found, "TPOT", "tokens/s", True, None)[1][-1][0]
     assert turned == f"500 [{1000 / high:.1f}, {1000 / low:.1f}] to 1,000"
 
 
