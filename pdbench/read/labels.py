@@ -20,13 +20,7 @@ def arm_labels(arms: "Sequence[Arm]") -> list[str]:
     for extra in (lambda a: a.run.model, lambda a: f"{a.run.isl}:{a.run.osl}", lambda a: a.run.phase):
         if len({extra(arm) for arm in arms}) > 1:
             labels = [f"{label} {visible(extra(arm))}" for label, arm in zip(labels, arms, strict=True)]
-    # The words that all folders share, such as an experiment's name, distinguish nothing.
-    shared = set.intersection(*(set(_remarks(arm.run.name)) for arm in arms))
-
-    def remarks(alike: "list[Arm]") -> list[str]:
-        return ["-".join(word for word in _remarks(arm.run.name) if word not in shared) for arm in alike]
-
-    for extras in (remarks, lambda alike: [arm.run.name for arm in alike], _places):
+    for extras in (_distinct, lambda alike: [arm.run.name for arm in alike], _places):
         labels = _with_extras(labels, arms, extras)
     return labels
 
@@ -43,6 +37,13 @@ def _with_extras(labels: list[str], arms: "Sequence[Arm]", extras: "Callable[[li
             for at, extra in zip(places, more, strict=True):
                 found[at] = f"{label} {visible(extra)}".strip()
     return found
+
+
+def _distinct(alike: "list[Arm]") -> list[str]:
+    """What their folders' names say, without the words that all of these share: such as an experiment's name."""
+    words = [_remarks(arm.run.name) for arm in alike]
+    shared = set.intersection(*map(set, words))
+    return ["-".join(word for word in of if word not in shared) for of in words]
 
 
 def _places(alike: "list[Arm]") -> list[str]:
