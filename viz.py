@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
 
     goodput = per_request(args.sla or ())
     asked = (args.sla, args.export, args.report, args.json, args.audit, args.show_stalls, args.show_intervals, args.show_itl)
-    details = any(asked) or args.show_sharing or args.figure in OF_REQUESTS
+    details = any(asked) or args.show_sharing or args.figure in (*OF_REQUESTS, "targets")
     try:
         study = answers.read(args, goodput, details)
         table = study.table

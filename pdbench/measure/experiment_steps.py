@@ -22,7 +22,7 @@ PHASE_OPTIONS: dict[Phase, list[str]] = {
     "shift": [],
 }  # fmt: skip
 # Figures that have neither of these axes, and what uses the options beside any figure: viz.py refuses what nothing uses.
-WITHOUT_AXES = {"lengths", "timeline", "overhead", "shift"}
+WITHOUT_AXES = {"targets", "lengths", "timeline", "overhead", "shift"}
 DECISIONS = {"--show-decision", "--sla", "--gpu-hour-price", "--json", "--report"}
 
 

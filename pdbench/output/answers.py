@@ -14,11 +14,13 @@ from pdbench.analysis.frontier import LATENCIES
 from pdbench.analysis.pieces import not_judged
 from pdbench.analysis.shift import runs_of
 from pdbench.analysis.sla import per_request
+from pdbench.analysis.targets import targets
 from pdbench.cli import note
 from pdbench.files import write_atomically
 from pdbench.output import decision_text, tables
 from pdbench.output.options import COMPARED, COUNTING, FIGURES, LATENCY_MODES, WITH_FRONTIER, compares, is_by_levels, uses
 from pdbench.output.shift_text import print_shift
+from pdbench.output.targets_text import COUNT, print_targets
 from pdbench.output.throughput_text import how_counted
 from pdbench.read.folder import are_small, folders_among, left_out_words
 from pdbench.read.level_file import ResultError, naming
@@ -174,6 +176,8 @@ def plot(study: Study, findings: Sequence[Finding], args: argparse.Namespace, pa
         print("  to choose arms give their folders alone, for more give --most-arms")
     if view.figure == "shift":
         _show_shift(study, table, figures.chosen_level(table, view), args)
+    if view.figure == "targets":
+        print_targets(targets(table, args.targets, throughput_column(args), COUNT, rounded=True), args.targets)
     if view.figure in COUNTING:
         print(f"  y: {figures.throughput_label(table, view)}{how_counted(table, args.use_normalized)}")
     if view.figure in WITH_FRONTIER:
@@ -243,6 +247,7 @@ def view_of(args: argparse.Namespace, predicted: pd.DataFrame | None = None) -> 
         log_latency=args.log_latency,
         log_levels=args.log_concurrency,
         per_gpu=args.per_gpu,
+        targets=args.targets,
         itl=args.show_itl,
         figure=args.figure or FIGURES[0],
         level=args.level,

@@ -11,14 +11,14 @@ from pdbench.cli import Parser, above_zero, positive
 
 LATENCY_MODES = {"token": "tpot", "first_token": "ttft", "chunk": "chunk"}
 THROUGHPUT_METRICS = ("input", "output", "total")
-FIGURES = ("classic", "tradeoff", "heatmap", "lengths", "network", "latencies", "timeline", "overhead", "shift")
+FIGURES = ("classic", "tradeoff", "targets", "heatmap", "lengths", "network", "latencies", "timeline", "overhead", "shift")
 MOST_ARMS = 15  # as many runs of one layout have different markers
 OF_REQUESTS = ("latencies", "timeline")  # figures that need per-request details
-COMPARED = ("heatmap", "lengths", "overhead", "shift")  # figures of answers, that is of what is compared
+COMPARED = ("targets", "heatmap", "lengths", "overhead", "shift")  # figures of answers, that is of what is compared
 OF_TIME = ("latencies", "timeline", "shift")  # figures that have no axis of levels
 WITH_FRONTIER = ("classic", "tradeoff")  # figures that show which arm is best at a latency
 LIMITED = (*WITH_FRONTIER, "network", "latencies")  # of many arms they show those nearest to the frontier
-COUNTING = (*WITH_FRONTIER, "heatmap", "network")  # figures of tokens/s
+COUNTING = (*WITH_FRONTIER, "targets", "heatmap", "network")  # figures of tokens/s
 FORMATS = (".png", ".pdf", ".svg")
 TABLE_FORMATS = (".csv", ".json", ".parquet")
 DEFAULT_PATH = Path("figure.png")
@@ -121,11 +121,14 @@ def _add_figures(parser: Parser) -> None:
     add("--plot-path", type=figure_path, metavar="PATH",
         help=f"where to, {', '.join(FORMATS)} (default: {DEFAULT_PATH}); implies --plot")  # fmt: skip
     add("--figure", choices=FIGURES,
-        help="classic: TPOT, TTFT and trade-off; the trade-off alone; heatmap: best throughput under --sla by P:D ratio and TP;"
+        help="classic: TPOT, TTFT and trade-off; the trade-off alone; targets: which arm is best within"
+        " which two latencies, see --targets; heatmap: best throughput under --sla by P:D ratio and TP;"
         " lengths: an arm over the collocated one by ISL:OSL; network: one PD layout by placement and transport; latencies:"
         " their distributions at a level; timeline: every request of a level; overhead: what --show-overhead prints;"
         " shift: load that shifts, and what arms attain under --sla"
         f" (default: {FIGURES[0]}); implies --plot")  # fmt: skip
+    add("--targets", type=targets, default=targets("tpot,max_itl"), metavar="LATENCY,LATENCY",
+        help="the latencies of --figure targets, named as in --sla (default: tpot,max_itl)")  # fmt: skip
     add("--level", type=above_zero, metavar="N",
         help="level of --figure latencies, timeline and shift (default: the highest that all arms have)")  # fmt: skip
     add("--most-arms", type=positive, default=MOST_ARMS, metavar="N",
@@ -180,7 +183,7 @@ _DECISION = ("--show-decision", "--sla", "--json", "--report")
 # By which figures, and by which of `ANSWERS`, an option is used; all others are used by whatever is asked for.
 USED_BY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "include_refuted": (FIGURES, ("what compares arms, such as --show-decision",)),
-    "include_bare": ((*WITH_FRONTIER, "heatmap"), ("--show-stalls", "--show-blocks", *_DECISION)),
+    "include_bare": ((*WITH_FRONTIER, "targets", "heatmap"), ("--show-stalls", "--show-blocks", *_DECISION)),
     "latency_mode": (LIMITED, _DECISION),
     "chunk_size": ((), ("--latency-mode chunk", "--sla chunk=MS", "--show-tables", "--export", "--report")),
     "use_interactivity": (WITH_FRONTIER, ("--show-decision", "--sla", "--report")),
@@ -192,6 +195,7 @@ USED_BY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "log_latency": ((*WITH_FRONTIER, "latencies"), ("--report",)),
     "log_concurrency": (FIGURES[:1], ()),
     "per_gpu": (FIGURES[:1], ()),
+    "targets": (("targets",), ()),
     "show_itl": (FIGURES[:1], ()),
 }
 
@@ -218,6 +222,17 @@ def sla(text: str) -> tuple[Bound, ...]:
         return parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def targets(text: str) -> tuple[Bound, ...]:
+    """Parse the names of two latencies, such as `tpot,p99_ttft`; their limits are of no account."""
+    try:
+        found = parse(",".join(f"{name}=1" for name in text.split(",")))
+    except ValueError:
+        found = ()
+    if len(found) != 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like tpot,max_itl: two latencies, named as in --sla")
+    return found
 
 
 def table_path(text: str) -> Path:

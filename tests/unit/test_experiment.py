@@ -129,7 +129,7 @@ def test_what_a_phases_figures_need_is_added_where_viz_takes_it(write, tmp_path,
     for step in steps:
         build_parser().parse_args(step.command[2:])
     added = [step for step in steps if set(PHASE_OPTIONS[phase][:1]) <= set(step.command)]
-    assert len(steps) == 7 and len(added) == (7 if more or phase == "mixed" else 4)
+    assert len(steps) == 8 and len(added) == (8 if more or phase == "mixed" else 4)
 
 
 def test_request_rates_phases_and_transports_reach_the_commands(write, tmp_path):

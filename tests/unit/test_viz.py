@@ -97,7 +97,8 @@ def test_flags_reach_the_figure(folders, monkeypatch):
     switches = ["--use-interactivity", "--no-use-normalized", "--log-latency", "--log-concurrency", "--per-gpu", "--show-itl"]
     viz.main([*values, *switches, "--exps", *folders])
     table, view = seen[0]
-    assert view == figures.View("chunk", 4, True, False, "total", True, True, "p99", per_gpu=True)
+    named = {"per_gpu": True, "targets": options.targets("tpot,max_itl")}
+    assert view == figures.View("chunk", 4, True, False, "total", True, True, "p99", **named)
     assert table["chunk_latency_ms"].iloc[0] == 50 + 3 * 10
 
 
@@ -268,8 +269,8 @@ def test_wrong_flags(folders, capsys, flags, reported):
         (["--most-arms", "15", "--show-decision"],
          "--most-arms goes with --figure classic, tradeoff, network or latencies, and with --report"),
         (["--no-use-normalized", "--show-blocks"],
-         "--no-use-normalized goes with --figure classic, tradeoff, heatmap, network or latencies, and with --show-tables, "
-         "--show-decision, --sla, --json or --report"),
+         "--no-use-normalized goes with --figure classic, tradeoff, targets, heatmap, network or latencies, and with "
+         "--show-tables, --show-decision, --sla, --json or --report"),
         (["--use-normalized", "--show-stalls"], "--use-normalized goes with --figure classic"),
         (["--throughput-metric", "input", "--figure", "lengths"], "--throughput-metric goes with --figure classic"),
         (["--latency-mode", "token", "--show-tables"], "--latency-mode goes with --figure classic"),

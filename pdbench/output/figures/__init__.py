@@ -6,6 +6,7 @@
     network    throughput of one PD layout by placement and transport, with the speed of its KV transfers
     latencies  the distributions of TTFT and inter-token times at one level
     timeline   every request of one level: when it waited for its first token, when it decoded
+    targets    for which pairs of latency targets which arm has the most throughput: when PD pays
     lengths    for which ISL:OSL an arm pays: its ratios to the collocated one within blocks
     overhead   what Ray Serve adds to TTFT and TPOT, and takes from throughput, with intervals
     shift      load that shifts over time: the P:D ratio, every request's TTFT and TPOT, the share within the SLA
@@ -18,7 +19,7 @@ from collections.abc import Callable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pdbench.output.figures import classic, distributions, heatmap, lengths, network, overhead, shift, timeline
+from pdbench.output.figures import classic, distributions, heatmap, lengths, network, overhead, shift, targets, timeline
 from pdbench.output.figures.ceiling import left_out
 from pdbench.output.figures.files import save
 from pdbench.output.figures.level import chosen_level
@@ -32,6 +33,7 @@ __all__ = ["Style", "View", "arm_styles", "chosen_level", "draw", "latency_label
 FIGURES: dict[str, Callable[..., Figure]] = {
     "classic": classic.draw,
     "tradeoff": classic.draw_tradeoff,
+    "targets": targets.draw,
     "heatmap": heatmap.draw,
     "lengths": lengths.draw,
     "network": network.draw,

@@ -19,7 +19,8 @@ NAMES = {"CPU": "CPU cores", "GPU": "GPUs"}  # of accelerators that have no bett
 
 @dataclass(frozen=True)
 class View:
-    """Which figure, the axes of its trade-off and the scales; `level`, `sla` and `itl` (p99 or max) where a figure is of one.
+    """Which figure, the axes of its trade-off and the scales; `level`, `sla`, `targets` and `itl` (p99 or
+    max) where a figure is of one.
 
     With `per_gpu` latencies are drawn over the level for each GPU of a layout. `refuted` are the arms that the audit
     refutes, with the kinds of findings: drawn and marked, but in no frontier. `predicted` has rows of `predicted.predicted`.
@@ -38,6 +39,7 @@ class View:
     sla: tuple[Bound, ...] = ()
     refuted: tuple[tuple[str, str], ...] = ()
     per_gpu: bool = False
+    targets: tuple[Bound, ...] = ()
     predicted: pd.DataFrame | None = field(default=None, compare=False)
 
     def compared(self, table: pd.DataFrame) -> pd.DataFrame:
