@@ -49,6 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         study = answers.read(args, goodput, details)
         table = study.table
+        if args.include_bare:
+            study = study.with_bare()
         findings, left_out, compared = answers.audited(study, args)
         if args.export:
             export(table, args.export)

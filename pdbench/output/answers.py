@@ -47,8 +47,6 @@ def read(args: argparse.Namespace, sla: dict[str, float], details: bool) -> Stud
         note("viz.py: much is to be read, so details of single requests are not checked (--audit does)")
     unreadable: list[str] | None = [] if args.skip_unreadable else None
     study = read_study(folders, args.gpus_per_node, args.chunk_size, sla, details, unreadable)
-    if args.include_bare:
-        study = study.with_bare()
     for line in [left_out_words(files)] * bool(files) + [f"left out: {reason}" for reason in unreadable or ()]:
         note(f"viz.py: {line}")
     without = [name for name, folder in study.folders.items() if folder.manifest is None]
@@ -177,6 +175,8 @@ def plot(study: Study, findings: Sequence[Finding], args: argparse.Namespace, pa
     if view.figure == "shift":
         _show_shift(study, table, figures.chosen_level(table, view), args)
     if view.figure == "targets":
+        for line in decision_text.saturated_words(decision.overloaded(table, [bound.column for bound in args.targets])):
+            print(line)
         print_targets(targets(table, args.targets, throughput_column(args), COUNT, rounded=True), args.targets)
     if view.figure in COUNTING:
         print(f"  y: {figures.throughput_label(table, view)}{how_counted(table, args.use_normalized)}")

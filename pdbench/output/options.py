@@ -173,6 +173,7 @@ ANSWERS: dict[str, Callable[[argparse.Namespace], bool]] = {
     "--show-decision": decides,
     "--sla": decides,
     "--sla chunk=MS": lambda args: any(bound.metric == "chunk" for bound in args.sla or ()),
+    "--targets chunk,LATENCY": lambda args: args.figure == "targets" and "chunk" in [bound.metric for bound in args.targets],
     "--latency-mode chunk": lambda args: args.latency_mode == "chunk",
     "--export": lambda args: bool(args.export),
     "--json": lambda args: bool(args.json and args.figure != "shift"),
@@ -183,9 +184,12 @@ _DECISION = ("--show-decision", "--sla", "--json", "--report")
 # By which figures, and by which of `ANSWERS`, an option is used; all others are used by whatever is asked for.
 USED_BY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "include_refuted": (FIGURES, ("what compares arms, such as --show-decision",)),
-    "include_bare": ((*WITH_FRONTIER, "targets", "heatmap"), ("--show-stalls", "--show-blocks", *_DECISION)),
+    "include_bare": ((*WITH_FRONTIER, "targets", "heatmap", "lengths"), ("--show-stalls", "--show-blocks", *_DECISION)),
     "latency_mode": (LIMITED, _DECISION),
-    "chunk_size": ((), ("--latency-mode chunk", "--sla chunk=MS", "--show-tables", "--export", "--report")),
+    "chunk_size": (
+        (),
+        ("--latency-mode chunk", "--targets chunk,LATENCY", "--sla chunk=MS", "--show-tables", "--export", "--report"),
+    ),
     "use_interactivity": (WITH_FRONTIER, ("--show-decision", "--sla", "--report")),
     "use_normalized": ((*COUNTING, "latencies"), ("--show-tables", *_DECISION)),
     "throughput_metric": ((*COUNTING, "latencies"), _DECISION),

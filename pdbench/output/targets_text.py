@@ -22,8 +22,9 @@ def print_targets(found: Targets, latencies: Sequence[Bound]) -> None:
         for row, limit in reversed(list(enumerate(found.y)))
     ]
     show(headers, rows)
-    print("percent: over the best arm of the other kind, collocated or PD;")
-    print("alone: no level that was measured of that kind keeps both; -: none of either does")
+    print(f"percent: over {found.rival}; alone: no level that was measured of any such arm keeps both; -: no arm does")
+    for arm, why in found.out.items():
+        print(f"not judged: {arm}: {why}")
 
 
 def _cell(arms: Sequence[str], best: int, lead: float) -> str:

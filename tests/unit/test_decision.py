@@ -129,6 +129,23 @@ def test_a_tail_of_itl_is_that_of_levels_that_were_measured(tails, level, reason
     assert (row["level"], row["throughput"], row["reason"]) == (level, {4: 1000, 8: 2000, 16: 3000}[level], reason)
 
 
+def test_intervals_and_leads_do_not_interpolate_a_tail_either():
+    """Of each repeat the first level counts: 1000, 1100 and 1210; between it and the second nothing is known."""
+    rows = [(layout, level, 8, 100, rate) for layout, least in ((PD, 1000), ("2xtp2", 500))
+            for factor in (1, 1.1, 1.21) for level, rate in ((4, factor * least), (8, 2 * least))]  # fmt: skip
+    tails = [20 if level == 4 else 200 if layout == PD else 60 for layout, level, *_ in rows]
+    best, other = decide(table(*rows).assign(p99_itl_ms=tails), parse("p99_itl=50")).itertuples()
+    assert (best.throughput, other.throughput, best.lead, other.lead) == (1100, 550, 0, 1)
+    # Student's, of three logarithms 0.0953 apart: 1100 x exp(-+ 4.303 x 0.0953 / sqrt(3)).
+    assert (best.throughput_from, best.throughput_to) == (pytest.approx(868, abs=1), pytest.approx(1394, abs=1))
+    assert math.sqrt((1 + other.lead_from) * (1 + other.lead_to)) == pytest.approx(2)
+
+
+def test_only_a_neighbouring_level_that_breaks_a_tail_is_called_that():
+    far = table((PD, 4, 8, 100, 1000), (PD, 8, 9, 100, 900), (PD, 16, 16, 500, 3000)).assign(p99_itl_ms=[20, 20, 200])
+    assert decide(far, parse("p99_itl=50")).iloc[0]["reason"] == "more load gives no more throughput"
+
+
 def test_between_levels_that_both_keep_a_tail_the_other_bounds_decide():
     measured = table(*TWO_LEVELS).assign(p99_itl_ms=[20, 40])
     assert decide(measured, parse("tpot=10,p99_itl=50")).iloc[0]["level"] == 6

@@ -56,7 +56,43 @@ def test_where_no_arm_keeps_both_none_is_best():
 
 def test_of_equal_arms_the_collocated_one_is_best():
     found = targets(table((PD, 4, 8, 10, 1000), (BASE, 4, 8, 10, 1000)), named("tpot,max_itl"), RATE, 2)
-    assert found.arms[found.best[0, 0]] == BASE and found.lead[0, 0] == 0
+    assert found.best.tolist() == [[-1, -1], [-1, 0]] and found.arms[0] == BASE and found.lead[1, 1] == 0
+    assert found.x == pytest.approx([8 / 1.1, 8.8]) and found.y == pytest.approx([10 / 1.1, 11]), "a picture has two sides"
+
+
+def test_of_arms_of_one_kind_the_lead_is_over_the_next_best():
+    other = "p2xtp1-d1xtp1"
+    found = targets(table(*ROWS[2:], (other, 4, 9, 12, 400)), named("tpot,max_itl"), RATE, 2)
+    assert found.rival == "the next best arm" and found.lead[1, 1] == 1200 / 400 - 1 and found.lead[0, 0] == 500 / 400 - 1
+    alone = targets(table(*ROWS[2:]), named("tpot,max_itl"), RATE, 2)
+    assert (alone.lead == math.inf).all()
+    figure = draw(table(*ROWS[2:]), View(figure="targets", targets=named("tpot,max_itl")))
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "PD is ahead by 30%" in legend and not [text for text in legend if "collocated" in text]
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"tokens_per_piece": 8.0}, "not compared by ITL: 8 tokens a piece against 1"),
+        ({"max_itl_ms": math.nan}, "no max ITL, which needs per-request details"),
+        ({"served_share": 0.5}, "every level is saturated"),
+    ],
+)
+def test_an_arm_that_cannot_be_judged_is_named_and_is_no_rival(capsys, changed, why):
+    """Else the other kind would be alone for want of a measurement."""
+    measured = pd.concat([table(*ROWS[:2]), table(*ROWS[2:]).assign(**changed)])
+    latencies = named("ttft,max_itl" if "served_share" in changed else "tpot,max_itl")
+    found = targets(measured.assign(median_ttft_ms=measured["median_tpot_ms"]), latencies, RATE, 3)
+    assert found.arms == [BASE] and found.out == {PD: why} and found.rival == "the next best arm"
+    print_targets(found, latencies)
+    assert f"not judged: {PD}: {why}\n" in capsys.readouterr().out
+
+
+def test_a_saturated_level_is_left_out_of_what_contains_ttft():
+    measured = table(*ROWS).assign(median_ttft_ms=[100, 200, 100, 200], served_share=[1, 0.5, 1, 1])
+    assert targets(measured, named("ttft,max_itl"), RATE, 3).throughput[0].max() == 1000
+    assert targets(measured, named("tpot,max_itl"), RATE, 3).throughput[0].max() == 2000
 
 
 @pytest.mark.parametrize("pair", ["tpot,max_itl", "ttft,tpot", "p99_ttft,p99_itl"])
@@ -88,8 +124,8 @@ def test_control_arms_and_controlled_ratios_take_no_part():
 @pytest.mark.parametrize(
     ("measured", "line"),
     [
-        (pd.concat([table(*ROWS), table(*ROWS, isl=200)]), "compares arms of one model and one workload"),
-        (table(*ROWS).assign(max_itl_ms=math.nan), "no arm has both latencies of --targets; .* may need per-request details"),
+        (pd.concat([table(*ROWS), table(*ROWS, isl=200)]), "compares arms of one model, one workload and one kind of load"),
+        (table(*ROWS).assign(max_itl_ms=math.nan), "no arm can be judged: no max ITL, which needs per-request details"),
     ],
 )
 def test_what_cannot_be_compared_is_said(measured, line):
@@ -118,8 +154,11 @@ def test_the_picture_names_the_arms_and_separates_the_kinds():
         for name, where in at.items()
     }
     assert side[BASE] < 0 < side[PD], "orange and purple"
+    assert float(cells.get_array()[np.abs(y - 44).argmin(), -1]) == pytest.approx(math.log(1.2)), "1200 over 1000"
+    assert len({round(float(value), 3) for value in cells.get_array().compressed()}) > 20, "a larger lead has another colour"
+    assert [one for one in axes.collections if list(one.get_linewidth()) == [2.2]], "a thick line between the kinds"
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert "no measured level of the other kind" in legend and "no arm keeps both" not in legend
+    assert "no other that was measured" in legend and "no arm keeps both" not in legend
 
 
 @pytest.mark.parametrize(
@@ -142,6 +181,8 @@ def test_the_command_draws_and_prints_what_our_own_results_say(tmp_path, capsys)
     path = tmp_path / "t.png"
     viz.main(["--figure", "targets", "--gpus-per-node", "2", "--plot-path", str(path), "--exps", *map(str, OURS)])
     out = capsys.readouterr().out
-    assert path.stat().st_size > 20_000 and " max ITL, ms " in out and "alone: no level that was measured of that kind" in out
+    assert (
+        path.stat().st_size > 20_000 and " max ITL, ms " in out and "alone: no level that was measured of any such arm" in out
+    )
     (tight,) = (line for line in out.splitlines() if line.startswith(" <= 44"))
     assert set(tight.split()[2:]) == {"p1xtp1-d1xtp1", "pack"}

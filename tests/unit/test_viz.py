@@ -272,12 +272,14 @@ def test_wrong_flags(folders, capsys, flags, reported):
          "--no-use-normalized goes with --figure classic, tradeoff, targets, heatmap, network or latencies, and with "
          "--show-tables, --show-decision, --sla, --json or --report"),
         (["--use-normalized", "--show-stalls"], "--use-normalized goes with --figure classic"),
+        (["--targets", "tpot,ttft", "--report", "a.html"], "--targets goes with --figure targets"),
         (["--throughput-metric", "input", "--figure", "lengths"], "--throughput-metric goes with --figure classic"),
         (["--latency-mode", "token", "--show-tables"], "--latency-mode goes with --figure classic"),
         (["--use-interactivity", "--json", "a.json"],
          "--use-interactivity goes with --figure classic or tradeoff, and with --show-decision, --sla or --report"),
         (["--chunk-size", "8", "--show-decision"],
-         "--chunk-size goes with --latency-mode chunk, --sla chunk=MS, --show-tables, --export or --report"),
+         "--chunk-size goes with --latency-mode chunk, --targets chunk,LATENCY, --sla chunk=MS, --show-tables, --export or "
+         "--report"),
         (["--include-refuted", "--show-tables"],
          "--include-refuted goes with --plot, and with what compares arms, such as --show-decision"),
         (["--latency-mode", "chunk", "--figure", "shift", "--sla", "ttft=9", "--json", "a.json"], "--latency-mode goes with"),

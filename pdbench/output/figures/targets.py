@@ -32,7 +32,7 @@ def draw(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:
     both. Lines are between arms, whose names are where there is room.
 
     Raises:
-        ResultError: no arm has both latencies, or the arms did not do the same work.
+        ResultError: no arm can be judged, or the arms did not do the same work.
     """
     found = targets(table, view.targets, throughput_column(table, view), FINE)
     figure = new_figure((11.5, 8.6))
@@ -44,15 +44,17 @@ def draw(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:
     for which, bound in zip("xy", view.targets, strict=True):
         getattr(axes, f"set_{which}scale")("log")
         log_ticks(axes, which)
-        getattr(axes, f"set_{which}label")(f"{bound.words[0].upper()}{bound.words[1:]} at most (ms)")
+        words = bound.words if bound.words.startswith("p9") else bound.words[0].upper() + bound.words[1:]
+        getattr(axes, f"set_{which}label")(f"{words} at most (ms)")
     counted = throughput_label(table, view)
     figure.suptitle(f"{heading(table, study)}\nMost {counted[0].lower()}{counted[1:]} within both", fontsize=12)
+    kinds = [("collocated", -1)] * bool(found.collocated.any()) + [("PD", 1)] * bool((~found.collocated).any())
     handles = [Patch(color=scale.to_rgba(sign * math.log1p(share)), label=f"{kind} is ahead by {share:.0%}")
-               for kind, sign in (("collocated", -1), ("PD", 1)) for share in (0.1, 0.3, 0.6)]  # fmt: skip
-    alone = Patch(facecolor="#999999", edgecolor="white", hatch=ALONE, linewidth=0, label="no measured level of the other kind")
+               for kind, sign in kinds for share in (0.1, 0.3, 0.6)]  # fmt: skip
+    alone = Patch(facecolor="#999999", edgecolor="white", hatch=ALONE, linewidth=0, label="no other that was measured")
     handles += [alone] * bool(np.isinf(found.lead).any())
     handles += [Patch(label="no arm keeps both", **HATCHED)] * bool((found.best < 0).any())
-    legend(figure, handles, ["ahead: of the best arm of the other kind"])
+    legend(figure, handles, [f"ahead: of {found.rival}"])
     return figure
 
 
