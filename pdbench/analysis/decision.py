@@ -144,8 +144,7 @@ def decide(table: pd.DataFrame, bounds: Sequence[Bound], throughput: str = "inpu
     limits, jumps = np.array([bound.limit for bound in bounds]), np.array([bound.jumps for bound in bounds])
     served = judged(table, columns)
     measured = samples(served, [throughput, *columns], ["level", *RATES])
-    out = {arm: f"not compared by ITL: {seen}" for arm, seen in not_judged(served, bounds).items()}
-    out |= dict.fromkeys(set(table["arm"]) - set(served["arm"]), "every level is saturated")
+    out = unjudged(table, served, bounds)
     arms = _arms(table, served, [throughput, *columns])
     levels = {arm: sample.levels for arm, sample in measured.items()}
     rows = [_answer(arm, levels.get(arm.arm, []), bounds, out.get(arm.arm, "")) for arm in arms.itertuples()]
@@ -171,6 +170,12 @@ def judged(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
         return table
     late = saturated(table)
     return table[~late] if late.any() else table
+
+
+def unjudged(table: pd.DataFrame, served: pd.DataFrame, bounds: Sequence[Bound]) -> dict[str, str]:
+    """Return why an arm cannot be judged by these bounds, by arm; `served` is of `judged`."""
+    out = {arm: f"not compared by ITL: {seen}" for arm, seen in not_judged(served, bounds).items()}
+    return out | dict.fromkeys(set(table["arm"]) - set(served["arm"]), "every level is saturated")
 
 
 def highest(

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pdbench.analysis.decision import WORKLOAD, collocated, highest, judged
-from pdbench.analysis.pieces import not_judged
+from pdbench.analysis.decision import WORKLOAD, collocated, highest, judged, unjudged
 from pdbench.analysis.samples import samples
 from pdbench.analysis.sla import Bound
 from pdbench.read.level_file import ResultError
@@ -41,16 +40,21 @@ class Targets:
         return np.where(self.throughput.max(axis=0) > 0, self.throughput.argmax(axis=0), -1)
 
     @property
+    def is_of_one_kind(self) -> bool:
+        """Whether all arms are collocated, or all are PD."""
+        return len(set(self.collocated.tolist())) == 1
+
+    @property
     def rival(self) -> str:
         """Whom the best arm is ahead of, in words: of the other kind, collocated or PD, where there are arms of both."""
-        return "the next best arm" if len(set(self.collocated.tolist())) == 1 else "the best arm of the other kind"
+        return "the next best arm" if self.is_of_one_kind else "the best arm of the other kind"
 
     @property
     def lead(self) -> np.ndarray:
         """By which share the best arm exceeds its `rival`: 0.1 is 10%; inf where no rival keeps both, NaN where no arm does."""
-        if len(set(self.collocated.tolist())) == 1:
-            first = np.zeros((2 - min(2, len(self.arms)), *self.throughput.shape[1:]))
-            second, most = np.sort(np.concatenate([first, self.throughput]), axis=0)[-2:]
+        if self.is_of_one_kind:
+            nobody = np.zeros((1, *self.throughput.shape[1:]))
+            second, most = np.sort(np.concatenate([nobody, self.throughput]), axis=0)[-2:]
         else:
             kinds = [self.throughput[self.collocated == kind].max(axis=0) for kind in (True, False)]
             second, most = np.minimum(*kinds), np.maximum(*kinds)
@@ -95,8 +99,7 @@ def targets(table: pd.DataFrame, latencies: Sequence[Bound], throughput: str, co
 
 def _not_judged(table: pd.DataFrame, served: pd.DataFrame, latencies: Sequence[Bound]) -> dict[str, str]:
     """Why arms cannot be: by arm, in words."""
-    out = dict.fromkeys(set(table["arm"]) - set(served["arm"]), "every level is saturated")
-    out |= {arm: f"not compared by ITL: {seen}" for arm, seen in not_judged(served, latencies).items()}
+    out = unjudged(table, served, latencies)
     for bound in latencies:
         known = served[bound.column].notna().groupby(served["arm"]).any()
         details = ", which needs per-request details" * (bound.statistic in ("p90", "p95", "max"))

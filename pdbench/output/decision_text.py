@@ -146,7 +146,7 @@ def few_words(table: pd.DataFrame, bounds: Sequence[Bound]) -> Iterator[str]:
     few = sorted(table.loc[table["completed"] < MIN_SAMPLES, "level"].unique())
     if tails and few:
         levels = ", ".join(f"{level:g}" for level in few)
-        yield f"fewer than {MIN_SAMPLES} requests at {levels}: {' and '.join(tails)} there is that of the slowest two"
+        yield f"fewer than {MIN_SAMPLES} requests at {levels}: {' and '.join(tails)} there rests on one or two of them"
 
 
 def queue_words(cap: float) -> str:

@@ -99,7 +99,7 @@ def _closed_form(
     slow = is_unequal(layout)
     # Collocated, each step of a prompt gives those who run a token, too.
     steps = 1 + _further_steps(workload, budget)
-    stall = costs.stall + (costs.stall_slow if slow else 0.0) if layout.prefill else prompt - (steps - costs.mixed) * step
+    stall = _stall(layout, costs) if layout.prefill else prompt - (steps - costs.mixed) * step
     tpot = step + np.maximum(stall, 0) * running / tokens
     throughput = layout.decode.num * running / (tokens * tpot)
     busy = throughput * prompt / prefillers
@@ -119,7 +119,7 @@ def _waits(layout: Layout, costs: Costs, running: np.ndarray, workload: Workload
     step, isl = np.array(costs.steps)[running], workload.isl
     if layout.prefill:
         # In the mean of many loads two of the prompts that end together are pulled within one step.
-        stall = costs.hold + costs.stall + (costs.stall_slow if is_unequal(layout) else 0.0)
+        stall = costs.hold + _stall(layout, costs)
         longest, one, share = step + np.minimum(2, running) * stall, step + stall, running
     else:
         others = running - 1
@@ -128,6 +128,11 @@ def _waits(layout: Layout, costs: Costs, running: np.ndarray, workload: Workload
         longest = np.where(others > 0, costs.prefill * tokens + np.maximum(ends, costs.wake * (budget < isl)), step)
         one, share = longest, running * (1 + _further_steps(workload, budget))
     return longest, np.where(share > _SELDOM * workload.osl, one, step)
+
+
+def _stall(layout: Layout, costs: Costs) -> float:
+    """How long a pull stalls its engine in the mean (s), before blocks lie scattered."""
+    return costs.stall + (costs.stall_slow if is_unequal(layout) else 0.0)
 
 
 def _prompt(costs: Costs, workload: Workload, budget: int) -> float:
