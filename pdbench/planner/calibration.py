@@ -15,7 +15,7 @@ from pdbench.planner.costs import Engine
 from pdbench.planner.fitting import Fitter, left_out, predict_run, with_hold
 from pdbench.planner.model import FEWEST_LEFT_OUT, Model, PlanError, errors_of, missing
 from pdbench.planner.replicas import COLUMNS
-from pdbench.planner.runs import Run, budget_of, graphs_of, ingress_of, without_sizes
+from pdbench.planner.runs import Run, budget_of, graphs_of, ingress_of, is_asked, without_sizes
 from pdbench.planner.simulator import Workload
 from pdbench.read.results import Study, read_study
 
@@ -23,6 +23,8 @@ from pdbench.read.results import Study, read_study
 _EXPERTS = ((r"gpt-?oss-20b(-shape)?", (32, 4)), (r"gpt-?oss-tiny", (4, 2)), (r"gpt-?oss(-120b(-shape)?)?", (128, 4)))
 # In a stack, the sizes of CUDA graphs for decode steps: a fit has one set of them, and a comparison with it takes any.
 _GRAPHS, _LARGEST_STEP = "CUDA graphs of", "steps of at most"
+# In a deployment's identity, for how long routers remember loads: runs whose routers ask each time are simulated as such.
+_REMEMBERED = "serving_path RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S"
 # What two runs of one fit may differ in, of their deployments' identity.
 _OF_A_RUN = re.compile(r"layout|mode|base seed|serving_path (ingress_replicas|pool_routing)|(collocated|prefill|decode) .*")
 
@@ -152,6 +154,8 @@ def _stack(manifest: Manifest) -> dict[str, str]:
     found = {name: value for name, value in manifest.identity.items() if not _OF_A_RUN.fullmatch(name)}
     if not (deployment := manifest.deployment):
         return found
+    if is_asked(deployment):
+        found.pop(_REMEMBERED, None)
     graphs, budget = _sizes(deployment)
     found |= {_GRAPHS: ", ".join(map(str, graphs)) or "no size", _LARGEST_STEP: f"{budget} tokens"}
     try:

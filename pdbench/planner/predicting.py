@@ -127,7 +127,7 @@ def _other_sizes(fitted: Engine, engine: Engine) -> tuple[str, ...]:
 
 
 def check(model: Model, runs: Sequence[Run]) -> list[Checked]:
-    """Predict each run as it was measured, with its own CUDA graphs and largest step.
+    """Predict each run as it was measured, with its own routers, CUDA graphs and largest step.
 
     Raises:
         PlanError: a run has a TP size that the model lacks.

@@ -137,5 +137,10 @@ def ingress_of(deployment: Deployment | None) -> int:
     path = deployment.serving_path if deployment else None
     if not deployment or not path or deployment.mode == POOL or path.get("router", "power-of-two") != "power-of-two":
         return 0
-    remembered = float(path.get("env", {}).get("RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S", REMEMBERED_S))
-    return int(path.get("ingress_replicas") or 0) if remembered > 0 else 0
+    return 0 if is_asked(deployment) else int(path.get("ingress_replicas") or 0)
+
+
+def is_asked(deployment: Deployment) -> bool:
+    """Return whether Ray Serve's routers remember no loads: each time they ask the two replicas that they choose from."""
+    env = (deployment.serving_path or {}).get("env", {})
+    return float(env.get("RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S", REMEMBERED_S)) <= 0
