@@ -13,7 +13,7 @@ from pdbench.analysis import audit
 from pdbench.analysis.audit import Finding, findings
 from pdbench.analysis.audit_source import Source, columns_of, sources_of
 from pdbench.layout import Layout
-from pdbench.manifest import LINK_MBIT, Deployment
+from pdbench.manifest import LINK_MBIT, NOT_PATH, Deployment
 from pdbench.read.folder import are_small, check_folder, folders_among, left_out_words
 from pdbench.read.level_file import ResultError, naming
 from pdbench.read.results import per_node_of, read_study
@@ -30,6 +30,7 @@ COPIES = ("same results", "two layouts")
 OF_TRANSPORTS = ("UCX_", "NIXL_", LINK_MBIT)
 PLACEMENTS = ("pack", "pool", "spread")
 KINDS = (*PLACEMENTS, "tcp", "bare")
+OF_RAY_SERVE = "RAY_SERVE_"
 DERIVED = "compilation_config="  # its sizes of CUDA graphs follow from other arguments
 NOT_TUNING = ("UCX_TLS", "UCX_NET_DEVICES", "UCX_PROTO_INFO", "UCX_TCP_PORT_RANGE")
 
@@ -40,7 +41,8 @@ class Spec:
 
     `p1xtp4-d1xtp4` is on one node, `... pack` and `... pool` are kinds of that; `... spread` is on two, `... spread tcp
     UCX_TCP_TX_SEG_SIZE=1m` over TCP with a setting of its own; `... bare` is the control without Ray Serve, `...
-    max_num_batched_tokens=512` an arm whose engines have an argument that those of others do not.
+    max_num_batched_tokens=512` an arm whose engines have an argument that those of others do not, `...
+    RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S=0` one whose Ray Serve has such a variable.
     """
 
     layout: Layout
@@ -48,25 +50,26 @@ class Spec:
     tcp: bool
     tuning: frozenset[str] = frozenset()
     bare: bool = False
-    engine: frozenset[str] = frozenset()
+    settings: frozenset[str] = frozenset()
 
     @classmethod
     def parse(cls, text: str) -> "Spec":
         layout, *words = text.split()
         tuning = {word for word in words if re.fullmatch(f"({'|'.join(OF_TRANSPORTS)})[A-Z0-9_]*=.+", word)}
-        engine = {word for word in words if re.fullmatch("[a-z][a-z0-9_]*=.+", word) and word.partition("=")[0] not in KINDS}
-        if len({word.partition("=")[0] for word in engine}) < len(engine):
-            raise ValueError(f"{text!r}: gives an engine argument twice")
+        given = [word for word in words if re.fullmatch(f"([a-z][a-z0-9_]*|{OF_RAY_SERVE}[A-Z0-9_]+)=.+", word)]
+        settings = {word for word in given if word.partition("=")[0] not in KINDS}
+        if len({word.partition("=")[0] for word in settings}) < len(settings):
+            raise ValueError(f"{text!r}: gives an engine argument or a variable twice")
         placements = [word for word in words if word in PLACEMENTS]
-        wrong = [*placements[1:], *(set(words) - {*KINDS} - tuning - engine)]
+        wrong = [*placements[1:], *(set(words) - {*KINDS} - tuning - settings)]
         if wrong:
             allowed = (
-                "one of pack, pool and spread, bare, tcp, a variable such as UCX_NAME=VALUE, an engine argument such as "
-                "max_num_batched_tokens=512, or nothing"
+                "one of pack, pool and spread, bare, tcp, a variable such as UCX_NAME=VALUE or RAY_SERVE_NAME=VALUE, an engine "
+                "argument such as max_num_batched_tokens=512, or nothing"
             )
             raise ValueError(f"{text!r}: {wrong[0]!r} is not allowed after the layout: write {allowed}")
         placement, bare = next(iter(placements), None), "bare" in words
-        return cls(Layout.parse(layout), placement, "tcp" in words, frozenset(tuning), bare, frozenset(engine))
+        return cls(Layout.parse(layout), placement, "tcp" in words, frozenset(tuning), bare, frozenset(settings))
 
     def placed(self, placement: str | None) -> bool:
         """Return whether an arm's placement is the one that is named."""
@@ -119,23 +122,26 @@ class Evidence:
         return {name: tuning - shared for name, tuning in known.items()}
 
     @cached_property
-    def engines(self) -> dict[str, frozenset[str]]:
-        """Arguments of each run's engines, by folder."""
-        return {
-            source.name: frozenset(
-                name + "=" + value.strip('"') for name, value in source.manifest.deployment.engine_settings.items()
-                if name.islower()  # else a variable of the environment
-            )
-            for source in self.sources if source.manifest and source.manifest.deployment
-        }  # fmt: skip
+    def settings(self) -> dict[str, frozenset[str]]:
+        """Arguments of each run's engines and variables of its Ray Serve, by folder, as NAME=VALUE."""
+        found = {}
+        for source in self.sources:
+            if source.manifest and (deployment := source.manifest.deployment):
+                engines = {name: value for name, value in deployment.engine_settings.items() if name.islower()}
+                serving = (deployment.serving_path or {}).get("env", {})
+                serving = {name: value for name, value in serving.items() if name not in NOT_PATH}
+                both = engines | serving  # an engine's own variables are no settings
+                found[source.name] = frozenset(name + "=" + str(value).strip('"') for name, value in both.items())
+        return found
 
     def unnamed(self, source: Source, spec: Spec) -> int:
-        """Return how many arguments a run's engines have that not all runs have, and that the claim does not name."""
-        own = self.engines.get(source.name, frozenset()) - frozenset.intersection(*self.engines.values() or [frozenset()])
-        return sum(not (spec.engine and argument.startswith(DERIVED)) for argument in own - spec.engine)
+        """Return how many settings a run has that not all runs have, and that the claim does not name."""
+        shared = frozenset.intersection(*self.settings.values() or [frozenset()])
+        own = self.settings.get(source.name, frozenset()) - shared
+        return sum(not (spec.settings and setting.startswith(DERIVED)) for setting in own - spec.settings)
 
     def candidates(self, text: str) -> list[Source]:
-        """Return runs of an arm, to take first one not in doubt, with a manifest, unseen prompts, no engine argument of its own
+        """Return runs of an arm, to take first one not in doubt, with a manifest, unseen prompts, no setting of its own
         that is not named, not archived, the latest."""
         spec = Spec.parse(text)
         fitting = [
@@ -143,7 +149,7 @@ class Evidence:
             if source.arm.layout == spec.layout and spec.placed(source.arm.placement)
             and source.arm.is_control == spec.bare and self.over_tcp(source) == spec.tcp and not self.doubts(source, *REFUTED)
             and self.tunings.get(source.name, frozenset()) == spec.tuning
-            and self.engines.get(source.name, frozenset()) >= spec.engine
+            and self.settings.get(source.name, frozenset()) >= spec.settings
         ]  # fmt: skip
         latest = sorted(fitting, key=lambda source: source.columns["date"][-1], reverse=True)
         doubts = {source: [bool(self.doubts(source, kind)) for kind in LAST] for source in latest}

@@ -206,7 +206,7 @@ def _check(claim: Claim, evidence: Evidence) -> Verdict:
 def _first_of_each(known: dict[str, list[Source]]) -> dict[str, Source]:
     """The first run of each arm, in the order of `known`; none is two arms: that which names more of it comes first."""
     found: dict[str, Source] = {}
-    for arm in sorted(known, key=lambda arm: -len(Spec.parse(arm).engine)):
+    for arm in sorted(known, key=lambda arm: -len(Spec.parse(arm).settings)):
         if run := next((run for run in known[arm] if run not in found.values()), None):
             found[arm] = run
     return {arm: found[arm] for arm in known if arm in found}

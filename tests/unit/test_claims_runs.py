@@ -176,6 +176,18 @@ def test_no_run_is_two_arms_and_variables_are_no_arguments(tmp_path, with_argume
     assert taken(judged(tmp_path, **claim)) == {SMALL: "small", "1xtp1": "info"}
 
 
+def test_a_variable_of_ray_serve_makes_another_arm(tmp_path, arm, make_manifest):
+    """The one without it is meant where a claim does not name it, though it is older."""
+    for name, throughput, own in (("plain", 100, {}), ("asked", 10, {"RAY_SERVE_CACHE_S": "0"})):
+        path = {"env": {"RAY_SERVE_HAPROXY_MAXCONN": name, "RAY_SERVE_LOG": "1"} | own}
+        arm(f"2xtp1_{name}", {4: (10, throughput)}, manifest=make_manifest(layout="2xtp1", serving_path=path))
+    asked = "2xtp1 RAY_SERVE_CACHE_S=0"
+    found = judged(tmp_path, rule="far_below", arms=[asked], than="2xtp1")
+    assert found.verdict == "holds" and taken(found) == {asked: "asked", "2xtp1": "plain"}
+    missing = "2xtp1 RAY_SERVE_CACHE_S=1"
+    assert judged(tmp_path, rule="far_below", arms=[missing], than="2xtp1").missing == [missing]
+
+
 def test_the_longest_of_a_latency_is_asked_of_the_details_of_large_folders_too(
     tmp_path, write_folder, level_content, monkeypatch, capsys
 ):
