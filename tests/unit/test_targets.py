@@ -161,6 +161,18 @@ def test_the_picture_names_the_arms_and_separates_the_kinds():
     assert "no other that was measured" in legend and "no arm keeps both" not in legend
 
 
+def test_names_at_the_sides_lie_within_the_picture():
+    """Long names of narrow regions: the only arm at the least TPOT, and the best at the most."""
+    rows = [(BASE, 4, 8, 10, 1000), (BASE, 16, 16, 20, 1001), (PD, 4, 8.4, 10, 2000), ("1xtp2", 4, 15.4, 10, 3000)]
+    made = table(*rows).assign(arm=lambda rows: rows["arm"] + " of a long name")
+    figure = draw(made, View(figure="targets", targets=named("tpot,max_itl")))
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    box, found = axes.get_window_extent(), {text.get_text().split()[0]: text.get_window_extent() for text in axes.texts}
+    assert set(found) == {BASE, PD, "1xtp2"} and found[BASE].x1 < found["1xtp2"].x0
+    assert all(box.x0 <= where.x0 and where.x1 <= box.x1 for where in found.values())
+
+
 @pytest.mark.parametrize(
     ("text", "reported"),
     [

@@ -23,6 +23,7 @@ FULL, ENDS = math.log(1.6), math.log(2)  # a lead of 60% or more has a colour th
 FINE = 240  # limits of a side
 ALONE = "//"
 LEAST_NAMED = 0.006  # of the picture: a smaller region has no name
+NEAR_SIDE = 0.09  # of the width: what half a name takes
 
 
 def draw(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:
@@ -85,5 +86,7 @@ def _name(axes: Axes, found: Targets) -> None:
             continue
         inside = ndimage.distance_transform_edt(np.pad(largest, 1))[1:-1, 1:-1]
         row, column = np.unravel_index(inside.argmax(), inside.shape)
-        axes.text(found.x[column], found.y[row], arm, ha="center", va="center", fontsize=9.5, gid=arm,
+        # A name that begins at a side's region does not cross that side.
+        side = "left" if column < NEAR_SIDE * FINE else "right" if column > (1 - NEAR_SIDE) * FINE else "center"
+        axes.text(found.x[column], found.y[row], arm, ha=side, va="center", fontsize=9.5, gid=arm,
                   path_effects=[withStroke(linewidth=3, foreground="white")])  # fmt: skip
