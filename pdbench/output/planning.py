@@ -172,7 +172,7 @@ def _workload(model: Model, args: argparse.Namespace) -> Workload:
     isl, osl = map(int, model.workloads[0].split(":"))
     if len(model.workloads) > 1 and not (args.isl and args.osl):
         raise PlanError(f"the model's runs have several lengths, {', '.join(model.workloads)}: give --isl and --osl")
-    return Workload(args.isl or isl, args.osl or osl, getattr(args, "as_published", False), model.ingress)
+    return Workload(args.isl or isl, args.osl or osl, getattr(args, "as_published", False), model.ingress, model.asked)
 
 
 def _write(path: Path | None, content: dict[str, Any]) -> None:

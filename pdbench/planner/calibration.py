@@ -15,7 +15,7 @@ from pdbench.planner.costs import Engine
 from pdbench.planner.fitting import Fitter, left_out, predict_run, with_hold
 from pdbench.planner.model import FEWEST_LEFT_OUT, Model, PlanError, errors_of, missing
 from pdbench.planner.replicas import COLUMNS
-from pdbench.planner.runs import Run, budget_of, graphs_of, ingress_of, is_asked, without_sizes
+from pdbench.planner.runs import Run, budget_of, graphs_of, is_asked, routing_of, without_sizes
 from pdbench.planner.simulator import Workload
 from pdbench.read.results import Study, read_study
 
@@ -103,7 +103,7 @@ def _run(folder: Path, rows: pd.DataFrame, as_published: bool, manifest: Manifes
     measured[measured <= 0] = np.nan
     counts = [(int(level), int(of["completed"].iloc[0])) for level, of in levels]
     deployment = manifest.deployment if manifest else None
-    workload = Workload(int(first["isl"]), osl, as_published, ingress_of(deployment))
+    workload = Workload(int(first["isl"]), osl, as_published, *routing_of(deployment))
     return Run(short(folder), Layout.parse(first["layout"]), workload, tuple(counts), measured, *_sizes(deployment))
 
 
@@ -250,7 +250,9 @@ def make_model(study: Study, runs: Sequence[Run], engine: Engine, stack: dict[st
         workloads=sorted({f"{run.workload.isl}:{run.workload.osl}" for run in decoding}),
         as_published=runs[0].workload.as_published, levels=(min(counts), max(counts)),
         most_running=max(1.0, *(run.levels[-1][0] / run.layout.decode.num for run in decoding)),
-        ingress=max(run.workload.ingress for run in runs), launch=launch_options(study), stack=stack, left_out=enough,
+        ingress=(ingress := max(run.workload.ingress for run in runs)),
+        asked=not ingress and any(run.workload.asked for run in runs),
+        launch=launch_options(study), stack=stack, left_out=enough,
         errors=[e for run, of in judged for e in errors_of(run.layout, run.levels, run.log_ratios(of))],
     )  # fmt: skip
 

@@ -56,6 +56,7 @@ class Model(Strict):
         levels: the least and the most requests in flight of those that decode.
         most_running: the most requests in flight per decode replica of these.
         ingress: the most ingress replicas of all, by whose memory replicas are chosen; 0: by true loads.
+        asked: whether none remembers loads, and some ask for them each time.
         launch: options of launch_gptoss.py that all runs were launched with, such as `--model FILE`.
         stack: what all manifests say alike of versions, hardware and engines; empty without manifests.
         left_out: whether `errors` are of layouts left out of the fit; else they are the fit's own.
@@ -77,6 +78,7 @@ class Model(Strict):
     levels: tuple[int, int]
     most_running: float
     ingress: int = Field(default=0, ge=0)
+    asked: bool = False
     launch: list[str] = []
     stack: dict[str, str]
     left_out: bool

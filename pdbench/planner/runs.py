@@ -129,15 +129,17 @@ def without_sizes(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"engine_kwargs": engine}
 
 
-def ingress_of(deployment: Deployment | None) -> int:
-    """Return how many ingress replicas chose by what they remember; 0 where routers know loads, or nothing says how it was.
+def routing_of(deployment: Deployment | None) -> tuple[int, bool]:
+    """Return how many ingress replicas choose by what they remember, and whether they ask for loads each time instead.
 
-    Those of a pool read reports, bare servers have one router for all, and with direct streaming there is no ingress replica.
+    (0, False) where routers know loads, or nothing says how it was. Those of a pool read reports, bare servers have one
+    router for all, and with direct streaming there is no ingress replica.
     """
     path = deployment.serving_path if deployment else None
     if not deployment or not path or deployment.mode == POOL or path.get("router", "power-of-two") != "power-of-two":
-        return 0
-    return 0 if is_asked(deployment) else int(path.get("ingress_replicas") or 0)
+        return 0, False
+    replicas = int(path.get("ingress_replicas") or 0)
+    return (0, replicas > 0) if is_asked(deployment) else (replicas, False)
 
 
 def is_asked(deployment: Deployment) -> bool:

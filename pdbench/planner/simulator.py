@@ -15,7 +15,7 @@ import numpy as np
 from pdbench.layout import Layout, Pool
 from pdbench.planner.costs import Costs, Engine, Parameters, costs_of
 from pdbench.planner.replicas import Level, Prompts, Replica, Watched
-from pdbench.planner.routing import ACCEPTED_S, Ingress, Router
+from pdbench.planner.routing import ACCEPTED_S, ASKED_S, Ingress, Router
 
 CACHED = 16  # tokens to compute of a prompt that the prefix cache holds: the last block
 
@@ -27,12 +27,14 @@ class Workload:
     Attributes:
         as_published: one seed for all levels and no warm-up: half of a level's prompts were sent by the one before.
         ingress: Ray Serve's ingress replicas, by whose memory replicas are chosen; 0: by true loads.
+        asked: whether loads are asked for each time instead: requests that come at once do not see one another.
     """
 
     isl: int
     osl: int
     as_published: bool = False
     ingress: int = 0
+    asked: bool = False
 
 
 class Sweep:
@@ -55,7 +57,7 @@ class Sweep:
         self.prefillers = self._replicas(engine, layout.prefill or layout.decode)
         self.decoders = self._replicas(engine, layout.decode) if layout.prefill else self.prefillers
         # With ingress replicas, as in Ray 2.60: these choose who decodes, and that one who prefills for it.
-        self.is_decoder_first = bool(layout.prefill and workload.ingress)
+        self.is_decoder_first = bool(layout.prefill and (workload.ingress or workload.asked))
         # When each prefill and decode replica know each other; the first pair meets in the smoke test.
         self.met: dict[tuple[int, int], float] = {}
 
@@ -74,7 +76,7 @@ class Sweep:
         # Of each request: its ingress, prefill and decode replica.
         self.by, self.through, self.to = [0] * requests, [0] * requests, [0] * requests
         self.ingress = Ingress(self.workload.ingress, self.draw)
-        self.of_decoders = [Router(self.draw, remembers=True) for _ in self.decoders]
+        self.of_decoders = [Router(self.draw, remembers=not self.workload.asked) for _ in self.decoders]
         for replica in {*self.prefillers, *self.decoders}:
             replica.empty()
         for _ in range(min(in_flight, requests)):
@@ -102,12 +104,12 @@ class Sweep:
         router = self.ingress.routers[number]
         if self.is_decoder_first:
             to = self.to[request] = self._choose(now, router, self.decoders)
-            self.decoders[to].load += 1
+            self._count(now, self.decoders[to])
             router = self.of_decoders[to]
         where = self.through[request] = self._choose(now, router, self.prefillers)
         replica = self.prefillers[where]
         self.level.arrived[request] = now
-        replica.load += 1
+        self._count(now, replica)
         replica.waiting.append([request, -1])
         if not replica.busy:
             self._prefill(now, where)
@@ -118,6 +120,16 @@ class Sweep:
         if router.remembers and len(replicas) > 1:
             self._at(now + ACCEPTED_S, self._answered, (router, replicas[where]), where)
         return where
+
+    def _count(self, now: float, replica: Replica) -> None:
+        """Have a request seen at a replica by routers, at once unless they ask each time."""
+        if self.workload.asked:
+            self._at(now + ASKED_S, self._counted, replica, 0)
+        else:
+            replica.load += 1
+
+    def _counted(self, _: float, replica: Replica, __: int) -> None:
+        replica.load += 1
 
     def _answered(self, now: float, of: tuple[Router, Replica], where: int) -> None:
         router, replica = of

@@ -13,10 +13,11 @@ from pdbench.planner import calibration, simulator
 from pdbench.planner.costs import Engine, costs_of, names_of, start_of
 from pdbench.planner.fitting import Fitter, predict_run
 from pdbench.planner.routing import REMEMBERED_S, Ingress, Router
-from pdbench.planner.runs import ingress_of
+from pdbench.planner.runs import routing_of
 from pdbench.planner.simulator import Sweep, Workload
 
 RESULTS = ROOT / "bm_results"
+ASKS = {"RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "0"}
 
 
 def loads(*numbers):
@@ -93,28 +94,58 @@ def deployment(mode="collocated", **path):
 
 
 @pytest.mark.parametrize(
-    ("of", "ingress"),
+    ("of", "ingress", "asked"),
     [
-        (deployment(), 8),
-        (deployment("pd-pack", env={"RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "10"}), 8),
-        (deployment(env={"RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "0"}), 0),  # asks each time
-        (deployment(router="round-robin"), 0),
-        (deployment("pd-pool"), 0),
-        (deployment(ingress_replicas=0), 0),  # direct streaming
-        (SimpleNamespace(mode="bare", serving_path=None), 0),
-        (None, 0),
+        (deployment(), 8, False),
+        (deployment("pd-pack", env={"RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "10"}), 8, False),
+        (deployment(env=ASKS), 0, True),
+        (deployment("pd-pack", env=ASKS), 0, True),
+        (deployment(env=ASKS, router="round-robin"), 0, False),
+        (deployment("pd-pool", env=ASKS), 0, False),
+        (deployment(env=ASKS, ingress_replicas=0), 0, False),  # direct streaming
+        (SimpleNamespace(mode="bare", serving_path=None), 0, False),
+        (None, 0, False),
     ],
 )
-def test_which_deployments_have_routers_that_remember(of, ingress):
-    assert ingress_of(of) == ingress
+def test_which_deployments_have_routers_that_remember_or_ask(of, ingress, asked):
+    assert routing_of(of) == (ingress, asked)
 
 
-def busiest(layout: Layout, ingress: int, in_flight: int = 16) -> float:
-    """The busiest replica's share of the requests that arrive, the mean over seeds."""
+def test_requests_that_come_within_an_answers_time_do_not_see_one_another(monkeypatch):
+    """Two at once may meet at one of two replicas; where others are seen at once they do not."""
+    asked = Workload(5000, 250, asked=True)
+    monkeypatch.setattr(simulator, "ASKED_S", 0.0)
+    assert met(asked) == met(Workload(5000, 250)) == 0
+    monkeypatch.setattr(simulator, "ASKED_S", 0.1)
+    assert met(asked) > 0
+
+
+def met(workload: Workload) -> int:
+    """How many requests had to wait for another's prompt, of twenty levels with one in flight for each of two replicas."""
+    return sum(level.begun[i] > level.arrived[i] for level in levels("2xtp1", workload, 2) for i in range(10))
+
+
+@pytest.mark.parametrize(("asked", "ingress"), [(True, 0), (False, 8)])
+def test_behind_ingress_replicas_who_decodes_is_chosen_first(asked, ingress):
+    sweep = sweep_of(Layout.parse("p2xtp1-d2xtp1"), Workload(5000, 250, ingress=ingress, asked=asked), 4, 0)
+    sweep.run(4, 20)
+    assert sweep.is_decoder_first and {router.remembers for router in sweep.of_decoders} == {not asked}
+
+
+def sweep_of(layout: Layout, workload: Workload, in_flight: int, seed: int) -> Sweep:
     costs = costs_of(layout, {name: start_of(name) for name in names_of({1})}, Engine(), 5000, 250, in_flight)
+    return Sweep(layout, costs, Engine(), workload, seed)
+
+
+def levels(layout: str, workload: Workload, in_flight: int):
+    return [sweep_of(Layout.parse(layout), workload, in_flight, seed).run(in_flight, 5 * in_flight) for seed in range(20)]
+
+
+def busiest(layout: Layout, ingress: int, in_flight: int = 16, asked: bool = False) -> float:
+    """The busiest replica's share of the requests that arrive, the mean over seeds."""
     found = []
     for seed in range(20):
-        sweep = Sweep(layout, costs, Engine(), Workload(5000, 250, ingress=ingress), seed)
+        sweep = sweep_of(layout, Workload(5000, 250, ingress=ingress, asked=asked), in_flight, seed)
         level = sweep.run(in_flight, 5 * in_flight)
         assert all(level.ended) and not any(replica.load for replica in (*sweep.prefillers, *sweep.decoders))
         assert not any(sweep.ingress.open)
@@ -124,8 +155,8 @@ def busiest(layout: Layout, ingress: int, in_flight: int = 16) -> float:
 
 @pytest.mark.parametrize("layout", ["2xtp1", "4xtp1", "p2xtp1-d2xtp1", "p1xtp1-d3xtp1"])
 def test_the_more_routers_remember_the_less_evenly_requests_are_shared(layout):
-    shares = [busiest(Layout.parse(layout), ingress) for ingress in (0, 8)]
-    assert shares[0] < shares[1] and shares[0] < 1.2 / Layout.parse(layout).decode.num
+    shares = [busiest(Layout.parse(layout), *of) for of in ((0, 16), (0, 16, True), (8, 16))]
+    assert shares[0] < shares[2] > shares[1] and max(shares[:2]) < 1.2 / Layout.parse(layout).decode.num
 
 
 @pytest.fixture(scope="module")
