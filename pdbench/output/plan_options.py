@@ -38,6 +38,7 @@ def _add_fit(parser: argparse.ArgumentParser) -> None:
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     _add_asked(parser)
+    _add_steps(parser, "each layout with these largest steps of the engines that prefill (tokens; default: the runs')")
     parser.add_argument("--as-published", action="store_true",
                         help="prompts replayed from level to level, nothing warmed up, as in the public study"
                         " (default: prompts that were not seen before)")  # fmt: skip
@@ -49,6 +50,7 @@ def _add_recommend(parser: argparse.ArgumentParser) -> None:
     add("--sla", type=sla, required=True, metavar="tpot=MS,max_itl=MS,...",
         help="medians unless a statistic is said: mean, median and p99 of ttft and tpot, p99 and max of itl")  # fmt: skip
     add("--gpus", type=positive, required=True, metavar="N", help="of the whole fleet")
+    _add_steps(parser, "collocated layouts with these largest steps, too (tokens); of a layout the best is named")
     add("--unit-gpus", type=unit, default=UNIT, metavar="N", help="most GPUs of one deployment (default: %(default)s)")
     add("--experiment", type=Path, metavar="FILE", help="configs/experiments/*.yaml: name its arms in the command")
     _add_extrapolate(parser, "also kinds of layout that no run had; a line then says so")
@@ -73,6 +75,10 @@ def _add_asked(parser: argparse.ArgumentParser) -> None:
     _add_lengths(parser)
     _add_extrapolate(parser, "also where no run was: other levels, kinds of layout; each line then says so")
     _add_json(parser)
+
+
+def _add_steps(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--steps", type=steps, default=[], metavar="8192,1024", help=what)
 
 
 def _add_extrapolate(parser: argparse.ArgumentParser, what: str) -> None:
@@ -128,6 +134,13 @@ def levels(text: str) -> list[int]:
         return sorted(int(level.value) for level in parse_levels("concurrency", text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def steps(text: str) -> list[int]:
+    """Parse largest steps, vLLM's `max_num_batched_tokens`, separated by commas."""
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 8192,1024 (tokens of one step)")
+    return sorted({*map(int, text.split(","))}, reverse=True)
 
 
 def kv_tokens(text: str) -> dict[int, int]:

@@ -13,6 +13,7 @@ from pdbench.planner.model import NOMINAL, Model
 from pdbench.planner.predicting import Checked, Prediction
 from pdbench.planner.recommending import Choice, Recommendation
 from pdbench.planner.replicas import COLUMNS, PARTS
+from pdbench.planner.runs import LARGEST
 from pdbench.planner.simulator import Workload
 
 HEADINGS = {
@@ -68,9 +69,7 @@ def _lacking(model: Model) -> list[str]:
 
 def print_predictions(predictions: Sequence[Prediction]) -> None:
     """Print layouts at levels with their intervals."""
-    rows = [
-        [str(p.layout), number(p.layout.gpus), number(p.level), *(_with_interval(p, c) for c in _SHOWN)] for p in predictions
-    ]
+    rows = [[p.name, number(p.layout.gpus), number(p.level), *(_with_interval(p, c) for c in _SHOWN)] for p in predictions]
     show(["layout", "GPUs", "in flight", *(HEADINGS[c] for c in _SHOWN)], rows)
     print(_INTERVALS)
     if any(_SHOWN[-1] not in p.values for p in predictions):
@@ -79,10 +78,10 @@ def print_predictions(predictions: Sequence[Prediction]) -> None:
 
 
 def _print_outside(predictions: Sequence[Prediction]) -> None:
-    for layout in dict.fromkeys(p.layout for p in predictions):
-        reasons = dict.fromkeys(reason for p in predictions if p.layout == layout for reason in p.outside)
+    for name in dict.fromkeys(p.name for p in predictions):
+        reasons = dict.fromkeys(reason for p in predictions if p.name == name for reason in p.outside)
         if reasons:
-            print(f"outside what was measured, where intervals may not hold: {layout}: {'; '.join(reasons)}")
+            print(f"outside what was measured, where intervals may not hold: {name}: {'; '.join(reasons)}")
 
 
 def _with_interval(prediction: Prediction, column: str) -> str:
@@ -131,7 +130,7 @@ def _choice_row(choice: Choice, columns: Sequence[str]) -> list[str]:
     prediction = choice.prediction
     low, high = (choice.units * end for end in prediction.intervals["request_throughput"])
     used = choice.units * choice.layout.gpus
-    cells = [str(choice.layout), number(choice.units), number(used), number(prediction.level)]
+    cells = [prediction.name, number(choice.units), number(used), number(prediction.level)]
     return [*cells, f"{number(choice.fleet_throughput)} [{number(low)}, {number(high)}]",
             *(_with_interval(prediction, column) for column in columns)]  # fmt: skip
 
@@ -147,6 +146,9 @@ def launch_commands(model: Model, choices: Sequence[Choice], workload: Workload)
             options = [*_without_hardware(options), "--hardware", f"<file of a node with {layout.gpus} GPUs>"]
         launch = ["python", "launch_gptoss.py", "--mode", mode, "--layout", str(layout), *options]
         name = f"planned_{'pack_' if layout.is_pd else ''}{layout}"
+        if step := choice.prediction.step:
+            launch += ["--engine-arg", f"{LARGEST}={step}"]
+            name += f"_step{step}"
         lengths = ["--isl", str(workload.isl), "--osl", str(workload.osl)]
         sweep = ["./run_bm.sh", "-e", name, *lengths, "-c", str(choice.prediction.level)]
         commands.append(f"{remark}{shlex.join(launch)} && {shlex.join(sweep)} && python launch_gptoss.py --stop")

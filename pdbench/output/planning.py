@@ -17,6 +17,7 @@ from pdbench.planner.model import NOMINAL, Model, PlanError
 from pdbench.planner.predicting import Checked, Prediction, check, check_possible, parts, predict
 from pdbench.planner.recommending import Choice, recommend, sweep
 from pdbench.planner.replicas import COLUMNS
+from pdbench.planner.runs import LARGEST
 from pdbench.planner.simulator import Workload
 from pdbench.read.level_file import naming
 
@@ -51,7 +52,8 @@ def _predict(model: Model, args: argparse.Namespace) -> None:
     found: list[Prediction] = []
     for layout in args.layouts:
         check_possible(model, layout)
-        found += predict(model, layout, args.levels, workload)
+        for step in args.steps or [None]:
+            found += predict(model, layout, args.levels, workload, step=step)
     _refuse_outside(found, args.extrapolate)
     plan_text.print_predictions(found)
     _write(args.json, {"predictions": [one.as_json() for one in found]})
@@ -66,7 +68,7 @@ def _refuse_outside(found: Sequence[Prediction], extrapolate: bool) -> None:
 
 def _recommend(model: Model, args: argparse.Namespace) -> None:
     workload = _workload(model, args)
-    found = recommend(model, args.sla, args.gpus, workload, args.unit_gpus, args.extrapolate)
+    found = recommend(model, args.sla, args.gpus, workload, args.unit_gpus, args.extrapolate, args.steps)
     commands = _commands(model, found.choices, workload, args.experiment)
     plan_text.print_recommendation(found, args.sla, args.gpus, commands)
     if args.plot_path:
@@ -97,18 +99,21 @@ def _commands(model: Model, choices: Sequence[Choice], workload: Workload, exper
     arms = _arms(experiment)
     lines, labels = [], []
     for choice in choices:
-        layout = str(choice.layout)
-        label = next((label for label, of in arms.items() if of == layout), None)
+        layout, step = str(choice.layout), choice.prediction.step
+        same = (step,) if step else (None, model.engine.budget)  # an arm that names none has that of the runs
+        label = next((label for label, (of, own) in arms.items() if of == layout and own in same), None)
         if label is None:
             mode = ", mode: pd-pack" if choice.layout.is_pd else ""
-            lines.append(f"# not in {experiment}, add to its arms:  - {{layout: {layout}{mode}}}")
-            label = f"pack_{layout}" if choice.layout.is_pd else layout
+            own = f", name: step{step}, engine_args: {{{LARGEST}: {step}}}" if step else ""
+            lines.append(f"# not in {experiment}, add to its arms:  - {{layout: {layout}{mode}{own}}}")
+            label = (f"pack_{layout}" if choice.layout.is_pd else layout) + (f"_step{step}" if step else "")
         labels.append(label)
     return [*lines, f"python run_experiment.py {experiment} --arms {','.join(labels)}"]
 
 
-def _arms(experiment: Path) -> dict[str, str]:
-    """Layouts of an experiment's arms but controls, by run_experiment.py's labels; one that a controller moves has none."""
+def _arms(experiment: Path) -> dict[str, tuple[str, int | None]]:
+    """Layout and largest step, if it is named, of an experiment's arms but controls, by run_experiment.py's labels; an arm
+    that a controller moves has no layout."""
     try:
         arms = yaml.safe_load(experiment.read_text(encoding="utf-8"))["arms"]
         found = {}
@@ -116,7 +121,7 @@ def _arms(experiment: Path) -> dict[str, str]:
             mode = arm.get("mode", "collocated")
             words = [arm.get("phase"), mode.replace("pd-", "").replace("collocated", ""), arm["layout"], arm.get("name")]
             if mode not in CONTROLS and not arm.get("control"):
-                found["_".join(filter(None, words))] = arm["layout"]
+                found["_".join(filter(None, words))] = arm["layout"], arm.get("engine_args", {}).get(LARGEST)
         return found
     except OSError as error:
         raise PlanError(f"--experiment {experiment}: {error.strerror}") from error

@@ -66,6 +66,12 @@ class Engine(Strict):
         return graphs
 
 
+def with_step(engine: Engine, step: int | None) -> Engine:
+    """Return an engine with another largest step (tokens), which no CUDA graph exceeds; None: as it is."""
+    graphs = engine.graphs if step is None else tuple(size for size in engine.graphs if size <= step)
+    return engine.model_copy(update={"budget": step or engine.budget, "graphs": graphs})
+
+
 @dataclass(frozen=True, slots=True)
 class Costs:
     """Seconds of each piece of work in one layout and workload.

@@ -1,12 +1,12 @@
 """Predict layouts at levels with intervals, say where a request's time goes, and compare predictions with measured runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pdbench.layout import Layout
-from pdbench.planner.costs import Engine, costs_of
+from pdbench.planner.costs import Engine, costs_of, with_step
 from pdbench.planner.model import Model, PlanError
 from pdbench.planner.replicas import COLUMNS, PARTS
 from pdbench.planner.runs import Run
@@ -24,6 +24,7 @@ class Prediction:
         values: by column of `COLUMNS`, requests/s and ms, without waits of PD where no PD run of the fit has them.
         intervals: of these, nominally holding 90% of measurements.
         outside: in words, why it lies outside what the model was fitted to; empty within.
+        step: tokens of the engines' largest step where that is not the fit's.
     """
 
     layout: Layout
@@ -31,6 +32,12 @@ class Prediction:
     values: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     outside: tuple[str, ...]
+    step: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The layout, and its engines' largest step where that is not the fit's."""
+        return f"{self.layout}, steps of {self.step}" if self.step else str(self.layout)
 
     def as_json(self) -> dict[str, object]:
         """Return it as plain data: each column with `_low` and `_high`."""
@@ -38,16 +45,28 @@ class Prediction:
         for column, value in self.values.items():
             low, high = self.intervals[column]
             found |= {column: value, f"{column}_low": low, f"{column}_high": high}
-        return found | {"outside": list(self.outside)}
+        return found | {"outside": list(self.outside)} | ({"largest_step": self.step} if self.step else {})
 
 
 def predict(
-    model: Model, layout: Layout, levels: Sequence[int], workload: Workload, seeds: Sequence[int] = SEEDS
+    model: Model,
+    layout: Layout,
+    levels: Sequence[int],
+    workload: Workload,
+    seeds: Sequence[int] = SEEDS,
+    step: int | None = None,
 ) -> list[Prediction]:
-    """Predict a sweep of one layout, levels in ascending order, 5 requests for each in flight, as run_bm.sh measures it."""
+    """Predict a sweep of one layout, levels in ascending order, 5 requests for each in flight, as run_bm.sh measures it.
+
+    Args:
+        step: tokens of the engines' largest step; None: the fit's.
+    """
+    engine = with_step(model.engine, step)
     counts = [(level, Level("concurrency", float(level)).num_prompts()) for level in sorted(levels)]
-    rows = simulate(layout, model.parameters, model.engine, workload, counts, seeds)
-    return [with_intervals(model, layout, level, row, workload) for (level, _), row in zip(counts, rows, strict=True)]
+    rows = simulate(layout, model.parameters, engine, workload, counts, seeds)
+    other = _other_sizes(model.engine, engine)
+    found = [with_intervals(model, layout, level, row, workload, other) for (level, _), row in zip(counts, rows, strict=True)]
+    return [replace(one, step=step if other else None) for one in found]
 
 
 def with_intervals(

@@ -88,7 +88,8 @@ def limits_of(bounds: Sequence[Bound]) -> dict[str, float]:
 
 
 def recommend(
-    model: Model, bounds: Sequence[Bound], gpus: int, workload: Workload, unit: int = UNIT, extrapolate: bool = False
+    model: Model, bounds: Sequence[Bound], gpus: int, workload: Workload, unit: int = UNIT, extrapolate: bool = False,
+    steps: Sequence[int] = (),
 ) -> Recommendation:  # fmt: skip
     """Find the layouts worth measuring for a target.
 
@@ -96,6 +97,7 @@ def recommend(
         gpus: of the whole fleet.
         unit: most of one deployment.
         extrapolate: look at kinds of layouts that no run had, too.
+        steps: largest steps (tokens) that collocated layouts are tried with besides the fit's; of a ratio the best is named.
 
     Raises:
         PlanError: no such layout fits the GPUs, or a bound is on what is not predicted, or not of PD.
@@ -112,12 +114,16 @@ def recommend(
     if unknown and (waits := [bound for bound in bounds if bound.column in WAITS]):
         raise PlanError(f"{waits[0]}: {unknown[0]}'s is not predicted: no PD run of the fit has per-request latencies")
     finalists: dict[Layout, list[Cell]] = {}
-    for cell in _finalists(screen(model, list(layouts), gpus, workload), limits):
+    cells = screen(model, list(layouts), gpus, workload)
+    for step in {*steps} - {model.engine.budget}:
+        cells += screen(model, [layout for layout in layouts if not layout.is_pd], gpus, workload, step)
+    for cell in _finalists(cells, limits):
         finalists.setdefault(layouts[cell.layout], []).append(cell)
     choices, simulated = _of_each_ratio(model, list(finalists.values()), limits, workload)
     kept = [choice for choice in choices if choice.excess <= 1]
     left_out = [layout for layout, of in lacks.items() if of]
-    return Recommendation(kept[:NAMED], [] if kept else choices[:NAMED], len(layouts), simulated, left_out, lacking)
+    screened = len({(cell.layout, cell.step) for cell in cells})
+    return Recommendation(kept[:NAMED], [] if kept else choices[:NAMED], screened, simulated, left_out, lacking)
 
 
 def sweep(model: Model, prediction: Prediction, workload: Workload) -> list[Prediction]:
@@ -127,7 +133,7 @@ def sweep(model: Model, prediction: Prediction, workload: Workload) -> list[Pred
     while level <= most:
         levels.add(level)
         level = max(level + 1, round(level * _STEP))
-    return predict(model, prediction.layout, sorted(levels), workload, _SEEDS)
+    return predict(model, prediction.layout, sorted(levels), workload, _SEEDS, prediction.step)
 
 
 def excess(values: dict[str, float], limits: dict[str, float]) -> float:
@@ -138,8 +144,8 @@ def excess(values: dict[str, float], limits: dict[str, float]) -> float:
 def _of_each_ratio(
     model: Model, ratios: Sequence[Sequence[Cell]], limits: dict[str, float], workload: Workload
 ) -> tuple[list[Choice], int]:
-    """Simulate ratios, each by itself and repeated, which closed form takes to be alike; return the better of the two, best
-    ratio first, and how many layouts that were."""
+    """Simulate ratios, each by itself and repeated, which closed form takes to be alike, and with each largest step; return the
+    best of each, best ratio first, and how many that were."""
     collocated = [cells for cells in ratios if not cells[0].layout.is_pd]
     found: list[Choice] = []
     simulated = 0
@@ -160,16 +166,16 @@ def _rank(choice: Choice) -> tuple[bool, float]:
 
 
 def _finalists(cells: Sequence[Cell], limits: dict[str, float]) -> list[Cell]:
-    """Of each layout one cell: first those within the limits, by throughput, then the nearest to them."""
-    within: dict[Layout, Cell] = {}
-    nearest: dict[Layout, tuple[float, Cell]] = {}
+    """Of each layout and largest step one cell: first those within the limits, by throughput, then the nearest to them."""
+    within: dict[tuple[Layout, int | None], Cell] = {}
+    nearest: dict[tuple[Layout, int | None], tuple[float, Cell]] = {}
     for cell in cells:
-        over = excess(cell.values, limits)
-        if over <= 1 and cell.fleet_throughput > (within[cell.layout].fleet_throughput if cell.layout in within else 0):
-            within[cell.layout] = cell
-        if over < nearest.get(cell.layout, (inf, cell))[0]:
-            nearest[cell.layout] = (over, cell)
-    others = sorted((pair for layout, pair in nearest.items() if layout not in within), key=lambda pair: pair[0])
+        over, of = excess(cell.values, limits), (cell.layout, cell.step)
+        if over <= 1 and cell.fleet_throughput > (within[of].fleet_throughput if of in within else 0):
+            within[of] = cell
+        if over < nearest.get(of, (inf, cell))[0]:
+            nearest[of] = (over, cell)
+    others = sorted((pair for of, pair in nearest.items() if of not in within), key=lambda pair: pair[0])
     return [*sorted(within.values(), key=lambda cell: -cell.fleet_throughput), *(cell for _, cell in others)]
 
 
@@ -179,7 +185,7 @@ def _simulated(model: Model, cell: Cell, limits: dict[str, float], workload: Wor
     level, kept, missed = min(most, max(1, cell.in_flight)), 0, most + 1
     found: list[Prediction] = []
     for _ in range(_TRIES):
-        found += predict(model, cell.layout, [level], workload, _SEEDS)
+        found += predict(model, cell.layout, [level], workload, _SEEDS, cell.step)
         over = excess(found[-1].values, limits)
         kept, missed = (level, missed) if over <= 1 else (kept, level)
         if missed - kept <= max(1, _NEAR * kept):

@@ -24,7 +24,7 @@ class _Compilation(BaseModel):
 
 
 _SIZES = ("cudagraph_capture_sizes", "max_cudagraph_capture_size")
-_LARGEST = "max_num_batched_tokens"
+LARGEST = "max_num_batched_tokens"
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,11 @@ def budget_of(deployment: Deployment | None) -> int:
     """
     configs = deployment.llm_configs if deployment else {}
     engine = (configs.get("prefill") or configs.get("collocated") or {}).get("engine_kwargs", {})
-    given = engine.get(_LARGEST)
+    given = engine.get(LARGEST)
     if given is None:
         return BUDGET * (2 if engine.get("performance_mode") == "throughput" else 1)
     if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-        raise ValueError(f"the engines' {_LARGEST}: {given!r} is no number of tokens")
+        raise ValueError(f"the engines' {LARGEST}: {given!r} is no number of tokens")
     return given
 
 
@@ -117,7 +117,7 @@ def without_sizes(config: dict[str, Any]) -> dict[str, Any]:
         ValueError: its compilation_config is text that is no JSON.
     """
     engine = dict(config.get("engine_kwargs", {}))
-    engine.pop(_LARGEST, None)
+    engine.pop(LARGEST, None)
     given = engine.pop("compilation_config", None)
     given = json.loads(given) if isinstance(given, str) else given
     if isinstance(given, dict):

@@ -12,7 +12,7 @@ from math import gcd
 import numpy as np
 
 from pdbench.layout import Layout, Pool
-from pdbench.planner.costs import Costs, costs_of, is_unequal
+from pdbench.planner.costs import Costs, costs_of, is_unequal, with_step
 from pdbench.planner.model import Model
 from pdbench.planner.simulator import Workload
 
@@ -31,6 +31,7 @@ class Cell:
     Attributes:
         fleet_throughput: requests/s of as many copies as the GPUs hold.
         values: of one copy, by column.
+        step: tokens of the engines' largest step; None: the fit's.
     """
 
     layout: Layout
@@ -38,6 +39,7 @@ class Cell:
     in_flight: int
     fleet_throughput: float
     values: dict[str, float]
+    step: int | None = None
 
 
 def units_of(model: Model, gpus: int, most: int) -> dict[Layout, Layout]:
@@ -67,16 +69,20 @@ def _ratios(sizes: Sequence[int], most: int) -> Iterator[Layout]:
                         yield Layout(Pool(n, decode), Pool(m, prefill))
 
 
-def screen(model: Model, layouts: Sequence[Layout], gpus: int, workload: Workload) -> list[Cell]:
-    """Return every layout at every number of running requests that the model's runs had, in closed form."""
-    most = max(1, int(model.most_running))
+def screen(model: Model, layouts: Sequence[Layout], gpus: int, workload: Workload, step: int | None = None) -> list[Cell]:
+    """Return every layout at every number of running requests that the model's runs had, in closed form.
+
+    Args:
+        step: tokens of the engines' largest step; None: the fit's.
+    """
+    most, engine = max(1, int(model.most_running)), with_step(model.engine, step)
     running = np.unique(np.round(np.geomspace(1, most, 40)).astype(int))
     found = []
     for layout in layouts:
-        costs = costs_of(layout, model.parameters, model.engine, workload.isl, workload.osl, most)
-        throughput, tpot, ttft = _closed_form(layout, costs, running, workload, model.engine.budget)
-        waits = _waits(layout, costs, running, workload, model.engine.budget)
-        first = _LATE * _prompt(costs, workload, model.engine.budget) / (layout.prefill or layout.decode).num
+        costs = costs_of(layout, model.parameters, engine, workload.isl, workload.osl, most)
+        throughput, tpot, ttft = _closed_form(layout, costs, running, workload, engine.budget)
+        waits = _waits(layout, costs, running, workload, engine.budget)
+        first = _LATE * _prompt(costs, workload, engine.budget) / (layout.prefill or layout.decode).num
         in_flight = throughput * (ttft + (workload.osl - 1) * tpot)
         units = gpus // layout.gpus
         for x, t, f, k, longest, late in zip(throughput, tpot, ttft, in_flight, *waits):
@@ -85,7 +91,7 @@ def screen(model: Model, layouts: Sequence[Layout], gpus: int, workload: Workloa
                 values |= {f"{of}_ttft_ms": 1e3 * f * share for of, share in _OF_TTFT.items()}
                 values["p99_ttft_ms"] = max(values["p99_ttft_ms"], 1e3 * (f + first * k))
                 values |= {"max_itl_ms": 1e3 * longest, "p99_itl_ms": 1e3 * late}
-                found.append(Cell(layout, units, round(k), x * units, values))
+                found.append(Cell(layout, units, round(k), x * units, values, step))
     return found
 
 

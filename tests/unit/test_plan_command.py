@@ -121,7 +121,7 @@ def test_the_labels_of_arms_are_those_of_run_experiment():
     """The planner, of the read wing, reads an experiment without the code that runs it."""
     for file in sorted((ROOT / "configs/experiments").glob("*.yaml")):
         fixed = [arm for arm in load_experiment(file).arms if arm.mode not in CONTROLS and not arm.control]
-        arms = {arm.label: arm.layout for arm in fixed}
+        arms = {arm.label: (arm.layout, arm.engine_args.get("max_num_batched_tokens")) for arm in fixed}
         assert planning._arms(file) == arms, file.name
 
 

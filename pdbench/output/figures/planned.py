@@ -46,7 +46,7 @@ def finalists(sweeps: Sequence[tuple[Choice, Sequence[Prediction]]], bounds: Seq
         low, high = np.array([one.intervals["request_throughput"] for one in sweep]).T / gpus
         axes.fill_between(at, low, high, color=colour, alpha=0.12, linewidth=0)
         up = [one.values["request_throughput"] / gpus for one in sweep]
-        axes.plot(at, up, color=colour, label=f"{choice.layout}: {choice.prediction.level} in flight")
+        axes.plot(at, up, color=colour, label=f"{choice.prediction.name}: {choice.prediction.level} in flight")
         filled = [colour if excess(one.values, limits) <= 1 else "white" for one in sweep]
         axes.scatter(at, up, c=filled, edgecolors=colour, marker=_MARKERS[number % len(_MARKERS)], zorder=3)
     for name, limit in limits.items():
