@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from pdbench import garbage
 from pdbench.serve.keeper import die_with_parent
 from pdbench.workload import Level
 
@@ -240,9 +241,10 @@ def main() -> int:
     os.dup2(log, 1)
     os.dup2(log, 2)
     # What the command `vllm bench serve` calls: https://docs.vllm.ai/en/latest/cli/bench/serve.html
-    from vllm.benchmarks.serve import add_cli_args
-    from vllm.benchmarks.serve import main as bench
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    with garbage.none_made():
+        from vllm.benchmarks.serve import add_cli_args
+        from vllm.benchmarks.serve import main as bench
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     parser = FlexibleArgumentParser(prog="vllm bench serve")
     add_cli_args(parser)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pdbench import garbage
 from pdbench.layout import POOL, Layout
 from pdbench.manifest import Gate
 from pdbench.nodes.stack import Stack
@@ -31,7 +32,8 @@ def start(ray: ModuleType, plan: Plan, deadline: float) -> Plan:
     """Start Serve and hand it the plan's app; returns the plan, in which nothing changes."""
     with ThreadPoolExecutor(1) as pool:
         started = pool.submit(start_serve, plan)
-        importlib.import_module("ray.serve.llm")  # takes as long as Serve does, most of it for vLLM
+        with garbage.none_made():
+            importlib.import_module("ray.serve.llm")  # takes as long as Serve does, most of it for vLLM
         started.result()
     deploy(APP, "/", build_app(plan))
     return plan
