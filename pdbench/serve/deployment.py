@@ -128,7 +128,8 @@ def stop(address: str | None, deadline: float) -> None:
         return
     details = serve_app.serve_details()
     pids = [replica["pid"] for kind in KINDS for replica in kind.replicas() if replica["pid"]]
-    trees = cluster.on_every_node(ray, cluster.process_tree, pids)
+    # Where nothing runs no node has to start a process to find that out.
+    trees = cluster.on_every_node(ray, cluster.process_tree, pids) if pids else {}
     ended = [kind.stop(deadline) for kind in KINDS]
     say("stopped" if any(ended) else "no deployment was running")
     for ip, left in trees.items():

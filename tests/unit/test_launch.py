@@ -300,6 +300,19 @@ def test_without_a_cluster_nothing_runs_and_nothing_is_to_stop(monkeypatch, caps
     assert (status, said.out, said.err) == (0, "", "launch: nothing is running\n")
 
 
+def test_nodes_are_asked_for_processes_only_where_something_runs(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(cluster, "connect", lambda *_: None)
+    monkeypatch.setattr(cluster, "on_every_node", lambda _, function, *args: asked.append((function, *args)) or {"a": []})
+    monkeypatch.setattr(deployment.serve_app, "serve_details", lambda: None)
+    for pids, ended in ([], False), ([7], True):
+        kind = SimpleNamespace(replicas=lambda pids=pids: [{"pid": pid} for pid in pids], stop=lambda _, ended=ended: ended)
+        monkeypatch.setattr(deployment, "KINDS", [kind])
+        deployment.stop(None, time.monotonic() + 5)
+    assert asked == [(cluster.process_tree, [7])]
+    assert capsys.readouterr().err == "launch: no deployment was running\nlaunch: stopped\n"
+
+
 @pytest.mark.parametrize(
     ("line", "error"),
     [
