@@ -79,6 +79,9 @@ LINK_MBIT = "PDBENCH_LINK_MBIT"  # of the engines' environment: of a slow link, 
 OF_AN_ARM = ("tensor_parallel_size", "kv_transfer_config", "UCX_", "NIXL_", "VLLM_NIXL_", LINK_MBIT)
 # HAProxy's connections fit each machine's limit, and no level is measured with more requests in flight.
 NOT_PATH = ("env", "RAY_SERVE_HAPROXY_MAXCONN")
+# How Ray Serve chooses a replica, by default: the less loaded of two, by what a router remembers for so long.
+ROUTER = "power-of-two"
+REMEMBERS = "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S"
 STACK = ("ray", "ray_commit", "vllm", "nixl", "ucx", "torch", "cuda")
 MAY_LACK = (*STACK, "accelerators", "bench client", "kv_cache", "made", "core_per_rank", f"prefill {LINK_MBIT}",
             f"decode {LINK_MBIT}", "serving_path direct_streaming", "serving_path router", "serving_path llm",

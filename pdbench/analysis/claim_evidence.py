@@ -13,7 +13,7 @@ from pdbench.analysis import audit
 from pdbench.analysis.audit import Finding, findings
 from pdbench.analysis.audit_source import Source, columns_of, sources_of
 from pdbench.layout import Layout
-from pdbench.manifest import LINK_MBIT, NOT_PATH, Deployment
+from pdbench.manifest import LINK_MBIT, NOT_PATH, ROUTER, Deployment
 from pdbench.read.folder import are_small, check_folder, folders_among, left_out_words
 from pdbench.read.level_file import ResultError, naming
 from pdbench.read.results import per_node_of, read_study
@@ -30,7 +30,7 @@ COPIES = ("same results", "two layouts")
 OF_TRANSPORTS = ("UCX_", "NIXL_", LINK_MBIT)
 PLACEMENTS = ("pack", "pool", "spread")
 KINDS = (*PLACEMENTS, "tcp", "bare")
-OF_RAY_SERVE = "RAY_SERVE_"
+OF_RAY_SERVE = "RAY_SERVE_|RAYLLM_"
 DERIVED = "compilation_config="  # its sizes of CUDA graphs follow from other arguments
 NOT_TUNING = ("UCX_TLS", "UCX_NET_DEVICES", "UCX_PROTO_INFO", "UCX_TCP_PORT_RANGE")
 
@@ -56,8 +56,8 @@ class Spec:
     def parse(cls, text: str) -> "Spec":
         layout, *words = text.split()
         tuning = {word for word in words if re.fullmatch(f"({'|'.join(OF_TRANSPORTS)})[A-Z0-9_]*=.+", word)}
-        given = [word for word in words if re.fullmatch(f"([a-z][a-z0-9_]*|{OF_RAY_SERVE}[A-Z0-9_]+)=.+", word)]
-        settings = {word for word in given if word.partition("=")[0] not in KINDS}
+        given = [word for word in words if re.fullmatch(f"([a-z][a-z0-9_]*|({OF_RAY_SERVE})[A-Z0-9_]+)=.+", word)]
+        settings = {word for word in given if word.partition("=")[0] not in (*KINDS, *NOT_PATH)}
         if len({word.partition("=")[0] for word in settings}) < len(settings):
             raise ValueError(f"{text!r}: gives an engine argument or a variable twice")
         placements = [word for word in words if word in PLACEMENTS]
@@ -83,6 +83,17 @@ def tuning_of(deployment: Deployment) -> frozenset[str]:
         f"{name}={value}" for variables in found for name, value in variables.items()
         if name.startswith(OF_TRANSPORTS) and name not in NOT_TUNING
     )  # fmt: skip
+
+
+def ray_settings(deployment: Deployment) -> dict[str, str]:
+    """Return how Ray Serve was set: its variables, and a router that is not its own."""
+    path = deployment.serving_path or {}
+    found = {name: value for name, value in path.get("env", {}).items() if name not in NOT_PATH}
+    return found | ({"router": router} if (router := path.get("router", ROUTER)) != ROUTER else {})
+
+
+def _named(settings: dict[str, str]) -> frozenset[str]:
+    return frozenset(name + "=" + str(value).strip('"') for name, value in settings.items())
 
 
 @dataclass(frozen=True)
@@ -122,23 +133,31 @@ class Evidence:
         return {name: tuning - shared for name, tuning in known.items()}
 
     @cached_property
-    def settings(self) -> dict[str, frozenset[str]]:
-        """Arguments of each run's engines and variables of its Ray Serve, by folder, as NAME=VALUE."""
+    def settings(self) -> dict[str, tuple[frozenset[str], frozenset[str] | None]]:
+        """Arguments of each run's engines, and how its Ray Serve was set, if that is recorded; by folder, as NAME=VALUE."""
         found = {}
         for source in self.sources:
             if source.manifest and (deployment := source.manifest.deployment):
-                engines = {name: value for name, value in deployment.engine_settings.items() if name.islower()}
-                serving = (deployment.serving_path or {}).get("env", {})
-                serving = {name: value for name, value in serving.items() if name not in NOT_PATH}
-                both = engines | serving  # an engine's own variables are no settings
-                found[source.name] = frozenset(name + "=" + str(value).strip('"') for name, value in both.items())
+                engines = {
+                    name: value for name, value in deployment.engine_settings.items() if name.islower()
+                }  # else variables
+                found[source.name] = (_named(engines), _named(ray_settings(deployment)) if deployment.serving_path else None)
         return found
 
+    def has(self, source: Source, settings: frozenset[str]) -> bool:
+        """Return whether a run has all settings that a claim names."""
+        engines, ray = self.settings.get(source.name, (frozenset(), None))
+        return engines | (ray or frozenset()) >= settings
+
     def unnamed(self, source: Source, spec: Spec) -> int:
-        """Return how many settings a run has that not all runs have, and that the claim does not name."""
-        shared = frozenset.intersection(*self.settings.values() or [frozenset()])
-        own = self.settings.get(source.name, frozenset()) - shared
-        return sum(not (spec.settings and setting.startswith(DERIVED)) for setting in own - spec.settings)
+        """Return how many settings a run has that not all runs have, of those that record them, and that the claim does not
+        name."""
+        own: set[str] = set()
+        for kind, of_run in enumerate(self.settings.get(source.name, ())):
+            recorded = [one for of in self.settings.values() if (one := of[kind]) is not None]
+            own |= of_run - frozenset.intersection(*recorded) if of_run else set()
+        names_engines = any(setting[0].islower() for setting in spec.settings)
+        return sum(not (names_engines and setting.startswith(DERIVED)) for setting in own - spec.settings)
 
     def candidates(self, text: str) -> list[Source]:
         """Return runs of an arm, to take first one not in doubt, with a manifest, unseen prompts, no setting of its own
@@ -149,7 +168,7 @@ class Evidence:
             if source.arm.layout == spec.layout and spec.placed(source.arm.placement)
             and source.arm.is_control == spec.bare and self.over_tcp(source) == spec.tcp and not self.doubts(source, *REFUTED)
             and self.tunings.get(source.name, frozenset()) == spec.tuning
-            and self.settings.get(source.name, frozenset()) >= spec.settings
+            and self.has(source, spec.settings)
         ]  # fmt: skip
         latest = sorted(fitting, key=lambda source: source.columns["date"][-1], reverse=True)
         doubts = {source: [bool(self.doubts(source, kind)) for kind in LAST] for source in latest}

@@ -7,6 +7,7 @@ import numpy as np
 
 from pdbench.analysis.sla import Bound
 from pdbench.layout import Layout
+from pdbench.manifest import REMEMBERS
 from pdbench.output.grid import show
 from pdbench.output.number_text import number
 from pdbench.planner.model import NOMINAL, Model
@@ -146,6 +147,8 @@ def launch_commands(model: Model, choices: Sequence[Choice], workload: Workload)
             options = [*_without_hardware(options), "--hardware", f"<file of a node with {layout.gpus} GPUs>"]
         launch = ["python", "launch_gptoss.py", "--mode", mode, "--layout", str(layout), *options]
         name = f"planned_{'pack_' if layout.is_pd else ''}{layout}"
+        if model.asked:
+            launch += ["--serve-env", f"{REMEMBERS}=0"]
         if step := choice.prediction.step:
             launch += ["--engine-arg", f"{LARGEST}={step}"]
             name += f"_step{step}"

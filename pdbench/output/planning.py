@@ -4,7 +4,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -12,6 +12,7 @@ from pdbench.analysis.sla import Bound
 from pdbench.cli import note
 from pdbench.files import first_line, write_atomically
 from pdbench.layout import CONTROLS
+from pdbench.manifest import REMEMBERS
 from pdbench.output import plan_text
 from pdbench.planner.model import NOMINAL, Model, PlanError
 from pdbench.planner.predicting import Checked, Prediction, check, check_possible, parts, predict
@@ -101,7 +102,8 @@ def _commands(model: Model, choices: Sequence[Choice], workload: Workload, exper
     for choice in choices:
         layout, step = str(choice.layout), choice.prediction.step
         same = (step,) if step else (None, model.engine.budget)  # an arm that names none has that of the runs
-        label = next((label for label, (of, own) in arms.items() if of == layout and own in same), None)
+        fitting = [label for label, arm in arms.items() if arm.layout == layout and arm.step in same]
+        label = next(iter(sorted(fitting, key=lambda label: arms[label].asked != model.asked)), None)
         if label is None:
             mode = ", mode: pd-pack" if choice.layout.is_pd else ""
             own = f", name: step{step}, engine_args: {{{LARGEST}: {step}}}" if step else ""
@@ -111,9 +113,16 @@ def _commands(model: Model, choices: Sequence[Choice], workload: Workload, exper
     return [*lines, f"python run_experiment.py {experiment} --arms {','.join(labels)}"]
 
 
-def _arms(experiment: Path) -> dict[str, tuple[str, int | None]]:
-    """Layout and largest step, if it is named, of an experiment's arms but controls, by run_experiment.py's labels; an arm
-    that a controller moves has no layout."""
+class _Arm(NamedTuple):
+    """What of an experiment's arm says whether it is a choice: its largest step only where it names one."""
+
+    layout: str
+    step: int | None
+    asked: bool
+
+
+def _arms(experiment: Path) -> dict[str, _Arm]:
+    """Arms of an experiment but controls, by run_experiment.py's labels; one that a controller moves has no layout."""
     try:
         arms = yaml.safe_load(experiment.read_text(encoding="utf-8"))["arms"]
         found = {}
@@ -121,7 +130,8 @@ def _arms(experiment: Path) -> dict[str, tuple[str, int | None]]:
             mode = arm.get("mode", "collocated")
             words = [arm.get("phase"), mode.replace("pd-", "").replace("collocated", ""), arm["layout"], arm.get("name")]
             if mode not in CONTROLS and not arm.get("control"):
-                found["_".join(filter(None, words))] = arm["layout"], arm.get("engine_args", {}).get(LARGEST)
+                asked = arm.get("serve_env", {}).get(REMEMBERS) == "0"
+                found["_".join(filter(None, words))] = _Arm(arm["layout"], arm.get("engine_args", {}).get(LARGEST), asked)
         return found
     except OSError as error:
         raise PlanError(f"--experiment {experiment}: {error.strerror}") from error

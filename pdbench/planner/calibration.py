@@ -10,12 +10,12 @@ import pandas as pd
 
 from pdbench.analysis.audit import KINDS, Finding, audit, refuted, short
 from pdbench.layout import Layout
-from pdbench.manifest import Deployment, Manifest, differences
+from pdbench.manifest import REMEMBERS, Deployment, Manifest, differences
 from pdbench.planner.costs import Engine
 from pdbench.planner.fitting import Fitter, left_out, predict_run, with_hold
 from pdbench.planner.model import FEWEST_LEFT_OUT, Model, PlanError, errors_of, missing
 from pdbench.planner.replicas import COLUMNS
-from pdbench.planner.runs import Run, budget_of, graphs_of, is_asked, routing_of, without_sizes
+from pdbench.planner.runs import Run, budget_of, graphs_of, routing_of, without_sizes
 from pdbench.planner.simulator import Workload
 from pdbench.read.results import Study, read_study
 
@@ -23,10 +23,10 @@ from pdbench.read.results import Study, read_study
 _EXPERTS = ((r"gpt-?oss-20b(-shape)?", (32, 4)), (r"gpt-?oss-tiny", (4, 2)), (r"gpt-?oss(-120b(-shape)?)?", (128, 4)))
 # In a stack, the sizes of CUDA graphs for decode steps: a fit has one set of them, and a comparison with it takes any.
 _GRAPHS, _LARGEST_STEP = "CUDA graphs of", "steps of at most"
-# In a deployment's identity, for how long routers remember loads: runs whose routers ask each time are simulated as such.
-_REMEMBERED = "serving_path RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S"
-# What two runs of one fit may differ in, of their deployments' identity.
-_OF_A_RUN = re.compile(r"layout|mode|base seed|serving_path (ingress_replicas|pool_routing)|(collocated|prefill|decode) .*")
+# What two runs of one fit may differ in, of their deployments' identity: each is simulated with its own routers.
+_OF_A_RUN = re.compile(
+    rf"layout|mode|base seed|serving_path (ingress_replicas|pool_routing|{REMEMBERS})|(collocated|prefill|decode) .*"
+)
 
 
 def read(folders: Sequence[Path], levels: Sequence[int] = ()) -> Study:
@@ -103,7 +103,10 @@ def _run(folder: Path, rows: pd.DataFrame, as_published: bool, manifest: Manifes
     measured[measured <= 0] = np.nan
     counts = [(int(level), int(of["completed"].iloc[0])) for level, of in levels]
     deployment = manifest.deployment if manifest else None
-    workload = Workload(int(first["isl"]), osl, as_published, *routing_of(deployment))
+    try:
+        workload = Workload(int(first["isl"]), osl, as_published, *routing_of(deployment))
+    except ValueError as error:
+        raise PlanError(f"{short(folder)}: {error}") from None
     return Run(short(folder), Layout.parse(first["layout"]), workload, tuple(counts), measured, *_sizes(deployment))
 
 
@@ -154,8 +157,6 @@ def _stack(manifest: Manifest) -> dict[str, str]:
     found = {name: value for name, value in manifest.identity.items() if not _OF_A_RUN.fullmatch(name)}
     if not (deployment := manifest.deployment):
         return found
-    if is_asked(deployment):
-        found.pop(_REMEMBERED, None)
     graphs, budget = _sizes(deployment)
     found |= {_GRAPHS: ", ".join(map(str, graphs)) or "no size", _LARGEST_STEP: f"{budget} tokens"}
     try:
@@ -243,6 +244,7 @@ def make_model(study: Study, runs: Sequence[Run], engine: Engine, stack: dict[st
     judged = left if enough else [(run, predict_run(run, parameters, engine)) for run in decoding]
     first = study.table.iloc[0]
     counts = [level for run in decoding for level, _ in run.levels]
+    ingress, asked = _routing(runs)
     return Model(
         name=first["model"], accelerator=first["accelerator"], gpus_per_node=int(study.table["gpus_per_node"].max()),
         engine=engine, parameters=parameters, runs=[run.name for run in runs],
@@ -250,11 +252,19 @@ def make_model(study: Study, runs: Sequence[Run], engine: Engine, stack: dict[st
         workloads=sorted({f"{run.workload.isl}:{run.workload.osl}" for run in decoding}),
         as_published=runs[0].workload.as_published, levels=(min(counts), max(counts)),
         most_running=max(1.0, *(run.levels[-1][0] / run.layout.decode.num for run in decoding)),
-        ingress=(ingress := max(run.workload.ingress for run in runs)),
-        asked=not ingress and any(run.workload.asked for run in runs),
-        launch=launch_options(study), stack=stack, left_out=enough,
+        ingress=ingress, asked=asked, launch=launch_options(study), stack=stack, left_out=enough,
         errors=[e for run, of in judged for e in errors_of(run.layout, run.levels, run.log_ratios(of))],
     )  # fmt: skip
+
+
+def _routing(runs: Sequence[Run]) -> tuple[int, bool]:
+    """Return the routing of a fit's predictions, `routing_of`: that of the runs whose routers have a choice, if there are any.
+
+    Where some of these remember and others ask it is Ray Serve's default, to remember.
+    """
+    choosing = [run for run in runs if max(pool.num for pool in (run.layout.prefill, run.layout.decode) if pool) > 1] or runs
+    ingress = max(run.workload.ingress for run in choosing)
+    return ingress, not ingress and any(run.workload.asked for run in choosing)
 
 
 def _by_phase(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:

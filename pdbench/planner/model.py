@@ -56,15 +56,16 @@ class Model(Strict):
         levels: the least and the most requests in flight of those that decode.
         most_running: the most requests in flight per decode replica of these.
         ingress: the most ingress replicas of all, by whose memory replicas are chosen; 0: by true loads.
-        asked: whether none remembers loads, and some ask for them each time.
+        asked: whether ingress replicas ask for loads each time, instead of remembering them.
         launch: options of launch_gptoss.py that all runs were launched with, such as `--model FILE`.
         stack: what all manifests say alike of versions, hardware and engines; empty without manifests.
         left_out: whether `errors` are of layouts left out of the fit; else they are the fit's own.
     """
 
     # 1: fitted with routers that knew at once what a replica had; 2: without CUDA graphs; 3: with these in its settings;
-    # 4: with the largest step in them, and without what a step costs by itself; 5: without waits from token to token.
-    schema_version: Literal[6] = 6
+    # 4: with the largest step in them, and without what a step costs by itself; 5: without waits from token to token; 6: with
+    # routers that ask, which saw at once what others had sent.
+    schema_version: Literal[7] = 7
     name: str
     accelerator: str
     gpus_per_node: int = Field(ge=1)
@@ -93,6 +94,8 @@ class Model(Strict):
             raise ValueError(f"its parameter {wrong[0]} is not above 0 and finite")
         if not 1 <= self.levels[0] <= self.levels[1] or not 1 <= self.most_running < inf:
             raise ValueError("its levels are not requests in flight, the least and the most")
+        if self.ingress and self.asked:
+            raise ValueError("its routers cannot both remember and ask: with asked, ingress has to be 0")
         if not self.workloads or not all(re.fullmatch(r"[1-9]\d*:[1-9]\d*", text, re.ASCII) for text in self.workloads):
             raise ValueError("its workloads are not like 5000:250")
         if any(error.level < 1 or not all(map(isfinite, error.ratios.values())) for error in self.errors):

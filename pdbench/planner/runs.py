@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from pdbench.files import first_line
 from pdbench.layout import POOL, Layout
-from pdbench.manifest import Deployment
+from pdbench.manifest import REMEMBERS, ROUTER, Deployment
 from pdbench.planner.costs import BUDGET
 from pdbench.planner.routing import REMEMBERED_S
 from pdbench.planner.simulator import Workload
@@ -130,19 +131,23 @@ def without_sizes(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def routing_of(deployment: Deployment | None) -> tuple[int, bool]:
-    """Return how many ingress replicas choose by what they remember, and whether they ask for loads each time instead.
+    """Return by how many ingress replicas' memory replicas are chosen, and whether these ask for loads each time instead.
 
-    (0, False) where routers know loads, or nothing says how it was. Those of a pool read reports, bare servers have one
-    router for all, and with direct streaming there is no ingress replica.
+    (0, False) where routers know loads, or nothing says how it was: those of a pool read reports, bare servers have one router
+    for all, and with direct streaming there is no ingress replica.
+
+    Raises:
+        ValueError: they remember for a time that is not simulated; one line.
     """
     path = deployment.serving_path if deployment else None
-    if not deployment or not path or deployment.mode == POOL or path.get("router", "power-of-two") != "power-of-two":
+    replicas = int(path.get("ingress_replicas") or 0) if path else 0
+    if not deployment or not path or not replicas or deployment.mode == POOL or path.get("router", ROUTER) != ROUTER:
         return 0, False
-    replicas = int(path.get("ingress_replicas") or 0)
-    return (0, replicas > 0) if is_asked(deployment) else (replicas, False)
-
-
-def is_asked(deployment: Deployment) -> bool:
-    """Return whether Ray Serve's routers remember no loads: each time they ask the two replicas that they choose from."""
-    env = (deployment.serving_path or {}).get("env", {})
-    return float(env.get("RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S", REMEMBERED_S)) <= 0
+    given = path.get("env", {}).get(REMEMBERS, REMEMBERED_S)
+    try:
+        seconds = float(given)
+    except (TypeError, ValueError):
+        seconds = nan
+    if seconds not in (0, REMEMBERED_S):
+        raise ValueError(f"{REMEMBERS}: {given!r} is not simulated: 0 or {REMEMBERED_S:g} is")
+    return (replicas, False) if seconds else (0, True)

@@ -122,7 +122,7 @@ class Sweep:
         return where
 
     def _count(self, now: float, replica: Replica) -> None:
-        """Have a request seen at a replica by routers, at once unless they ask each time."""
+        """Count a request at a replica; `ASKED_S` later where routers ask each time, since asking and sending take a while."""
         if self.workload.asked:
             self._at(now + ASKED_S, self._counted, replica, 0)
         else:

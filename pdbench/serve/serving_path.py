@@ -16,7 +16,7 @@ from packaging.version import Version
 from pydantic import Field, ValidationError
 
 from pdbench.configs import LLMOptions, ServeConfig, explain
-from pdbench.manifest import Gate, Strict, now
+from pdbench.manifest import REMEMBERS, Gate, Strict, now
 
 HAPROXY = "HAProxy"
 HA_PROXY, DIRECT_STREAMING = "RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING"
@@ -95,6 +95,8 @@ def choose(
         raise ValueError(f"--serve-env {DIRECT_STREAMING}: use --direct-streaming")
     if wrong := next((name for name in DEFAULT_PORTS if not env.get(name, "1").isdecimal()), None):
         raise ValueError(f"--serve-env {wrong}={env[wrong]}: not a port")
+    if not re.fullmatch(r"\d+(\.\d+)?", env.get(REMEMBERS, "0")):
+        raise ValueError(f"--serve-env {REMEMBERS}={env[REMEMBERS]}: not a number of seconds, such as 0")
     if not re.fullmatch(r"[1-9]\d{0,6}", env.get(CONNECTIONS, "1")):
         raise ValueError(f"--serve-env {CONNECTIONS}={env[CONNECTIONS]}: not a number of connections, from 1 to 9999999")
     if direct_streaming:

@@ -39,6 +39,10 @@ def refusal(tmp_path, text):
         ("{id: a, says: b, rule: order_by, arms: [1xtp1, 2xtp1 fast]}", "'fast' is not allowed after the layout"),
         ("{id: a, says: b, rule: order_by, arms: [1xtp1, 2xtp1 PATH=x]}", "'PATH=x' is not allowed after the layout"),
         ("{id: a, says: b, rule: order_by, arms: [1xtp1, 2xtp1 block_size=]}", "'block_size=' is not allowed after the layout"),
+        (
+            "{id: a, says: b, rule: order_by, arms: [1xtp1, 2xtp1 RAY_SERVE_HAPROXY_MAXCONN=64]}",
+            "'RAY_SERVE_HAPROXY_MAXCONN=64' is not allowed after the layout",
+        ),
         ("{id: a, says: b, rule: order_by, arms: [1xtp1, 2xtp1 pack=3]}", "'pack=3' is not allowed after the layout"),
         (
             "{id: a, says: b, rule: order_by, arms: [1xtp1, 2xtp1 seed=1 seed=2]}",

@@ -177,15 +177,43 @@ def test_no_run_is_two_arms_and_variables_are_no_arguments(tmp_path, with_argume
 
 
 def test_a_variable_of_ray_serve_makes_another_arm(tmp_path, arm, make_manifest):
-    """The one without it is meant where a claim does not name it, though it is older."""
-    for name, throughput, own in (("plain", 100, {}), ("asked", 10, {"RAY_SERVE_CACHE_S": "0"})):
-        path = {"env": {"RAY_SERVE_HAPROXY_MAXCONN": name, "RAY_SERVE_LOG": "1"} | own}
+    """The one without it is meant where a claim does not name it, though it is older; so is a router's own way."""
+    for name, throughput, own, router in (
+        ("plain", 100, {}, "power-of-two"),
+        ("asked", 10, {"RAY_SERVE_CACHE_2": "0"}, "power-of-two"),
+        ("turns", 1, {}, "round-robin"),
+    ):
+        path = {"env": {"RAY_SERVE_HAPROXY_MAXCONN": name, "RAY_SERVE_LOG": "1"} | own, "router": router}
         arm(f"2xtp1_{name}", {4: (10, throughput)}, manifest=make_manifest(layout="2xtp1", serving_path=path))
-    asked = "2xtp1 RAY_SERVE_CACHE_S=0"
-    found = judged(tmp_path, rule="far_below", arms=[asked], than="2xtp1")
-    assert found.verdict == "holds" and taken(found) == {asked: "asked", "2xtp1": "plain"}
-    missing = "2xtp1 RAY_SERVE_CACHE_S=1"
+    arm("4xtp1_one", {4: (10, 1000)}, manifest=make_manifest(layout="4xtp1", serving_path=path))
+    asked, turns = "2xtp1 RAY_SERVE_CACHE_2=0", "2xtp1 router=round-robin"
+    for arms in ([asked], [turns]):
+        found = judged(tmp_path, rule="far_below", arms=arms, than="2xtp1")
+        assert found.verdict == "holds" and taken(found) == {arms[0]: "asked" if arms == [asked] else "turns", "2xtp1": "plain"}
+    assert taken(judged(tmp_path, rule="far_below", arms=["2xtp1"], than="4xtp1"))["2xtp1"] == "plain"
+    missing = "2xtp1 RAY_SERVE_CACHE_2=1"
     assert judged(tmp_path, rule="far_below", arms=[missing], than="2xtp1").missing == [missing]
+
+
+def test_what_a_run_does_not_record_of_ray_serve_says_nothing(tmp_path, arm, make_manifest):
+    """Of runs that say nothing else of their own the latest is taken, recorded or not; the port's limit is no setting."""
+    for name, path in (("old", None), ("new", {"env": {"RAY_SERVE_LOG": "1"}}), ("newest", {"env": {"RAY_SERVE_LOG": "1"}})):
+        path = path and {"env": path["env"] | {"RAY_SERVE_HAPROXY_MAXCONN": name}}
+        arm(f"2xtp1_{name}", {4: (10, 100)}, manifest=make_manifest(layout="2xtp1", serving_path=path))
+    arm("4xtp1_one", {4: (10, 1000)}, manifest=make_manifest(layout="4xtp1", serving_path={"env": {"RAY_SERVE_LOG": "1"}}))
+    assert taken(judged(tmp_path, rule="far_below", arms=["2xtp1"], than="4xtp1"))["2xtp1"] == "newest"
+
+
+def test_a_variable_of_ray_serve_excuses_no_graphs(tmp_path, arm, make_manifest):
+    """Sizes of CUDA graphs follow from arguments of the engines, not from how requests are routed."""
+    path = {"env": {"RAY_SERVE_CACHE_2": "0"}}
+    for name, own in (("own", {}), ("fine", {"compilation_config": sizes(1, 2, 3)})):
+        config = {"collocated": {"engine_kwargs": {"enable_prefix_caching": False} | own}}
+        made = make_manifest(layout="2xtp1", serving_path=path, llm_configs=config)
+        arm(f"2xtp1_{name}", {4: (10, 100)}, manifest=made)
+    arm("4xtp1_one", {4: (10, 1000)}, manifest=make_manifest(layout="4xtp1", serving_path=path, llm_configs=config))
+    asked = "2xtp1 RAY_SERVE_CACHE_2=0"
+    assert taken(judged(tmp_path, rule="far_below", arms=[asked], than="4xtp1"))[asked] == "own"
 
 
 def test_the_longest_of_a_latency_is_asked_of_the_details_of_large_folders_too(

@@ -198,6 +198,8 @@ MISTAKES = [
     (["--collocated", "--env", "UCX_TLS=tcp"], "UCX_TLS: --ucx-tls sets it"),
     (["--collocated", "--env", "UCX_PROTO_INFO=n"], "UCX_PROTO_INFO: it is always y"),
     (["--collocated", "--serve-env", "RAY_SERVE_HAPROXY_MAXCONN=many"], "not a number of connections"),
+    (["--collocated", "--serve-env", "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S=nan"], "not a number of seconds, such as 0"),
+    (["--collocated", "--serve-env", "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S=-1"], "not a number of seconds, such as 0"),
     (["--collocated", "--host", "10.0.0.5"], "--host 10.0.0.5 does not go with HAProxy"),
     (["--collocated", "--router", "random"], "invalid choice: 'random'"),
     (["--collocated", "--tp", 0], "tensor-parallel size must be a whole number of at least 1, not 0"),

@@ -8,6 +8,7 @@ import plan
 from pdbench.analysis.sla import parse
 from pdbench.configs import ROOT
 from pdbench.layout import Layout
+from pdbench.manifest import REMEMBERS
 from pdbench.planner.model import Model
 from pdbench.planner.predicting import predict
 from pdbench.planner.recommending import recommend
@@ -93,6 +94,15 @@ def test_a_choice_is_launched_with_its_step(path, capsys, tmp_path):
         file.write_text(f"arms:\n  {arm}\n  - {{layout: p1xtp1-d1xtp1, mode: pd-pack}}\n")
         printed = said(capsys, *asked, "--experiment", file)
         assert f"--arms {label}," in printed and f"{{layout: {lacking or '1xtp2'}" in printed
+
+
+def test_of_two_arms_of_a_layout_the_one_that_is_routed_as_the_runs_were_is_named(path, capsys, tmp_path):
+    file, model = tmp_path / "e.yaml", tmp_path / "m.json"
+    file.write_text(f"arms:\n  - {{layout: 1xtp1}}\n  - {{layout: 1xtp1, name: asked, serve_env: {{{REMEMBERS}: '0'}}}}\n")
+    for asked, label in ((False, "1xtp1"), (True, "1xtp1_asked")):
+        model.write_text(json.dumps(json.loads(path.read_text()) | {"ingress": 0, "asked": asked}))
+        printed = said(capsys, "recommend", model, "--sla", "tpot=15", "--gpus", "1", "--experiment", file)
+        assert f"--arms {label}\n" in printed
 
 
 @pytest.mark.parametrize("text", ["0", "1024,", "a", "-5", "1e3"])

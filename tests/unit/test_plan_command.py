@@ -10,6 +10,7 @@ import pytest
 import plan
 from pdbench.configs import ROOT
 from pdbench.layout import CONTROLS
+from pdbench.manifest import REMEMBERS
 from pdbench.measure.experiment import load_experiment
 from pdbench.output import planning
 from tests.helpers.planning_runs import write_run
@@ -121,7 +122,10 @@ def test_the_labels_of_arms_are_those_of_run_experiment():
     """The planner, of the read wing, reads an experiment without the code that runs it."""
     for file in sorted((ROOT / "configs/experiments").glob("*.yaml")):
         fixed = [arm for arm in load_experiment(file).arms if arm.mode not in CONTROLS and not arm.control]
-        arms = {arm.label: (arm.layout, arm.engine_args.get("max_num_batched_tokens")) for arm in fixed}
+        arms = {
+            arm.label: (arm.layout, arm.engine_args.get("max_num_batched_tokens"), arm.serve_env.get(REMEMBERS) == "0")
+            for arm in fixed
+        }
         assert planning._arms(file) == arms, file.name
 
 
@@ -235,6 +239,7 @@ def test_a_file_that_is_no_model(tmp_path, capsys, text, line):
         ({"workloads": ["5000"]}, "its workloads are not like 5000:250"),
         ({"errors": [{"layout": "1xtp2", "level": 0, "ratios": {}}]}, "its errors are not numbers at levels"),
         ({"schema_version": 2}, "schema_version"),
+        ({"ingress": 4, "asked": True}, "its routers cannot both remember and ask: with asked, ingress has to be 0"),
         ({"surprise": 1}, "surprise"),
         ({"engine": {"experts": 0}}, "engine.experts"),
         ({"engine": {"graphs": [8, 4]}}, "engine.graphs: Value error, sizes are not in ascending order"),

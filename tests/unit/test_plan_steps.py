@@ -202,42 +202,6 @@ def test_runs_with_smaller_steps_are_predicted_with_theirs(tmp_path, capsys):
         assert sum(map(abs, off)) / len(off) == pytest.approx(error, abs=0.003)
 
 
-PAIR = "gpt-oss-120b-shape_itl5000_otl250_mixed_h200x2_"
-IN_BLOCK = {"2xtp1_step8192": 0.015, "2xtp1_step1024": 0.008, "2xtp1_step512": 0.035, "pack_p1xtp1-d1xtp1": 0.030}
-REMEMBERED_S = "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S"
-
-
-@pytest.fixture(scope="module")
-def of_the_pair(tmp_path_factory):
-    """A fit to three layouts on two H200s whose routers remember loads."""
-    path = tmp_path_factory.mktemp("fit") / "pair.json"
-    arms = ("2xtp1", "1xtp2", "pack_p1xtp1-d1xtp1")
-    plan.main(["fit", *(str(ROOT / f"bm_results/{PAIR}120b_{arm}") for arm in arms), "-o", str(path)])
-    return path
-
-
-def test_arms_whose_routers_ask_each_time_are_predicted_as_such(of_the_pair, tmp_path, capsys):
-    """As docs/planner.md says: requests/s of smaller steps and of 1P:1D in a later block."""
-    checked(capsys, of_the_pair, *(ROOT / f"bm_results/{PAIR}chunks_{arm}" for arm in IN_BLOCK), "--json", tmp_path / "c.json")
-    runs = json.loads((tmp_path / "c.json").read_text())["runs"]
-    for run in runs:
-        (error,) = (error for arm, error in IN_BLOCK.items() if run["run"].endswith(arm))
-        off = [row["request_throughput"] / row["request_throughput_measured"] - 1 for row in run["levels"]]
-        assert len(off) == 4 and sum(map(abs, off)) / len(off) == pytest.approx(error, abs=0.003)
-    assert len(runs) == len(IN_BLOCK)
-
-
-def test_routers_that_remember_for_another_time_are_another_stack(of_the_pair, tmp_path, capsys):
-    folder = shutil.copytree(ROOT / f"bm_results/{PAIR}chunks_2xtp1_step8192", tmp_path / f"{PAIR}chunks_2xtp1_step8192")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["deployment"]["serving_path"]["env"][REMEMBERED_S] = "3"
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(SystemExit):
-        plan.main(["check", str(of_the_pair), str(folder)])
-    printed = capsys.readouterr().err
-    assert f'serving_path {REMEMBERED_S} "3" in these' in printed and printed.count("\n") == 1
-
-
 @pytest.mark.parametrize("budget", [8192, 2048, 512])
 def test_the_closed_form_is_near_the_simulation(tmp_path, capsys, budget):
     """Those who run get a token in each step of a prompt, so that smaller steps stall them for less."""

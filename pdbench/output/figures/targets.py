@@ -23,7 +23,6 @@ FULL, ENDS = math.log(1.6), math.log(2)  # a lead of 60% or more has a colour th
 FINE = 240  # limits of a side
 ALONE = "//"
 LEAST_NAMED = 0.006  # of the picture: a smaller region has no name
-NEAR_SIDE = 0.09  # of the width: what half a name takes
 
 
 def draw(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:
@@ -56,6 +55,8 @@ def draw(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:
     handles += [alone] * bool(np.isinf(found.lead).any())
     handles += [Patch(label="no arm keeps both", **HATCHED)] * bool((found.best < 0).any())
     legend(figure, handles, [f"ahead: of {found.rival}"])
+    figure.draw_without_rendering()
+    _keep_inside(axes)
     return figure
 
 
@@ -86,7 +87,14 @@ def _name(axes: Axes, found: Targets) -> None:
             continue
         inside = ndimage.distance_transform_edt(np.pad(largest, 1))[1:-1, 1:-1]
         row, column = np.unravel_index(inside.argmax(), inside.shape)
-        # A name that begins at a side's region does not cross that side.
-        side = "left" if column < NEAR_SIDE * FINE else "right" if column > (1 - NEAR_SIDE) * FINE else "center"
-        axes.text(found.x[column], found.y[row], arm, ha=side, va="center", fontsize=9.5, gid=arm,
+        axes.text(found.x[column], found.y[row], arm, ha="center", va="center", fontsize=9.5, gid=arm,
                   path_effects=[withStroke(linewidth=3, foreground="white")])  # fmt: skip
+
+
+def _keep_inside(axes: Axes) -> None:
+    """Shift names that cross a side of the picture, once it is laid out."""
+    box, to_data = axes.get_window_extent(), axes.transData.inverted()
+    for text in axes.texts:
+        drawn = text.get_window_extent()
+        x, y = axes.transData.transform(text.get_position())
+        text.set_x(to_data.transform((x + max(0, box.x0 - drawn.x0) - max(0, drawn.x1 - box.x1), y))[0])
