@@ -23,6 +23,7 @@ FULL, ENDS = math.log(1.6), math.log(2)  # a lead of 60% or more has a colour th
 FINE = 240  # limits of a side
 ALONE = "//"
 LEAST_NAMED = 0.006  # of the picture: a smaller region has no name
+MARGIN = 8  # pixels between a name and a side
 
 
 def draw(table: pd.DataFrame, view: View, study: Study | None = None) -> Figure:
@@ -93,7 +94,7 @@ def _name(axes: Axes, found: Targets) -> None:
 
 def _keep_inside(axes: Axes) -> None:
     """Shift names that cross a side of the picture, once it is laid out."""
-    box, to_data = axes.get_window_extent(), axes.transData.inverted()
+    box, to_data = axes.get_window_extent().padded(-MARGIN), axes.transData.inverted()
     for text in axes.texts:
         drawn = text.get_window_extent()
         x, y = axes.transData.transform(text.get_position())
