@@ -138,9 +138,8 @@ class Evidence:
         found = {}
         for source in self.sources:
             if source.manifest and (deployment := source.manifest.deployment):
-                engines = {
-                    name: value for name, value in deployment.engine_settings.items() if name.islower()
-                }  # else variables
+                # Names in capitals are variables of the engines' environment.
+                engines = {name: value for name, value in deployment.engine_settings.items() if name.islower()}
                 found[source.name] = (_named(engines), _named(ray_settings(deployment)) if deployment.serving_path else None)
         return found
 
@@ -156,7 +155,8 @@ class Evidence:
         for kind, of_run in enumerate(self.settings.get(source.name, ())):
             recorded = [one for of in self.settings.values() if (one := of[kind]) is not None]
             own |= of_run - frozenset.intersection(*recorded) if of_run else set()
-        names_engines = any(setting[0].islower() for setting in spec.settings)
+        named = {setting.partition("=")[0] for setting in spec.settings}
+        names_engines = any(name.islower() and name != "router" for name in named)
         return sum(not (names_engines and setting.startswith(DERIVED)) for setting in own - spec.settings)
 
     def candidates(self, text: str) -> list[Source]:

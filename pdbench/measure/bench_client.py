@@ -241,7 +241,7 @@ def main() -> int:
     os.dup2(log, 1)
     os.dup2(log, 2)
     # What the command `vllm bench serve` calls: https://docs.vllm.ai/en/latest/cli/bench/serve.html
-    with garbage.none_made():
+    with garbage.collector_off():
         from vllm.benchmarks.serve import add_cli_args
         from vllm.benchmarks.serve import main as bench
         from vllm.utils.argparse_utils import FlexibleArgumentParser

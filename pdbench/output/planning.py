@@ -45,6 +45,10 @@ def _fit(args: argparse.Namespace) -> None:
     model = calibration.make_model(study, runs, engine, stack)
     model.write(args.output)
     plan_text.print_fit(model)
+    if model.ingress and any(run.workload.asked for run in runs):
+        print(
+            "some runs' routers ask for loads each time: predicted are routers that remember them, as Ray Serve's do by default"
+        )
     print(args.output)
 
 

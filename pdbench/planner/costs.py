@@ -65,11 +65,10 @@ class Engine(Strict):
             raise ValueError("sizes are not in ascending order")
         return graphs
 
-
-def with_step(engine: Engine, step: int | None) -> Engine:
-    """Return an engine with another largest step (tokens), which no CUDA graph exceeds; None: as it is."""
-    graphs = engine.graphs if step is None else tuple(size for size in engine.graphs if size <= step)
-    return engine.model_copy(update={"budget": step or engine.budget, "graphs": graphs})
+    def with_step(self, step: int | None) -> "Engine":
+        """Return this engine with another largest step (tokens), which no CUDA graph exceeds; None: as it is."""
+        graphs = self.graphs if step is None else tuple(size for size in self.graphs if size <= step)
+        return self.model_copy(update={"budget": step or self.budget, "graphs": graphs})
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pdbench.layout import Layout
-from pdbench.planner.costs import Engine, costs_of, with_step
+from pdbench.planner.costs import Engine, costs_of
 from pdbench.planner.model import Model, PlanError
 from pdbench.planner.replicas import COLUMNS, PARTS
 from pdbench.planner.runs import Run
@@ -61,7 +61,7 @@ def predict(
     Args:
         step: tokens of the engines' largest step; None: the fit's.
     """
-    engine = with_step(model.engine, step)
+    engine = model.engine.with_step(step)
     counts = [(level, Level("concurrency", float(level)).num_prompts()) for level in sorted(levels)]
     rows = simulate(layout, model.parameters, engine, workload, counts, seeds)
     other = _other_sizes(model.engine, engine)

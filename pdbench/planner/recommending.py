@@ -60,7 +60,7 @@ class Recommendation:
     Attributes:
         choices: at most `NAMED` that keep to it by prediction, highest throughput first, each ratio once; else empty.
         nearest: where nothing keeps to it, the nearest misses.
-        screened, simulated: numbers of layouts.
+        screened, simulated: numbers of layouts, each with each largest step.
         left_out: layouts of kinds that no run had.
         lacking: the runs for want of which they are left out.
     """
@@ -114,15 +114,16 @@ def recommend(
     if unknown and (waits := [bound for bound in bounds if bound.column in WAITS]):
         raise PlanError(f"{waits[0]}: {unknown[0]}'s is not predicted: no PD run of the fit has per-request latencies")
     finalists: dict[Layout, list[Cell]] = {}
-    cells = screen(model, list(layouts), gpus, workload)
-    for step in {*steps} - {model.engine.budget}:
-        cells += screen(model, [layout for layout in layouts if not layout.is_pd], gpus, workload, step)
+    cells, others = screen(model, list(layouts), gpus, workload), sorted({*steps} - {model.engine.budget})
+    together = [layout for layout in layouts if not layout.is_pd]
+    for step in others:
+        cells += screen(model, together, gpus, workload, step)
     for cell in _finalists(cells, limits):
         finalists.setdefault(layouts[cell.layout], []).append(cell)
     choices, simulated = _of_each_ratio(model, list(finalists.values()), limits, workload)
     kept = [choice for choice in choices if choice.excess <= 1]
     left_out = [layout for layout, of in lacks.items() if of]
-    screened = len({(cell.layout, cell.step) for cell in cells})
+    screened = len(layouts) + len(together) * len(others)
     return Recommendation(kept[:NAMED], [] if kept else choices[:NAMED], screened, simulated, left_out, lacking)
 
 

@@ -12,7 +12,7 @@ from math import gcd
 import numpy as np
 
 from pdbench.layout import Layout, Pool
-from pdbench.planner.costs import Costs, costs_of, is_unequal, with_step
+from pdbench.planner.costs import Costs, costs_of, is_unequal
 from pdbench.planner.model import Model
 from pdbench.planner.simulator import Workload
 
@@ -75,7 +75,7 @@ def screen(model: Model, layouts: Sequence[Layout], gpus: int, workload: Workloa
     Args:
         step: tokens of the engines' largest step; None: the fit's.
     """
-    most, engine = max(1, int(model.most_running)), with_step(model.engine, step)
+    most, engine = max(1, int(model.most_running)), model.engine.with_step(step)
     running = np.unique(np.round(np.geomspace(1, most, 40)).astype(int))
     found = []
     for layout in layouts:

@@ -32,7 +32,7 @@ def start(ray: ModuleType, plan: Plan, deadline: float) -> Plan:
     """Start Serve and hand it the plan's app; returns the plan, in which nothing changes."""
     with ThreadPoolExecutor(1) as pool:
         started = pool.submit(start_serve, plan)
-        with garbage.none_made():
+        with garbage.collector_off():
             importlib.import_module("ray.serve.llm")  # takes as long as Serve does, most of it for vLLM
         started.result()
     deploy(APP, "/", build_app(plan))

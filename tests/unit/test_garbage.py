@@ -22,19 +22,19 @@ def unfrozen():
 
 def test_nothing_is_collected_meanwhile_and_what_was_made_is_left_out_for_good():
     gc.unfreeze()
-    with garbage.none_made():
+    with garbage.collector_off():
         assert not gc.isenabled()
         made = [[] for _ in range(1000)]
     assert gc.isenabled() and gc.get_freeze_count() > len(made)
 
 
 def test_a_collector_that_was_off_stays_off_and_an_import_that_fails_leaves_it_on():
-    with pytest.raises(ImportError), garbage.none_made():
+    with pytest.raises(ImportError), garbage.collector_off():
         raise ImportError
     assert gc.isenabled()
     gc.disable()
     try:
-        with garbage.none_made():
+        with garbage.collector_off():
             pass
         assert not gc.isenabled()
     finally:

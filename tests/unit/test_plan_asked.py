@@ -59,7 +59,7 @@ def test_predictions_have_the_routers_of_the_runs_that_have_a_choice(tmp_path, c
     plan.main(["fit", *folders, "-o", str(path)])
     model = json.loads(path.read_text())
     assert (model["ingress"], model["asked"]) == (ingress, asked)
-    capsys.readouterr()
+    assert ("predicted are routers that remember them" in capsys.readouterr().out) == ("120b_2xtp1" in arms)
     plan.main(["recommend", str(path), "--sla", "tpot=15", "--gpus", "2", "--extrapolate"])
     assert (f" --serve-env {REMEMBERS}=0 " in capsys.readouterr().out) == asked
     if asked:
