@@ -20,7 +20,14 @@ def arm_labels(arms: "Sequence[Arm]") -> list[str]:
     for extra in (lambda a: a.run.model, lambda a: f"{a.run.isl}:{a.run.osl}", lambda a: a.run.phase):
         if len({extra(arm) for arm in arms}) > 1:
             labels = [f"{label} {visible(extra(arm))}" for label, arm in zip(labels, arms, strict=True)]
-    for extras in (_distinct, lambda alike: [arm.run.name for arm in alike], _places):
+    remarks = [_remarks(arm.run.name) for arm in arms]
+    distinct = _distinct(labels, remarks)
+    # A setting that two arms differ in is named wherever it is set: `1xtp2` beside `2xtp1 step512` would look like the default.
+    labels = [
+        f"{label} {visible('-'.join(word for word in of if word in distinct))}".strip()
+        for label, of in zip(labels, remarks, strict=True)
+    ]
+    for extras in (lambda alike: [arm.run.name for arm in alike], _places):
         labels = _with_extras(labels, arms, extras)
     return labels
 
@@ -39,11 +46,12 @@ def _with_extras(labels: list[str], arms: "Sequence[Arm]", extras: "Callable[[li
     return found
 
 
-def _distinct(alike: "list[Arm]") -> list[str]:
-    """What their folders' names say, without the words that all of these share: such as an experiment's name."""
-    words = [_remarks(arm.run.name) for arm in alike]
-    shared = set.intersection(*map(set, words))
-    return ["-".join(word for word in of if word not in shared) for of in words]
+def _distinct(labels: list[str], remarks: list[list[str]]) -> set[str]:
+    """Return the words of folders' names that some arms of one label have and others lack: not an experiment's that all are of."""
+    alike: dict[str, list[set[str]]] = defaultdict(list)
+    for label, words in zip(labels, remarks, strict=True):
+        alike[label].append(set(words))
+    return set().union(*(set.union(*of) - set.intersection(*of) for of in alike.values()))
 
 
 def _places(alike: "list[Arm]") -> list[str]:
