@@ -47,11 +47,11 @@ def _with_extras(labels: list[str], arms: "Sequence[Arm]", extras: "Callable[[li
 
 
 def _distinct(labels: list[str], remarks: list[list[str]]) -> set[str]:
-    """Return the words of folders' names that some arms of one label have and others lack: not an experiment's that all are of."""
+    """Return the words of folders' names that some arms of one label have and others lack: not an experiment's of all."""
     alike: dict[str, list[set[str]]] = defaultdict(list)
     for label, words in zip(labels, remarks, strict=True):
         alike[label].append(set(words))
-    return set().union(*(set.union(*of) - set.intersection(*of) for of in alike.values()))
+    return {word for of in alike.values() for word in set.union(*of) if not all(word in words for words in of)}
 
 
 def _places(alike: "list[Arm]") -> list[str]:
