@@ -15,7 +15,7 @@ from pdbench.planner.costs import Engine
 from pdbench.planner.fitting import Fitter, left_out, predict_run, with_hold
 from pdbench.planner.model import FEWEST_LEFT_OUT, Model, PlanError, errors_of, missing
 from pdbench.planner.replicas import COLUMNS
-from pdbench.planner.runs import Run, budget_of, graphs_of, routing_of, without_sizes
+from pdbench.planner.runs import Run, budget_of, graphs_of, is_ahead, routing_of, without_sizes
 from pdbench.planner.simulator import Workload
 from pdbench.read.results import Study, read_study
 
@@ -191,8 +191,10 @@ def engine_of(study: Study, kv_tokens: dict[int, int], experts: tuple[int, int] 
     recorded = _kv_tokens_recorded(study)
     if other := [tp for tp in sorted(kv_tokens) if recorded.get(tp, kv_tokens[tp]) != kv_tokens[tp]]:
         raise PlanError(f"--kv-tokens {other[0]}={kv_tokens[other[0]]}: the manifests say {recorded[other[0]]}: leave it out")
-    graphs, budget = _sizes(next(iter(_deployments(study)), None))
-    return Engine(experts=experts[0], active=experts[1], budget=budget, kv_tokens=kv_tokens | recorded, graphs=graphs)
+    first = next(iter(_deployments(study)), None)
+    graphs, budget = _sizes(first)
+    known = {"kv_tokens": kv_tokens | recorded, "graphs": graphs, "budget": budget, "ahead": is_ahead(first)}
+    return Engine(experts=experts[0], active=experts[1], **known)
 
 
 def _deployments(study: Study) -> list[Deployment]:
@@ -262,7 +264,7 @@ def _routing(runs: Sequence[Run]) -> tuple[int, bool]:
 
     Where some of these remember and others ask it is Ray Serve's default, to remember.
     """
-    choosing = [run for run in runs if max(pool.num for pool in (run.layout.prefill, run.layout.decode) if pool) > 1] or runs
+    choosing = [run for run in runs if run.has_choice] or runs
     ingress = max(run.workload.ingress for run in choosing)
     return ingress, not ingress and any(run.workload.asked for run in choosing)
 

@@ -15,15 +15,15 @@ from pdbench.layout import Layout
 from pdbench.manifest import Strict
 
 # Of each TP size, where a fit begins, in seconds. A larger TP divides the work, but not all of it: so the exponents.
-_OF_TP = {"prefill": (0.04, -0.6), "step": (0.0055, 0.0), "expert": (1.5e-4, -0.5)}
+_OF_TP = {"prefill": (0.033, -0.6), "step": (0.0055, 0.0), "expert": (1.5e-4, -0.5)}
 # Of all TP sizes, where a fit begins.
 _SHARED = {
-    "spread": 1.0, "token": 1e-5, "request": 0.05, "admit": 0.008, "mixed": 0.7, "handover": 0.03, "contact": 1.0,
+    "spread": 1.0, "token": 1e-5, "request": 0.05, "admit": 0.006, "handover": 0.03, "contact": 1.0,
     "stall": 2e-4, "stall_slow": 6e-3, "stall_unequal": 6e-4, "pull": 6e-3, "pull_slow": 0.016, "pull_unequal": 0.024,
 }  # fmt: skip
 # How far from that start, as a factor exp(deviation), a parameter is expected to be: what runs do not inform stays near it.
 _DEVIATIONS = {
-    "prefill": 0.5, "step": 0.3, "expert": 0.4, "spread": 0.2, "token": 0.5, "request": 0.5, "admit": 0.5, "mixed": 0.4,
+    "prefill": 0.5, "step": 0.3, "expert": 0.4, "spread": 0.2, "token": 0.5, "request": 0.5, "admit": 0.5,
     "handover": 0.7, "contact": 0.7, "stall": 0.3, "stall_slow": 0.7, "stall_unequal": 0.7, "pull": 0.5, "pull_slow": 0.7,
     "pull_unequal": 0.7,
 }  # fmt: skip
@@ -31,6 +31,7 @@ HOLD = "hold"  # a parameter that is found after the fit, and not everywhere: se
 _OF_PD = ("handover", "contact", "stall", "stall_slow", "stall_unequal", "pull", "pull_slow", "pull_unequal", HOLD)
 _OF_UNEQUAL = ("stall_unequal", "pull_unequal")
 
+_ALL = 512  # so many tokens wake all experts
 BUDGET = 8192  # tokens of an engine step: vLLM's own on GPUs of 70 GB and more
 
 Parameters = Mapping[str, float]
@@ -46,6 +47,7 @@ class Engine(Strict):
         collocated_kv: how many times as many a collocated replica holds: 2 where half of the layers slide and the KV
             connector makes PD engines keep all of them whole.
         graphs: steps of how many tokens have a CUDA graph, ascending: vLLM pads a decode step to the next of these.
+        ahead: whether a step is scheduled while the one before it runs, as by vLLM's async scheduling.
 
     Raises:
         ValueError: these are not in ascending order.
@@ -57,6 +59,7 @@ class Engine(Strict):
     kv_tokens: dict[int, PositiveInt] = {}
     collocated_kv: float = Field(default=2.0, gt=0, lt=inf)
     graphs: tuple[PositiveInt, ...] = ()
+    ahead: bool = False
 
     @field_validator("graphs")
     @classmethod
@@ -77,10 +80,11 @@ class Costs:
 
     Attributes:
         prefill: of one token of a prompt.
-        admit: of a prompt, beside its tokens.
-        wake: of a step that ends no prompt, beside its tokens: all experts. Of one that does, `admit` and `prefill` hold it.
+        admit: of each prompt that a step ends, and of one that it goes on with, beside their tokens.
+        awake: of the experts in a step with prefill in it, by how many tokens it has; the last entry: of all experts.
+        attend: of each running request in such a step.
         steps: of a decode step, by the number of running requests, from 0.
-        mixed: share of a decode step that one with prefill in it adds to the prefill.
+        joining: steps that a request waits for until one takes it, while others run.
         request: from the client to an engine and back, in the mean: anything from nothing to twice that, as chance has it.
         handover: from a prefill replica to a decode replica.
         contact: the first time that two replicas meet.
@@ -92,9 +96,10 @@ class Costs:
 
     prefill: float
     admit: float
-    wake: float
+    awake: list[float]
+    attend: float
     steps: list[float]
-    mixed: float
+    joining: float
     request: float
     handover: float
     contact: float
@@ -104,6 +109,16 @@ class Costs:
     pull_slow: float
     hold: float
     unequal: bool
+
+    def prefill_step(self, tokens: int, parts: int, running: int) -> float:
+        """Return the time of a step of prefill, s.
+
+        Args:
+            tokens: of prompts; each request that runs has one besides.
+            parts: prompts that it ends, and one more if it goes on with a prompt.
+        """
+        experts = self.awake[min(tokens + running, len(self.awake) - 1)]
+        return experts + self.prefill * tokens + self.admit * parts + self.attend * running
 
 
 def names_of(sizes: Iterable[int]) -> list[str]:
@@ -129,15 +144,14 @@ def matters(name: str, layout: Layout, cold: bool) -> bool:
     """Return whether a parameter changes what is predicted of a layout; `contact` does where nothing is warmed up."""
     base, size = _split(name)
     if size is not None:
-        if base == "prefill":
-            return size == (layout.prefill or layout.decode).tp
-        return size == layout.decode.tp
+        prefills = size == (layout.prefill or layout.decode).tp
+        return prefills or (base != "prefill" and size == layout.decode.tp)
     if not layout.prefill:
         return base not in _OF_PD
     if base in _OF_UNEQUAL:
         return is_unequal(layout)
-    if base in ("pull_slow", "mixed"):
-        return base == "pull_slow" and not is_unequal(layout)
+    if base == "pull_slow":
+        return not is_unequal(layout)
     return base != "contact" or (cold and layout.prefill.num * layout.decode.num > 1)
 
 
@@ -151,16 +165,15 @@ def costs_of(layout: Layout, of: Parameters, engine: Engine, isl: int, osl: int,
     size, prefill, unequal, long = layout.decode.tp, (layout.prefill or layout.decode).tp, is_unequal(layout), isl / 1000
     context = (isl + osl / 2) / 1000
     step, expert, token = of[f"step_tp{size}"], of[f"expert_tp{size}"], of["token"] * context / size
-    steps = [0.0] + [
-        step + expert * woken(engine, of["spread"], padded(engine.graphs, b)) + token * b for b in range(1, most + 1)
-    ]
+    experts = [woken(engine, of["spread"], padded(engine.graphs, tokens)) for tokens in range(max(most, _ALL) + 1)]
     pulled_slowly = of["pull_unequal"] if unequal else of["pull_slow"]
     return Costs(
         prefill=of[f"prefill_tp{prefill}"] / 1000,
         admit=of["admit"],
-        wake=of[f"step_tp{prefill}"] + of[f"expert_tp{prefill}"] * engine.experts,
-        steps=steps,
-        mixed=of["mixed"],
+        awake=[of[f"step_tp{prefill}"] + of[f"expert_tp{prefill}"] * woken for woken in experts[: _ALL + 1]],
+        attend=token,
+        steps=[0.0] + [step + expert * woken + token * b for b, woken in enumerate(experts[1 : most + 1], 1)],
+        joining=1.5 if engine.ahead else 0.5,
         request=of["request"],
         handover=of["handover"],
         contact=of["contact"],

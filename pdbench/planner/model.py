@@ -65,7 +65,7 @@ class Model(Strict):
     # 1: fitted with routers that knew at once what a replica had; 2: without CUDA graphs; 3: with these in its settings;
     # 4: with the largest step in them, and without what a step costs by itself; 5: without waits from token to token; 6: with
     # routers that ask, which saw at once what others had sent.
-    schema_version: Literal[7] = 7
+    schema_version: Literal[8] = 8
     name: str
     accelerator: str
     gpus_per_node: int = Field(ge=1)

@@ -1,7 +1,9 @@
 """Hold what a simulated sweep is made of: engines with their block pools, and what came of a level's requests."""
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from math import nan
+from typing import NamedTuple
 
 import numpy as np
 
@@ -45,6 +47,23 @@ class Prompts:
         return self.stored >= self.room
 
 
+class Step(NamedTuple):
+    """A step of prefill: tokens of prompts, which of these begin and end in it, and whether it goes on with one."""
+
+    tokens: int
+    begun: list[int]
+    ended: list[int]
+    goes_on: bool
+
+    @property
+    def parts(self) -> int:
+        """What `Costs.prefill_step` calls so."""
+        return len(self.ended) + self.goes_on
+
+
+NO_STEP = Step(0, [], [], goes_on=False)
+
+
 class Replica:
     """One engine: prompts that wait, and requests that it decodes, in the order in which they will end."""
 
@@ -57,6 +76,7 @@ class Replica:
         "running",
         "expected",
         "waiting",
+        "scheduled",
         "busy",
         "load",
         "pulled",
@@ -73,6 +93,7 @@ class Replica:
         self.progress = self.now = self.stall = self.stalled = self.pulled = 0.0
         self.running: deque[tuple[float, int]] = deque()
         self.waiting: deque[list[int]] = deque()
+        self.scheduled = NO_STEP
         self.load = self.posted = 0
         self.busy = self.expected = False
 
@@ -86,6 +107,27 @@ class Replica:
             passed -= still
         if passed > 0.0 and self.running:
             self.progress += passed / self.steps[len(self.running)]
+
+    def schedule(self, budget: int, to_compute: "Callable[[Replica, int], int]") -> None:
+        """Have the next step of prefill take as many tokens of those that wait as its budget has.
+
+        Args:
+            to_compute: tokens of a prompt that no step has begun, here.
+        """
+        begun, ended, left = list[int](), list[int](), budget
+        goes_on = bool(self.waiting) and self.waiting[0][1] >= 0
+        while self.waiting and left:
+            entry = self.waiting[0]
+            if entry[1] < 0:
+                entry[1] = to_compute(self, entry[0])
+                begun.append(entry[0])
+            taken = min(left, entry[1])
+            left -= taken
+            entry[1] -= taken
+            if entry[1]:
+                break
+            ended.append(self.waiting.popleft()[0])
+        self.scheduled = Step(budget - left, begun, ended, goes_on)
 
 
 class Watched(Replica):

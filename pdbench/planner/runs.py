@@ -1,6 +1,7 @@
 """Describe what was measured of one layout, in the form that it is simulated in."""
 
 import json
+import re
 from dataclasses import dataclass
 from math import nan
 from typing import Any
@@ -58,6 +59,11 @@ class Run:
         """Its TP sizes."""
         return {pool.tp for pool in (self.layout.prefill, self.layout.decode) if pool}
 
+    @property
+    def has_choice(self) -> bool:
+        """Whether requests can go to more than one replica of a role."""
+        return any(pool.num > 1 for pool in (self.layout.prefill, self.layout.decode) if pool)
+
     def log_ratios(self, predicted: np.ndarray) -> np.ndarray:
         """Return the logarithms of measured over predicted, 0.1 where about 10% more was measured; NaN where nothing was."""
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -108,6 +114,20 @@ def budget_of(deployment: Deployment | None) -> int:
     if isinstance(given, bool) or not isinstance(given, int) or given < 1:
         raise ValueError(f"the engines' {LARGEST}: {given!r} is no number of tokens")
     return given
+
+
+def is_ahead(deployment: Deployment | None) -> bool:
+    """Return whether the engines schedule a step while the one before it runs: vLLM's async scheduling.
+
+    By the arguments of the engines that prefill; else by default on GPUs since 0.14 (vLLM's pull request #27614; on CPUs
+    vllm/platforms/cpu.py turns it off). Not without a manifest, as in the public study.
+    """
+    if not deployment or deployment.accelerator == "CPU":
+        return False
+    configs = deployment.llm_configs
+    given = (configs.get("prefill") or configs.get("collocated") or {}).get("engine_kwargs", {}).get("async_scheduling")
+    version = re.match(r"(\d+)\.(\d+)", deployment.identity.get("vllm", ""))
+    return bool(given) if given is not None else bool(version and (int(version[1]), int(version[2])) >= (0, 14))
 
 
 def without_sizes(config: dict[str, Any]) -> dict[str, Any]:

@@ -105,17 +105,17 @@ def _closed_form(
     slow = is_unequal(layout)
     # Collocated, each step of a prompt gives those who run a token, too.
     steps = 1 + _further_steps(workload, budget)
-    stall = _stall(layout, costs) if layout.prefill else prompt - (steps - costs.mixed) * step
+    stall = _stall(layout, costs) if layout.prefill else prompt + steps * (costs.attend * running - step)
     tpot = step + np.maximum(stall, 0) * running / tokens
     throughput = layout.decode.num * running / (tokens * tpot)
     busy = throughput * prompt / prefillers
     queued = prompt * 0.5 * busy / np.maximum(1 - busy, 1e-9)
     if not layout.prefill:
-        return throughput, tpot, costs.request + prompt + queued + 0.5 * step
+        return throughput, tpot, costs.request + prompt + queued + costs.joining * step
     pull = costs.pull + (costs.pull_slow if slow else 0.0)
     pulling = throughput * pull / layout.decode.num
     transfer = pull * (1 + 0.5 * pulling / np.maximum(1 - pulling, 1e-9))
-    ttft = costs.request + prompt + queued + costs.handover + transfer + 1.5 * step
+    ttft = costs.request + prompt + queued + costs.handover + transfer + (1 + costs.joining) * step
     throughput = np.where((busy < _FULL) & (pulling < _FULL), throughput, np.nan)
     return throughput, tpot, ttft
 
@@ -130,8 +130,10 @@ def _waits(layout: Layout, costs: Costs, running: np.ndarray, workload: Workload
     else:
         others = running - 1
         tokens = np.minimum(budget, others * isl)
-        ends = np.maximum(1, tokens // isl) * costs.admit + costs.mixed * step
-        longest = np.where(others > 0, costs.prefill * tokens + np.maximum(ends, costs.wake * (budget < isl)), step)
+        parts = np.maximum(1, tokens // isl) + (others * isl > budget)
+        longest = np.where(
+            others > 0, costs.awake[-1] + costs.prefill * tokens + costs.admit * parts + costs.attend * running, step
+        )
         one, share = longest, running * (1 + _further_steps(workload, budget))
     return longest, np.where(share > _SELDOM * workload.osl, one, step)
 
@@ -143,7 +145,7 @@ def _stall(layout: Layout, costs: Costs) -> float:
 
 def _prompt(costs: Costs, workload: Workload, budget: int) -> float:
     """What one prompt takes a prefill replica (s), alone in steps of at most `budget` tokens."""
-    return costs.prefill * workload.isl + costs.admit + costs.wake * _further_steps(workload, budget)
+    return costs.prefill * workload.isl + (costs.awake[-1] + costs.admit) * (1 + _further_steps(workload, budget))
 
 
 def _further_steps(workload: Workload, budget: int) -> int:

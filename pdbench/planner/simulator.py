@@ -14,7 +14,7 @@ import numpy as np
 
 from pdbench.layout import Layout, Pool
 from pdbench.planner.costs import Costs, Engine, Parameters, costs_of
-from pdbench.planner.replicas import Level, Prompts, Replica, Watched
+from pdbench.planner.replicas import NO_STEP, Level, Prompts, Replica, Watched
 from pdbench.planner.routing import ACCEPTED_S, ASKED_S, Ingress, Router
 
 CACHED = 16  # tokens to compute of a prompt that the prefix cache holds: the last block
@@ -49,7 +49,7 @@ class Sweep:
     def __init__(
         self, layout: Layout, costs: Costs, engine: Engine, workload: Workload, seed: int, watched: bool = False
     ) -> None:  # fmt: skip
-        self.costs, self.workload, self.budget = costs, workload, engine.budget
+        self.costs, self.workload, self.budget, self.ahead = costs, workload, engine.budget, engine.ahead
         self.collocated = layout.prefill is None
         # Each its own numbers, so that a change of one cost changes no other draw.
         self.order, self.draw, self.delay = Random(seed), Random(f"route {seed}").random, Random(f"delay {seed}").random
@@ -112,7 +112,12 @@ class Sweep:
         self._count(now, replica)
         replica.waiting.append([request, -1])
         if not replica.busy:
-            self._prefill(now, where)
+            replica.busy = True
+            # Of the step that is under way half is left, in the mean. Without steps ahead not even that fits the public study.
+            if self.ahead and (running := self._running(replica)):
+                self._at(now + 0.5 * self.costs.steps[running], self._schedule, None, where)
+            else:
+                self._schedule(now, None, where)
 
     def _choose(self, now: float, router: Router, replicas: Sequence[Replica]) -> int:
         """Have a router choose a replica, whose answer it gets later."""
@@ -135,32 +140,37 @@ class Sweep:
         router, replica = of
         router.answered(now, where, replica.load)
 
-    def _prefill(self, now: float, where: int) -> None:
-        """Begin one step of prefill: as many tokens of waiting prompts as its budget takes."""
-        replica, costs, left = self.prefillers[where], self.costs, self.budget
-        done: list[int] = []
-        while replica.waiting and left:
-            entry = replica.waiting[0]
-            if entry[1] < 0:
-                entry[1] = self._to_compute(replica, entry[0])
-                self.level.begun[entry[0]] = now
-            taken = min(left, entry[1])
-            left -= taken
-            entry[1] -= taken
-            if entry[1]:
-                break
-            done.append(replica.waiting.popleft()[0])
-        if left == self.budget:
-            return
-        replica.busy = True
-        takes = costs.admit * len(done) + costs.prefill * (self.budget - left) + (0.0 if done else costs.wake)
-        if self.collocated and replica.running:
+    def _running(self, replica: Replica) -> int:
+        """How many requests run where prompts are computed."""
+        return len(replica.running) if self.collocated else 0
+
+    def _schedule(self, now: float, _: None, where: int) -> None:
+        """Have those that wait be in the next step; where steps are scheduled ahead and requests run, one has been before."""
+        replica = self.prefillers[where]
+        self._plan(replica)
+        if self.ahead and (running := self._running(replica)):
+            self._at(now + self.costs.steps[running], self._prefill, None, where)
+        else:
+            self._prefill(now, None, where)
+
+    def _plan(self, replica: Replica) -> None:
+        replica.schedule(max(1, self.budget - self._running(replica)), self._to_compute)
+
+    def _prefill(self, now: float, _: None, where: int) -> None:
+        """Begin the step of prefill that was scheduled."""
+        replica = self.prefillers[where]
+        step, running = replica.scheduled, self._running(replica)
+        replica.scheduled = NO_STEP
+        if self.ahead:
+            self._plan(replica)
+        for request in step.begun:
+            self.level.begun[request] = now
+        takes = self.costs.prefill_step(step.tokens, step.parts, running)
+        if running:
             # This step gives the running requests a token, too: only what it takes longer than a step of theirs is lost.
             replica.advance(now)
-            step = costs.steps[len(replica.running)]
-            takes += costs.mixed * step if done else 0.0  # else its experts are awake
-            replica.stall += max(0.0, takes - step)
-        self._at(now + takes, self._prefilled, done, where)
+            replica.stall += max(0.0, takes - self.costs.steps[running])
+        self._at(now + takes, self._prefilled, step.ended, where)
 
     def _to_compute(self, replica: Replica, prompt: int) -> int:
         if self.workload.as_published and replica.pool.touch(prompt):
@@ -169,7 +179,7 @@ class Sweep:
         return self.workload.isl
 
     def _prefilled(self, now: float, done: list[int], where: int) -> None:
-        self.prefillers[where].busy = False
+        replica = self.prefillers[where]
         for request in done:
             self.level.prefilled[request] = now
             if self.collocated:
@@ -177,11 +187,14 @@ class Sweep:
                 self.level.stalled[request] = -self._stalled(now, where)
                 self._join(now, request, where)
             else:
-                self.prefillers[where].load -= 1
+                replica.load -= 1
                 self.of_decoders[self.to[request]].ended(now, where)
                 self._at(now + self.costs.handover, self._pull, request, where)
-        if self.prefillers[where].waiting:
-            self._prefill(now, where)
+        replica.busy = bool(replica.scheduled.tokens or replica.waiting)
+        if replica.scheduled.tokens:
+            self._prefill(now, None, where)
+        elif replica.waiting:
+            self._schedule(now, None, where)
 
     def _stalled(self, now: float, where: int) -> float:
         self.decoders[where].advance(now)
@@ -215,15 +228,16 @@ class Sweep:
         return max(now, when)
 
     def _pulled(self, now: float, request: int, where: int) -> None:
-        """Wait for the step that is under way, half of it in the mean, and for one that computes the first token."""
+        """Wait until a step can take the request, and for it, which computes the first token."""
         replica, steps = self.decoders[where], self.costs.steps
         self.level.pulled[request] = now
         replica.advance(now)
         self.level.stalled[request] = -replica.stalled
         running = len(replica.running)
         self._at(
-            now + steps[min(running + 1, len(steps) - 1)] + 0.5 * steps[running] + replica.stall, self._join, request, where
-        )
+            now + steps[min(running + 1, len(steps) - 1)] + self.costs.joining * steps[running] + replica.stall,
+            self._join, request, where,
+        )  # fmt: skip
 
     def _join(self, now: float, request: int, where: int) -> None:
         """Give a request its first token; from now on it takes part in every step."""

@@ -23,7 +23,7 @@ def swept(layout, levels=((8, 40),), workload=UNSEEN, engine=ENGINE, seeds=(1, 2
 def test_one_request_at_a_time_takes_what_its_pieces_take():
     (level,) = swept("p1xtp2-d1xtp2", [(1, 5)], **AT_ONCE)
     costs = costs_of(Layout.parse("p1xtp2-d1xtp2"), PARAMETERS, Engine(), 5000, 250, 1)
-    ttft = costs.admit + 5000 * costs.prefill + costs.handover + costs.pull + costs.steps[1]
+    ttft = costs.prefill_step(5000, 1, 0) + costs.handover + costs.pull + costs.steps[1]
     assert level["mean_tpot_ms"] == pytest.approx(1e3 * costs.steps[1])
     assert [level["median_ttft_ms"], level["p99_ttft_ms"]] == pytest.approx([1e3 * ttft] * 2)
     assert level["request_throughput"] == pytest.approx(1 / (ttft + 249 * costs.steps[1]))
@@ -32,7 +32,7 @@ def test_one_request_at_a_time_takes_what_its_pieces_take():
 def test_a_collocated_request_alone_needs_no_transfer():
     (level,) = swept("1xtp2", [(1, 5)], **AT_ONCE)
     costs = costs_of(Layout.parse("1xtp2"), PARAMETERS, Engine(), 5000, 250, 1)
-    assert level["mean_ttft_ms"] == pytest.approx(1e3 * (costs.admit + 5000 * costs.prefill))
+    assert level["mean_ttft_ms"] == pytest.approx(1e3 * costs.prefill_step(5000, 1, 0))
 
 
 def test_prompts_are_prefilled_in_steps_of_8192_tokens():
@@ -40,9 +40,32 @@ def test_prompts_are_prefilled_in_steps_of_8192_tokens():
     costs = costs_of(Layout.parse("p1xtp2-d1xtp2"), PARAMETERS | AT_ONCE, Engine(), 5000, 250, 3)
     sweep = Sweep(Layout.parse("p1xtp2-d1xtp2"), costs, Engine(), UNSEEN, 1)
     ended = sorted(sweep.run(3, 3).prefilled)
-    steps = [costs.admit + 5000 * costs.prefill]
-    steps += [costs.admit + 8192 * costs.prefill, costs.admit + 1808 * costs.prefill]
+    steps = [costs.prefill_step(5000, 1, 0), costs.prefill_step(8192, 1, 0), costs.prefill_step(1808, 2, 0)]
     assert ended == pytest.approx(list(np.cumsum(steps)))
+
+
+def test_a_step_of_prefill_wakes_experts_and_pays_for_each_prompt_that_it_ends_or_goes_on_with():
+    costs = costs_of(Layout.parse("2xtp1"), PARAMETERS, Engine(), 5000, 250, 1)
+    every = PARAMETERS["step_tp1"] + 128 * PARAMETERS["expert_tp1"]
+    assert costs.prefill_step(8192, 0, 0) == pytest.approx(every + 8192 * PARAMETERS["prefill_tp1"] / 1000)
+    assert costs.prefill_step(8192, 3, 0) - costs.prefill_step(8192, 1, 0) == pytest.approx(2 * PARAMETERS["admit"])
+    assert costs.prefill_step(8192, 1, 4) - costs.prefill_step(8192, 1, 0) == pytest.approx(4 * PARAMETERS["token"] * 5.125)
+    few = PARAMETERS["step_tp1"] + woken(Engine(), 1.0, 16) * PARAMETERS["expert_tp1"] + 16 * PARAMETERS["prefill_tp1"] / 1000
+    assert costs.prefill_step(16, 0, 0) == pytest.approx(few)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_step_that_is_scheduled_ahead_holds_only_prompts_that_came_before_the_last_one(ahead):
+    """Two prompts come in the first one's step. If the next, of its token, is scheduled by then, they wait for it."""
+    engine = Engine(ahead=ahead)
+    costs = costs_of(Layout.parse("1xtp2"), PARAMETERS | AT_ONCE, engine, 5000, 250, 3)
+    sweep = Sweep(Layout.parse("1xtp2"), costs, engine, UNSEEN, 1)
+    sweep.delay = iter((0.0, 5e5, 1e6)).__next__  # 0, 1 and 2 ms between client and engine
+    level = sweep.run(3, 3)
+    first, second = costs.prefill_step(5000, 1, 0), costs.prefill_step(8192 - ahead, 1, 1)
+    began = [0.0, first + costs.steps[1] * ahead, first + costs.steps[1] * ahead]
+    assert sorted(level.begun) == pytest.approx(began, abs=1e-6)
+    assert sorted(level.prefilled)[:2] == pytest.approx([first, began[1] + second], rel=1e-4)
 
 
 @pytest.mark.parametrize("layout", ["2xtp4", "p2xtp2-d1xtp4", "p1xtp1-d3xtp2"])
@@ -68,7 +91,7 @@ def test_a_bound_prefill_pool_is_the_throughput():
     """Above what one prefill replica can do the rest does not matter."""
     (level,) = swept("p1xtp2-d3xtp2", [(64, 640)])
     costs = costs_of(Layout.parse("p1xtp2-d3xtp2"), PARAMETERS, Engine(), 5000, 250, 64)
-    assert level["request_throughput"] == pytest.approx(1 / (costs.admit + 5000 * costs.prefill), rel=0.05)
+    assert level["request_throughput"] == pytest.approx(1 / costs.prefill_step(5000, 1, 0), rel=0.05)
 
 
 def test_collocated_decode_is_stalled_by_prefill_and_disaggregated_is_not():

@@ -219,7 +219,7 @@ def test_the_closed_form_is_near_the_simulation(tmp_path, capsys, budget):
 def test_what_a_step_costs_by_itself_is_that_of_the_engines_that_prefill():
     parameters = {name: start_of(name) for name in names_of((1, 2))} | {"step_tp2": 0.007}
     costs = costs_of(Layout.parse("p1xtp2-d1xtp1"), parameters, Engine(budget=512), 5000, 250, 1)
-    assert costs.wake == pytest.approx(parameters["step_tp2"] + 128 * parameters["expert_tp2"])
+    assert costs.awake[-1] == pytest.approx(parameters["step_tp2"] + 128 * parameters["expert_tp2"])
 
 
 def test_a_fit_is_to_one_largest_step_which_must_be_a_number(tmp_path, capsys):

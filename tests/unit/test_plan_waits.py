@@ -37,17 +37,17 @@ def watched(layout, requests, engine=ENGINE, **changed):
 def test_of_two_collocated_requests_the_first_waits_once_for_the_seconds_prompt():
     """It has 249 tokens after its first: one in the prompt's step, 248 beside the other, which has its last one alone."""
     tokens, costs, level = watched("1xtp2", 2)
-    prompt = costs.admit + 5000 * costs.prefill + costs.mixed * costs.steps[1]
+    prompt = costs.prefill_step(5000, 1, 1)
     assert tokens == {round(prompt, 9): 1, round(costs.steps[2], 9): 496, round(costs.steps[1], 9): 1}
     assert level.waits(costs.hold) == pytest.approx([1e3 * prompt, 1e3 * costs.steps[2]])
 
 
 def test_each_step_of_a_prompt_is_a_wait_of_its_own():
-    """Of 2048 tokens at most. The first prompt's last step has 904 of its own and 1144 of the second, which needs two more."""
+    """Of 2048 tokens, one of them the running request's. The first prompt's last step has 904 and 1144 of the second's 5000."""
     tokens, costs, level = watched("1xtp2", 2, Engine(budget=2048))
-    part, last = costs.wake + 2048 * costs.prefill, costs.admit + 1808 * costs.prefill + costs.mixed * costs.steps[1]
+    part, last = costs.prefill_step(2047, 1, 1), costs.prefill_step(1809, 2, 1)
     assert tokens[round(part, 9)] == 1 and tokens[round(last, 9)] == 1 and sum(tokens.values()) == 2 * 249
-    assert level.waits(0.0) == pytest.approx([1e3 * part, 1e3 * costs.steps[2]])
+    assert level.waits(0.0) == pytest.approx([1e3 * max(part, last), 1e3 * costs.steps[2]])
 
 
 def test_pulls_that_come_within_one_step_add_up():
