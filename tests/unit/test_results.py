@@ -126,6 +126,13 @@ def test_arm_labels_leave_out_what_all_names_share(tmp_path, write_folder, level
     assert found == ["2xtp1", "p1xtp1-d1xtp1 spread", "p1xtp1-d1xtp1 spread slow"]
 
 
+def test_arm_labels_name_a_setting_that_tells_two_arms_apart_wherever_it_is_set(tmp_path, write_folder, level_content):
+    """`1xtp2` alone would look like the default beside `2xtp1 step512`; what all share is still left out."""
+    names = [f"tiny_itl100_otl11_mixed_net_{arm}" for arm in ("2xtp1", "2xtp1_step512", "1xtp2_step512", "4xtp1")]
+    found = labels(tmp_path, write_folder, level_content, *names)
+    assert found == ["2xtp1", "2xtp1 step512", "1xtp2 step512", "4xtp1"]
+
+
 def test_arm_labels_say_the_workload_where_it_differs(tmp_path, write_folder, level_content):
     one = write_folder(tmp_path, COLLOCATED, {"conc4.json": level_content()})
     other = write_folder(tmp_path, "tiny_itl50_otl11_mixed_2xtp1", {"conc4.json": level_content(isl=50)})
