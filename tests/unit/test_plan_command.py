@@ -313,10 +313,9 @@ def test_one_engine_predicts_two_gpus(one_engine, tmp_path, capsys):
         return dict(zip(("2000", "5000", "500", "8000"), found, strict=True)), missed
 
     errors, missed = levels_of("pack_p1xtp1-d1xtp1")
-    assert np.mean(errors["5000"]) < 0.03 and np.mean(list(errors.values())) < 0.045 and not missed
-    # Where Ray Serve shares requests out less evenly than simulated.
+    assert np.mean(errors["5000"]) < 0.04 and np.mean(list(errors.values())) < 0.03 and not missed
     errors, missed = levels_of("2xtp1")
-    assert np.mean(list(errors.values())) < 0.06 and missed == [("5000", 4)]
+    assert np.mean(list(errors.values())) < 0.045 and not missed
 
 
 def test_without_a_pd_run_pd_is_predicted_where_it_is_asked_for(one_engine, capsys, tmp_path):

@@ -45,7 +45,7 @@ def test_smaller_steps_are_named_where_they_alone_keep_to_a_bound(path):
 
 def test_the_documented_answer_is_what_is_printed(path, capsys):
     printed = said(capsys, "recommend", path, "--sla", "max_itl=60", "--gpus", "2", "--steps", "2048,1024,512")
-    rows = [line.rstrip() for line in printed.splitlines() if line.startswith((" 1x", " p1x"))]
+    rows = [line.rstrip() for line in printed.splitlines() if line.startswith((" 1x", " 2x", " p1x"))]
     assert len(rows) == 3 and all(row in (ROOT / "docs/planner.md").read_text().splitlines() for row in rows)
 
 

@@ -92,17 +92,18 @@ NOTE = "1xtp1: CUDA graphs of other sizes than the fit's"
 
 
 def test_runs_with_other_graphs_are_predicted_with_theirs(fitted, tmp_path, capsys):
-    """As docs/planner.md says of one H200: 7% more requests/s with 6 and 12 in flight, 4% with 20, as many with 16."""
+    """As docs/planner.md says of one H200: 8% more requests/s with 6 and 12 in flight, 4% with 20, as many with 16."""
     assert NOTE in checked(capsys, fitted, FINE, "--json", tmp_path / "c.json")
     (run,) = json.loads((tmp_path / "c.json").read_text())["runs"]
     fine = {level["level"]: level["request_throughput"] for level in run["levels"]}
     measured = [level["request_throughput_measured"] for level in run["levels"]]
-    assert list(fine.values()) == pytest.approx(measured, rel=0.05)
+    assert list(fine.values()) == pytest.approx(measured, rel=0.06)
+    assert list(fine.values())[1:] == pytest.approx(measured[1:], rel=0.03)
     plan.main(["predict", str(fitted), "--layouts", "1xtp1", "--levels", "6,12,16,20", "--json", str(tmp_path / "p.json")])
     own = {
         level["level"]: level["request_throughput"] for level in json.loads((tmp_path / "p.json").read_text())["predictions"]
     }
-    assert [fine[level] / own[level] for level in (6, 12, 16, 20)] == pytest.approx([1.07, 1.07, 1.0, 1.04], abs=0.01)
+    assert [fine[level] / own[level] for level in (6, 12, 16, 20)] == pytest.approx([1.08, 1.08, 1.0, 1.045], abs=0.01)
 
 
 def test_runs_of_both_kinds_are_checked_together_each_with_its_own(fitted, tmp_path, capsys):
@@ -191,15 +192,18 @@ CHUNKS = ROOT / "bm_results/gpt-oss-120b-shape_itl5000_otl250_mixed_h200x1_chunk
 
 
 def test_runs_with_smaller_steps_are_predicted_with_theirs(tmp_path, capsys):
-    """As docs/planner.md says of one H200: 3 to 13% off, where without what a step costs by itself it was up to 64%."""
+    """As docs/planner.md says of one H200: 2 to 2.5% off, and all within their intervals."""
     path, steps = tmp_path / "own.json", (2048, 1024, 512)
     plan.main(["fit", str(CHUNKS), "-o", str(path)])
     printed = checked(capsys, path, *(f"{CHUNKS}_step{tokens}" for tokens in steps), "--json", tmp_path / "c.json")
     assert all(f"steps of at most {tokens} tokens, fitted to 8192" in printed for tokens in steps)
     rows = {run["run"].rpartition("_step")[2]: run["levels"] for run in json.loads((tmp_path / "c.json").read_text())["runs"]}
-    for tokens, error in zip(steps, (0.034, 0.083, 0.128), strict=True):
+    for tokens, error in zip(steps, (0.020, 0.025, 0.017), strict=True):
         off = [row["request_throughput"] / row["request_throughput_measured"] - 1 for row in rows[str(tokens)]]
         assert sum(map(abs, off)) / len(off) == pytest.approx(error, abs=0.003)
+        assert all(row["request_throughput_covered"] for row in rows[str(tokens)])
+        waits = [row["max_itl_ms"] / row["max_itl_ms_measured"] for row in rows[str(tokens)]]
+        assert min(waits) > 0.8 and max(waits) < 1
 
 
 @pytest.mark.parametrize("budget", [8192, 2048, 512])

@@ -131,13 +131,12 @@ def missed(fitted, tmp_path, name):
 
 
 def test_the_longest_waits_of_other_collocated_replicas_are_predicted(fitted, tmp_path):
-    """As docs/planner.md says: up to 14% too long. Of p99, 1xtp1 at 8 in flight has three times as much as measured."""
+    """As docs/planner.md says: within 6%. Of p99, within 15%."""
     for name in ("h200x4_ratio_4xtp1", "h200x1_120b_1xtp1"):
         ratios, covered = missed(fitted, tmp_path, name)
-        assert ratios["max_itl_ms"].min() > 0.97 and ratios["max_itl_ms"].max() < 1.15, name
+        assert ratios["max_itl_ms"].min() > 0.93 and ratios["max_itl_ms"].max() < 1.04, name
         assert covered == {"max_itl_ms": 1, "p99_itl_ms": 1}, name
-        steady = np.delete(ratios["p99_itl_ms"], 2) if name.endswith("1xtp1") else ratios["p99_itl_ms"]
-        assert steady.min() > 0.8 and steady.max() < 1.25, name
+        assert ratios["p99_itl_ms"].min() > 0.84 and ratios["p99_itl_ms"].max() < 1.1, name
 
 
 def test_those_of_pd_are_missed_by_up_to_a_factor_of_two(fitted, tmp_path):
@@ -148,7 +147,7 @@ def test_those_of_pd_are_missed_by_up_to_a_factor_of_two(fitted, tmp_path):
         for column in WAITS:
             every[column] += [*ratios[column]]
     errors = {column: np.mean(np.abs(np.array(found) - 1)) for column, found in every.items()}
-    assert errors["max_itl_ms"] < 0.35 and errors["p99_itl_ms"] < 0.25
+    assert errors["max_itl_ms"] < 0.33 and errors["p99_itl_ms"] < 0.22
     assert min(every["max_itl_ms"]) > 0.5 and max(every["max_itl_ms"]) < 2
 
 
