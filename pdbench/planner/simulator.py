@@ -141,8 +141,8 @@ class Sweep:
         router.answered(now, where, replica.load)
 
     def _running(self, replica: Replica) -> int:
-        """How many requests run where prompts are computed."""
-        return len(replica.running) if self.collocated else 0
+        """How many requests run where prompts are computed; one that asks for a single token has it with its prompt."""
+        return len(replica.running) if self.collocated and self.workload.osl > 1 else 0
 
     def _schedule(self, now: float, _: None, where: int) -> None:
         """Have those that wait be in the next step; where steps are scheduled ahead and requests run, one has been before."""
