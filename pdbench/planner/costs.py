@@ -84,7 +84,7 @@ class Costs:
         awake: of the experts in a step with prefill in it, by how many tokens it has; the last entry: of all experts.
         attend: of each running request in such a step.
         steps: of a decode step, by the number of running requests, from 0.
-        joining: steps that a request waits for until one takes it, while others run.
+        joining: steps that a request waits for, in the mean, until one takes it, while others run.
         request: from the client to an engine and back, in the mean: anything from nothing to twice that, as chance has it.
         handover: from a prefill replica to a decode replica.
         contact: the first time that two replicas meet.

@@ -24,7 +24,7 @@ def arm_labels(arms: "Sequence[Arm]") -> list[str]:
     distinct = _distinct(labels, remarks)
     # A setting that two arms differ in is named wherever it is set: `1xtp2` beside `2xtp1 step512` would look like the default.
     labels = [
-        f"{label} {visible('-'.join(word for word in of if word in distinct))}".strip()
+        f"{label} {visible('-'.join(dict.fromkeys(word for word in of if word in distinct)))}".strip()
         for label, of in zip(labels, remarks, strict=True)
     ]
     for extras in (lambda alike: [arm.run.name for arm in alike], _places):

@@ -298,7 +298,7 @@ def test_graphs_are_those_of_the_manifests_and_must_be_readable():
 )
 def test_engines_schedule_ahead_as_their_version_and_arguments_say(version, given, accelerator, ahead):
     engine = {"engine_kwargs": {} if given is None else {"async_scheduling": given}}
-    made = pd_of("p1xtp1-d1xtp1") | {"llm_configs": {"prefill": engine, "decode": engine}, "accelerator": accelerator}
+    made = pd_of("p1xtp1-d1xtp1") | {"llm_configs": {"prefill": engine, "decode": {}}, "accelerator": accelerator}
     study = Made(made | {"identity": {"vllm": version} if version else {}}, model="gptoss")
     assert calibration.engine_of(study, {}, None).ahead == ahead
 

@@ -52,6 +52,21 @@ def test_a_step_of_prefill_wakes_experts_and_pays_for_each_prompt_that_it_ends_o
     assert costs.prefill_step(8192, 1, 4) - costs.prefill_step(8192, 1, 0) == pytest.approx(4 * PARAMETERS["token"] * 5.125)
     few = PARAMETERS["step_tp1"] + woken(Engine(), 1.0, 16) * PARAMETERS["expert_tp1"] + 16 * PARAMETERS["prefill_tp1"] / 1000
     assert costs.prefill_step(16, 0, 0) == pytest.approx(few)
+    assert costs.prefill_step(12, 0, 4) - 4 * costs.attend - costs.prefill_step(12, 0, 0) == pytest.approx(
+        PARAMETERS["expert_tp1"] * (woken(Engine(), 1.0, 16) - woken(Engine(), 1.0, 12))
+    )
+
+
+@pytest.mark.parametrize("layout", ["1xtp1", "2xtp2"])
+def test_prompts_alone_leave_nothing_that_runs(layout):
+    """A request for a single token has it with its prompt: no step for it is scheduled ahead, and it takes no place in one."""
+    rows = [swept(layout, [(6, 30)], Workload(5000, 1), Engine(budget=5000, ahead=ahead))[0] for ahead in (False, True)]
+    assert {**rows[0], "max_itl_ms": 0, "p99_itl_ms": 0} == {**rows[1], "max_itl_ms": 0, "p99_itl_ms": 0}
+
+
+def test_prompts_are_computed_beside_more_requests_than_a_step_has_tokens():
+    (level,) = swept("1xtp1", [(16, 32)], Workload(64, 50), Engine(budget=8))
+    assert np.isfinite(level["mean_ttft_ms"]) and level["request_throughput"] > 0
 
 
 @pytest.mark.parametrize("ahead", [False, True])

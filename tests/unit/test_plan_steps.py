@@ -215,9 +215,12 @@ def test_the_closed_form_is_near_the_simulation(tmp_path, capsys, budget):
     layout, workload = Layout.parse("1xtp1"), Workload(5000, 250)
     cells = screen(model, [layout], 1, workload)
     for level in (8, 16):
-        simulated = simulate(layout, model.parameters, model.engine, workload, [(level, 5 * level)], range(3))[0]
-        throughput = np.interp(level, [cell.in_flight for cell in cells], [cell.fleet_throughput for cell in cells])
+        simulated = simulate(layout, model.parameters, model.engine, workload, [(level, 5 * level)], range(3), watched=True)[0]
+        in_flight = [cell.in_flight for cell in cells]
+        throughput = np.interp(level, in_flight, [cell.fleet_throughput for cell in cells])
         assert throughput == pytest.approx(simulated[COLUMNS.index("request_throughput")], rel=0.08)
+        longest = np.interp(level, in_flight, [cell.values["max_itl_ms"] for cell in cells])
+        assert longest == pytest.approx(simulated[COLUMNS.index("max_itl_ms")], rel=0.03)
 
 
 def test_what_a_step_costs_by_itself_is_that_of_the_engines_that_prefill():
