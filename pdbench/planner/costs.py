@@ -31,7 +31,7 @@ HOLD = "hold"  # a parameter that is found after the fit, and not everywhere: se
 _OF_PD = ("handover", "contact", "stall", "stall_slow", "stall_unequal", "pull", "pull_slow", "pull_unequal", HOLD)
 _OF_UNEQUAL = ("stall_unequal", "pull_unequal")
 
-_ALL = 512  # so many tokens wake all experts
+_ALL = 512  # so many tokens wake all experts, or nearly all where there are hundreds: a step of more is as one of these
 BUDGET = 8192  # tokens of an engine step: vLLM's own on GPUs of 70 GB and more
 
 Parameters = Mapping[str, float]
@@ -81,7 +81,7 @@ class Costs:
     Attributes:
         prefill: of one token of a prompt.
         admit: of each prompt that a step ends, and of one that it goes on with, beside their tokens.
-        awake: of the experts in a step with prefill in it, by how many tokens it has; the last entry: of all experts.
+        awake: of the experts in a step with prefill in it, by how many tokens it has; more than the last count as it.
         attend: of each running request in such a step.
         steps: of a decode step, by the number of running requests, from 0.
         joining: steps that a request waits for, in the mean, until one takes it, while others run.
@@ -170,9 +170,9 @@ def costs_of(layout: Layout, of: Parameters, engine: Engine, isl: int, osl: int,
     return Costs(
         prefill=of[f"prefill_tp{prefill}"] / 1000,
         admit=of["admit"],
-        awake=[of[f"step_tp{prefill}"] + of[f"expert_tp{prefill}"] * woken for woken in experts[: _ALL + 1]],
+        awake=[of[f"step_tp{prefill}"] + of[f"expert_tp{prefill}"] * count for count in experts],
         attend=token,
-        steps=[0.0] + [step + expert * woken + token * b for b, woken in enumerate(experts[1 : most + 1], 1)],
+        steps=[0.0] + [step + expert * count + token * b for b, count in enumerate(experts[1 : most + 1], 1)],
         joining=1.5 if engine.ahead else 0.5,
         request=of["request"],
         handover=of["handover"],

@@ -70,6 +70,12 @@ class Run:
             return np.log(self.measured / predicted)
 
 
+def _arguments(deployment: Deployment | None, role: str) -> dict[str, Any]:
+    """The arguments of the engines that do a role's work; none are known without a manifest."""
+    configs = deployment.llm_configs if deployment else {}
+    return (configs.get(role) or configs.get("collocated") or {}).get("engine_kwargs", {})
+
+
 def graphs_of(deployment: Deployment | None) -> tuple[int, ...]:
     """Return steps of how many tokens have a CUDA graph in engines that decode, ascending; none where there are no graphs.
 
@@ -78,8 +84,7 @@ def graphs_of(deployment: Deployment | None) -> tuple[int, ...]:
     Raises:
         ValueError: the engines' compilation_config is not one that vLLM takes; one line.
     """
-    configs = deployment.llm_configs if deployment else {}
-    engine = (configs.get("decode") or configs.get("collocated") or {}).get("engine_kwargs", {})
+    engine = _arguments(deployment, "decode")
     given = engine.get("compilation_config") or {}
     if (deployment and deployment.accelerator == "CPU") or engine.get("enforce_eager"):
         return ()
@@ -106,8 +111,7 @@ def budget_of(deployment: Deployment | None) -> int:
     Raises:
         ValueError: the engines' max_num_batched_tokens is no number of tokens; one line.
     """
-    configs = deployment.llm_configs if deployment else {}
-    engine = (configs.get("prefill") or configs.get("collocated") or {}).get("engine_kwargs", {})
+    engine = _arguments(deployment, "prefill")
     given = engine.get(LARGEST)
     if given is None:
         return BUDGET * (2 if engine.get("performance_mode") == "throughput" else 1)
@@ -124,8 +128,7 @@ def is_ahead(deployment: Deployment | None) -> bool:
     """
     if not deployment or deployment.accelerator == "CPU":
         return False
-    configs = deployment.llm_configs
-    given = (configs.get("prefill") or configs.get("collocated") or {}).get("engine_kwargs", {}).get("async_scheduling")
+    given = _arguments(deployment, "prefill").get("async_scheduling")
     version = re.match(r"(\d+)\.(\d+)", deployment.identity.get("vllm", ""))
     return bool(given) if given is not None else bool(version and (int(version[1]), int(version[2])) >= (0, 14))
 

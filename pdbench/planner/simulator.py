@@ -169,7 +169,7 @@ class Sweep:
         if running:
             # This step gives the running requests a token, too: only what it takes longer than a step of theirs is lost.
             replica.advance(now)
-            replica.stall += max(0.0, takes - self.costs.steps[running])
+            replica.stall += takes - self.costs.steps[running]
         self._at(now + takes, self._prefilled, step.ended, where)
 
     def _to_compute(self, replica: Replica, prompt: int) -> int:

@@ -9,7 +9,7 @@ from pdbench.planner.simulator import Workload, simulate
 
 LEVELS = (2, 4, 8, 16)
 # What the fit has to find: each parameter is a little off where the fit begins.
-TRUE = {name: start_of(name) * (0.8 if number % 2 else 1.2) for number, name in enumerate(names_of((1, 2, 4)))}
+TRUE = {name: start_of(name) * (1.2 if number % 2 else 0.8) for number, name in enumerate(names_of((1, 2, 4)))}
 TRUE[HOLD] = 2e-3  # where no fit begins
 
 
