@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from pdbench.configs import load
 from pdbench.layout import CONTROLS, POOL, Layout, Mode, placed_as
@@ -157,11 +157,21 @@ class Experiment(Strict):
     arms: list[Arm] = Field(min_length=1)
     figures: list[list[str]] = Field(default=[[]], min_length=1, description="further options of viz.py, a figure each")
     timeout_s: int = Field(default=1800, ge=1, description="for one launch")
+    _has_pd: bool = PrivateAttr(default=False)  # among all arms of the file, of which --arms may select others
 
     @property
     def asked(self) -> list[Workload]:
         """Return the workloads: one or several."""
         return self.workloads or ([self.workload] if self.workload else [])
+
+    @property
+    def reference(self) -> Arm | None:
+        """Return the arm whose greedy tokens PD arms are compared with; None if none can be, or the file has no PD arm.
+
+        Where only some arms are measured, the first of them that can be: PD arms may follow in a later run.
+        """
+        able = (arm for arm in self.arms if not arm.is_pd and arm.phase != "decode-only")
+        return next(able, None) if self._has_pd else None
 
     def phase_of(self, arm: Arm) -> Phase:
         """Return the phase of the arm's requests: its own, or that of the workloads, which share one."""
@@ -214,8 +224,9 @@ class Experiment(Strict):
             raise ValueError(f"two arms are both {twice[0]}: give one a name")
         if self.blocks and "repeats" in self.model_fields_set:
             raise ValueError("give either repeats or blocks: a block measures each level once")
-        if any(arm.is_pd for arm in self.arms) and self.arms[0].is_pd:
-            raise ValueError("the first arm must be collocated: PD arms are compared with its tokens")
+        self._has_pd = any(arm.is_pd for arm in self.arms)
+        if self._has_pd and self.arms[0] is not self.reference:
+            raise ValueError("the first arm must be collocated, not decode alone: PD arms are compared with its tokens")
         return self
 
 

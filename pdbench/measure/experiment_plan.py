@@ -81,7 +81,7 @@ def drawn(name: str, experiment: Experiment, block: int) -> list[Arm]:
     """
     sample = random.Random(f"{name} {block}").sample(experiment.arms, len(experiment.arms))
     if block == 1:
-        sample.sort(key=lambda arm: arm is not experiment.arms[0])
+        sample.sort(key=lambda arm: arm is not (experiment.reference or experiment.arms[0]))
     order: list[Arm] = []
     for arm in sample:
         order += [other for other in sample if other not in order and (other is arm or experiment.share_launch(other, arm))]

@@ -93,10 +93,11 @@ class Run:
     def _check_tokens(self, todo: list[Round]) -> None:
         """In a block after the first, a PD arm may come before the collocated arm that saves the tokens it is compared with."""
         tokens = tokens_file(self.name, self.results)
-        first = next((one.arm for one in todo if one.arm.is_pd or one.arm is self.experiment.arms[0]), None)
+        first = next((one.arm for one in todo if one.arm.is_pd or one.arm is self.experiment.reference), None)
         if first and first.is_pd and not tokens.exists():
-            raise ValueError(f"block {self.only} needs {tokens}, which {self.experiment.arms[0].label} saves in block 1: "
-                             "copy it from there, or measure block 1 first")  # fmt: skip
+            saves = self.whole.reference.label if self.whole.reference else "a collocated arm"
+            raise ValueError(f"block {self.only} begins with {first.label}, which needs {tokens}: copy it from another block, "
+                             f"or measure a collocated arm first, such as --arms {saves}")  # fmt: skip
 
     def _stop_what_is_left(self) -> None:
         """A run that was killed leaves its deployment, or its cluster."""
@@ -184,7 +185,7 @@ class Run:
             return False
         tokens = tokens_file(self.name, self.results)
         if arm.is_pd and not tokens.exists():
-            self._fails(arm.label, f"{tokens} is missing: the collocated arm must be measured first")
+            self._fails(arm.label, f"{tokens} is missing: a collocated arm must be measured first")
             return False
         return True
 

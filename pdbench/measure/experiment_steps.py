@@ -141,12 +141,11 @@ def _link(*words: str) -> list[str]:
 
 
 def _check(arm: Arm, experiment: Experiment, tokens: str) -> list[str]:
-    """PD arms are compared with the tokens of the first arm; further collocated arms move no KV cache."""
+    """PD arms are compared with the tokens of the reference; further collocated arms move no KV cache."""
     gates = ["python", "-m", "pdbench.gates"]
     if arm.is_pd:
         return [*gates, "--against", tokens, *(["--transport", ",".join(arm.transport)] if arm.transport else [])]
-    is_needed = arm is experiment.arms[0] and any(a.is_pd for a in experiment.arms)
-    return [*gates, "--save", tokens] if is_needed else []
+    return [*gates, "--save", tokens] if arm is experiment.reference else []
 
 
 def _sweep(name: str, arm: Arm, experiment: Experiment, asked: Workload, results: Path, block: int | None) -> list[str]:

@@ -113,6 +113,20 @@ def test_of_one_kind_of_arms_no_stalls_are_compared(write, tmp_path):
         assert "--show-stalls" not in one.command and "--show-itl" in one.command
 
 
+def test_each_collocated_arm_saves_tokens_where_it_is_measured_alone(write, tmp_path):
+    """As where calls of run_experiment.py name one arm each, the PD arm in a later one."""
+    arms = [{"layout": "2xtp1"}, {"layout": "2xtp1", "phase": "decode-only"}, {"layout": "1xtp2"},
+            {"layout": "p1xtp1-d1xtp1", "mode": "pd-pack"}]  # fmt: skip
+    experiment = load_experiment(write(arms=arms))
+    saves = {}
+    for labels in (["2xtp1"], ["decode-only_2xtp1"], ["1xtp2"], ["decode-only_2xtp1", "1xtp2"], ["2xtp1", "1xtp2"]):
+        part = plan.rounds("small", select(experiment, labels, None), tmp_path)
+        saves[",".join(labels)] = [one.arm.label for one in part if "--save" in str(one.steps)]
+    assert list(saves.values()) == [["2xtp1"], [], ["1xtp2"], ["1xtp2"], ["2xtp1"]]
+    alone = load_experiment(write(arms=arms[:3]))
+    assert not any("--save" in str(one.steps) for one in plan.rounds("small", alone, tmp_path)), "no PD arm in the file"
+
+
 def test_without_a_pd_arm_no_transfer_is_drawn(write, tmp_path):
     experiment = load_experiment(write(figures=[[], ["--figure", "network"]]))
     assert len(figure_steps("small", experiment, tmp_path)) == 2

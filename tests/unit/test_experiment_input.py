@@ -54,6 +54,10 @@ def test_a_block_beyond_the_last_is_reported(run_script, write):
         ({"arms": [{"layout": "2xtp1", "ucx_tls": "tcp"}]}, "is collocated: it has no KV transfer"),
         ({"arms": [{"layout": "p1xtp1-d1xtp1", "mode": "pd-pack"}]}, "the first arm must be collocated"),
         (
+            {"arms": [{"layout": "2xtp1", "phase": "decode-only"}, {"layout": "p1xtp1-d1xtp1", "mode": "pd-pack"}]},
+            "the first arm must be collocated, not decode alone",
+        ),
+        (
             {"arms": [{"layout": "2xtp1"}, {"layout": "p1xtp1-d1xtp1", "mode": "pd-pack", "phase": "decode-only"}]},
             "arm p1xtp1-d1xtp1: decode alone is measured collocated",
         ),

@@ -74,7 +74,7 @@ def test_one_arms_failure_does_not_lose_the_others(run):
 def test_without_the_collocated_tokens_no_pd_arm_is_launched(run):
     run.fails = {("2xtp1", "launch")}
     run.all()
-    assert "small_tokens.json is missing: the collocated arm must be measured first" in run.failed[ARMS[1]]
+    assert "small_tokens.json is missing: a collocated arm must be measured first" in run.failed[ARMS[1]]
     assert run.ran == [DOCTOR, ("2xtp1", "launch"), ("2xtp1", "stop")]
 
 
@@ -215,7 +215,7 @@ def test_one_block_alone_needs_the_tokens_of_another_where_pd_comes_first(blocks
     assert launched(run) and not run.failed, "with the tokens it is measured"
     tokens.unlink()
     run.ran.clear()
-    with pytest.raises(ValueError, match=f"block {run.only} needs .*small_tokens.json, which 2xtp1 saves in block 1"):
+    with pytest.raises(ValueError, match=f"block {run.only} begins with pack_p.*small_tokens.json: copy it .* --arms 2xtp1$"):
         run.all()
     assert run.ran == []
     run.only = next(block for block, order in orders.items() if not order[0])
