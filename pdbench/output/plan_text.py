@@ -75,12 +75,12 @@ def print_predictions(predictions: Sequence[Prediction]) -> None:
     print(_INTERVALS)
     if any(_SHOWN[-1] not in p.values for p in predictions):
         print("-: no PD run of the fit says how long its requests wait from token to token")
-    _print_outside(predictions)
+    _print_outside([(p.name, p) for p in predictions])
 
 
-def _print_outside(predictions: Sequence[Prediction]) -> None:
-    for name in dict.fromkeys(p.name for p in predictions):
-        reasons = dict.fromkeys(reason for p in predictions if p.name == name for reason in p.outside)
+def _print_outside(named: Sequence[tuple[str, Prediction]]) -> None:
+    for name in dict.fromkeys(name for name, _ in named):
+        reasons = dict.fromkeys(reason for of, prediction in named if of == name for reason in prediction.outside)
         if reasons:
             print(f"outside what was measured, where intervals may not hold: {name}: {'; '.join(reasons)}")
 
@@ -112,7 +112,7 @@ def print_recommendation(found: Recommendation, bounds: Sequence[Bound], gpus: i
         [_choice_row(choice, columns) for choice in choices],
     )
     print(_INTERVALS)
-    _print_outside([choice.prediction for choice in choices])
+    _print_outside([(choice.prediction.name, choice.prediction) for choice in choices])
     if found.left_out:
         print(f"left out: {_kinds(found.left_out)}, for want of {' or '.join(found.lacking)}: --extrapolate adds them")
     if not found.choices:
@@ -178,14 +178,14 @@ def print_checked(checked: Sequence[Checked]) -> None:
     judged = [COLUMNS.index(column) for column in _JUDGED]
     rows = []
     for one in checked:
-        rows.append([str(one.run.layout), number(len(one.run.levels)), *(_percent(one.errors[:, i]) for i in judged)])
+        rows.append([one.run.arm, number(len(one.run.levels)), *(_percent(one.errors[:, i]) for i in judged)])
         rows[-1].append(_percent(one.covered))
     errors, covered = np.vstack([one.errors for one in checked]), np.vstack([one.covered for one in checked])
     rows.append(["all", number(len(errors)), *(_percent(errors[:, i]) for i in judged), _percent(covered)])
-    show(["layout", "levels", *(_short(c) for c in _JUDGED), "in the\ninterval"], rows)
+    show(["arm", "levels", *(_short(c) for c in _JUDGED), "in the\ninterval"], rows)
     each = ", ".join(f"{_short(c)} {_percent(covered[:, COLUMNS.index(c)])}" for c in _JUDGED)
     print(f"mean error; in the interval (nominal {NOMINAL:.0%}): {each}")
-    _print_outside([prediction for one in checked for prediction in one.predicted])
+    _print_outside([(one.run.arm, prediction) for one in checked for prediction in one.predicted])
 
 
 def _percent(values: Sequence[float] | np.ndarray) -> str:

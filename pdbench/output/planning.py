@@ -171,7 +171,7 @@ def _checked(one: Checked) -> dict[str, Any]:
         values = {f"{c}_measured": float(v) for c, v in zip(COLUMNS, measured, strict=True) if v == v}
         inside = {f"{c}_covered": bool(v) for c, v in zip(COLUMNS, covered, strict=True) if v == v}
         levels.append(prediction.as_json() | values | inside)
-    return {"run": one.run.name, "layout": str(one.run.layout), "levels": levels}
+    return {"run": one.run.name, "arm": one.run.arm, "layout": str(one.run.layout), "levels": levels}
 
 
 def _explain(model: Model, args: argparse.Namespace) -> None:

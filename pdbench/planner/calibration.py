@@ -107,7 +107,8 @@ def _run(folder: Path, rows: pd.DataFrame, as_published: bool, manifest: Manifes
         workload = Workload(int(first["isl"]), osl, as_published, *routing_of(deployment))
     except ValueError as error:
         raise PlanError(f"{short(folder)}: {error}") from None
-    return Run(short(folder), Layout.parse(first["layout"]), workload, tuple(counts), measured, *_sizes(deployment))
+    layout = Layout.parse(first["layout"])
+    return Run(short(folder), first["arm"], layout, workload, tuple(counts), measured, *_sizes(deployment))
 
 
 def _sizes(deployment: Deployment | None) -> tuple[tuple[int, ...], int]:

@@ -35,6 +35,7 @@ class Run:
 
     Attributes:
         name: of its result folder.
+        arm: its name in print, of which no two runs have the same.
         levels: (requests in flight, requests) of each level, in the order measured.
         measured: a row per level, columns `replicas.COLUMNS`; NaN where there is no such number.
         graphs: of its engines, see `graphs_of`.
@@ -42,6 +43,7 @@ class Run:
     """
 
     name: str
+    arm: str
     layout: Layout
     workload: Workload
     levels: tuple[tuple[int, int], ...]

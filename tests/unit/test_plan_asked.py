@@ -11,10 +11,11 @@ from pdbench.manifest import REMEMBERS
 
 PAIR = "gpt-oss-120b-shape_itl5000_otl250_mixed_h200x2_"
 IN_BLOCK = {
-    "2xtp1_step8192": 0.030,
-    "2xtp1_step1024": 0.016,
+    "2xtp1_step8192": 0.052,
+    "2xtp1_step1024": 0.015,
     "2xtp1_step512": 0.018,
-    "1xtp2_step1024": 0.056,
+    "1xtp2_step1024": 0.060,
+    "1xtp2_step2048": 0.047,
     "pack_p1xtp1-d1xtp1": 0.037,
 }
 
@@ -38,14 +39,15 @@ def test_arms_whose_routers_ask_each_time_are_predicted_as_such(of_the_pair, tmp
         off = [row["request_throughput"] / row["request_throughput_measured"] - 1 for row in run["levels"]]
         assert len(off) == 4 and sum(map(abs, off)) / len(off) == pytest.approx(error, abs=0.003)
         waits = [row["max_itl_ms"] / row["max_itl_ms_measured"] for row in run["levels"] if row["level"] >= 8]
-        assert "pack" in run["run"] or (min(waits) > 0.9 and max(waits) < 1.05)
+        assert "pack" in run["run"] or (min(waits) > 0.88 and max(waits) < 1.05)
     assert len(runs) == len(IN_BLOCK)
 
 
 def test_routers_that_remember_for_another_time_are_refused(of_the_pair, tmp_path, capsys):
     folder = shutil.copytree(ROOT / f"bm_results/{PAIR}chunks_2xtp1_step8192", tmp_path / f"{PAIR}chunks_2xtp1_step8192")
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["deployment"]["serving_path"]["env"][REMEMBERS] = "3"
+    for launch in (manifest["deployment"], *manifest["earlier"]):
+        launch["serving_path"]["env"][REMEMBERS] = "3"
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(SystemExit):
         plan.main(["check", str(of_the_pair), str(folder)])
@@ -78,5 +80,5 @@ def test_predictions_have_the_routers_of_the_runs_that_have_a_choice(tmp_path, c
             rows[of["asked"]] = [
                 row["request_throughput"] for row in json.loads((tmp_path / "p.json").read_text())["predictions"]
             ]
-        assert rows[True] == pytest.approx([3.28, 4.37], rel=0.03), "as measured"
+        assert rows[True] == pytest.approx([3.17, 4.53], rel=0.07), "as measured in two launches, which are 7% apart"
         assert all(asked < known for asked, known in zip(rows[True], rows[False], strict=True))

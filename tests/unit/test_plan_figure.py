@@ -19,7 +19,7 @@ def checked(layout, factor):
         values = dict(zip(COLUMNS, map(float, row), strict=True))
         intervals = {name: (value / 2, value * 3) for name, value in values.items()}
         predictions.append(Prediction(Layout.parse(layout), level, values, intervals, ()))
-    run = Run(layout, Layout.parse(layout), Workload(5000, 250), ((4, 20), (8, 40)), measured, ())
+    run = Run(layout, layout, Layout.parse(layout), Workload(5000, 250), ((4, 20), (8, 40)), measured, ())
     return Checked(run, predictions, run.log_ratios(measured * factor))
 
 

@@ -88,7 +88,7 @@ def checked(capsys, *arguments):
     return capsys.readouterr().out
 
 
-NOTE = "1xtp1: CUDA graphs of other sizes than the fit's"
+NOTE = ": CUDA graphs of other sizes than the fit's"
 
 
 def test_runs_with_other_graphs_are_predicted_with_theirs(fitted, tmp_path, capsys):
@@ -137,7 +137,7 @@ PASSES = {"pass_config": {"fuse_allreduce_rms": False}}
     ],
 )
 def test_however_graphs_are_said_runs_are_compared(engine, fitted, tmp_path, capsys):
-    assert "1xtp1        4 " in checked(capsys, fitted, changed(tmp_path, OWN_SIZES, **engine))
+    assert "\n 1xtp1 bare " in checked(capsys, fitted, changed(tmp_path, OWN_SIZES, **engine))
 
 
 def test_settings_without_sizes_are_those_that_name_none():
@@ -196,7 +196,9 @@ def test_runs_with_smaller_steps_are_predicted_with_theirs(tmp_path, capsys):
     path, steps = tmp_path / "own.json", (2048, 1024, 512)
     plan.main(["fit", str(CHUNKS), "-o", str(path)])
     printed = checked(capsys, path, *(f"{CHUNKS}_step{tokens}" for tokens in steps), "--json", tmp_path / "c.json")
-    assert all(f"steps of at most {tokens} tokens, fitted to 8192" in printed for tokens in steps)
+    for arm, tokens in ((f"1xtp1 bare step{tokens}", tokens) for tokens in steps):
+        assert f"\n {arm} " in printed, "a line of its own, that names it"
+        assert f"not hold: {arm}: steps of at most {tokens} tokens, fitted to 8192\n" in f"{printed}\n"
     rows = {run["run"].rpartition("_step")[2]: run["levels"] for run in json.loads((tmp_path / "c.json").read_text())["runs"]}
     for tokens, error in zip(steps, (0.020, 0.025, 0.017), strict=True):
         off = [row["request_throughput"] / row["request_throughput_measured"] - 1 for row in rows[str(tokens)]]

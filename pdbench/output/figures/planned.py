@@ -73,7 +73,7 @@ def _panel(axes: Axes, column: str, label: str, checked: Sequence[Checked]) -> N
         ends += [np.nanmin(measured), np.nanmax(measured), low.min(), high.max()]
         axes.errorbar(
             measured, predicted, yerr=(predicted - low, high - predicted), linestyle="none", elinewidth=0.8, markersize=5,
-            marker=_MARKERS[number % len(_MARKERS)], color=_COLOURS[number % len(_COLOURS)], label=str(one.run.layout),
+            marker=_MARKERS[number % len(_MARKERS)], color=_COLOURS[number % len(_COLOURS)], label=one.run.arm,
         )  # fmt: skip
     span = (min(ends) / 1.05, max(ends) * 1.05)
     axes.plot(span, span, color="#555555", linewidth=0.9, zorder=1)
