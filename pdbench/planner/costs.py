@@ -117,7 +117,8 @@ class Costs:
             tokens: of prompts; each request that runs has one besides.
             parts: prompts that it ends, and one more if it goes on with a prompt.
         """
-        experts = self.awake[min(tokens + running, len(self.awake) - 1)]
+        count = tokens + running
+        experts = self.awake[count if count < len(self.awake) else -1]
         return experts + self.prefill * tokens + self.admit * parts + self.attend * running
 
 

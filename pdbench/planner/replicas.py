@@ -48,20 +48,15 @@ class Prompts:
 
 
 class Step(NamedTuple):
-    """A step of prefill: tokens of prompts, which of these begin and end in it, and whether it goes on with one."""
+    """A step of prefill: tokens of prompts, which of these begin and end in it, and what `Costs.prefill_step` calls parts."""
 
     tokens: int
     begun: list[int]
     ended: list[int]
-    goes_on: bool
-
-    @property
-    def parts(self) -> int:
-        """What `Costs.prefill_step` calls so."""
-        return len(self.ended) + self.goes_on
+    parts: int
 
 
-NO_STEP = Step(0, [], [], goes_on=False)
+NO_STEP = Step(0, [], [], 0)
 
 
 class Replica:
@@ -101,7 +96,7 @@ class Replica:
         """Let the running requests decode until `now`; progress is in tokens, which stops in a stall."""
         passed, self.now = now - self.now, now
         if self.stall > 0.0:
-            still = min(passed, self.stall)
+            still = passed if passed < self.stall else self.stall  # min() takes longer, where fits spend much time
             self.stall -= still
             self.stalled += still
             passed -= still
@@ -114,20 +109,26 @@ class Replica:
         Args:
             to_compute: tokens of a prompt that no step has begun, here.
         """
-        begun, ended, left = list[int](), list[int](), budget
-        goes_on = bool(self.waiting) and self.waiting[0][1] >= 0
-        while self.waiting and left:
-            entry = self.waiting[0]
+        waiting = self.waiting
+        if not waiting:
+            self.scheduled = NO_STEP
+            return
+        begun: list[int] = []
+        ended: list[int] = []
+        left, goes_on = budget, waiting[0][1] >= 0
+        while waiting and left:
+            entry = waiting[0]
             if entry[1] < 0:
                 entry[1] = to_compute(self, entry[0])
                 begun.append(entry[0])
-            taken = min(left, entry[1])
-            left -= taken
-            entry[1] -= taken
-            if entry[1]:
+            if entry[1] > left:
+                entry[1] -= left
+                left = 0
                 break
-            ended.append(self.waiting.popleft()[0])
-        self.scheduled = Step(budget - left, begun, ended, goes_on)
+            left -= entry[1]
+            ended.append(entry[0])
+            waiting.popleft()
+        self.scheduled = Step(budget - left, begun, ended, len(ended) + goes_on)
 
 
 class Watched(Replica):
@@ -185,8 +186,7 @@ class Level:
         """Return `FITTED`: requests/s and ms."""
         first, ended = np.array(self.first), np.array(self.ended)
         ttft, tpot = 1e3 * (first - self.sent), 1e3 * (ended - first) / max(1, osl - 1)
-        middle_tpot, late_tpot = np.percentile(tpot, (50, 99))
-        middle_ttft, late_ttft = np.percentile(ttft, (50, 99))
+        (middle_tpot, middle_ttft), (late_tpot, late_ttft) = np.percentile((tpot, ttft), (50, 99), axis=1)
         return [len(first) / ended.max(), tpot.mean(), ttft.mean(), middle_tpot, middle_ttft, late_tpot, late_ttft]
 
     def waits(self, hold: float) -> list[float]:

@@ -45,7 +45,7 @@ class Router:
         other += other >= one
         if not self.remembers:
             # Below 0 is one whose last request has ended before it was counted.
-            return one if max(0, replicas[one].load) <= max(0, replicas[other].load) else other
+            return one if replicas[one].load <= max(0, replicas[other].load) else other
         known = [where for where in (one, other) if self._knows(now, where)]
         for where in (one, other):
             if where not in known:
@@ -60,7 +60,7 @@ class Router:
 
     def ended(self, now: float, where: int) -> None:
         """Take note that a request of its own has ended there."""
-        if self._knows(now, where):
+        if self.known and self._knows(now, where):
             self.known[where] = (max(0, self.known[where][0] - 1), now)
 
     def _knows(self, now: float, where: int) -> bool:
@@ -83,7 +83,7 @@ class Ingress:
 
     def take(self) -> int:
         """Return which of them gets the next request."""
-        number = min(range(len(self.open)), key=lambda i: (self.open[i], self.chosen[i]))
+        number = min(zip(self.open, self.chosen, range(len(self.open))))[2] if len(self.open) > 1 else 0
         self.open[number] += 1
         self.chosen[number] += 1
         return number

@@ -4,9 +4,10 @@ Decode engines are shared processors: all running requests get a token per step,
 request waits for a prefill replica, is prefilled in chunks, is handed over, pulled and decoded; collocated engines do both.
 """
 
-import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
 from math import inf
 from random import Random
 
@@ -51,6 +52,7 @@ class Sweep:
     ) -> None:  # fmt: skip
         self.costs, self.workload, self.budget, self.ahead = costs, workload, engine.budget, engine.ahead
         self.collocated = layout.prefill is None
+        self.decodes_too = self.collocated and workload.osl > 1  # a single token comes with its prompt
         # Each its own numbers, so that a change of one cost changes no other draw.
         self.order, self.draw, self.delay = Random(seed), Random(f"route {seed}").random, Random(f"delay {seed}").random
         self.watched = watched
@@ -70,7 +72,7 @@ class Sweep:
         """Return one level of the sweep."""
         self.level = Level(requests, 0.0 if self.collocated else self.costs.handover)
         self.events: list[tuple[float, int, Callable[..., None], object, int]] = []
-        self.count = 0
+        self.count = count()
         self.todo = list(range(requests))
         self.order.shuffle(self.todo)
         # Of each request: its ingress, prefill and decode replica.
@@ -81,8 +83,9 @@ class Sweep:
             replica.empty()
         for _ in range(min(in_flight, requests)):
             self._send(0.0)
-        while self.events:
-            now, _, handle, what, where = heapq.heappop(self.events)
+        events = self.events
+        while events:
+            now, _, handle, what, where = heappop(events)
             handle(now, what, where)
         self.met = dict.fromkeys(self.met, 0.0)
         if gaps := [gap for replica in self.decoders if isinstance(replica, Watched) for gap in replica.gaps]:
@@ -90,8 +93,7 @@ class Sweep:
         return self.level
 
     def _at(self, when: float, handle: Callable[..., None], what: object, where: int) -> None:
-        self.count += 1
-        heapq.heappush(self.events, (when, self.count, handle, what, where))
+        heappush(self.events, (when, next(self.count), handle, what, where))
 
     def _send(self, now: float) -> None:
         if self.todo:
@@ -142,7 +144,7 @@ class Sweep:
 
     def _running(self, replica: Replica) -> int:
         """How many requests run where prompts are computed; one that asks for a single token has it with its prompt."""
-        return len(replica.running) if self.collocated and self.workload.osl > 1 else 0
+        return len(replica.running) if self.decodes_too else 0
 
     def _schedule(self, now: float, _: None, where: int) -> None:
         """Have those that wait be in the next step; where steps are scheduled ahead and requests run, one has been before."""
@@ -225,18 +227,20 @@ class Sweep:
         if not self.workload.as_published:
             return now
         when = self.met.setdefault((source, where), now + self.costs.contact if self.met else now)
-        return max(now, when)
+        return when if when > now else now
 
     def _pulled(self, now: float, request: int, where: int) -> None:
-        """Wait until a step can take the request, and for it, which computes the first token."""
+        """Wait until a step can take the request, and for it, which computes the first token.
+
+        It is in flight and does not run yet, so that `steps` has one for it, too.
+        """
         replica, steps = self.decoders[where], self.costs.steps
         self.level.pulled[request] = now
         replica.advance(now)
         self.level.stalled[request] = -replica.stalled
         running = len(replica.running)
         self._at(
-            now + steps[min(running + 1, len(steps) - 1)] + self.costs.joining * steps[running] + replica.stall,
-            self._join, request, where,
+            now + steps[running + 1] + self.costs.joining * steps[running] + replica.stall, self._join, request, where
         )  # fmt: skip
 
     def _join(self, now: float, request: int, where: int) -> None:
@@ -252,16 +256,17 @@ class Sweep:
         replica = self.decoders[where]
         if replica.running and not replica.expected:
             replica.expected = True
-            tokens = max(0.0, replica.running[0][0] - replica.progress)
-            when = replica.now + replica.stall + tokens * replica.steps[len(replica.running)]
+            left = replica.running[0][0] - replica.progress
+            when = replica.now + replica.stall + (left if left > 0.0 else 0.0) * replica.steps[len(replica.running)]
             self._at(when, self._end, 0, where)
 
     def _end(self, now: float, _: int, where: int) -> None:
         replica = self.decoders[where]
         replica.expected = False
         replica.advance(now)
-        while replica.running and replica.running[0][0] - replica.progress < 1e-6:
-            request = replica.running.popleft()[1]
+        running = replica.running
+        while running and running[0][0] - replica.progress < 1e-6:
+            request = running.popleft()[1]
             replica.load -= 1
             self.ingress.ended(now, self.by[request], where)
             self.level.ended[request] = now
