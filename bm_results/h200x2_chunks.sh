@@ -58,14 +58,14 @@ python -m pdbench.gates --save bm_results/h200x2_chunks_tokens.json
 ./run_bm.sh -e h200x2_chunks_2xtp1_step8192 --isl 5000 --osl 250 -c 2,8,16,32 --block 3 --results-dir bm_results
 python launch_gptoss.py --stop
 
-# 11: 2xtp1_step1024, block 3
-python launch_gptoss.py --mode collocated --layout 2xtp1 --model configs/models/gpt-oss-120b-shape.yaml --hardware configs/hardware/h200-x2.yaml --timeout 900 --engine-arg max_num_batched_tokens=1024 --serve-env RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S=0
-./run_bm.sh -e h200x2_chunks_2xtp1_step1024 --isl 5000 --osl 250 -c 2,8,16,32 --block 3 --results-dir bm_results
-python launch_gptoss.py --stop
-
-# 12: 1xtp2_step2048, block 3
+# 11: 1xtp2_step2048, block 3
 python launch_gptoss.py --mode collocated --layout 1xtp2 --model configs/models/gpt-oss-120b-shape.yaml --hardware configs/hardware/h200-x2.yaml --timeout 900 --engine-arg max_num_batched_tokens=2048
 ./run_bm.sh -e h200x2_chunks_1xtp2_step2048 --isl 5000 --osl 250 -c 2,8,16,32 --block 3 --results-dir bm_results
+python launch_gptoss.py --stop
+
+# 12: 2xtp1_step1024, block 3
+python launch_gptoss.py --mode collocated --layout 2xtp1 --model configs/models/gpt-oss-120b-shape.yaml --hardware configs/hardware/h200-x2.yaml --timeout 900 --engine-arg max_num_batched_tokens=1024 --serve-env RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S=0
+./run_bm.sh -e h200x2_chunks_2xtp1_step1024 --isl 5000 --osl 250 -c 2,8,16,32 --block 3 --results-dir bm_results
 python launch_gptoss.py --stop
 
 python -m pdbench.local_cluster stop
