@@ -170,7 +170,7 @@ class Experiment(Strict):
 
         Where only some arms are measured, the first of them that can be: PD arms may follow in a later run.
         """
-        able = (arm for arm in self.arms if not arm.is_pd and arm.phase != "decode-only")
+        able = (arm for arm in self.arms if not arm.is_pd and self.phase_of(arm) != "decode-only")
         return next(able, None) if self._has_pd else None
 
     def phase_of(self, arm: Arm) -> Phase:
@@ -224,6 +224,8 @@ class Experiment(Strict):
             raise ValueError(f"two arms are both {twice[0]}: give one a name")
         if self.blocks and "repeats" in self.model_fields_set:
             raise ValueError("give either repeats or blocks: a block measures each level once")
+        if pd := [arm.label for arm in self.arms if arm.is_pd and self.phase_of(arm) == "decode-only"]:
+            raise ValueError(f"arm {pd[0]}: decode alone is measured collocated")
         self._has_pd = any(arm.is_pd for arm in self.arms)
         if self._has_pd and self.arms[0] is not self.reference:
             raise ValueError("the first arm must be collocated, not decode alone: PD arms are compared with its tokens")

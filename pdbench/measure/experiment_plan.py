@@ -121,6 +121,8 @@ def script(
             return ""
         labels = {one.arm.label for one in every}
         experiment = experiment.model_copy(update={"arms": [arm for arm in experiment.arms if arm.label in labels]})
+        # Of these arms the first that can be saves the tokens.
+        every = [replace(one, steps=steps_of(one.arm, name, experiment, results, one.block)) for one in every]
     lines = ["#!/usr/bin/env bash", f"# {name}: {experiment.shows}", "set -euo pipefail"]
     lines += _lines([start, doctor_step(experiment)])
     for number, one in enumerate(chained(every, experiment), start=1):

@@ -96,8 +96,8 @@ class Run:
         first = next((one.arm for one in todo if one.arm.is_pd or one.arm is self.experiment.reference), None)
         if first and first.is_pd and not tokens.exists():
             saves = self.whole.reference.label if self.whole.reference else "a collocated arm"
-            raise ValueError(f"block {self.only} begins with {first.label}, which needs {tokens}: copy it from another block, "
-                             f"or measure a collocated arm first, such as --arms {saves}")  # fmt: skip
+            raise ValueError(f"block {self.only} measures {first.label} before any arm that saves {tokens}, which it is compared "
+                             f"with: copy it from another block, or measure a collocated arm first, such as --arms {saves}")  # fmt: skip
 
     def _stop_what_is_left(self) -> None:
         """A run that was killed leaves its deployment, or its cluster."""
@@ -165,7 +165,7 @@ class Run:
             if can:
                 begun = now()
                 self.times.launched(label)
-                if all(self._passes(step, label, f"{title}: {step.what}") for step in one.steps):
+                if all(self._passes(step, label, f"{title}: {step.what}") for step in self._needed(one)):
                     measured = measured_seconds(self.name, one.arm, self.experiment, self.results, begun)
                     self.times.count(label, "measuring", measured, out_of="waiting")
                     keep = after is not None and self.experiment.share_launch(after.arm, one.arm)
@@ -174,6 +174,11 @@ class Run:
                 for step in one.ends:
                     self._passes(step, label, f"{title}: stop")
         return one.arm if keep else None
+
+    def _needed(self, one: Round) -> list[Step]:
+        """The steps of a round; only the file's own reference replaces tokens with which PD arms may have been compared."""
+        is_kept = one.arm is not self.whole.reference and tokens_file(self.name, self.results).exists()
+        return [step for step in one.steps if not (is_kept and step.what == "check" and not one.arm.is_pd)]
 
     def _can_be_measured(self, arm: Arm) -> bool:
         """Whether the arm has not failed, can be measured here, and has the tokens it is compared with; prints why not."""

@@ -58,6 +58,10 @@ def test_a_block_beyond_the_last_is_reported(run_script, write):
             "the first arm must be collocated, not decode alone",
         ),
         (
+            {"workload": {"isl": 7, "osl": 3, "phase": "decode-only"}},
+            "arm pack_p1xtp1-d1xtp1: decode alone is measured collocated",
+        ),
+        (
             {"arms": [{"layout": "2xtp1"}, {"layout": "p1xtp1-d1xtp1", "mode": "pd-pack", "phase": "decode-only"}]},
             "arm p1xtp1-d1xtp1: decode alone is measured collocated",
         ),

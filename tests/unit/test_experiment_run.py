@@ -215,7 +215,7 @@ def test_one_block_alone_needs_the_tokens_of_another_where_pd_comes_first(blocks
     assert launched(run) and not run.failed, "with the tokens it is measured"
     tokens.unlink()
     run.ran.clear()
-    with pytest.raises(ValueError, match=f"block {run.only} begins with pack_p.*small_tokens.json: copy it .* --arms 2xtp1$"):
+    with pytest.raises(ValueError, match=f"block {run.only} measures pack_p.*small_tokens.json, .*: copy it .* --arms 2xtp1$"):
         run.all()
     assert run.ran == []
     run.only = next(block for block, order in orders.items() if not order[0])
