@@ -96,8 +96,10 @@ class Run:
         first = next((one.arm for one in todo if one.arm.is_pd or one.arm is self.experiment.reference), None)
         if first and first.is_pd and not tokens.exists():
             saves = self.whole.reference.label if self.whole.reference else "a collocated arm"
-            raise ValueError(f"block {self.only} measures {first.label} before any arm that saves {tokens}, which it is compared "
-                             f"with: copy it from another block, or measure a collocated arm first, such as --arms {saves}")  # fmt: skip
+            raise ValueError(
+                f"block {self.only} measures {first.label} before any arm that saves {tokens}, which it is compared with: "
+                f"copy it from another block, or measure a collocated arm first, such as --arms {saves}"
+            )
 
     def _stop_what_is_left(self) -> None:
         """A run that was killed leaves its deployment, or its cluster."""
