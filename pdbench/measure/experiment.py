@@ -98,8 +98,6 @@ class Arm(Strict):
             raise ValueError(f"layout {self.layout} does not go with mode {self.mode}")
         if not self.is_pd and (self.ucx_tls or self.transport or self.link_mbit or self.backend != "UCX"):
             raise ValueError(f"arm {self.layout} is collocated: it has no KV transfer to configure")
-        if self.is_pd and self.phase == "decode-only":
-            raise ValueError(f"arm {self.layout}: decode alone is measured collocated")
         if self.backend == "LIBFABRIC" and (self.ucx_tls or self.transport):
             raise ValueError("ucx_tls and transport are about UCX, not LIBFABRIC")
         of_serve = self.serve_env or self.llm_options or self.direct_streaming or self.router or self.ingress_replicas

@@ -95,10 +95,9 @@ class Run:
         tokens = tokens_file(self.name, self.results)
         first = next((one.arm for one in todo if one.arm.is_pd or one.arm is self.experiment.reference), None)
         if first and first.is_pd and not tokens.exists():
-            saves = self.whole.reference.label if self.whole.reference else "a collocated arm"
             raise ValueError(
                 f"block {self.only} measures {first.label} before any arm that saves {tokens}, which it is compared with: "
-                f"copy it from another block, or measure a collocated arm first, such as --arms {saves}"
+                f"copy it from another block, or measure a collocated arm first, such as --arms {self.whole.arms[0].label}"
             )
 
     def _stop_what_is_left(self) -> None:
@@ -179,8 +178,11 @@ class Run:
 
     def _needed(self, one: Round) -> list[Step]:
         """The steps of a round; only the file's own reference replaces tokens with which PD arms may have been compared."""
-        is_kept = one.arm is not self.whole.reference and tokens_file(self.name, self.results).exists()
-        return [step for step in one.steps if not (is_kept and step.what == "check" and not one.arm.is_pd)]
+        tokens = tokens_file(self.name, self.results)
+        if one.arm is not self.experiment.reference or one.arm is self.whole.reference or not tokens.exists():
+            return one.steps
+        console.print(f"{self.name}: {tokens} stays as it is: {one.arm.label} saves no other tokens")
+        return [step for step in one.steps if step.what != "check"]
 
     def _can_be_measured(self, arm: Arm) -> bool:
         """Whether the arm has not failed, can be measured here, and has the tokens it is compared with; prints why not."""

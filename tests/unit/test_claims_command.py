@@ -162,17 +162,8 @@ def test_mistakes_are_reported_in_one_line(tmp_path, capsys, argv, reported):
         ("h200x1_chunks_* h200x2_120b_pack_*", [*["no-data"] * 6, *["holds"] * 3]),
         (
             "h200x2_chunks_*",
-            [
-                "partly",
-                *["fails"] * 3,
-                *["no-data"] * 3,
-                "fails",
-                "partly",
-                *["fails"] * 3,
-                *["no-data"] * 2,
-                *["holds"] * 9,
-                "partly",
-            ],
+            ["partly", *["fails"] * 3, *["no-data"] * 3, "fails", "partly", *["fails"] * 3, *["no-data"] * 2, *["holds"] * 9]
+            + ["partly"],
         ),
         ("h200x2_serving_*xtp1", ["holds", "holds", "holds", "fails", *["no-data"] * 8, "holds", "partly", "partly"]),
         (

@@ -124,11 +124,7 @@ def test_without_a_pd_arm_no_transfer_is_drawn(write, tmp_path):
 @pytest.mark.parametrize("more", [[], ["--show-decision"]])
 def test_what_a_phases_figures_need_is_added_where_viz_takes_it(write, tmp_path, phase, more):
     figures = [["--figure", name, *more] for name in FIGURES if name not in ("heatmap", "shift")]
-    arms = (
-        [{"layout": "2xtp1"}]
-        if phase == "decode-only"
-        else [{"layout": "2xtp1"}, {"layout": "p1xtp1-d1xtp1", "mode": "pd-pack"}]
-    )
+    arms = [{"layout": "2xtp1"}] + [{"layout": "p1xtp1-d1xtp1", "mode": "pd-pack"}] * (phase != "decode-only")
     experiment = load_experiment(write(figures=figures, arms=arms, workload={"isl": 7, "osl": 3, "phase": phase}))
     steps = figure_steps("small", experiment, tmp_path)
     for step in steps:

@@ -63,7 +63,7 @@ def test_a_block_beyond_the_last_is_reported(run_script, write):
         ),
         (
             {"arms": [{"layout": "2xtp1"}, {"layout": "p1xtp1-d1xtp1", "mode": "pd-pack", "phase": "decode-only"}]},
-            "arm p1xtp1-d1xtp1: decode alone is measured collocated",
+            "arm decode-only_pack_p1xtp1-d1xtp1: decode alone is measured collocated",
         ),
         ({"arms": [{"layout": "2xtp1"}, SLOW | {"ucx_tls": None}]}, "link_mbit slows TCP down, so it needs ucx_tls: tcp"),
         ({"arms": [{"layout": "2xtp1", "link_mbit": 5}]}, "is collocated: it has no KV transfer"),

@@ -1,7 +1,5 @@
 """Which arms of an experiment save the tokens that PD arms are compared with; commands are recorded, not run."""
 
-import functools
-
 import pytest
 
 from pdbench.manifest import LevelRecord
@@ -20,13 +18,16 @@ FOUR = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def four(tmp_path):
-    """An experiment of four arms in three blocks, and the same by other arms."""
-    write = functools.partial(small_experiment, tmp_path)
-    path = write(arms=FOUR, blocks=3)
+def in_blocks(folder, arms):
+    path = small_experiment(folder, arms=arms, blocks=3)
     path.write_text(path.read_text().replace("repeats: 2\n", ""))
     return load_experiment(path)
+
+
+@pytest.fixture
+def four(tmp_path):
+    """An experiment of four arms in three blocks."""
+    return in_blocks(tmp_path, FOUR)
 
 
 @pytest.mark.parametrize(
@@ -47,13 +48,12 @@ def test_without_a_pd_arm_in_the_file_nothing_is_saved(tmp_path):
     assert alone.reference is None and "--save" not in plan.script("small", alone, tmp_path)
 
 
-def test_the_first_block_begins_with_it(four):
+def test_the_first_block_begins_with_it(four, tmp_path):
     for labels, first in ((["decode-only_2xtp1", "1xtp2", PD], "1xtp2"), (["decode-only_2xtp1", PD], "decode-only_2xtp1")):
         for name in "abcdefgh":
             assert plan.drawn(name, select(four, labels, None), 1)[0].label == first
-    no_pd = four.model_copy(update={"arms": four.arms[:3]})
-    no_pd._has_pd = False
-    assert {plan.drawn(name, no_pd, 1)[0].label for name in "abcdefgh"} == {"2xtp1"}
+    without_pd = in_blocks(tmp_path, FOUR[:3])
+    assert {plan.drawn(name, without_pd, 1)[0].label for name in "abcdefgh"} == {"2xtp1"}, "the first of the file"
 
 
 @pytest.fixture
@@ -77,9 +77,11 @@ def test_arms_that_are_measured_one_by_one_are_compared(run):
     assert run([PD], 3) == [(PD, "check"), (PD, "sweep")]
 
 
-def test_tokens_that_are_there_are_replaced_by_the_files_own_reference_alone(run):
+def test_tokens_that_are_there_are_replaced_by_the_files_own_reference_alone(run, capsys):
     assert run(["1xtp2"], 2) == [("1xtp2", "check"), ("1xtp2", "sweep")]
+    assert "stays as it is" not in capsys.readouterr().out
     assert run(["1xtp2"], 3) == [("1xtp2", "sweep")]
+    assert "small_tokens.json stays as it is: 1xtp2 saves no other" in capsys.readouterr().out.replace("\n", "")
     assert run(["2xtp1"], 2) == [("2xtp1", "check"), ("2xtp1", "sweep")]
 
 

@@ -80,5 +80,7 @@ def test_predictions_have_the_routers_of_the_runs_that_have_a_choice(tmp_path, c
             rows[of["asked"]] = [
                 row["request_throughput"] for row in json.loads((tmp_path / "p.json").read_text())["predictions"]
             ]
-        assert rows[True] == pytest.approx([3.17, 4.53], rel=0.07), "as measured in two launches, which are 7% apart"
+        at_8, at_16 = rows[True]
+        assert at_16 == pytest.approx(4.53, rel=0.04), "as measured, the mean of two launches, which are 7% apart"
+        assert at_8 == pytest.approx(3.28, rel=0.03), "as in the launch that shared evenly; in the other one had 61%"
         assert all(asked < known for asked, known in zip(rows[True], rows[False], strict=True))

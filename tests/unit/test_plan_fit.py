@@ -59,15 +59,8 @@ def test_ttft_counts_less_where_requests_are_shared_out_by_memory():
     """That differs from launch to launch. One replica of a role leaves nothing to share out."""
     weights = {}
     for layout, ingress in (("2xtp1", 4), ("2xtp1", 0), ("1xtp1", 4), ("p1xtp1-d1xtp1", 4)):
-        run = Run(
-            "one",
-            layout,
-            Layout.parse(layout),
-            Workload(5000, 250, ingress=ingress),
-            ((4, 20),),
-            np.ones((1, len(COLUMNS))),
-            (),
-        )
+        workload, measured = Workload(5000, 250, ingress=ingress), np.ones((1, len(COLUMNS)))
+        run = Run("one", layout, Layout.parse(layout), workload, ((4, 20),), measured, ())
         weights[layout, ingress] = dict(zip(FITTED_COLUMNS, Fitter([run], Engine())._weights(run)[0], strict=True))
     apart = weights.pop(("2xtp1", 4))
     one, *others = weights.values()
